@@ -1,0 +1,206 @@
+"""Reading COCO-format keypoint annotations and detector boxes into plain columns.
+
+Which persons a teacher is run on follows deep-high-resolution-net.pytorch (lib/dataset/coco.py): no crowds, a box with
+some area inside the image, at least one labelled joint. The ground truth keeps every annotation of the images, crowds
+and unlabelled persons too, because COCO's average precision needs them.
+"""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdlib.geometry import clip_boxes
+from kdlib.skeleton import JOINTS
+
+
+class AnnotationError(ValueError):
+    """An annotation or detection file that cannot be used; the message names the file and what is wrong with it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Persons:
+    """N annotated persons as columns; row i of every column is the same person."""
+
+    annotation_id: NDArray[np.int64]
+    """(N,) COCO annotation id; detections without one are numbered -1, -2, ... in the order of their file."""
+    image_id: NDArray[np.int64]
+    file_name: list[str]
+    """Image file, relative to the image folder."""
+    image_size: NDArray[np.int32]
+    """(N, 2) width, height."""
+    bbox: NDArray[np.float64]
+    """(N, 4) x, y, width, height in image pixels."""
+    area: NDArray[np.float64]
+    """(N,) square image pixels, as annotated; the box's own where the file has none."""
+    iscrowd: NDArray[np.uint8]
+    keypoints: NDArray[np.float32]
+    """(N, 17, 3) x, y in image pixels and COCO's visibility v: 0 unlabelled, 1 occluded, 2 visible."""
+    score: NDArray[np.float64]
+    """(N,) the detector's confidence; 1 for annotated boxes."""
+
+    def __len__(self) -> int:
+        return len(self.annotation_id)
+
+    def select(self, rows: NDArray[np.generic]) -> Self:
+        """The persons at these rows (indices or a mask), in that order."""
+        index = np.arange(len(self))[rows]
+        columns = {name: column[index] for name, column in self.columns().items() if name != "file_name"}
+        return type(self)(file_name=[self.file_name[i] for i in index], **columns)
+
+    def columns(self) -> dict[str, Any]:
+        """The columns by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotations:
+    """What one annotation file says."""
+
+    instances: Persons
+    """The persons to run a teacher on."""
+    ground_truth: Persons
+    """Every annotated person of the images, for COCO's metrics."""
+    outside: NDArray[np.int64]
+    """Annotation ids of persons left out because their box has no area inside the image."""
+
+
+def read_keypoint_annotations(
+    path: str | Path, *, boxes: str | Path | None = None, unlabelled: bool = False
+) -> Annotations:
+    """Read a COCO keypoint annotation file.
+
+    Args:
+        path: JSON with COCO's ``images``, ``annotations`` and ``categories``.
+        boxes: COCO detection results (a JSON list of image_id, category_id, bbox, score); the instances are then these
+            boxes instead of the annotated ones.
+        unlabelled: Also take persons without a labelled joint as instances; only the teacher can teach on them.
+
+    Raises:
+        AnnotationError: If a file is no such JSON, contradicts itself, or leaves no usable person.
+    """
+    path = Path(path)
+    document = _read_json(path)
+    _check_document(document, path)
+    images = {image["id"]: image for image in document["images"]}
+    persons = [a for a in document["annotations"] if a.get("category_id", 1) in _person_categories(document)]
+    ground_truth = _persons(persons, images, path)
+    if boxes is not None:
+        candidates = _detections(Path(boxes), images)
+        usable = np.ones(len(candidates), bool)
+    else:
+        candidates = ground_truth
+        labelled = (candidates.keypoints[:, :, 2] > 0).any(axis=1)
+        usable = (candidates.iscrowd == 0) & (labelled | unlabelled)
+    return _annotations(candidates, usable, ground_truth, path)
+
+
+def _annotations(candidates: Persons, usable: NDArray[np.bool_], ground_truth: Persons, path: Path) -> Annotations:
+    inside = (clip_boxes(candidates.bbox, candidates.image_size)[:, 2:] > 0).all(axis=1)
+    instances = candidates.select(usable & inside)
+    if not len(instances):
+        raise AnnotationError(
+            f"{path}: no usable person among {len(candidates)}: {int((~usable).sum())} are crowds or have no labelled "
+            f"keypoint, {int((usable & ~inside).sum())} have a box outside their image; "
+            "give a file with labelled persons, or detector boxes (--boxes)"
+        )
+    return Annotations(instances, ground_truth, candidates.annotation_id[usable & ~inside])
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise AnnotationError(f"no annotation file at {path}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{path} is not JSON ({error}); it may be a partial download") from error
+
+
+def _check_document(document: Any, path: Path) -> None:
+    required = ("images", "annotations", "categories")
+    missing = [k for k in required if not isinstance(document, dict) or not isinstance(document.get(k), list)]
+    if missing:
+        raise AnnotationError(f"{path} is not a COCO annotation file: it lacks the list(s) {', '.join(missing)}")
+    if not any("keypoints" in a for a in document["annotations"]):
+        raise AnnotationError(
+            f"{path} has {len(document['annotations'])} annotations and none has keypoints; "
+            "COCO's person_keypoints_*.json is needed, not instances_*.json"
+        )
+
+
+def _person_categories(document: dict[str, Any]) -> set[int]:
+    """Category ids that have COCO's 17 joints (all categories, where a file does not list its joints)."""
+    with_joints = {c["id"]: len(c["keypoints"]) for c in document["categories"] if "keypoints" in c}
+    if with_joints and len(JOINTS) not in with_joints.values():
+        counts = sorted(set(with_joints.values()))
+        raise AnnotationError(f"the categories have {counts} keypoints, COCO's persons have {len(JOINTS)}")
+    return {i for i, n in with_joints.items() if n == len(JOINTS)} or {c["id"] for c in document["categories"]}
+
+
+def _persons(annotations: list[dict[str, Any]], images: dict[int, dict[str, Any]], path: Path) -> Persons:
+    for annotation in annotations:
+        problem = _problem(annotation, images)
+        if problem:
+            raise AnnotationError(f"{path}: annotation {annotation.get('id', '(without id)')} {problem}")
+    ids = [a["id"] for a in annotations]
+    if len(set(ids)) != len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise AnnotationError(f"{path}: annotation id {twice} occurs more than once")
+    return _columns(annotations, images)
+
+
+def _problem(annotation: dict[str, Any], images: dict[int, dict[str, Any]]) -> str | None:
+    """What makes an annotation unusable, or None."""
+    missing = [key for key in ("id", "image_id", "bbox") if key not in annotation]
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    if annotation["image_id"] not in images:
+        return f"belongs to image {annotation['image_id']}, which the file does not list"
+    box, joints = annotation["bbox"], annotation.get("keypoints") or []
+    if len(box) != 4 or not all(isinstance(x, int | float) and math.isfinite(x) for x in box):
+        return f"has the box {box}; four finite numbers x, y, width, height are needed"
+    if joints and len(joints) != 3 * len(JOINTS):
+        return f"has {len(joints)} keypoint numbers; {3 * len(JOINTS)} are needed (x, y, v of {len(JOINTS)} joints)"
+    if not all(isinstance(x, int | float) and math.isfinite(x) for x in joints):
+        return "has a keypoint that is not a finite number"
+    return None
+
+
+def _columns(rows: list[dict[str, Any]], images: dict[int, dict[str, Any]]) -> Persons:
+    of = [images[row["image_id"]] for row in rows]
+    keypoints = np.zeros((len(rows), len(JOINTS), 3), np.float32)
+    for i, row in enumerate(rows):
+        if row.get("keypoints"):
+            keypoints[i] = np.reshape(row["keypoints"], (-1, 3))
+    boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
+    return Persons(
+        annotation_id=np.array([row["id"] for row in rows], np.int64),
+        image_id=np.array([row["image_id"] for row in rows], np.int64),
+        file_name=[image["file_name"] for image in of],
+        image_size=np.array([(image["width"], image["height"]) for image in of], np.int32).reshape(-1, 2),
+        bbox=boxes,
+        area=np.array([row.get("area", box[2] * box[3]) for row, box in zip(rows, boxes, strict=True)], np.float64),
+        iscrowd=np.array([row.get("iscrowd", 0) for row in rows], np.uint8),
+        keypoints=keypoints,
+        score=np.array([row.get("score", 1.0) for row in rows], np.float64),
+    )
+
+
+def _detections(path: Path, images: dict[int, dict[str, Any]]) -> Persons:
+    rows = _read_json(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "score" in row for row in rows):
+        raise AnnotationError(
+            f"{path} is not a file of detections: a JSON list of image_id, category_id, bbox and score is needed"
+        )
+    persons = [
+        {**row, "id": -1 - i, "keypoints": None}
+        for i, row in enumerate(rows)
+        if row.get("category_id", 1) == 1 and row.get("image_id") in images
+    ]
+    if not persons:
+        raise AnnotationError(f"{path}: none of its {len(rows)} detections is a person in the annotated images")
+    return _persons(persons, images, path)

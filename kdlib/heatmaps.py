@@ -1,0 +1,157 @@
+"""Heatmaps to points and points to heatmaps, as numpy arrays.
+
+Arrays are (..., K, H, W); points are (x, y) in heatmap pixels. Decoding follows deep-high-resolution-net.pytorch
+(lib/core/inference.py) and DarkPose (Zhang et al., CVPR 2020, arXiv 1910.06278). No function changes its arguments.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kdlib.skeleton import FLIP_ORDER
+
+
+def gaussian_heatmaps(
+    points: NDArray[np.floating], visible: NDArray[np.generic], size: tuple[int, int], sigma: float
+) -> NDArray[np.float32]:
+    """Gaussians of height 1 around the points, with sub-pixel centres.
+
+    Args:
+        points: (..., K, 2) heatmap pixels.
+        visible: (..., K) non-zero where the joint is labelled; other maps stay zero.
+        size: Width and height of the maps.
+        sigma: Standard deviation in heatmap pixels (HRNet: 2 at 64x48, 3 at 96x72).
+
+    Returns:
+        (..., K, H, W) float32.
+    """
+    points = np.asarray(points, np.float32)
+    scale = np.float32(-0.5 / sigma**2)
+    columns = np.exp(scale * (np.arange(size[0], dtype=np.float32) - points[..., 0:1]) ** 2)
+    rows = np.exp(scale * (np.arange(size[1], dtype=np.float32) - points[..., 1:2]) ** 2)
+    rows = rows * (np.asarray(visible) > 0)[..., None].astype(np.float32)
+    return rows[..., :, None] * columns[..., None, :]
+
+
+def peaks(heatmaps: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Whole-pixel maxima, (..., K, 2) int64 as (x, y), and their heights, (..., K) float32."""
+    flat = heatmaps.reshape(*heatmaps.shape[:-2], -1)
+    index = flat.argmax(axis=-1)
+    scores = np.take_along_axis(flat, index[..., None], axis=-1)[..., 0].astype(np.float32)
+    rows, columns = np.divmod(index, heatmaps.shape[-1])
+    return np.stack([columns, rows], axis=-1), scores
+
+
+def _around(heatmaps: NDArray[np.floating], xy: NDArray[np.int64], dx: int, dy: int) -> NDArray[np.float64]:
+    """The maps' values beside (x, y), clamped to the map; (N,) for maps (N, H, W)."""
+    height, width = heatmaps.shape[-2:]
+    x = np.clip(xy[:, 0] + dx, 0, width - 1)
+    y = np.clip(xy[:, 1] + dy, 0, height - 1)
+    return heatmaps[np.arange(len(heatmaps)), y, x].astype(np.float64)
+
+
+def decode_argmax(heatmaps: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Maxima moved a quarter pixel towards the higher neighbour (HRNet's ``get_final_preds``).
+
+    The quarter is added only where the maximum has neighbours on all four sides at least one pixel from the border;
+    a map without a positive value decodes to (0, 0), as in the official code.
+
+    Args:
+        heatmaps: (..., K, H, W).
+
+    Returns:
+        Points (..., K, 2) float32 in heatmap pixels and the maxima (..., K) float32.
+    """
+    height, width = heatmaps.shape[-2:]
+    xy, scores = peaks(heatmaps)
+    maps, flat = heatmaps.reshape(-1, height, width), xy.reshape(-1, 2)
+    flat = np.where(scores.reshape(-1, 1) > 0, flat, 0)
+    inner = (flat[:, 0] > 1) & (flat[:, 0] < width - 1) & (flat[:, 1] > 1) & (flat[:, 1] < height - 1)
+    slope = np.stack(
+        [
+            _around(maps, flat, 1, 0) - _around(maps, flat, -1, 0),
+            _around(maps, flat, 0, 1) - _around(maps, flat, 0, -1),
+        ],
+        axis=1,
+    )
+    points = flat + 0.25 * np.sign(slope) * inner[:, None]
+    return points.reshape(xy.shape).astype(np.float32), scores
+
+
+def _blur(heatmaps: NDArray[np.floating], kernel: int) -> NDArray[np.float64]:
+    """Gaussian blur of maps (N, H, W) with zeros beyond the border, each map scaled back to its own maximum."""
+    pad = (kernel - 1) // 2
+    blurred = np.empty(heatmaps.shape, np.float64)
+    for i, heatmap in enumerate(heatmaps):
+        padded = np.pad(heatmap.astype(np.float64), pad)
+        smooth = cv2.GaussianBlur(padded, (kernel, kernel), 0)[pad:-pad, pad:-pad]
+        top = smooth.max()
+        blurred[i] = smooth * (heatmap.max() / top) if top > 0 else smooth
+    return blurred
+
+
+def decode_dark(heatmaps: NDArray[np.floating], kernel: int = 11) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Maxima refined by a second-order Taylor step on the log of the blurred map (DARK, arXiv 1910.06278, eq. 9).
+
+    Args:
+        heatmaps: (..., K, H, W).
+        kernel: Odd width of the blur; 11 for sigma 2, 17 for sigma 3.
+
+    Returns:
+        Points (..., K, 2) float32 in heatmap pixels and the maxima of the maps as given, (..., K) float32.
+
+    Raises:
+        ValueError: If the kernel is even or below 3.
+    """
+    if kernel < 3 or kernel % 2 == 0:
+        raise ValueError(f"the blur of DARK decoding needs an odd kernel of at least 3, got {kernel}")
+    height, width = heatmaps.shape[-2:]
+    xy, scores = peaks(heatmaps)
+    flat = np.where(scores.reshape(-1, 1) > 0, xy.reshape(-1, 2), 0)
+    log = np.log(np.maximum(_blur(heatmaps.reshape(-1, height, width), kernel), 1e-10))
+    inner = (flat[:, 0] > 1) & (flat[:, 0] < width - 2) & (flat[:, 1] > 1) & (flat[:, 1] < height - 2)
+    step = _newton_step(log, flat) * inner[:, None]
+    return (flat + step).reshape(xy.shape).astype(np.float32), scores
+
+
+def _newton_step(log: NDArray[np.float64], xy: NDArray[np.int64]) -> NDArray[np.float64]:
+    """-Hessian^-1 gradient of each map at its maximum, (N, 2); zero where the Hessian is singular or not a maximum."""
+    here = _around(log, xy, 0, 0)
+    dx = 0.5 * (_around(log, xy, 1, 0) - _around(log, xy, -1, 0))
+    dy = 0.5 * (_around(log, xy, 0, 1) - _around(log, xy, 0, -1))
+    dxx = 0.25 * (_around(log, xy, 2, 0) - 2 * here + _around(log, xy, -2, 0))
+    dyy = 0.25 * (_around(log, xy, 0, 2) - 2 * here + _around(log, xy, 0, -2))
+    corners = _around(log, xy, 1, 1) - _around(log, xy, -1, 1) - _around(log, xy, 1, -1) + _around(log, xy, -1, -1)
+    dxy = 0.25 * corners
+    determinant = dxx * dyy - dxy**2
+    usable = (determinant > 1e-12) & (dxx < 0)
+    safe = np.where(usable, determinant, 1.0)
+    step = np.stack([-(dyy * dx - dxy * dy), -(dxx * dy - dxy * dx)], axis=1) / safe[:, None]
+    return np.clip(np.where(usable[:, None], step, 0.0), -1.0, 1.0)
+
+
+def flip_back(heatmaps: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Bring the maps of a mirrored crop back onto the crop (HRNet's flip test with SHIFT_HEATMAP).
+
+    Mirrors the columns, swaps left and right joints, and shifts by one pixel to the right, because heatmap pixel u
+    lies at input pixel 4u; column 0 keeps its value.
+
+    Args:
+        heatmaps: (..., K, H, W) with COCO's 17 joints.
+
+    Returns:
+        A new array of the same shape and dtype.
+    """
+    mirrored = heatmaps[..., FLIP_ORDER, :, ::-1]
+    shifted = mirrored.copy()
+    shifted[..., 1:] = mirrored[..., :-1]
+    return shifted
+
+
+def flip_average(heatmaps: NDArray[np.floating], mirrored: NDArray[np.floating]) -> NDArray[np.floating]:
+    """HRNet's flip test: the mean of a crop's maps and of its mirror's maps brought back, (..., K, H, W)."""
+    return (heatmaps + flip_back(mirrored)) * np.asarray(0.5, heatmaps.dtype)
+
+
+DECODERS = {"argmax": decode_argmax, "dark": decode_dark}
+"""Decoders by the name that commands and configurations use."""

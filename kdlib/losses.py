@@ -1,0 +1,44 @@
+"""Losses between a student's maps and what it should say: spatial-softmax KL with temperature, and MSE.
+
+The temperature and its square in front follow Hinton et al. 2015 (arXiv 1503.02531): softened gradients shrink with
+1 / T^2, and the factor gives them back their size. Both sides are normalised over all pixels of a map.
+"""
+
+import torch
+from torch import Tensor
+
+from kdlib.logits import log_softmax
+
+
+def _weighted_mean(per_joint: Tensor, weight: Tensor) -> Tensor:
+    """Mean of (B, K) values with (B, K) weights; 0 where all weights are 0."""
+    weight = weight.to(per_joint.dtype)
+    return (per_joint * weight).sum() / weight.sum().clamp_min(torch.finfo(per_joint.dtype).tiny)
+
+
+def spatial_kl(student: Tensor, teacher: Tensor, weight: Tensor, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)) over the pixels, averaged over joints by weight.
+
+    Args:
+        student: (B, K, H, W) logits, finite.
+        teacher: (B, K, H, W) logits; -inf means probability 0. A map that is -inf everywhere says nothing: its loss
+            is 0, and its weight does not count.
+        weight: (B, K), at least 0.
+        temperature: Positive; 1 leaves the distributions as they are.
+
+    Returns:
+        Scalar float32 in nats (times T^2), at least 0 up to rounding.
+    """
+    log_p, log_q = log_softmax(teacher, temperature), log_softmax(student, temperature)
+    log_p = log_p.detach()
+    supported = ~torch.isneginf(log_p)
+    difference = torch.where(supported, log_p, 0.0) - log_q
+    divergence = (torch.where(supported, log_p, -torch.inf).exp() * difference).sum(dim=(-2, -1))
+    says_something = supported.flatten(-2).any(dim=-1)
+    return temperature**2 * _weighted_mean(divergence, weight * says_something)
+
+
+def heatmap_mse(student: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean squared difference of maps (B, K, H, W) over pixels, averaged over joints by weight (B, K); a scalar."""
+    difference = student.float() - target.float()
+    return _weighted_mean(difference.square().mean(dim=(-2, -1)), weight)
