@@ -112,3 +112,15 @@ def transform_points(points: ArrayLike, affine: ArrayLike) -> NDArray[np.float64
     """Move points (..., K, 2) by affines (..., 2, 3); returns float64 of the points' shape."""
     points, affine = np.asarray(points, np.float64), np.asarray(affine, np.float64)
     return points @ np.swapaxes(affine[..., :2], -1, -2) + affine[..., None, :, 2]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """The field's ``256x192`` (height x width) as (width, height).
+
+    Raises:
+        ValueError: If it is not two positive whole numbers.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"an input size looks like 256x192 (height x width), got {text!r}")
+    return int(parts[1]), int(parts[0])

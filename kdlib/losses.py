@@ -13,7 +13,8 @@ from kdlib.logits import log_softmax
 def _weighted_mean(per_joint: Tensor, weight: Tensor) -> Tensor:
     """Mean of (B, K) values with (B, K) weights; 0 where all weights are 0."""
     weight = weight.to(per_joint.dtype)
-    return (per_joint * weight).sum() / weight.sum().clamp_min(torch.finfo(per_joint.dtype).tiny)
+    total = weight.sum()
+    return (per_joint * weight).sum() / torch.where(total > 0, total, torch.ones_like(total))
 
 
 def spatial_kl(student: Tensor, teacher: Tensor, weight: Tensor, temperature: float = 1.0) -> Tensor:

@@ -1,0 +1,181 @@
+r"""Run a teacher once over a data set and keep its heatmaps in a store.
+
+    python -m precompute --images DIR --annotations FILE --teacher hrnet_w32 --input-size 256x192 \
+           --checkpoint pose_hrnet_w32_256x192.pth --store coco-train.zarr
+    python -m precompute --data DIR --split val --teacher onnx:FILE --store val.h5 --flip-test
+    python -m precompute ... --dry-run          instances, bytes, time and disk, measured on a few batches
+    python -m precompute ... --resume           go on with an interrupted run
+    python -m precompute ... --check 100        run 100 random instances again and compare with the store
+
+The store is complete or it is not there: until the last shard is written everything lies in STORE.partial.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from precompute.errors import PrecomputeError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m precompute", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data = parser.add_argument_group("data: --data and --split, or --images and --annotations")
+    data.add_argument("--data", type=Path, metavar="DIR", help="data folder in COCO's layout, ours, or FiftyOne's")
+    data.add_argument("--split", default="train", help="split of --data, and its name in the manifest (train)")
+    data.add_argument("--images", type=Path, metavar="DIR")
+    data.add_argument("--annotations", type=Path, metavar="FILE", help="COCO keypoint annotations")
+    data.add_argument("--boxes", type=Path, metavar="FILE", help="COCO detections to use instead of annotated boxes")
+    data.add_argument("--unlabelled", action="store_true", help="also take persons without labelled joints")
+    data.add_argument("--limit", type=int, metavar="N", help="the first N instances only")
+    data.add_argument("--skip-missing", action="store_true", help="leave out persons whose image or box is unusable")
+    teacher = parser.add_argument_group("teacher")
+    teacher.add_argument("--teacher", required=True, help="hrnet_w32, hrnet_w48, ... or onnx:FILE")
+    teacher.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of an HRNet, in any known layout")
+    teacher.add_argument("--input-size", metavar="HxW", help="e.g. 256x192 (height x width)")
+    teacher.add_argument("--flip-test", action="store_true", help="store the average over each view and its mirror")
+    teacher.add_argument("--views", type=int, metavar="N", help="stored views: crop, mirror, then drawn ones (2)")
+    teacher.add_argument("--seed", type=int, default=0, help="of drawn views")
+    teacher.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
+    teacher.add_argument("--device", default="auto")
+    teacher.add_argument("--batch-size", type=int, default=32, metavar="N")
+    store = parser.add_argument_group("store")
+    store.add_argument("--store", type=Path, required=True, help="PATH.zarr or PATH.h5")
+    store.add_argument("--codec", default="root4", help="root4, root4:LEVELS, float16 or float32")
+    store.add_argument("--no-frames", action="store_true", help="leave the pixels out; the trainer then needs --images")
+    store.add_argument("--frame-scale", type=float, default=1.0, help="frame pixels a teacher input pixel")
+    store.add_argument("--resume", action="store_true")
+    store.add_argument("--overwrite", action="store_true")
+    store.add_argument("--dry-run", action="store_true")
+    store.add_argument("--check", type=int, metavar="N")
+    return parser
+
+
+def _split(arguments: argparse.Namespace) -> Any:
+    from precompute.data_folder import Split, find_split
+
+    if arguments.data is not None and arguments.images is None and arguments.annotations is None:
+        return find_split(arguments.data, arguments.split)
+    if arguments.data is None and arguments.images is not None and arguments.annotations is not None:
+        if not arguments.images.is_dir():
+            raise PrecomputeError(f"no image folder at {arguments.images}")
+        return Split(arguments.images, arguments.annotations)
+    raise PrecomputeError("say where the data are: either --data DIR --split NAME, or --images DIR --annotations FILE")
+
+
+def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """Read the data and open the teacher; everything that can be refused is refused here."""
+    from kdlib.geometry import parse_size
+    from precompute.crops import Cropper
+    from precompute.provenance import describe
+    from precompute.run import Job
+    from precompute.selection import select
+    from precompute.teacher import load_teacher
+    from precompute.views import ViewPlan, plan_geometry
+
+    split = _split(arguments)
+    chosen = select(
+        split,
+        boxes=arguments.boxes,
+        unlabelled=arguments.unlabelled,
+        limit=arguments.limit,
+        skip_missing=arguments.skip_missing,
+    )
+    size = parse_size(arguments.input_size) if arguments.input_size else None
+    teacher = load_teacher(
+        arguments.teacher,
+        arguments.checkpoint,
+        input_size=size,
+        device=arguments.device,
+        precision=arguments.precision,
+    )
+    views = arguments.views or (1 if arguments.flip_test else 2)
+    plan = ViewPlan(views, arguments.flip_test, arguments.seed)
+    geometry = plan_geometry(chosen.persons, teacher.input_size, plan, arguments.frame_scale)
+    cropper = Cropper(split.images, chosen.persons, geometry, teacher.input_size, not arguments.no_frames)
+    provenance = describe(
+        teacher,
+        annotations=split.annotations,
+        boxes=arguments.boxes,
+        split=arguments.split,
+        selection=chosen.summary,
+        plan=plan,
+        frame_size=geometry.frame_size,
+    )
+    threads = min(16, os.cpu_count() or 1)
+    job = Job(
+        teacher,
+        chosen.persons,
+        chosen.ground_truth,
+        cropper,
+        geometry,
+        plan,
+        arguments.batch_size,
+        threads,
+        arguments.skip_missing,
+    )
+    return job, provenance
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    import cache
+    from precompute.check import check
+    from precompute.dry_run import dry_run
+    from precompute.run import create_writer, fill, finish, warn
+
+    job, provenance = _job(arguments)
+    codec = cache.codec_from_name(arguments.codec)
+    if arguments.check:
+        print(check(job, cache.open_store(arguments.store), arguments.check))
+        return 0
+    if arguments.dry_run:
+        print(dry_run(job, codec, arguments.store))
+        return 0
+    writer = create_writer(
+        job,
+        arguments.store,
+        codec,
+        provenance,
+        frames=not arguments.no_frames,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+    )
+    try:
+        skipped = fill(job, writer)
+    except KeyboardInterrupt:
+        left = len(writer.pending_shards())
+        raise PrecomputeError(
+            f"interrupted with {left} of {writer.spec.shards} shards to go; the same command with --resume goes on"
+        ) from None
+    for line in skipped:
+        warn(f"skipped {line}")
+    path, metrics = finish(writer)
+    print(_summary(path, metrics, len(skipped)))
+    return 0
+
+
+def _summary(path: Path, metrics: dict[str, Any], skipped: int) -> str:
+    numbers = (f"{name} {metrics[name]:.1f}" for name in ("ap", "pck@0.05", "pck@0.1") if metrics[name] is not None)
+    left_out = f", {skipped} skipped" if skipped else ""
+    return f"{path}: {metrics['instances']} instances{left_out}; the teacher from the store: {', '.join(numbers)}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; 0 when done, 1 with one line on stderr when refused."""
+    arguments = _parser().parse_args(argv)
+    import cache
+    from kdlib.annotations import AnnotationError
+    from precompute.checkpoint import CheckpointError
+
+    try:
+        return _run(arguments)
+    except (PrecomputeError, AnnotationError, CheckpointError, cache.StoreError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""What a store's manifest says about where its heatmaps come from. No path of this machine goes into it."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+from kdlib.geometry import PADDING
+from kdlib.logits import DEFAULT_FLOOR
+from precompute.crops import JPEG_QUALITY
+from precompute.teacher import Teacher
+from precompute.views import FRAME_MARGIN, ViewPlan
+
+LICENCE = (
+    "The heatmaps derive from the images and from the teacher's weights, the frames are parts of the images: the "
+    "licences of both apply. COCO's images keep their photographers' Flickr licences."
+)
+
+
+def file_identity(path: Path | None) -> dict[str, str] | None:
+    """Name and sha256 of a file."""
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        return {"name": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def describe(
+    teacher: Teacher,
+    *,
+    annotations: Path,
+    boxes: Path | None,
+    split: str,
+    selection: dict[str, Any],
+    plan: ViewPlan,
+    frame_size: tuple[int, int],
+    licence: str = LICENCE,
+) -> dict[str, Any]:
+    """Provenance of a store; `software` and `created` are for information, all else must match on resume."""
+    mean, std = teacher.normalisation
+    return {
+        "teacher": {
+            "name": teacher.name,
+            "weights_sha256": teacher.weights_sha256,
+            "input_size": list(teacher.input_size),
+            "heatmap_size": list(teacher.heatmap_size),
+            "normalisation": {"mean": list(mean), "std": list(std)},
+            "colour_order": teacher.colour_order,
+            "precision": teacher.precision,
+            "flip_test": plan.flip_test,
+        },
+        "logits": {"transform": "log", "floor": DEFAULT_FLOOR},
+        "dataset": {
+            "split": split,
+            "annotations": file_identity(annotations),
+            "boxes": file_identity(boxes),
+            **selection,
+        },
+        "preprocessing": {
+            "convention": "hrnet: box clipped, grown to the input's aspect, padded; centre at (width/2, height/2)",
+            "padding": PADDING,
+            "resampling": "bilinear, exact coordinates",
+            "frame_size": list(frame_size),
+            "frame_margin": FRAME_MARGIN,
+            "frame_jpeg_quality": JPEG_QUALITY,
+        },
+        "views": plan.to_json(),
+        "licence": licence,
+        "software": software(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def software() -> dict[str, str]:
+    """Versions of everything that decides a heatmap's value."""
+    names = ("numpy", "zarr", "h5py", "numba")
+    found = re.search(r"JPEG:\s+(.*)", cv2.getBuildInformation())
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "opencv": cv2.__version__,
+        "libjpeg": found.group(1).strip() if found else "unknown",
+        **{name: importlib.metadata.version(name) for name in names},
+        "project": _project_version(),
+    }
+
+
+def _project_version() -> str:
+    try:
+        version = importlib.metadata.version("pose-teacher-cache")
+    except importlib.metadata.PackageNotFoundError:
+        version = "unknown"
+    root = Path(__file__).resolve().parent.parent
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+    if (root / ".git").exists():
+        commit = subprocess.run(git, capture_output=True, text=True, check=False)
+        return f"{version} ({commit.stdout.strip()})" if commit.returncode == 0 else version
+    return version

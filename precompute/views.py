@@ -1,0 +1,87 @@
+"""Where each view looks: view 0 is HRNet's official crop, view 1 its mirror, further ones are drawn with a seed."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdlib.annotations import Persons
+from kdlib.geometry import (
+    PADDING,
+    Affine,
+    box_to_region,
+    clip_boxes,
+    compose_affines,
+    invert_affine,
+    region_affine,
+)
+
+FRAME_MARGIN = 1.25
+"""A frame shows the official crop with this much around it, so that turned and larger views find pixels there."""
+ROTATION = 40.0
+"""Standard deviation in degrees of drawn views (HRNet's training: 45), cut at twice that."""
+SCALE = 0.3
+"""Standard deviation and limit of their relative size (HRNet's training: 0.35)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewPlan:
+    """Which views a store holds."""
+
+    count: int = 2
+    flip_test: bool = False
+    """Every stored map is the average of its view and the view's mirror; then no view is stored mirrored."""
+    seed: int = 0
+
+    @property
+    def flips(self) -> NDArray[np.uint8]:
+        """(V,) 1 for mirrored views: with the flip test none, else every second one."""
+        return np.array([0 if self.flip_test else v % 2 for v in range(self.count)], np.uint8)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as a manifest holds it."""
+        drawn = {"rotation_std": ROTATION, "scale_std": SCALE} if self.count > 2 - self.flip_test else None
+        return {**dataclasses.asdict(self), "flips": self.flips.tolist(), "drawn": drawn}
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Affines of N persons."""
+
+    frame_size: tuple[int, int]
+    frame: NDArray[np.float64]
+    """(N, 2, 3) image pixels to frame pixels."""
+    views: NDArray[np.float64]
+    """(N, V, 2, 3) frame pixels to teacher input pixels, the mirror included."""
+
+    def image_to_view(self, row: int, view: int) -> Affine:
+        """(2, 3) image pixels to teacher input pixels."""
+        return compose_affines(self.views[row, view], self.frame[row])
+
+
+def plan_geometry(persons: Persons, input_size: tuple[int, int], plan: ViewPlan, frame_scale: float = 1.0) -> Geometry:
+    """Affines of the frames and views of persons.
+
+    Args:
+        persons: Their boxes are clipped to the image, as HRNet does.
+        input_size: Width and height of the teacher's input.
+        plan: The views.
+        frame_scale: Frame pixels a teacher input pixel.
+    """
+    centers, sizes = box_to_region(clip_boxes(persons.bbox, persons.image_size), input_size, PADDING)
+    width, height = (round(side * FRAME_MARGIN * frame_scale) for side in input_size)
+    frames, views = np.empty((len(persons), 2, 3)), np.empty((len(persons), plan.count, 2, 3))
+    for i, (center, size) in enumerate(zip(centers, sizes, strict=True)):
+        frames[i] = region_affine(center, size * FRAME_MARGIN, (width, height))
+        rng = np.random.default_rng((plan.seed, abs(int(persons.annotation_id[i]))))
+        for v, flip in enumerate(plan.flips):
+            factor, rotation = (1.0, 0.0) if v < 2 - plan.flip_test else _draw(rng)
+            views[i, v] = region_affine(center, size * np.float32(factor), input_size, rotation, flip=bool(flip))
+    return Geometry((width, height), frames, compose_affines(views, invert_affine(frames)[:, None]))
+
+
+def _draw(rng: np.random.Generator) -> tuple[float, float]:
+    """Relative size and rotation of one drawn view."""
+    factor = np.clip(rng.normal(1.0, SCALE), 1 - SCALE, 1 + SCALE)
+    return float(factor), float(np.clip(rng.normal(0.0, ROTATION), -2 * ROTATION, 2 * ROTATION))

@@ -1,0 +1,75 @@
+"""Encoding and decoding of heatmaps against brute force and closed forms."""
+
+import numpy as np
+import pytest
+
+from kdlib.heatmaps import decode_argmax, decode_dark, flip_average, flip_back, gaussian_heatmaps
+from kdlib.skeleton import FLIP_ORDER, FLIP_PAIRS, JOINTS, LIMBS, SIGMAS
+
+POINTS = np.array([[[10.3, 20.6], [30.0, 5.5], [15.75, 40.2]]], np.float32)
+
+
+def test_a_gaussian_is_its_formula_at_every_pixel_and_zero_where_unlabelled():
+    maps = gaussian_heatmaps(POINTS, np.array([[2, 1, 0]]), (40, 52), 1.7)
+    rows, columns = np.mgrid[:52, :40]
+    for k in range(2):
+        x, y = POINTS[0, k]
+        np.testing.assert_allclose(
+            maps[0, k], np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 1.7**2)), atol=1e-6
+        )
+    assert not maps[0, 2].any()
+
+
+def test_argmax_is_within_a_quarter_pixel_and_dark_is_exact_on_gaussians():
+    maps = gaussian_heatmaps(POINTS, np.ones((1, 3)), (40, 52), 2.0)
+    before = maps.copy()
+    points, scores = decode_argmax(maps)
+    assert np.abs(points - POINTS).max() <= 0.2501 + 1e-6
+    refined, heights = decode_dark(maps)
+    np.testing.assert_allclose(refined, POINTS, atol=0.01)
+    np.testing.assert_array_equal(scores, heights)
+    np.testing.assert_array_equal(maps, before)
+
+
+def test_argmax_moves_a_quarter_towards_the_higher_neighbour_and_not_at_the_border():
+    maps = np.zeros((1, 4, 9, 7), np.float32)
+    maps[0, 0, 4, 3], maps[0, 0, 4, 4], maps[0, 0, 3, 3] = 1.0, 0.5, 0.2  # right and up
+    maps[0, 1, 0, 3], maps[0, 1, 0, 4] = 1.0, 0.5  # top border: no offset at all
+    maps[0, 2] = -1.0  # nothing positive
+    maps[0, 3, 4, 1], maps[0, 3, 4, 2] = 1.0, 0.5  # column 1: HRNet asks for 1 < x
+    points, scores = decode_argmax(maps)
+    np.testing.assert_array_equal(points[0], [[3.25, 3.75], [3, 0], [0, 0], [1, 4]])
+    np.testing.assert_array_equal(scores[0], [1, 1, -1, 1])
+
+
+@pytest.mark.parametrize("fill", [0.0, -1.0, 5.0, 1e6])
+def test_decoders_give_finite_points_inside_the_map_for_flat_maps(fill):
+    maps = np.full((2, 3, 8, 6), fill, np.float32)
+    for decode in (decode_argmax, decode_dark):
+        points, _ = decode(maps)
+        assert np.isfinite(points).all()
+        assert (points >= 0).all()
+        assert (points < [6, 8]).all()
+
+
+def test_an_even_or_tiny_kernel_is_refused():
+    for kernel in (4, 1):
+        with pytest.raises(ValueError, match="odd kernel"):
+            decode_dark(np.zeros((1, 1, 8, 6), np.float32), kernel)
+
+
+def test_flipping_back_mirrors_swaps_sides_and_shifts_by_one():
+    maps = np.random.default_rng(0).normal(size=(2, 17, 8, 6)).astype(np.float32)
+    back = flip_back(maps)
+    left, right = FLIP_PAIRS[2]
+    np.testing.assert_array_equal(back[:, left, :, 1:], maps[:, right, :, ::-1][:, :, :-1])
+    np.testing.assert_array_equal(back[:, left, :, 0], maps[:, right, :, -1])
+    np.testing.assert_array_equal(flip_average(maps, maps), (maps + back) * np.float32(0.5))
+
+
+def test_the_skeleton_mirrors_names_onto_names_and_joins_every_joint():
+    swapped = [name.replace("left", "LEFT").replace("right", "left").replace("LEFT", "right") for name in JOINTS]
+    assert [JOINTS[i] for i in FLIP_ORDER] == swapped
+    np.testing.assert_array_equal(FLIP_ORDER[FLIP_ORDER], np.arange(17))
+    assert {joint for limb in LIMBS for joint in limb} == set(range(17))
+    np.testing.assert_array_equal(SIGMAS, SIGMAS[FLIP_ORDER])

@@ -1,0 +1,139 @@
+"""Logits and losses against float64 numpy, closed forms, and gradcheck."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+
+from kdlib.logits import density_heatmaps, gaussian_logits, log_logits, log_softmax, raw_logits
+from kdlib.losses import heatmap_mse, spatial_kl
+
+SHAPE = (2, 5, 8, 6)
+
+
+def random_maps(seed):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=SHAPE))
+
+
+def numpy_kl(student, teacher, weight, temperature):
+    """T^2 KL in float64, a map at a time."""
+    total = 0.0
+    for b, k in np.ndindex(*weight.shape):
+        t, s = teacher[b, k].ravel() / temperature, student[b, k].ravel() / temperature
+        log_p, log_q = t - logsumexp(t), s - logsumexp(s)
+        kept = np.isfinite(log_p)
+        total += weight[b, k] * (np.exp(log_p[kept]) * (log_p[kept] - log_q[kept])).sum()
+    return temperature**2 * total / weight.sum()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("transform", [raw_logits, log_logits])
+def test_the_kl_equals_a_float64_computation(temperature, transform):
+    student, maps = random_maps(0).float(), random_maps(1).float()
+    teacher = transform(maps, 0.1)
+    weight = torch.rand(SHAPE[:2], generator=torch.Generator().manual_seed(0))
+    expected = numpy_kl(student.double().numpy(), teacher.double().numpy(), weight.double().numpy(), temperature)
+    assert spatial_kl(student, teacher, weight, temperature).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_kl_of_equal_maps_is_zero_and_never_negative():
+    maps, weight = random_maps(2).float(), torch.ones(SHAPE[:2])
+    assert spatial_kl(maps, maps + 3.0, weight, 2.0).item() == pytest.approx(0.0, abs=1e-5)
+    for seed in range(5):
+        assert spatial_kl(random_maps(seed).float(), maps, weight).item() >= -1e-6
+
+
+def test_at_high_temperature_the_kl_becomes_the_mse_of_centred_logits():
+    student, teacher, weight = random_maps(3), random_maps(4), torch.ones(SHAPE[:2])
+    difference = (student - teacher).flatten(2)
+    centred = difference - difference.mean(dim=-1, keepdim=True)
+    expected = 0.5 * centred.square().mean()
+    assert spatial_kl(student, teacher, weight, 1e2).item() == pytest.approx(expected.item(), rel=0.05)
+
+
+def test_squared_temperature_keeps_the_size_of_the_gradient():
+    norms = []
+    for temperature in (20.0, 200.0):
+        student = random_maps(5).requires_grad_()
+        spatial_kl(student, random_maps(6), torch.ones(SHAPE[:2]), temperature).backward()
+        norms.append(student.grad.norm().item())
+    assert norms[0] == pytest.approx(norms[1], rel=0.1)
+
+
+def test_gradients_are_those_of_the_formula():
+    student = random_maps(7)[:1, :2].requires_grad_()
+    teacher = log_logits(random_maps(8)[:1, :2], 0.2).double()
+    weight = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+    # log_softmax works in float32: the tolerances are float32's
+    assert torch.autograd.gradcheck(
+        lambda s: spatial_kl(s, teacher, weight, 2.0), (student,), eps=1e-2, atol=1e-3, rtol=1e-2
+    )
+
+
+def test_the_gradient_is_softmax_student_minus_softmax_teacher():
+    student = random_maps(9).float().requires_grad_()
+    teacher = random_maps(10).float()
+    spatial_kl(student, teacher, torch.ones(SHAPE[:2])).backward()
+    expected = (log_softmax(student).exp() - log_softmax(teacher).exp()) / (SHAPE[0] * SHAPE[1])
+    torch.testing.assert_close(student.grad, expected.detach(), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 0.5, 1e4])
+def test_constant_maps_of_any_size_give_finite_losses_and_gradients(value):
+    student = random_maps(11).float().requires_grad_()
+    teacher = log_logits(torch.full(SHAPE, value))
+    for temperature in (1.0, 4.0):
+        loss = spatial_kl(student, teacher, torch.ones(SHAPE[:2]), temperature)
+        (gradient,) = torch.autograd.grad(loss, student)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(gradient).all()
+        if value < 0.003:
+            assert loss.item() == 0.0
+
+
+def test_joints_of_weight_zero_and_empty_maps_do_not_count():
+    student, maps = random_maps(12).float(), random_maps(13).float()
+    weight = torch.ones(SHAPE[:2])
+    weight[0, 1] = 0
+    changed = student.clone()
+    changed[0, 1] = 100.0
+    assert spatial_kl(student, maps, weight) == spatial_kl(changed, maps, weight)
+    empty = log_logits(maps)
+    empty[0, 0] = -math.inf
+    without = torch.ones(SHAPE[:2])
+    without[0, 0] = 0
+    torch.testing.assert_close(spatial_kl(student, empty, torch.ones(SHAPE[:2])), spatial_kl(student, empty, without))
+    assert spatial_kl(student, maps, torch.zeros(SHAPE[:2])).item() == 0.0
+
+
+def test_log_logits_normalise_to_the_map_itself_and_remove_the_background():
+    maps = torch.tensor([[[[0.5, 0.25, 0.002], [-0.3, 0.003, 0.0]]]])
+    for temperature in (1.0, 4.0):
+        p = log_softmax(log_logits(maps, 0.003), temperature).exp()
+        kept = torch.where(maps >= 0.003, maps, 0.0) ** (1 / temperature)
+        torch.testing.assert_close(p, kept / kept.sum())
+    assert (raw_logits(maps) == maps).all()
+
+
+def test_ground_truth_logits_are_the_log_of_the_gaussian():
+    points = torch.tensor([[[2.5, 3.25], [0.0, 7.0]]])
+    logits = gaussian_logits(points, (6, 8), 1.5)
+    rows, columns = np.mgrid[:8, :6]
+    for k, (x, y) in enumerate(points[0].tolist()):
+        expected = -((columns - x) ** 2 + (rows - y) ** 2) / (2 * 1.5**2)
+        np.testing.assert_allclose(logits[0, k], expected, atol=1e-5)
+
+
+def test_density_heatmaps_of_a_gaussian_peak_at_one():
+    logits = gaussian_logits(torch.tensor([[[24.0, 32.0]]]), (48, 64), 2.0)
+    assert density_heatmaps(logits, 2.0).max().item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_mse_is_the_weighted_mean_over_joints():
+    student, target = random_maps(14).float(), random_maps(15).float()
+    weight = torch.rand(SHAPE[:2], generator=torch.Generator().manual_seed(1))
+    per_joint = ((student - target) ** 2).mean(dim=(-2, -1))
+    torch.testing.assert_close(heatmap_mse(student, target, weight), (per_joint * weight).sum() / weight.sum())
+    assert heatmap_mse(student, target, torch.zeros(SHAPE[:2])).item() == 0.0

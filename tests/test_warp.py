@@ -1,0 +1,77 @@
+"""Resampling against scipy's exact interpolation and the official HRNet's crops."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from scipy.ndimage import map_coordinates
+
+from kdlib.geometry import invert_affine, region_affine, scale_affine
+from kdlib.warp import crop_image, warp_heatmaps, warp_image
+from tests.shared_data import COCO_REAL, PARITY, needs_coco, needs_parity
+
+AFFINE = region_affine((33.3, 21.7), (50, 66), (30, 40), 25.0, flip=True)
+
+
+def exact(plane, affine, size):
+    """Bilinear interpolation in float64 of a plane that is zero outside."""
+    inverse = invert_affine(affine)
+    rows, columns = np.mgrid[: size[1], : size[0]]
+    x = inverse[0, 0] * columns + inverse[0, 1] * rows + inverse[0, 2]
+    y = inverse[1, 0] * columns + inverse[1, 1] * rows + inverse[1, 2]
+    padded = np.pad(plane.astype(np.float64), 1)
+    return map_coordinates(padded, [y + 1, x + 1], order=1, mode="grid-constant")
+
+
+@needs_parity
+@needs_coco
+def test_crops_equal_the_official_ones():
+    official = np.load(PARITY)
+    names = {
+        image["file_name"]
+        for image in json.loads((COCO_REAL / "annotations/person_keypoints_val.json").read_text())["images"]
+    }
+    for name, affine, expected in zip(official["file_name"], official["trans"], official["crop_rgb"], strict=True):
+        assert name in names
+        image = cv2.imread(str(COCO_REAL / "images" / name), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        difference = np.abs(crop_image(image[:, :, ::-1], affine, (192, 256)).astype(int) - expected)
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 1e-3
+
+
+def test_a_crop_is_exact_bilinear_interpolation_with_a_black_outside():
+    image = np.random.default_rng(0).integers(0, 256, (44, 71, 3), dtype=np.uint8)
+    crop = crop_image(image, AFFINE, (30, 40))
+    reference = np.stack([exact(image[:, :, c], AFFINE, (30, 40)) for c in range(3)], axis=2)
+    assert crop.shape == (40, 30, 3)
+    assert np.abs(crop - reference).max() <= 0.51
+
+
+def test_heatmaps_are_interpolated_joint_by_joint():
+    maps = np.random.default_rng(1).normal(size=(44, 71, 5)).astype(np.float32)
+    warped = warp_heatmaps(maps, AFFINE, (30, 40))
+    reference = np.stack([exact(maps[:, :, k], AFFINE, (30, 40)) for k in range(5)], axis=2)
+    np.testing.assert_allclose(warped, reference, atol=1e-4)
+
+
+@pytest.mark.parametrize("warp", [crop_image, warp_image])
+def test_the_identity_changes_nothing_and_far_away_is_black(warp):
+    image = np.random.default_rng(2).integers(1, 256, (20, 31, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(warp(image, scale_affine(1.0), (31, 20)), image)
+    away = scale_affine(1.0)
+    away[0, 2] = 1e6
+    assert not warp(image, away, (31, 20)).any()
+
+
+def test_the_fast_warp_differs_from_the_exact_one_by_few_grey_levels():
+    image = cv2.GaussianBlur(np.random.default_rng(3).integers(0, 256, (60, 90, 3), dtype=np.uint8), (5, 5), 0)
+    difference = np.abs(warp_image(image, AFFINE, (30, 40)).astype(int) - crop_image(image, AFFINE, (30, 40)))
+    assert difference.max() <= 8
+
+
+def test_an_array_to_fill_is_filled():
+    maps = np.random.default_rng(4).normal(size=(16, 12, 3)).astype(np.float32)
+    out = np.full((16, 12, 3), np.nan, np.float32)
+    assert warp_heatmaps(maps, AFFINE, (12, 16), out) is out
+    assert np.isfinite(out).all()

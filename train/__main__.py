@@ -1,0 +1,154 @@
+"""Train and judge students from stores; no teacher is loaded.
+
+    python -m train baseline --store train.zarr --val-store val.zarr --out runs/baseline
+    python -m train distill  --store train.zarr --val-store val.zarr --out runs/distilled
+    python -m train evaluate --store val.zarr --student runs/distilled/best.pt
+    python -m train evaluate --store val.zarr --teacher
+    python -m train report   --store val.zarr --runs runs/baseline runs/distilled --out report.html
+
+The same commands run on a CPU and on a GPU. An interrupted run goes on with --resume.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from train.errors import TrainError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (("distill", "train a student on a store's teacher"), ("baseline", "the same without it")):
+        _add_training(commands.add_parser(name, help=text))
+    evaluate = commands.add_parser("evaluate", help="AP, AR and PCK of a student or of the store's teacher")
+    evaluate.add_argument("--store", type=Path, required=True, help="store to evaluate on")
+    who = evaluate.add_mutually_exclusive_group(required=True)
+    who.add_argument("--student", type=Path, metavar="FILE", help="checkpoint, e.g. RUN/best.pt")
+    who.add_argument("--teacher", action="store_true", help="decode the heatmaps in the store")
+    evaluate.add_argument("--decoder", choices=["argmax", "dark"], default="argmax")
+    evaluate.add_argument("--out", type=Path, metavar="FILE", help="also write the metrics as JSON")
+    evaluate.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
+    evaluate.add_argument("--device", default="auto")
+    report = commands.add_parser("report", help="one HTML file that shows teacher and students side by side")
+    report.add_argument("--store", type=Path, required=True, help="validation store")
+    report.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders")
+    report.add_argument("--out", type=Path, required=True, metavar="FILE")
+    return parser
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    from train.recipe import add_arguments
+
+    parser.add_argument("--store", type=Path, required=True, help="store to learn from")
+    parser.add_argument("--val-store", type=Path, required=True, help="store that chooses the best checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="run folder")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--overwrite", action="store_true", help="throw away the run in --out")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder of a store without frames")
+    parser.add_argument("--val-images", type=Path, metavar="DIR", help="the same for --val-store")
+    parser.add_argument("--threads", type=int, default=None, help="threads that make batches")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add_arguments(parser)
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise TrainError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    import cache
+    from train.loop import Run, discard, fit
+    from train.recipe import Recipe
+
+    recipe = Recipe.from_arguments(arguments)
+    if arguments.overwrite:
+        discard(arguments.out)
+    run = Run(
+        store=cache.open_store(arguments.store),
+        val_store=cache.open_store(arguments.val_store),
+        out=arguments.out,
+        recipe=recipe,
+        distil=arguments.command == "distill",
+        device=_device(arguments.device),
+        resume=arguments.resume,
+        images=arguments.images,
+        val_images=arguments.val_images,
+        threads=arguments.threads,
+    )
+    print(_summary(fit(run)))
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    import cache
+    from train import evaluate
+    from train.checkpoint import load_student
+    from train.complexity import complexity
+
+    store, device = cache.open_store(arguments.store), _device(arguments.device)
+    extra: dict[str, Any] = {}
+    if arguments.teacher:
+        name = str(store.manifest["provenance"]["teacher"]["name"])
+        predictions = evaluate.cached_teacher(store, arguments.decoder)
+    else:
+        student = load_student(arguments.student)
+        name, extra = student.name, complexity(student.model, student.input_size)
+        evaluate.check_joints(store, student.model.head[-1].out_channels, str(arguments.student))
+        loader = evaluate.student_loader(store, student.input_size, 64, device, arguments.images)
+        predictions = evaluate.predict(
+            student.model.to(device),
+            student.supervision,
+            loader,
+            decoder=arguments.decoder,
+            progress=sys.stderr.isatty(),
+        )
+    metrics = {**evaluate.measure(store, predictions), **extra, "model": name, "store": store.path.name}
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(metrics, indent=2) + "\n")
+    print(_summary(metrics))
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    import cache
+    from train.report import write_report
+
+    write_report(cache.open_store(arguments.store), arguments.runs, arguments.out)
+    print(f"report: {arguments.out}")
+    return 0
+
+
+def _summary(metrics: dict[str, Any]) -> str:
+    names = ("ap", "ap50", "ar", "pck@0.05", "pck@0.1", "pck@0.2")
+    numbers = ", ".join(f"{name} {metrics[name]:.1f}" for name in names)
+    return f"{metrics['model']} on {metrics['instances']} instances of {metrics['store']}: {numbers}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0 when done, 1 with one line on stderr when refused."""
+    arguments = _parser().parse_args(argv)
+    command = {"distill": _train, "baseline": _train, "evaluate": _evaluate, "report": _report}[arguments.command]
+    import cache
+
+    try:
+        return command(arguments)
+    except (TrainError, cache.StoreError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

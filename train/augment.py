@@ -1,0 +1,97 @@
+"""Random views of a person, drawn as one region of the image: everything that moves with it uses its one affine.
+
+The distributions are those of deep-high-resolution-net.pytorch (lib/dataset/JointsDataset.py).
+"""
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdlib.geometry import PADDING, Affine, region_affine
+from kdlib.skeleton import UPPER_BODY
+
+HALF_BODY_JOINTS = 8
+"""A half is cut out only of persons with more labelled joints than this."""
+HALF_BODY_PADDING = 1.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How far a view may differ from the plain crop."""
+
+    flip: float = 0.5
+    """Probability of mirroring."""
+    rotation: float = 45.0
+    """Standard deviation in degrees, cut at twice that."""
+    rotation_probability: float = 0.6
+    scale: float = 0.35
+    """Standard deviation and limit of the region's relative size."""
+    half_body: float = 0.3
+    """Probability of showing the upper or the lower body alone."""
+
+
+NONE = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One view of a person."""
+
+    affine: Affine
+    """Image pixels to input pixels, the mirror included."""
+    flip: bool
+
+
+def draw_view(
+    rng: np.random.Generator,
+    augmentation: Augmentation,
+    region: tuple[NDArray[np.float32], NDArray[np.float32]],
+    keypoints: NDArray[np.float32],
+    input_size: tuple[int, int],
+) -> View:
+    """Draw the region, rotation and mirror of one view.
+
+    Args:
+        rng: The only source of randomness.
+        augmentation: What to draw from.
+        region: Centre (2,) and size (2,) of the plain crop in image pixels.
+        keypoints: (K, 3) x, y in image pixels and visibility.
+        input_size: Width and height of the student's input.
+    """
+    center, size = region
+    draws = rng.random(3)
+    if draws[0] < augmentation.half_body:
+        center, size = _half_body(rng, keypoints, region, input_size)
+    scale = np.clip(rng.normal(1.0, augmentation.scale), 1 - augmentation.scale, 1 + augmentation.scale)
+    rotation = 0.0
+    if draws[1] < augmentation.rotation_probability:
+        rotation = np.clip(
+            rng.normal(0.0, augmentation.rotation), -2 * augmentation.rotation, 2 * augmentation.rotation
+        )
+    flip = bool(draws[2] < augmentation.flip)
+    return View(region_affine(center, size * scale, input_size, float(rotation), flip=flip), flip)
+
+
+def _half_body(
+    rng: np.random.Generator,
+    keypoints: NDArray[np.float32],
+    region: tuple[NDArray[np.float32], NDArray[np.float32]],
+    input_size: tuple[int, int],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Region around the labelled joints of the upper or lower body, or the region as it was where there are too few."""
+    labelled = keypoints[:, 2] > 0
+    if labelled.sum() <= HALF_BODY_JOINTS:
+        return region
+    upper = np.isin(np.arange(len(keypoints)), UPPER_BODY)
+    first, second = (upper, ~upper) if rng.random() < 0.5 else (~upper, upper)
+    chosen = labelled & (first if (labelled & first).sum() > 2 else second)
+    if chosen.sum() < 2:
+        return region
+    points = keypoints[chosen, :2]
+    low, high = points.min(axis=0), points.max(axis=0)
+    width, height = high - low
+    aspect = input_size[0] / input_size[1]
+    size = np.array([max(width, height * aspect), max(height, width / aspect)], np.float32) * HALF_BODY_PADDING
+    smallest = region[1] / (4 * PADDING)
+    return points.mean(axis=0), np.maximum(size, smallest).astype(np.float32)

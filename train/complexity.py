@@ -1,0 +1,44 @@
+"""What a student costs: parameters, multiply-adds, bytes, and milliseconds on this machine's CPU."""
+
+import statistics
+import time
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from train.students import Student
+
+WARMUP, REPEATS = 3, 20
+
+
+def multiply_adds(model: Student, input_size: tuple[int, int]) -> int:
+    """Multiply-adds of one picture (torch's flop counter over 2: convolutions and products, nothing elementwise)."""
+    picture = torch.zeros(1, 3, input_size[1], input_size[0])
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model.eval()(picture)
+    return counter.get_total_flops() // 2
+
+
+@torch.inference_mode()
+def latency(model: Student, input_size: tuple[int, int]) -> float:
+    """Median milliseconds for one picture in float32 on the CPU, with torch's current number of threads."""
+    model = model.cpu().eval()
+    picture = torch.zeros(1, 3, input_size[1], input_size[0]).contiguous(memory_format=torch.channels_last)
+    times = []
+    for _ in range(WARMUP + REPEATS):
+        started = time.perf_counter()
+        model(picture)
+        times.append(time.perf_counter() - started)
+    return 1000 * statistics.median(times[WARMUP:])
+
+
+def complexity(model: Student, input_size: tuple[int, int]) -> dict[str, Any]:
+    """Parameters, multiply-adds, bytes of the weights in float32, and CPU latency of a student."""
+    parameters = sum(p.numel() for p in model.parameters())
+    return {
+        "parameters": parameters,
+        "multiply_adds": multiply_adds(model, input_size),
+        "bytes": 4 * parameters,
+        "cpu_ms": round(latency(model, input_size), 2),
+    }

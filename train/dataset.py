@@ -1,0 +1,159 @@
+"""One training sample from a store: picture, keypoints and the teacher's heatmaps under one affine.
+
+`StoreDataset` is a plain ``torch.utils.data.Dataset``, so that anybody's loop can train from a store; our own loop
+fills whole batches through `StoreDataset.fill`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdlib.geometry import box_to_region, clip_boxes, compose_affines, invert_affine, scale_affine, transform_points
+from kdlib.skeleton import FLIP_ORDER
+from kdlib.warp import warp_heatmaps, warp_image
+from train.augment import NONE, Augmentation, View, draw_view
+from train.errors import TrainError
+from train.students import STRIDE
+
+
+class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """Samples of a store.
+
+    Each is a dict of tensors: ``image`` (H, W, 3) uint8 RGB; ``keypoints`` (K, 2) float32 in heatmap pixels;
+    ``labelled`` (K,) float32, 1 where a joint is labelled and inside the map; ``heatmaps`` (K, H / 4, W / 4) float32,
+    the teacher's raw maps in this very view (absent with ``views=None``); ``affine`` (2, 3) float64, image pixels to
+    input pixels; ``row``, the instance's row in the store.
+
+    Args:
+        store: An opened store (`cache.open_store`).
+        input_size: Width and height of the student's input; the teacher's where None.
+        augmentation: Random views; the plain crop where None.
+        views: Stored views the teacher's maps are made of: ``average``, ``matching``, ``first``; None leaves them out.
+        images: Folder of the original images, for a store without frames.
+        seed: Of the augmentation; a sample depends on (seed, epoch, row) alone.
+
+    Raises:
+        TrainError: If the store has neither frames nor an image folder to go with it.
+    """
+
+    def __init__(
+        self,
+        store: Any,
+        input_size: tuple[int, int] | None = None,
+        augmentation: Augmentation | None = None,
+        *,
+        views: str | None = "average",
+        images: Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        teacher = store.manifest["provenance"]["teacher"]
+        self.store, self.images, self.views, self.seed, self.epoch = store, images, views, seed, 0
+        self.augmentation = augmentation or NONE
+        self.input_size = input_size or tuple(teacher["input_size"])
+        self.heatmap_size = (self.input_size[0] // STRIDE, self.input_size[1] // STRIDE)
+        self.teacher_stride = teacher["input_size"][0] / teacher["heatmap_size"][0]
+        if images is None and not store.has_frames:
+            raise TrainError(f"{store.path} holds no frames; name the folder of its images with --images DIR")
+        columns = store.instances
+        self.rows = np.flatnonzero(store.written)
+        self.keypoints = columns["keypoints"]
+        boxes = clip_boxes(columns["bbox"], columns["image_size"])
+        self.centers, self.sizes = box_to_region(boxes, self.input_size)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        batch = self.empty_batch(1)
+        self.fill(batch, 0, int(self.rows[index]), self.epoch)
+        return {name: tensor[0] for name, tensor in as_tensors(batch).items()}
+
+    def empty_batch(self, size: int) -> dict[str, NDArray[Any]]:
+        """Arrays for a batch of that many samples, to be filled slot by slot; maps have their joints last."""
+        (width, height), (columns, rows), joints = self.input_size, self.heatmap_size, self.keypoints.shape[1]
+        batch: dict[str, NDArray[Any]] = {
+            "image": np.empty((size, height, width, 3), np.uint8),
+            "keypoints": np.empty((size, joints, 2), np.float32),
+            "labelled": np.empty((size, joints), np.float32),
+            "affine": np.empty((size, 2, 3), np.float64),
+            "row": np.empty(size, np.int64),
+        }
+        if self.views is not None:
+            batch["heatmaps"] = np.empty((size, rows, columns, joints), np.float32)
+        return batch
+
+    def fill(self, batch: dict[str, NDArray[Any]], slot: int, row: int, epoch: int) -> None:
+        """Put the sample of a row, as this epoch sees it, into a slot of a batch. Safe in threads."""
+        view = self._view(row, epoch)
+        pixels, image_to_pixels = self._pixels(row)
+        affine = compose_affines(view.affine, invert_affine(image_to_pixels))
+        batch["image"][slot] = warp_image(pixels, affine, self.input_size)[:, :, ::-1]
+        batch["keypoints"][slot], batch["labelled"][slot] = self._targets(row, view)
+        batch["affine"][slot], batch["row"][slot] = view.affine, row
+        if self.views is not None:
+            self._fill_heatmaps(batch["heatmaps"][slot], row, view)
+
+    def _view(self, row: int, epoch: int) -> View:
+        rng = np.random.default_rng((self.seed, epoch, row))
+        region = (self.centers[row], self.sizes[row])
+        return draw_view(rng, self.augmentation, region, self.keypoints[row], self.input_size)
+
+    def _pixels(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        """BGR pixels that show the person, and the affine from image pixels to them."""
+        if self.images is None:
+            frame = cv2.imdecode(np.frombuffer(self.store.frame(row), np.uint8), cv2.IMREAD_COLOR)
+            affine = self.store.frame_affine[row]
+        else:
+            path = self.images / self.store.instances["file_name"][row]
+            frame = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+            affine = scale_affine(1.0)
+        if frame is None:
+            where = "its stored frame" if self.images is None else path
+            raise TrainError(f"row {row} of {self.store.path}: {where} is missing or is no image")
+        return np.asarray(frame, np.uint8), affine
+
+    def _targets(self, row: int, view: View) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        keypoints = self.keypoints[row][FLIP_ORDER] if view.flip else self.keypoints[row]
+        points = transform_points(keypoints[:, :2], compose_affines(scale_affine(1 / STRIDE), view.affine))
+        inside = ((points > -0.5) & (points < np.array(self.heatmap_size) - 0.5)).all(axis=1)
+        return points.astype(np.float32), ((keypoints[:, 2] > 0) & inside).astype(np.float32)
+
+    def _fill_heatmaps(self, out: NDArray[np.float32], row: int, view: View) -> None:
+        chosen = self._stored_views(view.flip)
+        for i, stored in enumerate(chosen):
+            warped = self._warped_heatmaps(row, stored, view, out if i == 0 else None)
+            if i > 0:
+                out += warped
+        if len(chosen) > 1:
+            out /= len(chosen)
+
+    def _stored_views(self, flip: bool) -> list[int]:
+        flips = self.store.view_flip
+        if self.views == "average":
+            return list(range(len(flips)))
+        matching = [v for v in range(len(flips)) if bool(flips[v]) == flip]
+        return matching[:1] if self.views == "matching" and matching else [0]
+
+    def _warped_heatmaps(
+        self, row: int, stored: int, view: View, out: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """The maps of a stored view as this view sees them, (H, W, K), left and right by this view's picture."""
+        image_to_teacher = compose_affines(self.store.view_affine[row, stored], self.store.frame_affine[row])
+        to_maps = compose_affines(scale_affine(1 / self.teacher_stride), image_to_teacher)
+        affine = compose_affines(compose_affines(scale_affine(1 / STRIDE), view.affine), invert_affine(to_maps))
+        maps = self.store.heatmap(row, stored)
+        if bool(self.store.view_flip[stored]) != view.flip:
+            maps = maps[FLIP_ORDER]
+        return warp_heatmaps(maps.transpose(1, 2, 0), affine, self.heatmap_size, out)
+
+
+def as_tensors(batch: dict[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
+    """A filled batch as tensors that share its memory; maps get their joints in front, (B, K, H, W)."""
+    tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+    if "heatmaps" in tensors:
+        tensors["heatmaps"] = tensors["heatmaps"].permute(0, 3, 1, 2)
+    return tensors

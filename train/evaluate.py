@@ -1,0 +1,93 @@
+"""Predictions and numbers of a student, and of the teacher that a store remembers."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from kdlib.evaluation import decode_to_image, evaluate_points, teacher_predictions
+from kdlib.geometry import compose_affines
+from kdlib.images import normalise_images
+from train.dataset import StoreDataset
+from train.errors import TrainError
+from train.loader import Loader
+from train.students import STRIDE, Student
+from train.supervision import Supervision
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Points of the instances at ``rows`` of a store."""
+
+    rows: NDArray[np.int64]
+    points: NDArray[np.float64]
+    """(N, K, 2) image pixels."""
+    scores: NDArray[np.float32]
+    """(N, K) heatmap heights."""
+
+
+def check_joints(store: Any, joints: int, who: str) -> None:
+    """Refuse a store of persons with another number of joints.
+
+    Raises:
+        TrainError: If the numbers differ.
+    """
+    if store.spec.joints != joints:
+        raise TrainError(f"{store.path} holds {store.spec.joints} joints an instance and {who} has {joints}")
+
+
+@torch.inference_mode()
+def predict(
+    model: Student,
+    supervision: Supervision,
+    loader: Loader,
+    *,
+    decoder: str = "argmax",
+    progress: bool = False,
+) -> Predictions:
+    """Run a student over every instance of an unshuffled loader."""
+    model.eval()
+    rows, points, scores = [], [], []
+    for batch in tqdm(loader.epoch(), total=len(loader), desc="evaluate", unit="batch", disable=not progress):
+        images = normalise_images(batch["image"])
+        heatmaps = supervision.heatmaps(model(images)).cpu().numpy()
+        batch_points, batch_scores = decode_to_image(heatmaps, batch["affine"].numpy(), STRIDE, decoder)
+        rows.append(batch["row"].numpy())
+        points.append(batch_points)
+        scores.append(batch_scores)
+    return Predictions(np.concatenate(rows), np.concatenate(points), np.concatenate(scores))
+
+
+def student_loader(
+    store: Any, input_size: tuple[int, int], batch_size: int, device: torch.device, images: Path | None = None
+) -> Loader:
+    """The plain crops of a store, in its order."""
+    dataset = StoreDataset(store, input_size, views=None, images=images)
+    return Loader(dataset, batch_size, shuffle=False, device=device)
+
+
+def cached_teacher(store: Any, decoder: str = "argmax") -> Predictions:
+    """What the store's teacher says, decoded from its heatmaps alone."""
+    rows = np.flatnonzero(store.written)
+    teacher = store.manifest["provenance"]["teacher"]
+    affines = compose_affines(store.view_affine[rows], store.frame_affine[rows][:, None])
+    points, scores = teacher_predictions(
+        lambda batch: store.heatmaps(rows[batch]),
+        affines,
+        store.view_flip,
+        teacher["input_size"][0] / teacher["heatmap_size"][0],
+        decoder,
+    )
+    return Predictions(rows, points, scores)
+
+
+def measure(store: Any, predictions: Predictions) -> dict[str, Any]:
+    """AP, AR and PCK of predictions against the ground truth in their store, in percent."""
+    columns = store.instances
+    names = ("image_id", "bbox", "score", "keypoints")
+    instances = {name: np.asarray(columns[name])[predictions.rows] for name in names}
+    return evaluate_points(instances, store.ground_truth, predictions.points, predictions.scores)

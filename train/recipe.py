@@ -1,0 +1,80 @@
+"""Every knob of a training run, with its default and its reason; the command line is made from these fields."""
+
+import argparse
+import dataclasses
+from typing import Any, Self
+
+from kdlib.geometry import parse_size
+from train.errors import TrainError
+
+
+def _knob(default: Any, text: str, **options: Any) -> Any:
+    """A field with the help and the argparse options of its flag."""
+    return dataclasses.field(default=default, metadata={"help": text, "options": options})
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train one student."""
+
+    student: str = _knob("squeezenet1_1", "backbone: squeezenet1_1 or squeezenet1_0")
+    head: str = _knob("deconv", "deconv (light, learnt) or interp (the notebook's)")
+    input_size: str = _knob("", "HEIGHTxWIDTH, e.g. 256x192, of the student's input; the teacher's where not given")
+    pretrained: str = _knob("auto", "ImageNet weights: auto (download), none, or a file")
+
+    epochs: int = _knob(20, "passes over the store")
+    batch_size: int = _knob(32, "instances a step")
+    learning_rate: float = _knob(2e-3, "peak learning rate of AdamW")
+    weight_decay: float = _knob(1e-2, "of AdamW; not applied to biases and norms")
+    warmup: float = _knob(0.05, "share of the steps with linearly growing learning rate; then cosine to zero")
+    clip: float = _knob(1.0, "largest norm of the gradient; 0 never clips")
+    precision: str = _knob("auto", "auto, fp32, or bf16 (autocast)", choices=["auto", "fp32", "bf16"])
+    seed: int = _knob(0, "of initialisation, order and augmentation")
+
+    loss: str = _knob("kl", "kl (maps are logits, spatial softmax) or mse (maps are heatmaps)", choices=["kl", "mse"])
+    sigma: float = _knob(0.0, "ground-truth Gaussian in heatmap pixels; 0 takes HRNet's (2 for 64 rows), at least 1.5")
+    gt_weight: float = _knob(1.0, "weight of the ground-truth term when distilling")
+    kd_weight: float = _knob(1.0, "weight of the teacher's term when distilling")
+    temperature: float = _knob(1.0, "softens teacher and student before their KL")
+    logits: str = _knob("log", "log (of the heatmap above the store's floor) or raw", choices=["log", "raw"])
+    joints: str = _knob(
+        "confidence",
+        "joints the teacher teaches: labelled, all, or all weighted by its confidence",
+        choices=["labelled", "all", "confidence"],
+    )
+    views: str = _knob(
+        "average",
+        "stored views a target is made of: average (of all), matching (mirrored like the sample), or first",
+        choices=["average", "matching", "first"],
+    )
+
+    flip: float = _knob(0.5, "probability of mirroring")
+    rotation: float = _knob(40.0, "standard deviation in degrees, for 6 of 10 samples")
+    scale: float = _knob(0.3, "standard deviation and limit of the relative size")
+    half_body: float = _knob(0.0, "probability of showing half a person")
+
+    def __post_init__(self) -> None:
+        positive = ("epochs", "batch_size", "learning_rate", "temperature")
+        if self.input_size:
+            try:
+                parse_size(self.input_size)
+            except ValueError as error:
+                raise TrainError(f"--input-size: {error}") from error
+        wrong = [name for name in positive if not getattr(self, name) > 0]
+        if wrong:
+            raise TrainError(f"--{wrong[0].replace('_', '-')} must be positive, got {getattr(self, wrong[0])}")
+
+    @classmethod
+    def from_arguments(cls, arguments: argparse.Namespace) -> Self:
+        """Take the fields out of parsed arguments."""
+        return cls(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)})
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser one flag a knob."""
+    group = parser.add_argument_group("recipe")
+    for field in dataclasses.fields(Recipe):
+        flag = "--" + field.name.replace("_", "-")
+        text = f"{field.metadata['help']} (default: {field.default if field.default != '' else 'none'})"
+        kind = field.type if isinstance(field.type, type) else str
+        group.add_argument(flag, type=kind, default=field.default, help=text, **field.metadata["options"])

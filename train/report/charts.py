@@ -1,0 +1,156 @@
+"""Charts as plain SVG: lines with labels at their ends, and a dot plot. Each mark says its value on hover."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from train.report.axes import Axes, nice_ticks, spread
+from train.report.markup import Markup, compact, element, join
+from train.report.numbers import fixed, has_value
+
+LABEL_GAP = 14.0
+LONGEST_LABEL = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One series."""
+
+    label: str
+    series: str
+    """CSS class that gives it its colour."""
+    points: list[tuple[float, float]]
+    """(x, y); points without a value interrupt the line."""
+    dashed: bool = False
+    marks: list[tuple[float, float, str]] = dataclasses.field(default_factory=list)
+    """(x, y, text) of numbered points on the line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How a line chart looks apart from its lines."""
+
+    title: str
+    x_label: str
+    y_zero: bool = True
+    """Does the vertical axis start at zero?"""
+    dots: bool = True
+    digits: int = 1
+    x_text: Callable[[float], str] = "{:g}".format
+
+
+def line_chart(style: Style, lines: Sequence[Line]) -> Markup:
+    """A figure with its title; says so where there is nothing to show."""
+    lines = [line for line in lines if any(has_value(y) for _, y in line.points)]
+    if not lines:
+        return _figure(style.title, element("p", "No epochs were recorded.", class_="nothing"))
+    axes = _axes(style, lines)
+    drawn = [axes.draw(style.x_label, style.x_text, "{:g}".format)]
+    drawn += [_line(axes, line, style) for line in lines]
+    drawn += [_end_labels(axes, lines)]
+    return _figure(style.title, _svg(axes.width, axes.height, style.title, drawn))
+
+
+def _axes(style: Style, lines: Sequence[Line]) -> Axes:
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points if has_value(y)]
+    longest = max(len(_short(line.label)) for line in lines)
+    x_ticks = _whole_ticks(min(xs), max(xs))
+    y_ticks = nice_ticks(0.0 if style.y_zero else min(ys), max(ys))
+    return Axes(x_ticks, y_ticks, right=18 + 6.3 * longest)
+
+
+def _whole_ticks(low: float, high: float) -> list[float]:
+    """Round whole numbers from the first to the last, both of them included."""
+    if high <= low:
+        return [low - 1, low, low + 1]
+    inner = [tick for tick in nice_ticks(low, high) if tick == round(tick)]
+    step = inner[1] - inner[0] if len(inner) > 1 else 1.0
+    return [low, *(tick for tick in inner if low + step / 2 < tick < high - step / 2), high]
+
+
+def _line(axes: Axes, line: Line, style: Style) -> Markup:
+    path = element("path", d=_path(axes, line.points), class_="line dashed" if line.dashed else "line")
+    dots = [_dot(axes, line.label, x, y, style.digits) for x, y in line.points if style.dots and has_value(y)]
+    marks = [_mark(axes, *mark) for mark in line.marks]
+    return element("g", path, *dots, *marks, class_=line.series)
+
+
+def _path(axes: Axes, points: Sequence[tuple[float, float]]) -> str:
+    steps, pen_down = [], False
+    for x, y in points:
+        if has_value(y):
+            steps.append(f"{'L' if pen_down else 'M'}{compact(axes.x(x))} {compact(axes.y(y))}")
+        pen_down = has_value(y)
+    return "".join(steps)
+
+
+def _dot(axes: Axes, label: str, x: float, y: float, digits: int) -> Markup:
+    text = element("title", f"{label}, epoch {x:g}: {fixed(y, digits)}")
+    return element("circle", text, cx=axes.x(x), cy=axes.y(y), r=2.6, class_="dot")
+
+
+def _mark(axes: Axes, x: float, y: float, text: str) -> Markup:
+    at_x, at_y = axes.x(x), axes.y(y)
+    return element("circle", cx=at_x, cy=at_y, r=7.5, class_="mark") + element(
+        "text", text, x=at_x, y=at_y + 3.4, class_="mark-text middle"
+    )
+
+
+def _end_labels(axes: Axes, lines: Sequence[Line]) -> Markup:
+    ends = [next((x, y) for x, y in reversed(line.points) if has_value(y)) for line in lines]
+    heights = spread([axes.y(y) for _, y in ends], LABEL_GAP, axes.top, axes.height - axes.bottom)
+    edge = axes.width - axes.right + 8
+    return join(
+        element("text", _short(line.label), element("title", line.label), x=edge, y=y + 4, class_=f"label {line.series}")
+        for line, y in zip(lines, heights, strict=True)
+    )
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
+
+
+@dataclasses.dataclass(frozen=True)
+class Dot:
+    """One value in a row of a dot plot."""
+
+    series: str
+    value: float
+    text: str
+    """Shown on hover."""
+
+
+def dot_plot(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], row_height: float = 27.0) -> Markup:
+    """Rows of dots on a scale from 0 to 100, each row joined by a thin line."""
+    axes = Axes([0, 20, 40, 60, 80, 100], [0, 1], height=row_height * len(rows) + 34, left=76, right=14, bottom=30)
+    foot = axes.height - axes.bottom
+    grid = [
+        element("line", x1=axes.x(tick), x2=axes.x(tick), y1=4.0, y2=foot, class_="grid")
+        + element("text", f"{tick:g}", x=axes.x(tick), y=foot + 16, class_="tick middle")
+        for tick in axes.x_ticks
+    ]
+    drawn = [_dot_row(axes, label, dots, row_height * (i + 0.5) + 4) for i, (label, dots) in enumerate(rows)]
+    return _figure(title, _svg(axes.width, axes.height, title, [Markup(line) for line in grid] + drawn))
+
+
+def _dot_row(axes: Axes, label: str, dots: Sequence[Dot], y: float) -> Markup:
+    shown = [dot for dot in dots if has_value(dot.value)]
+    name = element("text", label, x=axes.left - 8, y=y + 4, class_="tick end strong")
+    if not shown:
+        return name
+    values = [axes.x(dot.value) for dot in shown]
+    bar = element("line", x1=min(values), x2=max(values), y1=y, y2=y, class_="range")
+    circles = [
+        element("circle", element("title", dot.text), cx=x, cy=y, r=5.0, class_=f"dot big {dot.series}")
+        for dot, x in zip(shown, values, strict=True)
+    ]
+    return join([name, bar, *circles])
+
+
+def _svg(width: float, height: float, title: str, content: Sequence[Markup]) -> Markup:
+    box = f"0 0 {compact(width)} {compact(height)}"
+    return element("svg", *content, viewBox=box, role="img", aria_label=title, class_="chart")
+
+
+def _figure(title: str, content: Markup) -> Markup:
+    return element("figure", element("figcaption", title), content)

@@ -1,0 +1,124 @@
+"""What a report rests on: the teacher and every student, measured on one store with the same code."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdlib.metrics import oks
+from train import checkpoint
+from train.complexity import complexity
+from train.errors import TrainError
+from train.evaluate import Predictions, cached_teacher, check_joints, measure, predict, student_loader
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A network, as measured now."""
+
+    name: str
+    metrics: dict[str, Any]
+    """As `train.evaluate.measure` gives them, in percent."""
+    predictions: Predictions
+    oks: NDArray[np.float64]
+    """(N,) a person of ``predictions.rows``; NaN for one without labels."""
+    cost: dict[str, Any]
+    """parameters, multiply_adds, bytes, cpu_ms, train_seconds, train_instances_per_second, as far as known."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained(Subject):
+    """A student with the run that made it."""
+
+    folder: Path
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    reported: dict[str, Any]
+    """Its metrics.json; empty where the run was not finished."""
+    student: checkpoint.TrainedStudent
+
+    @property
+    def distilled(self) -> bool:
+        """Did a teacher teach it?"""
+        return self.student.supervision.kd_weight > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """Everything that a page shows."""
+
+    store: Any
+    teacher: Subject
+    students: list[Trained]
+    images: Path | None
+
+
+def gather(store: Any, runs: list[Path], images: Path | None = None) -> Evidence:
+    """Measure the store's teacher and the best checkpoint of each run.
+
+    Raises:
+        TrainError: If a folder holds no run, or a student has another number of joints than the store.
+    """
+    names = _names(runs)
+    return Evidence(store, _teacher(store), [_student(store, run, names[run], images) for run in runs], images)
+
+
+def _teacher(store: Any) -> Subject:
+    about = store.manifest["provenance"]["teacher"]
+    predictions = cached_teacher(store)
+    cost = {name: about[name] for name in ("parameters", "multiply_adds") if name in about}
+    return Subject(str(about["name"]), measure(store, predictions), predictions, _oks(store, predictions), cost)
+
+
+def _student(store: Any, run: Path, name: str, images: Path | None) -> Trained:
+    student = checkpoint.load_student(run / "best.pt")
+    check_joints(store, student.model.head[-1].out_channels, str(run))
+    loader = student_loader(store, student.input_size, 64, torch.device("cpu"), images)
+    predictions = predict(student.model, student.supervision, loader, progress=sys.stderr.isatty())
+    reported = _json(run / "metrics.json") if (run / "metrics.json").exists() else {}
+    training = {name: reported[name] for name in ("train_seconds", "train_instances_per_second") if name in reported}
+    return Trained(
+        name=name,
+        metrics=measure(store, predictions),
+        predictions=predictions,
+        oks=_oks(store, predictions),
+        cost={**complexity(student.model, student.input_size), **training},
+        folder=run,
+        config=_json(run / "config.json"),
+        history=_history(run / "history.jsonl"),
+        reported=reported,
+        student=student,
+    )
+
+
+def _oks(store: Any, predictions: Predictions) -> NDArray[np.float64]:
+    columns, rows = store.instances, predictions.rows
+    return oks(predictions.points, columns["keypoints"][rows], columns["area"][rows])
+
+
+def _names(runs: list[Path]) -> dict[Path, str]:
+    """What each run is called: its kind, with its folder where several are of a kind."""
+    kinds = {run: str(_json(run / "config.json").get("name", run.name)) for run in runs}
+    several = {kind for kind in kinds.values() if list(kinds.values()).count(kind) > 1}
+    return {run: f"{kind} {run.name}" if kind in several else kind for run, kind in kinds.items()}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise TrainError(f"{path.parent} is no run folder: it has no {path.name}; name folders of --out") from error
+    except ValueError as error:
+        raise TrainError(f"{path} is not what a run writes: {error}") from error
+
+
+def _history(path: Path) -> list[dict[str, Any]]:
+    """The epochs of a run; empty before the first one ends."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]

@@ -1,0 +1,103 @@
+"""Skeletons and heatmaps drawn over a frame, in the frame's own pixels.
+
+The person's left is one colour, the right another, in limbs and in heatmaps alike, so that a left-right mistake shows.
+Pixel u covers u to u + 1 in SVG and has its centre at u: everything is drawn half a pixel further.
+"""
+
+import base64
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kdlib.geometry import compose_affines
+from kdlib.skeleton import JOINTS, LIMBS
+from train.report.markup import Markup, compact, element, join
+
+LEFT, RIGHT, MIDDLE = (255, 140, 50), (40, 180, 255), (245, 245, 240)
+"""RGB; report.css has the same three."""
+SIDES = tuple("left" if name.startswith("left") else "right" if name.startswith("right") else "mid" for name in JOINTS)
+FAINTEST = 0.06
+"""Heatmap value below which nothing is drawn."""
+
+
+def limb_side(a: int, b: int) -> str:
+    """``left``, ``right``, or ``mid`` where a limb joins the two; the nose takes the other end's side."""
+    sides = {SIDES[a], SIDES[b]}
+    return SIDES[max(a, b)] if len(sides) == 1 or SIDES[min(a, b)] == "mid" else "mid"
+
+
+def skeleton(points: NDArray[np.floating], counted: NDArray[np.bool_], drawn: NDArray[np.bool_], scale: float) -> Markup:
+    """Limbs and joints of one person.
+
+    Args:
+        points: (K, 2) frame pixels.
+        counted: (K,) joints that are labelled; limbs between others are faint.
+        drawn: (K,) joints to draw at all.
+        scale: Thickness of a limb in frame pixels.
+    """
+    solid = [(a, b) for a, b in LIMBS if drawn[a] and drawn[b] and counted[a] and counted[b]]
+    faint = [(a, b) for a, b in LIMBS if drawn[a] and drawn[b] and not (counted[a] and counted[b])]
+    paths = [_limbs(points, faint, side, "faint") for side in ("left", "right", "mid")]
+    paths += [_path(points, solid, "under")]
+    paths += [_limbs(points, solid, side, "limb") for side in ("mid", "left", "right")]
+    joints = [_joint(points[k], SIDES[k], 0.85 * scale) for k in np.flatnonzero(drawn & counted)]
+    return element("g", *paths, *joints, transform="translate(.5 .5)", stroke_width=float(scale))
+
+
+def _limbs(points: NDArray[np.floating], limbs: Sequence[tuple[int, int]], side: str, kind: str) -> Markup | None:
+    return _path(points, [limb for limb in limbs if limb_side(*limb) == side], f"{kind} {side}")
+
+
+def _path(points: NDArray[np.floating], limbs: Sequence[tuple[int, int]], class_: str) -> Markup | None:
+    ends = [(*points[a], *points[b]) for a, b in limbs]
+    d = "".join("M{} {}L{} {}".format(*map(compact, end)) for end in ends)
+    return element("path", d=d, class_=class_) if d else None
+
+
+def _joint(point: NDArray[np.floating], side: str, radius: float) -> Markup:
+    return element("circle", cx=float(point[0]), cy=float(point[1]), r=float(radius), class_=f"joint {side}")
+
+
+def heat_layer(heatmaps: NDArray[np.floating], to_frame: NDArray[np.float64]) -> Markup:
+    """The maximum over the joints of maps (K, H, W), laid over the frame by an affine heatmap -> frame pixels."""
+    height, width = heatmaps.shape[-2:]
+    return element(
+        "image",
+        href=data_uri(heat_png(heatmaps), "png"),
+        width=width,
+        height=height,
+        transform=_matrix(to_frame),
+        preserveAspectRatio="none",
+    )
+
+
+def heat_png(heatmaps: NDArray[np.floating]) -> bytes:
+    """A picture (H, W) in the colour of each pixel's strongest joint, as opaque as its value between 0 and 1."""
+    colours = np.array([{"left": LEFT, "right": RIGHT, "mid": MIDDLE}[side] for side in SIDES], np.uint8)
+    value = np.clip(heatmaps.max(axis=0), 0, 1)
+    opacity = np.where(value < FAINTEST, 0, 255 * np.sqrt(value)).astype(np.uint8)
+    colour = np.where(opacity[..., None] > 0, colours[heatmaps.argmax(axis=0)], 0).astype(np.uint8)
+    pixels = np.dstack([colour[..., ::-1], opacity])
+    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+
+
+def _matrix(affine: NDArray[np.float64]) -> str:
+    """SVG's matrix of an affine between pixel centres."""
+    half = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]])
+    back = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5]])
+    whole = compose_affines(half, compose_affines(affine, back))
+    return f"matrix({' '.join(f'{value:.5g}' for value in whole.T.reshape(-1))})"
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """A picture as an address that needs no request."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def panel(layers: Sequence[Markup | None], view_box: str, label: str, class_: str = "") -> Markup:
+    """One picture: layers in the frame's pixels, the view box cut out of them."""
+    return element(
+        "svg", join(layer for layer in layers if layer), viewBox=view_box, role="img", aria_label=label, class_=class_
+    )

@@ -1,0 +1,133 @@
+"""The numbers of every network side by side."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kdlib.skeleton import JOINTS
+from train.report.comparison import Pair, pck_interval
+from train.report.evidence import Evidence, Subject
+from train.report.markup import Markup, element, join
+from train.report.numbers import billions, duration, exact, fixed, has_value, millions, signed, size, whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One quantity of the comparison."""
+
+    key: str
+    name: str
+    text: str
+    """What it is, for somebody who does not know it."""
+    show: Callable[[Any], str] = fixed
+    more_is_better: bool = True
+    percent: bool = True
+
+
+ACCURACY = (
+    Row("ap", "AP", "COCO keypoint average precision, mean over OKS .50 to .95"),
+    Row("ap50", "AP50", "at OKS .50: roughly right"),
+    Row("ap75", "AP75", "at OKS .75: precisely right"),
+    Row("ar", "AR", "average recall, mean over OKS .50 to .95"),
+    Row("pck@0.05", "PCK@0.05", "joints within 5 % of the box's longer side"),
+    Row("pck@0.1", "PCK@0.1", "within 10 %"),
+    Row("pck@0.2", "PCK@0.2", "within 20 %"),
+)
+COST = (
+    Row("parameters", "Parameters", "numbers that were learnt", millions, False, False),
+    Row("multiply_adds", "GMACs", "billions of multiply-adds for one person", billions, False, False),
+    Row("bytes", "Size", "of the weights in float32", size, False, False),
+    Row("cpu_ms", "Latency", "milliseconds for one person on this machine's CPU, {threads}", fixed, False, False),
+    Row("train_seconds", "Training time", "evaluation apart", duration, False, False),
+    Row("train_instances_per_second", "Training speed", "images a second", whole, True, False),
+)
+
+
+def comparison(evidence: Evidence, series: Sequence[str], pairs: Sequence[Pair], threads: int) -> Markup:
+    """The main table: a row a quantity; teacher, students, and distilled minus baseline."""
+    subjects = [evidence.teacher, *evidence.students]
+    titles = [
+        element("th", element("span", s.name, class_=f"series {c}"), scope="col")
+        for s, c in zip(subjects, series, strict=True)
+    ]
+    gains = [element("th", _pair_title(pair, len(pairs)), scope="col", class_="gain") for pair in pairs]
+    head = element("thead", element("tr", element("td"), *titles, *gains))
+    accuracy = [_row(row, [s.metrics for s in subjects], pairs) for row in ACCURACY]
+    accuracy.insert(5, _interval_row(evidence.store, len(subjects), pairs)) if pairs else None
+    cost = [
+        _row(dataclasses.replace(row, text=row.text.format(threads=threads_text(threads))), [s.cost for s in subjects], pairs)
+        for row in COST
+    ]
+    table = element("table", head, element("tbody", *accuracy), element("tbody", *cost), class_="comparison")
+    return element("div", table, class_="scroll", tabindex=0)
+
+
+def threads_text(threads: int) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{threads} thread" if threads == 1 else f"{threads} threads"
+
+
+def _pair_title(pair: Pair, pairs: int) -> str:
+    return "distilled − baseline" if pairs == 1 else f"{pair.distilled.name} − {pair.baseline.name}"
+
+
+def _row(row: Row, values: Sequence[dict[str, Any]], pairs: Sequence[Pair]) -> Markup:
+    numbers = [numbers_of.get(row.key) for numbers_of in values]
+    best = _best(row, numbers[1:])
+    cells = [
+        element("td", exact(number, row.show(number)), class_="best" if i > 0 and row.show(number) == best else None)
+        for i, number in enumerate(numbers)
+    ]
+    gains = [_gain(pair.difference(row.key)) if row.percent else element("td", class_="gain") for pair in pairs]
+    title = element("th", row.name, element("small", row.text), scope="row")
+    return element("tr", title, *cells, *gains)
+
+
+def _best(row: Row, students: Sequence[Any]) -> str | None:
+    """What the best student's number reads; None where students do not differ in it."""
+    known = [number for number in students if has_value(number)]
+    if len({row.show(number) for number in known}) < 2:
+        return None
+    return row.show(max(known) if row.more_is_better else min(known))
+
+
+def _gain(difference: float) -> Markup:
+    text = signed(difference)
+    kind = "up" if text.startswith("+") else "down" if has_value(difference) and round(difference, 1) < 0 else "level"
+    return element("td", exact(difference, text), class_=f"gain {kind}")
+
+
+def _interval_row(store: Any, subjects: int, pairs: Sequence[Pair]) -> Markup:
+    intervals = [pck_interval(store, pair) for pair in pairs]
+    cells = [element("td", f"{signed(low)} to {signed(high)}", class_="gain") for low, high in intervals]
+    text = element("small", "95 % interval of that difference, by drawing persons anew; the spread of seeds comes on top")
+    return element("tr", element("th", text, scope="row", colspan=subjects + 1), *cells, class_="interval")
+
+
+def all_numbers(evidence: Evidence, series: Sequence[str]) -> Markup:
+    """Every metric with two digits, and the PCK of every joint."""
+    subjects = [evidence.teacher, *evidence.students]
+    names = [name for name in evidence.teacher.metrics if name not in ("per_joint", "instances")]
+    rows = [(name.upper().replace("_", " "), [s.metrics[name] for s in subjects]) for name in names]
+    parts = [_plain_table("", subjects, series, rows)]
+    for name in evidence.teacher.metrics["per_joint"]:
+        of_joints = [
+            (joint.replace("_", " "), [s.metrics["per_joint"][name][joint] for s in subjects]) for joint in JOINTS
+        ]
+        parts.append(_plain_table(name.upper(), subjects, series, of_joints))
+    return element("div", *parts, class_="columns")
+
+
+def _plain_table(
+    caption: str, subjects: Sequence[Subject], series: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]]
+) -> Markup:
+    titles = [
+        element("th", element("span", s.name, class_=f"series {c}"), scope="col")
+        for s, c in zip(subjects, series, strict=True)
+    ]
+    body = join(
+        element("tr", element("th", name, scope="row"), *(element("td", exact(v, fixed(v, 2))) for v in values))
+        for name, values in rows
+    )
+    head = element("tr", element("th", caption or "percent", scope="col"), *titles)
+    return element("div", element("table", element("thead", head), element("tbody", body)), class_="scroll", tabindex=0)
