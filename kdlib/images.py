@@ -8,6 +8,8 @@ from torch import Tensor
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 """Mean of red, green and blue in [0, 1], as torchvision and HRNet use it."""
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+COLOUR_ORDER: Final = "rgb"
+"""Of the pixels that networks see; OpenCV reads bgr."""
 
 
 def normalise_images(images: Tensor) -> Tensor:

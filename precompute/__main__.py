@@ -124,6 +124,7 @@ def _run(arguments: argparse.Namespace) -> int:
     import cache
     from precompute.check import check
     from precompute.dry_run import dry_run
+    from precompute.existing import refuse_other
     from precompute.run import create_writer, fill, finish, warn
 
     job, provenance = _job(arguments)
@@ -133,6 +134,9 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.dry_run:
         print(dry_run(job, codec, arguments.store))
+        return 0
+    if arguments.resume and arguments.store.exists():
+        print(refuse_other(job, cache.open_store(arguments.store), codec, provenance))
         return 0
     writer = create_writer(
         job,

@@ -52,23 +52,13 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder of a store without frames")
     parser.add_argument("--val-images", type=Path, metavar="DIR", help="the same for --val-store")
     parser.add_argument("--threads", type=int, default=None, help="threads that make batches")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add_arguments(parser)
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise TrainError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
 
 
 def _train(arguments: argparse.Namespace) -> int:
     import cache
+    from kdlib.device import choose_device
     from train.loop import Run, discard, fit
     from train.recipe import Recipe
 
@@ -81,7 +71,7 @@ def _train(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         recipe=recipe,
         distil=arguments.command == "distill",
-        device=_device(arguments.device),
+        device=choose_device(arguments.device),
         resume=arguments.resume,
         images=arguments.images,
         val_images=arguments.val_images,
@@ -93,11 +83,12 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     import cache
+    from kdlib.device import choose_device
     from train import evaluate
     from train.checkpoint import load_student
     from train.complexity import complexity
 
-    store, device = cache.open_store(arguments.store), _device(arguments.device)
+    store, device = cache.open_store(arguments.store), choose_device(arguments.device)
     extra: dict[str, Any] = {}
     if arguments.teacher:
         name = str(store.manifest["provenance"]["teacher"]["name"])
@@ -105,7 +96,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     else:
         student = load_student(arguments.student)
         name, extra = student.name, complexity(student.model, student.input_size)
-        evaluate.check_joints(store, student.model.head[-1].out_channels, str(arguments.student))
+        evaluate.check_joints(store, student.model.joints, str(arguments.student))
         loader = evaluate.student_loader(store, student.input_size, 64, device, arguments.images)
         predictions = evaluate.predict(
             student.model.to(device),
@@ -140,12 +131,12 @@ def _summary(metrics: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when done, 1 with one line on stderr when refused."""
     arguments = _parser().parse_args(argv)
-    command = {"distill": _train, "baseline": _train, "evaluate": _evaluate, "report": _report}[arguments.command]
+    command: Any = {"distill": _train, "baseline": _train, "evaluate": _evaluate, "report": _report}[arguments.command]
     import cache
 
     try:
         return command(arguments)
-    except (TrainError, cache.StoreError) as error:
+    except (TrainError, cache.StoreError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from kdlib.device import choose_precision
 from kdlib.geometry import parse_size
 from kdlib.images import normalise_images
 from train import checkpoint
@@ -95,7 +96,8 @@ class Trainer:
         self.steps = self.recipe.epochs * len(self.loader)
         self.epoch, self.step, self.best_ap = 0, 0, -1.0
         self.seconds = 0.0
-        self.autocast = _autocast(self.recipe.precision, run.device)
+        bf16 = choose_precision(self.recipe.precision, run.device) == "bf16"
+        self.autocast = torch.autocast(run.device.type, torch.bfloat16, enabled=bf16)
 
     def _dataset(self) -> StoreDataset:
         recipe = self.recipe
@@ -270,18 +272,6 @@ def _schedule(step: int, steps: int, warmup: float) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def _autocast(precision: str, device: torch.device) -> Any:
-    """bf16 where asked for, or where the device has instructions for it."""
-    if precision == "auto":
-        gains = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()
-        precision = "bf16" if gains else "fp32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def _cpu_has_bf16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
 def say(line: str) -> None:

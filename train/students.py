@@ -63,6 +63,7 @@ class Student(nn.Module):
 
     def __init__(self, name: str, head: str, joints: int) -> None:
         super().__init__()
+        self.joints = joints
         self.features = BACKBONES[name](weights=None).features
         self.head = HEADS[head](joints)
         final = [module for module in self.head.modules() if isinstance(module, nn.Conv2d)][-1]

@@ -2,7 +2,8 @@
 
     python -m train report --store val.zarr --runs runs/baseline runs/distilled --out report.html
 
-Everything on the page is measured while it is written: students from their best checkpoints, the teacher from the store.
+Everything on the page is measured while it is written: students from their best checkpoints, the teacher from the
+store.
 """
 
 from train.report.page import write_report

@@ -1,8 +1,8 @@
 """The frame of a chart: from values to SVG coordinates, round ticks, and labels that do not overlap."""
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable
 
 from train.report.markup import Markup, element, join
 
@@ -20,18 +20,23 @@ def nice_ticks(low: float, high: float, count: int = TICKS) -> list[float]:
     return [round(i * step, 10) for i in range(first, last + 1)]
 
 
+def tick_texts(ticks: list[float]) -> list[str]:
+    """Ticks with the same number of digits behind the point, as many as the finest needs."""
+    digits = max(len(f"{tick:g}".partition(".")[2]) for tick in ticks)
+    return [f"{tick:.{digits}f}" for tick in ticks]
+
+
 def spread(positions: list[float], gap: float, low: float, high: float) -> list[float]:
     """Positions moved apart to at least that gap, in the same order, as near as they can to where they were."""
     order = sorted(range(len(positions)), key=positions.__getitem__)
-    placed = list(positions)
-    for before, after in zip(order, order[1:], strict=False):
-        placed[after] = max(placed[after], placed[before] + gap)
-    excess = placed[order[-1]] - high if order else 0.0
-    if excess > 0:
-        placed[order[-1]] = high
-        for after, before in zip(reversed(order), list(reversed(order))[1:], strict=False):
-            placed[before] = min(placed[before], placed[after] - gap)
-    return [max(position, low) for position in placed]
+    placed = [max(position, low) for position in positions]
+    for above, below in itertools.pairwise(order):
+        placed[below] = max(placed[below], placed[above] + gap)
+    limit = high
+    for i in reversed(order):
+        placed[i] = min(placed[i], limit)
+        limit = placed[i] - gap
+    return placed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +45,8 @@ class Axes:
 
     x_ticks: list[float]
     y_ticks: list[float]
-    width: float = 440.0
-    height: float = 270.0
+    width: float
+    height: float
     left: float = 38.0
     right: float = 110.0
     top: float = 12.0
@@ -57,16 +62,16 @@ class Axes:
         share = (value - self.y_ticks[0]) / (self.y_ticks[-1] - self.y_ticks[0])
         return self.height - self.bottom - share * (self.height - self.top - self.bottom)
 
-    def draw(self, x_label: str, x_text: Callable[[float], str], y_text: Callable[[float], str]) -> Markup:
+    def draw(self, x_label: str) -> Markup:
         """Grid lines, tick labels and the name of the horizontal axis."""
         start, end, foot = self.left, self.width - self.right, self.height - self.bottom
         rows = [
             element("line", x1=start, x2=end, y1=self.y(tick), y2=self.y(tick), class_="grid")
-            + element("text", y_text(tick), x=start - 6, y=self.y(tick) + 4, class_="tick end")
-            for tick in self.y_ticks
+            + element("text", text, x=start - 6, y=self.y(tick) + 4, class_="tick end")
+            for tick, text in zip(self.y_ticks, tick_texts(self.y_ticks), strict=True)
         ]
         columns = [
-            element("text", x_text(tick), x=self.x(tick), y=foot + 16, class_="tick middle") for tick in self.x_ticks
+            element("text", f"{tick:g}", x=self.x(tick), y=foot + 18, class_="tick middle") for tick in self.x_ticks
         ]
         name = element("text", x_label, x=(start + end) / 2, y=self.height - 6, class_="tick middle")
-        return join([Markup(row) for row in rows] + columns + [name])
+        return join([*rows, *columns, name])

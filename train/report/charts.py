@@ -1,7 +1,7 @@
 """Charts as plain SVG: lines with labels at their ends, and a dot plot. Each mark says its value on hover."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from train.report.axes import Axes, nice_ticks, spread
 from train.report.markup import Markup, compact, element, join
@@ -35,7 +35,8 @@ class Style:
     """Does the vertical axis start at zero?"""
     dots: bool = True
     digits: int = 1
-    x_text: Callable[[float], str] = "{:g}".format
+    width: float = 350.0
+    height: float = 235.0
 
 
 def line_chart(style: Style, lines: Sequence[Line]) -> Markup:
@@ -44,7 +45,7 @@ def line_chart(style: Style, lines: Sequence[Line]) -> Markup:
     if not lines:
         return _figure(style.title, element("p", "No epochs were recorded.", class_="nothing"))
     axes = _axes(style, lines)
-    drawn = [axes.draw(style.x_label, style.x_text, "{:g}".format)]
+    drawn = [axes.draw(style.x_label)]
     drawn += [_line(axes, line, style) for line in lines]
     drawn += [_end_labels(axes, lines)]
     return _figure(style.title, _svg(axes.width, axes.height, style.title, drawn))
@@ -56,7 +57,7 @@ def _axes(style: Style, lines: Sequence[Line]) -> Axes:
     longest = max(len(_short(line.label)) for line in lines)
     x_ticks = _whole_ticks(min(xs), max(xs))
     y_ticks = nice_ticks(0.0 if style.y_zero else min(ys), max(ys))
-    return Axes(x_ticks, y_ticks, right=18 + 6.3 * longest)
+    return Axes(x_ticks, y_ticks, style.width, style.height, right=20 + 6.5 * longest)
 
 
 def _whole_ticks(low: float, high: float) -> list[float]:
@@ -99,9 +100,11 @@ def _mark(axes: Axes, x: float, y: float, text: str) -> Markup:
 def _end_labels(axes: Axes, lines: Sequence[Line]) -> Markup:
     ends = [next((x, y) for x, y in reversed(line.points) if has_value(y)) for line in lines]
     heights = spread([axes.y(y) for _, y in ends], LABEL_GAP, axes.top, axes.height - axes.bottom)
-    edge = axes.width - axes.right + 8
+    edge = axes.width - axes.right + 12
     return join(
-        element("text", _short(line.label), element("title", line.label), x=edge, y=y + 4, class_=f"label {line.series}")
+        element(
+            "text", _short(line.label), element("title", line.label), x=edge, y=y + 4, class_=f"label {line.series}"
+        )
         for line, y in zip(lines, heights, strict=True)
     )
 
@@ -122,7 +125,7 @@ class Dot:
 
 def dot_plot(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], row_height: float = 27.0) -> Markup:
     """Rows of dots on a scale from 0 to 100, each row joined by a thin line."""
-    axes = Axes([0, 20, 40, 60, 80, 100], [0, 1], height=row_height * len(rows) + 34, left=76, right=14, bottom=30)
+    axes = Axes([0, 20, 40, 60, 80, 100], [0, 1], 440.0, row_height * len(rows) + 34, left=76, right=14, bottom=30)
     foot = axes.height - axes.bottom
     grid = [
         element("line", x1=axes.x(tick), x2=axes.x(tick), y1=4.0, y2=foot, class_="grid")
@@ -130,7 +133,7 @@ def dot_plot(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], row_height: 
         for tick in axes.x_ticks
     ]
     drawn = [_dot_row(axes, label, dots, row_height * (i + 0.5) + 4) for i, (label, dots) in enumerate(rows)]
-    return _figure(title, _svg(axes.width, axes.height, title, [Markup(line) for line in grid] + drawn))
+    return _figure(title, _svg(axes.width, axes.height, title, [*grid, *drawn]))
 
 
 def _dot_row(axes: Axes, label: str, dots: Sequence[Dot], y: float) -> Markup:

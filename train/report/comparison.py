@@ -47,9 +47,7 @@ def _equal_entries(one: Trained, other: Trained) -> int:
     return sum(recipe.get(name) == value for name, value in one.config["recipe"].items())
 
 
-def joint_hits(
-    store: Any, subject: Subject, threshold: float = 0.05
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def joint_hits(store: Any, subject: Subject, threshold: float = 0.05) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which joints were predicted within the PCK threshold, and which are labelled; both (N, K)."""
     columns, rows = store.instances, subject.predictions.rows
     distances = normalised_distances(subject.predictions.points, columns["keypoints"][rows], columns["bbox"][rows])
@@ -103,7 +101,8 @@ def _check_teacher(evidence: Evidence) -> Check:
     agree = has_value(now) and abs(stored - now) < TOLERANCE
     verdict = "they agree" if agree else "they do not agree"
     return Check(
-        agree, f"Teacher's AP: {fixed(stored, 2)} in the manifest, {fixed(now, 2)} decoded from the maps now; {verdict}."
+        agree,
+        f"Teacher's AP: {fixed(stored, 2)} in the manifest, {fixed(now, 2)} decoded from the maps now; {verdict}.",
     )
 
 
@@ -117,7 +116,8 @@ def _check_reported(store: Any, student: Trained) -> Check:
     agree = not has_value(now) or (has_value(stored) and abs(now - stored) < TOLERANCE)
     verdict = "they agree" if agree else "they do not agree"
     return Check(
-        agree, f"{student.name}: AP {fixed(stored, 2)} in its metrics.json, {fixed(now, 2)} from best.pt now; {verdict}."
+        agree,
+        f"{student.name}: AP {fixed(stored, 2)} in its metrics.json, {fixed(now, 2)} from best.pt now; {verdict}.",
     )
 
 

@@ -16,6 +16,9 @@ from train.complexity import complexity
 from train.errors import TrainError
 from train.evaluate import Predictions, cached_teacher, check_joints, measure, predict, student_loader
 
+TRAINING = ("train_seconds", "train_instances_per_second")
+"""What only the run itself could measure."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
@@ -72,16 +75,17 @@ def _teacher(store: Any) -> Subject:
     about = store.manifest["provenance"]["teacher"]
     predictions = cached_teacher(store)
     cost = {name: about[name] for name in ("parameters", "multiply_adds") if name in about}
-    return Subject(str(about["name"]), measure(store, predictions), predictions, _oks(store, predictions), cost)
+    return Subject("teacher", measure(store, predictions), predictions, _oks(store, predictions), cost)
 
 
 def _student(store: Any, run: Path, name: str, images: Path | None) -> Trained:
     student = checkpoint.load_student(run / "best.pt")
-    check_joints(store, student.model.head[-1].out_channels, str(run))
+    config = _json(run / "config.json")
+    check_joints(store, config["joints"], str(run))
     loader = student_loader(store, student.input_size, 64, torch.device("cpu"), images)
     predictions = predict(student.model, student.supervision, loader, progress=sys.stderr.isatty())
     reported = _json(run / "metrics.json") if (run / "metrics.json").exists() else {}
-    training = {name: reported[name] for name in ("train_seconds", "train_instances_per_second") if name in reported}
+    training = {name: reported.get(name) for name in TRAINING}
     return Trained(
         name=name,
         metrics=measure(store, predictions),
@@ -89,7 +93,7 @@ def _student(store: Any, run: Path, name: str, images: Path | None) -> Trained:
         oks=_oks(store, predictions),
         cost={**complexity(student.model, student.input_size), **training},
         folder=run,
-        config=_json(run / "config.json"),
+        config=config,
         history=_history(run / "history.jsonl"),
         reported=reported,
         student=student,

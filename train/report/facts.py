@@ -10,7 +10,7 @@ from train.recipe import Recipe
 from train.report.comparison import TEACHER_KNOBS
 from train.report.evidence import Evidence, Trained
 from train.report.markup import Markup, element, join
-from train.report.numbers import DASH, fixed, power, size
+from train.report.numbers import DASH, TIMES, fixed, power, size
 
 Fact = tuple[str, Any]
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Recipe)}
@@ -75,11 +75,13 @@ def _byte_facts(store: Any) -> list[Fact]:
 
 
 def _bytes_on_disk(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
+    return (
+        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
+    )
 
 
 def _height_by_width(size_: Sequence[int]) -> str:
-    return f"{size_[1]}×{size_[0]}"
+    return f"{size_[1]}{TIMES}{size_[0]}"
 
 
 def _hash(value: str | None) -> Markup | str:
@@ -123,7 +125,9 @@ def recipes(students: Sequence[Trained], series: Sequence[str]) -> Markup:
 
 
 def _is_telling(name: str, students: Sequence[Trained]) -> bool:
-    values = [student.config["recipe"].get(name) for student in students if student.distilled or name not in TEACHER_KNOBS]
+    values = [
+        student.config["recipe"].get(name) for student in students if student.distilled or name not in TEACHER_KNOBS
+    ]
     weight = name in ("gt_weight", "kd_weight")
     return not weight and any(value != DEFAULTS[name] for value in values)
 
@@ -145,7 +149,9 @@ def commands(evidence: Evidence) -> Markup:
     """What to type to train these students and to make this page again."""
     lines = [_command(student) for student in evidence.students]
     folders = " ".join(shlex.quote(student.folder.name) for student in evidence.students)
-    lines.append(f"python -m train report --store {shlex.quote(evidence.store.path.name)} --runs {folders} --out report.html")
+    lines.append(
+        f"python -m train report --store {shlex.quote(evidence.store.path.name)} --runs {folders} --out report.html"
+    )
     return element("pre", element("code", "\n".join(lines)), tabindex=0)
 
 
@@ -153,6 +159,7 @@ def _command(student: Trained) -> str:
     config = student.config
     recipe = {name: value for name, value in config["recipe"].items() if value != DEFAULTS.get(name)}
     flags = [f"--{name.replace('_', '-')} {shlex.quote(_text(name, value))}" for name, value in recipe.items()]
-    start = f"python -m train {'distill' if student.distilled else 'baseline'} --store {shlex.quote(config['store']['name'])}"
-    places = [f"--val-store {shlex.quote(config['val_store']['name'])}", f"--out {shlex.quote(student.folder.name)}"]
-    return " ".join([start, *places, *flags])
+    store, val_store = (shlex.quote(config[name]["name"]) for name in ("store", "val_store"))
+    command = "distill" if student.distilled else "baseline"
+    places = f"--store {store} --val-store {val_store} --out {shlex.quote(student.folder.name)}"
+    return " ".join([f"python -m train {command} {places}", *flags])

@@ -12,19 +12,23 @@ class Markup(str):
 
     __slots__ = ()
 
+    def __add__(self, other: str) -> "Markup":
+        """Markup followed by a piece that is kept or escaped as a child would be."""
+        return Markup(str.__add__(self, _content(other)))
 
-def element(name: str, *children: Any, **attributes: Any) -> Markup:
+
+def element(tag: str, /, *children: Any, **attributes: Any) -> Markup:
     """An element with its children in order.
 
     Args:
-        name: Its tag.
+        tag: Its name.
         children: `Markup` is kept, None is left out, everything else is escaped.
         attributes: ``class_`` stands for ``class`` and any other underscore for a hyphen; None and False leave an
             attribute out, True gives it no value, floats are cut to two digits.
     """
     inside = "".join(_content(child) for child in children)
-    start = name + "".join(_attribute(key, value) for key, value in attributes.items())
-    return Markup(f"<{start}>" if name in VOID else f"<{start}>{inside}</{name}>")
+    start = tag + "".join(_attribute(key, value) for key, value in attributes.items())
+    return Markup(f"<{start}>" if tag in VOID else f"<{start}>{inside}</{tag}>")
 
 
 def join(parts: Any) -> Markup:

@@ -7,6 +7,7 @@ from train.report.markup import Markup, element
 
 DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
@@ -68,7 +69,7 @@ def power(value: Any) -> str:
     if not has_value(value):
         return DASH
     digits, exponent = f"{value:.1e}".split("e")
-    return digits if int(exponent) == 0 else f"{digits} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+    return digits if int(exponent) == 0 else f"{digits} {TIMES} 10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
 
 
 def exact(value: Any, text: str) -> Markup:

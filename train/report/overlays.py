@@ -15,8 +15,8 @@ from kdlib.geometry import compose_affines
 from kdlib.skeleton import JOINTS, LIMBS
 from train.report.markup import Markup, compact, element, join
 
-LEFT, RIGHT, MIDDLE = (255, 140, 50), (40, 180, 255), (245, 245, 240)
-"""RGB; report.css has the same three."""
+COLOURS = {"left": (255, 140, 50), "right": (40, 180, 255), "mid": (245, 245, 240)}
+"""RGB of the person's sides; report.css has the same three."""
 SIDES = tuple("left" if name.startswith("left") else "right" if name.startswith("right") else "mid" for name in JOINTS)
 FAINTEST = 0.06
 """Heatmap value below which nothing is drawn."""
@@ -28,7 +28,9 @@ def limb_side(a: int, b: int) -> str:
     return SIDES[max(a, b)] if len(sides) == 1 or SIDES[min(a, b)] == "mid" else "mid"
 
 
-def skeleton(points: NDArray[np.floating], counted: NDArray[np.bool_], drawn: NDArray[np.bool_], scale: float) -> Markup:
+def skeleton(
+    points: NDArray[np.floating], counted: NDArray[np.bool_], drawn: NDArray[np.bool_], scale: float
+) -> Markup:
     """Limbs and joints of one person.
 
     Args:
@@ -40,7 +42,7 @@ def skeleton(points: NDArray[np.floating], counted: NDArray[np.bool_], drawn: ND
     solid = [(a, b) for a, b in LIMBS if drawn[a] and drawn[b] and counted[a] and counted[b]]
     faint = [(a, b) for a, b in LIMBS if drawn[a] and drawn[b] and not (counted[a] and counted[b])]
     paths = [_limbs(points, faint, side, "faint") for side in ("left", "right", "mid")]
-    paths += [_path(points, solid, "under")]
+    paths += [_path(points, solid, "under", stroke_width=1.7 * scale)]
     paths += [_limbs(points, solid, side, "limb") for side in ("mid", "left", "right")]
     joints = [_joint(points[k], SIDES[k], 0.85 * scale) for k in np.flatnonzero(drawn & counted)]
     return element("g", *paths, *joints, transform="translate(.5 .5)", stroke_width=float(scale))
@@ -50,10 +52,12 @@ def _limbs(points: NDArray[np.floating], limbs: Sequence[tuple[int, int]], side:
     return _path(points, [limb for limb in limbs if limb_side(*limb) == side], f"{kind} {side}")
 
 
-def _path(points: NDArray[np.floating], limbs: Sequence[tuple[int, int]], class_: str) -> Markup | None:
+def _path(
+    points: NDArray[np.floating], limbs: Sequence[tuple[int, int]], class_: str, stroke_width: float | None = None
+) -> Markup | None:
     ends = [(*points[a], *points[b]) for a, b in limbs]
     d = "".join("M{} {}L{} {}".format(*map(compact, end)) for end in ends)
-    return element("path", d=d, class_=class_) if d else None
+    return element("path", d=d, class_=class_, stroke_width=stroke_width) if d else None
 
 
 def _joint(point: NDArray[np.floating], side: str, radius: float) -> Markup:
@@ -74,13 +78,20 @@ def heat_layer(heatmaps: NDArray[np.floating], to_frame: NDArray[np.float64]) ->
 
 
 def heat_png(heatmaps: NDArray[np.floating]) -> bytes:
-    """A picture (H, W) in the colour of each pixel's strongest joint, as opaque as its value between 0 and 1."""
-    colours = np.array([{"left": LEFT, "right": RIGHT, "mid": MIDDLE}[side] for side in SIDES], np.uint8)
-    value = np.clip(heatmaps.max(axis=0), 0, 1)
-    opacity = np.where(value < FAINTEST, 0, 255 * np.sqrt(value)).astype(np.uint8)
-    colour = np.where(opacity[..., None] > 0, colours[heatmaps.argmax(axis=0)], 0).astype(np.uint8)
-    pixels = np.dstack([colour[..., ::-1], opacity])
+    """A picture (H, W): as opaque as the strongest joint, in the colours of the sides by their strengths."""
+    strength = np.stack([_strongest(heatmaps, side) for side in COLOURS])
+    mixture = strength / np.maximum(strength.sum(axis=0), 1e-6)
+    colour = np.tensordot(mixture, np.array(list(COLOURS.values()), np.float64), axes=(0, 0))
+    value = strength.max(axis=0)
+    opacity = np.where(value < FAINTEST, 0, 255 * value**0.75)
+    pixels = np.dstack([colour[..., ::-1] * (opacity > 0)[..., None], opacity]).round().astype(np.uint8)
     return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+
+
+def _strongest(heatmaps: NDArray[np.floating], side: str) -> NDArray[np.float64]:
+    """Maximum over the joints of one side, (H, W) in [0, 1]."""
+    members = [k for k, found in enumerate(SIDES) if found == side]
+    return np.clip(heatmaps[members].max(axis=0), 0, 1).astype(np.float64)
 
 
 def _matrix(affine: NDArray[np.float64]) -> str:

@@ -1,42 +1,48 @@
 """Persons chosen over the whole range of success, each with its labels and with what every network says."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdlib.geometry import Affine, compose_affines, invert_affine, scale_affine, transform_points
+from kdlib.geometry import compose_affines, invert_affine, scale_affine, transform_points
 from kdlib.heatmaps import flip_average
 from kdlib.images import normalise_images
-from kdlib.warp import crop_image
+from kdlib.warp import warp_image
 from train.dataset import as_tensors
 from train.errors import TrainError
 from train.evaluate import student_loader
 from train.report.evidence import Evidence, Subject, Trained
-from train.report.markup import Markup, element, join
-from train.report.numbers import fixed, has_value
+from train.report.markup import Markup, compact, element, join
+from train.report.numbers import fixed
 from train.report.overlays import data_uri, heat_layer, panel, skeleton
 from train.students import STRIDE
 
 SHOWN = 10
+FEWEST_LABELS = 6
+"""A person with fewer labelled joints says little about a network."""
 JPEG_QUALITY = 85
 """Of frames cut from the original images, for a store that holds none."""
 
 
-def choose(scores: NDArray[np.floating], count: int = SHOWN) -> NDArray[np.int64]:
-    """Places of persons evenly spaced over the ranking by score, the worst first and the best last.
+def choose(evidence: Evidence, ranked: Subject, count: int = SHOWN) -> NDArray[np.int64]:
+    """Persons evenly spaced over a network's ranking by OKS, the worst first and the best last.
 
     Args:
-        scores: (N,) OKS; persons without a value are not ranked.
+        evidence: What was measured.
+        ranked: Whose ranking.
         count: How many; fewer where there are not as many.
+
+    Returns:
+        Indices into ``predictions.rows``.
     """
-    order = np.argsort(scores, kind="stable")[: np.count_nonzero(~np.isnan(scores))]
-    if not len(order):
-        return order
-    return order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(np.int64))]
+    labelled = (evidence.store.instances["keypoints"][ranked.predictions.rows][..., 2] > 0).sum(axis=1)
+    (eligible,) = np.nonzero(labelled >= FEWEST_LABELS)
+    order = eligible[np.argsort(ranked.oks[eligible], kind="stable")]
+    return order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(np.int64))] if len(order) else order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,73 +98,89 @@ def _to_image(affines: NDArray[np.float64], stride: float) -> NDArray[np.float64
     return invert_affine(compose_affines(scale_affine(1 / stride), affines))
 
 
+class Window(NamedTuple):
+    """The part of a frame that is shown: the teacher's crop, in SVG units."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+    @property
+    def view_box(self) -> str:
+        """As SVG wants it."""
+        return " ".join(map(compact, self))
+
+    @property
+    def limb(self) -> float:
+        """Thickness of a limb."""
+        return self.width / 62
+
+
+def _window(store: Any, row: int) -> Window:
+    width, height = store.manifest["provenance"]["teacher"]["input_size"]
+    corners = np.array([[-0.5, -0.5], [width - 0.5, height - 0.5]])
+    (left, top), (right, bottom) = transform_points(corners, invert_affine(store.view_affine[row, 0])) + 0.5
+    return Window(left, top, right - left, bottom - top)
+
+
 def _card(evidence: Evidence, drawn: list[Drawn], number: int, place: int) -> Markup:
     store, row = evidence.store, int(evidence.teacher.predictions.rows[place])
     title = element(
         "h3",
         element("span", number + 1, class_="badge"),
-        f"annotation {store.instances['annotation_id'][row]}",
-        element("small", f" in {store.instances['file_name'][row]}"),
+        element("span", f"annotation {store.instances['annotation_id'][row]}"),
+        element("small", store.instances["file_name"][row]),
     )
-    box = _view_box(store, row)
-    name = f"frame-{row}"
-    pictures = [_ground_truth(evidence, row, box, name)]
-    pictures += [_prediction(evidence, one, number, place, box) for one in drawn]
+    pictures = [_ground_truth(evidence, row)]
+    pictures += [_prediction(store, one, number, place) for one in drawn]
     return element("article", title, element("div", *pictures, class_="panels"), class_="person")
 
 
-def _ground_truth(evidence: Evidence, row: int, box: str, name: str) -> Markup:
-    store = evidence.store
+def _ground_truth(evidence: Evidence, row: int) -> Markup:
+    store, window = evidence.store, _window(evidence.store, row)
     width, height = store.manifest["provenance"]["preprocessing"]["frame_size"]
-    frame = element("image", id=name, width=width, height=height, href=data_uri(_jpeg(evidence, row), "jpeg"))
+    jpeg = data_uri(_jpeg(evidence, row), "jpeg")
+    frame = element("image", id=_name(row), width=width, height=height, href=jpeg)
     keypoints = store.instances["keypoints"][row]
     labelled = keypoints[:, 2] > 0
     points = transform_points(keypoints[:, :2], store.frame_affine[row])
-    lines = skeleton(points, labelled, labelled, _thickness(box))
     return element(
         "figure",
-        panel([frame, lines], box, "ground truth"),
-        panel([_again(name)], box, "frame"),
+        panel([frame, skeleton(points, labelled, labelled, window.limb)], window.view_box, "labels"),
+        panel([_again(row)], window.view_box, "frame"),
         element("figcaption", element("b", "labels"), element("span", f"{labelled.sum()} of {len(labelled)}")),
     )
 
 
-def _prediction(evidence: Evidence, drawn: Drawn, number: int, place: int, box: str) -> Markup:
-    store, subject = evidence.store, drawn.subject
+def _prediction(store: Any, drawn: Drawn, number: int, place: int) -> Markup:
+    subject = drawn.subject
     row = int(subject.predictions.rows[place])
+    window, to_frame = _window(store, row), store.frame_affine[row]
     labelled = store.instances["keypoints"][row][:, 2] > 0
-    points = transform_points(subject.predictions.points[place], store.frame_affine[row])
-    lines = skeleton(points, labelled, np.ones_like(labelled), _thickness(box))
-    heat = heat_layer(drawn.maps[number], compose_affines(store.frame_affine[row], drawn.to_image[number]))
-    shade = element("rect", width="100%", height="100%", x=box.split()[0], y=box.split()[1], class_="shade")
-    name, score = f"frame-{row}", subject.oks[place]
+    points = transform_points(subject.predictions.points[place], to_frame)
+    lines = skeleton(points, labelled, np.ones_like(labelled), window.limb)
+    heat = heat_layer(drawn.maps[number], compose_affines(to_frame, drawn.to_image[number]))
+    shade = element("rect", x=window.left, y=window.top, width="100%", height="100%", class_="shade")
     return element(
         "figure",
-        panel([_again(name), lines], box, f"{subject.name}: joints"),
-        panel([_again(name), shade, heat], box, f"{subject.name}: heatmaps"),
+        panel([_again(row), lines], window.view_box, f"{subject.name}: joints"),
+        panel([_again(row), shade, heat], window.view_box, f"{subject.name}: heatmaps"),
         element(
             "figcaption",
             element("b", subject.name, class_=f"series {drawn.series}"),
-            element("span", f"OKS {fixed(float(score), 2)}" if has_value(float(score)) else "no OKS"),
+            element("span", f"OKS {fixed(float(subject.oks[place]), 2)}"),
         ),
     )
 
 
-def _again(name: str) -> Markup:
+def _name(row: int) -> str:
+    return f"frame-{row}"
+
+
+def _again(row: int) -> Markup:
     """The frame that another picture of the page holds."""
-    return element("use", href=f"#{name}")
-
-
-def _view_box(store: Any, row: int) -> str:
-    """The teacher's crop within the frame, as SVG's view box."""
-    width, height = store.manifest["provenance"]["teacher"]["input_size"]
-    corners = np.array([[-0.5, -0.5], [width - 0.5, height - 0.5]])
-    (left, top), (right, bottom) = transform_points(corners, invert_affine(store.view_affine[row, 0])) + 0.5
-    return f"{left:.2f} {top:.2f} {right - left:.2f} {bottom - top:.2f}"
-
-
-def _thickness(box: str) -> float:
-    return float(box.split()[2]) / 62
+    return element("use", href=f"#{_name(row)}")
 
 
 def _jpeg(evidence: Evidence, row: int) -> bytes:
@@ -170,6 +192,6 @@ def _jpeg(evidence: Evidence, row: int) -> bytes:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise TrainError(f"row {row} of {store.path}: {path} is missing or is no image")
-    affine: Affine = store.frame_affine[row]
-    frame = crop_image(image, affine, tuple(store.manifest["provenance"]["preprocessing"]["frame_size"]))
+    size = store.manifest["provenance"]["preprocessing"]["frame_size"]
+    frame = warp_image(np.asarray(image, np.uint8), store.frame_affine[row], (size[0], size[1]))
     return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()

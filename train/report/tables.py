@@ -8,7 +8,7 @@ from kdlib.skeleton import JOINTS
 from train.report.comparison import Pair, pck_interval
 from train.report.evidence import Evidence, Subject
 from train.report.markup import Markup, element, join
-from train.report.numbers import billions, duration, exact, fixed, has_value, millions, signed, size, whole
+from train.report.numbers import MINUS, billions, duration, exact, fixed, has_value, millions, signed, size, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +33,19 @@ ACCURACY = (
     Row("pck@0.1", "PCK@0.1", "within 10 %"),
     Row("pck@0.2", "PCK@0.2", "within 20 %"),
 )
-COST = (
-    Row("parameters", "Parameters", "numbers that were learnt", millions, False, False),
-    Row("multiply_adds", "GMACs", "billions of multiply-adds for one person", billions, False, False),
-    Row("bytes", "Size", "of the weights in float32", size, False, False),
-    Row("cpu_ms", "Latency", "milliseconds for one person on this machine's CPU, {threads}", fixed, False, False),
-    Row("train_seconds", "Training time", "evaluation apart", duration, False, False),
-    Row("train_instances_per_second", "Training speed", "images a second", whole, True, False),
-)
+
+
+def cost_rows(threads: int) -> list[Row]:
+    """What a network costs; the CPU's time is for that many threads."""
+    on = f"milliseconds for one person on this machine's CPU, {threads} thread{'s' if threads > 1 else ''}"
+    return [
+        Row("parameters", "Parameters", "numbers that were learnt", millions, False, False),
+        Row("multiply_adds", "GMACs", "billions of multiply-adds for one person", billions, False, False),
+        Row("bytes", "Size", "of the weights in float32", size, False, False),
+        Row("cpu_ms", "Latency", on, fixed, False, False),
+        Row("train_seconds", "Training time", "evaluation apart", duration, False, False),
+        Row("train_instances_per_second", "Training speed", "persons a second", whole, True, False),
+    ]
 
 
 def comparison(evidence: Evidence, series: Sequence[str], pairs: Sequence[Pair], threads: int) -> Markup:
@@ -50,25 +55,17 @@ def comparison(evidence: Evidence, series: Sequence[str], pairs: Sequence[Pair],
         element("th", element("span", s.name, class_=f"series {c}"), scope="col")
         for s, c in zip(subjects, series, strict=True)
     ]
-    gains = [element("th", _pair_title(pair, len(pairs)), scope="col", class_="gain") for pair in pairs]
+    gains = [element("th", _pair_title(pair), scope="col", class_="gain") for pair in pairs]
     head = element("thead", element("tr", element("td"), *titles, *gains))
     accuracy = [_row(row, [s.metrics for s in subjects], pairs) for row in ACCURACY]
-    accuracy.insert(5, _interval_row(evidence.store, len(subjects), pairs)) if pairs else None
-    cost = [
-        _row(dataclasses.replace(row, text=row.text.format(threads=threads_text(threads))), [s.cost for s in subjects], pairs)
-        for row in COST
-    ]
-    table = element("table", head, element("tbody", *accuracy), element("tbody", *cost), class_="comparison")
+    cost = [_row(row, [s.cost for s in subjects], pairs) for row in cost_rows(threads)]
+    doubt = _interval_rows(evidence.store, len(subjects), pairs)
+    table = element("table", head, element("tbody", *accuracy, *doubt), element("tbody", *cost), class_="comparison")
     return element("div", table, class_="scroll", tabindex=0)
 
 
-def threads_text(threads: int) -> str:
-    """``1 thread``, ``2 threads``."""
-    return f"{threads} thread" if threads == 1 else f"{threads} threads"
-
-
-def _pair_title(pair: Pair, pairs: int) -> str:
-    return "distilled − baseline" if pairs == 1 else f"{pair.distilled.name} − {pair.baseline.name}"
+def _pair_title(pair: Pair) -> str:
+    return f"{pair.distilled.name} {MINUS} {pair.baseline.name}"
 
 
 def _row(row: Row, values: Sequence[dict[str, Any]], pairs: Sequence[Pair]) -> Markup:
@@ -97,11 +94,15 @@ def _gain(difference: float) -> Markup:
     return element("td", exact(difference, text), class_=f"gain {kind}")
 
 
-def _interval_row(store: Any, subjects: int, pairs: Sequence[Pair]) -> Markup:
+def _interval_rows(store: Any, subjects: int, pairs: Sequence[Pair]) -> list[Markup]:
+    """How sure the difference in PCK@0.05 is; nothing where there is no difference."""
+    if not pairs:
+        return []
     intervals = [pck_interval(store, pair) for pair in pairs]
     cells = [element("td", f"{signed(low)} to {signed(high)}", class_="gain") for low, high in intervals]
-    text = element("small", "95 % interval of that difference, by drawing persons anew; the spread of seeds comes on top")
-    return element("tr", element("th", text, scope="row", colspan=subjects + 1), *cells, class_="interval")
+    text = "95 % interval of the difference in PCK@0.05, persons drawn anew; the spread of seeds comes on top"
+    title = element("th", element("small", text), scope="row", colspan=subjects + 1)
+    return [element("tr", title, *cells, class_="interval")]
 
 
 def all_numbers(evidence: Evidence, series: Sequence[str]) -> Markup:

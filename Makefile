@@ -1,0 +1,116 @@
+# Every command of the project. A target that needs the environment makes it; `make` alone lists them.
+
+DATA ?= sample
+STORE ?= stores/$(notdir $(DATA))
+RUNS ?= runs/$(notdir $(DATA))
+FORMAT ?= zarr
+PRETRAINED ?= auto
+TORCH_INDEX ?=
+CACHE_ARGS ?=
+TRAIN_ARGS ?=
+
+PYTHON ?= python3
+PY := .venv/bin/python
+READY := .venv/ready
+
+TRAIN_STORE = $(STORE)/train.$(FORMAT)
+VAL_STORE = $(STORE)/val.$(FORMAT)
+
+ifeq ($(DATA),sample)
+DATA_DIR = data/sample
+TEACHER ?= hrnet_w16_sample
+CHECKPOINT ?= precompute/sample/hrnet_w16_sample.safetensors
+INPUT_SIZE ?= 128x96
+else ifeq ($(DATA),coco)
+DATA_DIR = data/coco
+TEACHER ?= hrnet_w32
+INPUT_SIZE ?= 256x192
+else
+DATA_DIR = $(DATA)
+TEACHER ?= hrnet_w32
+INPUT_SIZE ?= $(if $(filter onnx:%,$(TEACHER)),,256x192)
+endif
+
+PRECOMPUTE = $(PY) -m precompute --data "$(DATA_DIR)" --teacher "$(TEACHER)" \
+	$(if $(INPUT_SIZE),--input-size $(INPUT_SIZE)) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --resume $(CACHE_ARGS)
+TRAIN = --store "$(TRAIN_STORE)" --val-store "$(VAL_STORE)" --pretrained "$(PRETRAINED)" $(TRAIN_ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo sample teacher cache baseline distill evaluate report test test-fast check bench clean
+
+help: ## this list
+	@echo "make TARGET [VARIABLE=value ...]"; echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+	@echo; echo "Variables (value now):"
+	@echo "  DATA          sample, coco, or a data folder ($(DATA))"
+	@echo "  TEACHER       hrnet_w32, hrnet_w48, ... or onnx:FILE ($(TEACHER))"
+	@echo "  CHECKPOINT    weights of an HRNet teacher ($(CHECKPOINT))"
+	@echo "  INPUT_SIZE    of the teacher, height x width ($(INPUT_SIZE))"
+	@echo "  STORE, RUNS   folders of the stores and of the runs ($(STORE), $(RUNS))"
+	@echo "  FORMAT        zarr or h5 ($(FORMAT))"
+	@echo "  PRETRAINED    the student's ImageNet weights: auto, none, or a file ($(PRETRAINED))"
+	@echo "  CACHE_ARGS    more flags for python -m precompute ($(CACHE_ARGS))"
+	@echo "  TRAIN_ARGS    more flags for python -m train ($(TRAIN_ARGS))"
+	@echo "  TORCH_INDEX   package index of torch, e.g. https://download.pytorch.org/whl/cpu ($(TORCH_INDEX))"
+
+setup: $(READY) ## the environment in .venv (uv if present, else pip)
+
+$(READY): pyproject.toml
+	@if command -v uv >/dev/null; then \
+		uv venv -q --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv && install="uv pip install -q --python $(PY)"; \
+	else \
+		$(PYTHON) -m venv .venv && install="$(PY) -m pip install -q --disable-pip-version-check"; \
+	fi; \
+	set -e; echo "installing into .venv (torch is large: some minutes)"; \
+	$(if $(TORCH_INDEX),$$install --index-url $(TORCH_INDEX) torch torchvision;) \
+	$$install -e '.[dev,teacher]'
+	@touch $@
+
+demo: $(READY) ## the whole main job on the embedded sample, with a report at the end (10 minutes on 2 cores)
+	@$(MAKE) --no-print-directory cache DATA=sample
+	@$(MAKE) --no-print-directory baseline DATA=sample TRAIN_ARGS="--overwrite $(TRAIN_ARGS)"
+	@$(MAKE) --no-print-directory distill DATA=sample TRAIN_ARGS="--overwrite $(TRAIN_ARGS)"
+	@$(MAKE) --no-print-directory evaluate report DATA=sample
+
+sample: $(READY) ## the embedded sample: images and annotations in data/sample
+	$(PY) -m precompute.sample --out data/sample
+
+teacher: $(READY) ## train the sample's HRNet teacher again, and print its AP and PCK
+	$(PY) -m precompute.sample.train_teacher --data data/teacher --out data/teacher/hrnet_w16_sample.safetensors
+
+cache: $(READY) $(if $(filter sample,$(DATA)),sample) ## run the teacher once: train and val stores
+	$(PRECOMPUTE) --split train --store "$(TRAIN_STORE)"
+	$(PRECOMPUTE) --split val --store "$(VAL_STORE)"
+
+baseline: $(READY) ## train the student on the ground truth alone
+	$(PY) -m train baseline $(TRAIN) --out "$(RUNS)/baseline"
+
+distill: $(READY) ## train the student on the store's teacher
+	$(PY) -m train distill $(TRAIN) --out "$(RUNS)/distilled"
+
+evaluate: $(READY) ## AP, AR and PCK of the cached teacher and of both students
+	@$(PY) -m train evaluate --store "$(VAL_STORE)" --teacher --out "$(RUNS)/teacher.json"
+	@for run in baseline distilled; do if [ -f "$(RUNS)/$$run/best.pt" ]; then \
+		$(PY) -m train evaluate --store "$(VAL_STORE)" --student "$(RUNS)/$$run/best.pt" --out "$(RUNS)/$$run/evaluation.json" || exit 1; \
+	fi; done
+
+report: $(READY) ## one HTML file: teacher, baseline and distilled student side by side
+	@$(PY) -m train report --store "$(VAL_STORE)" --runs "$(RUNS)/baseline" "$(RUNS)/distilled" --out "$(RUNS)/report.html"
+
+test: $(READY) ## the whole test suite
+	$(PY) -m pytest
+
+test-fast: $(READY) ## the suite without the slow tests
+	$(PY) -m pytest -m "not slow"
+
+check: $(READY) ## lint, format, types and the import law
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest tests/test_imports.py
+
+bench: $(READY) ## every benchmark; JSON lines to stdout and benchmarks/results/
+	$(PY) -m benchmarks
+
+clean: ## delete the sample, stores, runs and caches, but not the environment
+	rm -rf data/sample stores/sample runs/sample .mypy_cache .ruff_cache .pytest_cache

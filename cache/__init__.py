@@ -1,0 +1,30 @@
+"""The store: one file or directory that holds a teacher's heatmaps and all that is needed to learn from them.
+
+    store = cache.open_store("coco_train.zarr")
+    store.heatmaps([5, 3])  # (2, V, K, H, W) float32
+
+docs/format.md says what is on disk; `python -m cache info PATH` says what is in a store. It knows no joints.
+"""
+
+from cache.codec import Codec, FloatCodec, RootCodec, codec_from_name
+from cache.errors import MissingRecordError, StoreError, StoreFormatError, StoreNotFoundError, StoreSpaceError
+from cache.spec import StoreSpec
+from cache.store import Store, open_store
+from cache.writer import Writer, create_store
+
+__all__ = [
+    "Codec",
+    "FloatCodec",
+    "MissingRecordError",
+    "RootCodec",
+    "Store",
+    "StoreError",
+    "StoreFormatError",
+    "StoreNotFoundError",
+    "StoreSpaceError",
+    "StoreSpec",
+    "Writer",
+    "codec_from_name",
+    "create_store",
+    "open_store",
+]

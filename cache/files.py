@@ -1,0 +1,92 @@
+"""Reading byte ranges of a store's files: by position, safe over threads and forks, with few files open at once.
+
+Ranges are read with `pread` into memory of their own rather than mapped: reading at random through a large store
+then leaves the process as small as it was, and a file that shrinks is an error instead of a crash.
+"""
+
+import os
+import stat
+import threading
+from collections import OrderedDict
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from cache.errors import StoreFormatError, StoreNotFoundError
+
+MAX_OPEN_FILES = 512
+
+
+class Files:
+    """The files below (or, for a store of one file, at) `root`, opened lazily, once a process."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()  # a new one: after a fork, the old one may be held by a thread that is gone
+        self._open: OrderedDict[str, FileIO] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.root = state["root"]
+        self._forget()
+
+    def read(self, key: str, offset: int, nbytes: int) -> bytes:
+        """Exactly `nbytes` bytes of file `key` from `offset`; `StoreFormatError` if it ends before."""
+        data = os.pread(self._file(key).fileno(), nbytes, offset)
+        while len(data) < nbytes:  # a signal or a network file system may deliver less than was asked for
+            more = os.pread(self._file(key).fileno(), nbytes - len(data), offset + len(data))
+            if not more:
+                raise StoreFormatError(
+                    f"{self.path(key)}: truncated: {nbytes} bytes wanted at {offset}, the file has {self.size(key)}"
+                )
+            data += more
+        return data
+
+    def read_all(self, key: str, limit: int) -> bytes:
+        """The whole file `key`, which must not have more than `limit` bytes."""
+        size = self.size(key)
+        if size > limit:
+            raise StoreFormatError(f"{self.path(key)}: {size} bytes, more than the {limit} that make sense")
+        return self.read(key, 0, size)
+
+    def size(self, key: str) -> int:
+        """The size of file `key` in bytes."""
+        return os.fstat(self._file(key).fileno()).st_size
+
+    def path(self, key: str) -> Path:
+        """Where file `key` is."""
+        return self.root / key if key else self.root
+
+    def _file(self, key: str) -> FileIO:
+        """The open file; the caller's reference keeps it open when the table drops it."""
+        if self._pid != os.getpid():
+            self._forget()
+        with self._lock:
+            file = self._open.get(key)
+            if file is None:
+                file = self._open[key] = _open_regular(self.path(key), follow=not key)
+                if len(self._open) > MAX_OPEN_FILES:
+                    self._open.popitem(last=False)
+            else:
+                self._open.move_to_end(key)
+            return file
+
+
+def _open_regular(path: Path, follow: bool) -> FileIO:
+    """Open a regular file for reading; links inside a store, pipes and devices are refused."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    try:
+        file = FileIO(os.open(path, flags), "rb")
+    except FileNotFoundError:
+        raise StoreNotFoundError(f"{path}: missing; the store is incomplete or damaged") from None
+    except OSError as error:
+        raise StoreFormatError(f"{path}: cannot be opened: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise StoreFormatError(f"{path}: not a regular file")
+    return file

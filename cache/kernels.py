@@ -1,0 +1,186 @@
+"""The codec's inner loops, compiled: fourth-root codes of heatmaps, their differences, and back.
+
+Everything here releases the GIL (several threads may encode or decode at once), is single-threaded inside and is
+kept compiled on disk, so that a second process starts in a fraction of a second.
+
+Axes: C maps (one per view and joint) of H rows and W columns, P = H·W pixels; L levels.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+Array = npt.NDArray[Any]
+
+NOTHING_ABOVE_FLOOR = np.nan  # the error of a map whose log logits are all removed: there is no distribution
+
+
+@njit(nogil=True, cache=True)
+def _peak(row: Array) -> tuple[int, float]:
+    """(index, value) of the first maximum of `row` (P,) float32; index -1 if a value is not finite."""
+    best = 0
+    for p in range(row.size):
+        if not math.isfinite(row[p]):
+            return -1, row[p]
+        if row[p] > row[best]:
+            best = p
+    return best, row[best]
+
+
+@njit(nogil=True, cache=True)
+def _fourth_root(value: float) -> float:
+    """value^(1/4) in float64: two square roots, which IEEE 754 rounds correctly on every machine."""
+    return math.sqrt(math.sqrt(np.float64(value)))
+
+
+@njit(nogil=True, cache=True)
+def _fill_values(peak: float, floor: float, levels: int, values: Array) -> None:
+    """Write the value of each code into `values` (L + 1,) float32: 0, then floor ... peak."""
+    values[:] = 0
+    if peak <= floor:
+        return
+    low = _fourth_root(floor)
+    step = (_fourth_root(peak) - low) / (levels - 1)
+    for code in range(2, levels):
+        root = low + (code - 1) * step
+        values[code] = (root * root) * (root * root)
+    values[1] = floor
+    values[levels] = peak
+
+
+@njit(nogil=True, cache=True)
+def fill_tables(peaks: Array, floor: float, levels: int, tables: Array) -> None:
+    """The value of every code of every map: `tables` (C, L + 1) float32 from `peaks` (C,) float32."""
+    for c in range(peaks.size):
+        _fill_values(peaks[c], floor, levels, tables[c])
+
+
+@njit(nogil=True, cache=True)
+def decode_root(residuals: Array, peaks: Array, floor: float, levels: int, maps: Array) -> bool:
+    """Write the values of `residuals` (C, H, W) uint8 into `maps` (C, H, W) float32; False: one cannot be."""
+    count, height, width = residuals.shape
+    values = np.full(256, np.nan, np.float32)
+    codes = np.empty(width, np.uint8)
+    largest = np.uint8(0)
+    for c in range(count):
+        _fill_values(peaks[c], floor, levels, values[: levels + 1])
+        codes[:] = 0
+        for y in range(height):
+            step = np.uint8(0)
+            for x in range(width):
+                step = np.uint8(step + residuals[c, y, x])
+                codes[x] = np.uint8(codes[x] + step)
+            for x in range(width):
+                maps[c, y, x] = values[codes[x]]
+                largest = max(largest, codes[x])
+    return bool(largest <= levels and np.isfinite(peaks).all())
+
+
+@njit(nogil=True, cache=True)
+def undo_differences(residuals: Array, codes: Array) -> None:
+    """The `codes` (C, H, W) uint8 of `residuals` (C, H, W): cumulative sums along both axes, modulo 256."""
+    count, height, width = residuals.shape
+    for c in range(count):
+        for y in range(height):
+            step = np.uint8(0)
+            for x in range(width):
+                step = np.uint8(step + residuals[c, y, x])
+                codes[c, y, x] = step
+            if y:
+                for x in range(width):
+                    codes[c, y, x] += codes[c, y - 1, x]
+
+
+@njit(nogil=True, cache=True)
+def _difference(codes: Array) -> None:
+    """Replace `codes` (H, W) by their differences along both axes, modulo 256, from the last pixel to the first."""
+    height, width = codes.shape
+    for y in range(height - 1, -1, -1):
+        if y:
+            for x in range(width):
+                codes[y, x] -= codes[y - 1, x]
+        for x in range(width - 1, 0, -1):
+            codes[y, x] -= codes[y, x - 1]
+
+
+@njit(nogil=True, cache=True)
+def _encode_row(row: Array, top: int, floor: float, levels: int, codes: Array) -> None:
+    """Codes of one map whose peak, at pixel `top`, lies above the floor."""
+    low = _fourth_root(floor)
+    scale = (levels - 1) / (_fourth_root(row[top]) - low)
+    for p in range(row.size):
+        if row[p] < floor:
+            codes[p] = 0
+        else:
+            code = 1 + int((_fourth_root(row[p]) - low) * scale + 0.5)
+            codes[p] = min(code, levels - 1)  # the peak's code is the peak's alone: ties keep their argmax
+    codes[top] = levels
+
+
+@njit(nogil=True, cache=True)
+def _log_divergence(row: Array, codes: Array, values: Array) -> tuple[float, float]:
+    """KL in nats at T = 1 and T = 4 between the normalised exact and stored map above the floor.
+
+    With p = h^(1/T) / Zp and q = v^(1/T) / Zq: KL = E_p[ln(h / v)] / T - ln Zp + ln Zq.
+    """
+    logs = np.log(np.maximum(values, np.float32(1e-37)).astype(np.float64))
+    roots = np.sqrt(np.sqrt(values.astype(np.float64)))
+    zp1 = zq1 = e1 = zp4 = zq4 = e4 = 0.0
+    for p in range(row.size):
+        code = codes[p]
+        if code > 0:
+            h = np.float64(row[p])
+            gap = math.log(h) - logs[code]
+            root = math.sqrt(math.sqrt(h))
+            zp1 += h
+            zq1 += values[code]
+            e1 += h * gap
+            zp4 += root
+            zq4 += roots[code]
+            e4 += root * gap
+    return e1 / zp1 + math.log(zq1 / zp1), e4 / zp4 / 4 + math.log(zq4 / zp4)
+
+
+@njit(nogil=True, cache=True)
+def _raw_divergence(row: Array, top: float, codes: Array, values: Array) -> float:
+    """KL in nats at T = 1 between softmax(exact), whose peak is `top`, and softmax(stored)."""
+    stored_top = np.float64(values.max())
+    weights = np.exp(values.astype(np.float64) - stored_top)
+    zp = zq = e = 0.0
+    for p in range(row.size):
+        code = codes[p]
+        h = np.float64(row[p]) - np.float64(top)
+        weight = math.exp(h)
+        zp += weight
+        zq += weights[code]
+        e += weight * (h - (np.float64(values[code]) - stored_top))
+    return e / zp + math.log(zq / zp)
+
+
+@njit(nogil=True, cache=True)
+def encode_root(maps: Array, floor: float, levels: int, residuals: Array, peaks: Array, error: Array) -> int:
+    """Encode `maps` (C, H, W) float32 into `residuals` (C, H, W) uint8 and `peaks` (C,) float32.
+
+    `error` (C, 3) float64 receives the KL of each map in nats: log logits at T = 1 and T = 4, raw logits at T = 1.
+    Returns the index of the first map that holds a non-finite value, or -1.
+    """
+    values = np.empty(levels + 1, np.float32)
+    for c in range(maps.shape[0]):
+        row, codes = maps[c].ravel(), residuals[c].ravel()  # views: both are contiguous
+        top, peak = _peak(row)
+        if top < 0:
+            return c
+        peaks[c] = peak
+        _fill_values(peak, floor, levels, values)
+        if peak <= floor:
+            codes[:] = 0
+            error[c, 0] = error[c, 1] = NOTHING_ABOVE_FLOOR
+        else:
+            _encode_row(row, top, floor, levels, codes)
+            error[c, 0], error[c, 1] = _log_divergence(row, codes, values)
+        error[c, 2] = _raw_divergence(row, peak, codes, values)
+        _difference(residuals[c])
+    return -1

@@ -1,0 +1,44 @@
+"""Where the bytes of a store lie: the one thing in which its Zarr and HDF5 forms differ for a reader."""
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.files import Files
+from cache.spec import Columns, StoreSpec
+
+MAX_DOCUMENT = 1 << 24  # bytes of a JSON document; a manifest has a few thousand
+
+
+class Extent(NamedTuple):
+    """A range of bytes of one file."""
+
+    key: str  # file below the store's root; "" for the root itself
+    offset: int
+    nbytes: int
+
+
+class Layout(Protocol):
+    """Finds things in one form of a store and checks that they are declared as docs/format.md says."""
+
+    name: str  # "zarr" or "hdf5"
+    files: Files
+
+    def manifest(self) -> Any:
+        """The parsed manifest, not yet validated."""
+
+    def check(self, spec: StoreSpec, columns: Columns) -> dict[str, Extent]:
+        """Check the declarations of all arrays against the manifest's; returns where each column's bytes lie."""
+
+    def expected_files(self, spec: StoreSpec, columns: Columns) -> set[str]:
+        """The keys of all files of the store."""
+
+    def view(self, spec: StoreSpec, instance: int, view: int) -> Extent:
+        """Where the compressed codes of a view lie; no bytes: never written."""
+
+    def frame(self, spec: StoreSpec, instance: int, offset: int, nbytes: int) -> Extent:
+        """Where the frame lies whose columns say `offset` and `nbytes`."""
+
+    def decompress(self, data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
+        """The `nbytes` bytes of codes that `data` holds."""

@@ -1,0 +1,136 @@
+"""The staging directory `PATH.partial`, where a store grows until it is whole.
+
+    plan.json          what is being made; a run that would make something else is refused
+    receipts/K.npz     the columns of shard K, written after its files: the shard is done
+    store/...          shard files where the Zarr form has them (for HDF5 they hold deflated chunks, joined at the end)
+    store.h5           the HDF5 form, once joined
+
+Every file is written beside its place, synchronised and renamed, so that what has its name is whole.
+"""
+
+import errno
+import io
+import json
+import os
+import secrets
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.errors import StoreError, StoreFormatError, StoreSpaceError
+from cache.manifest import VOLATILE, differences
+from cache.spec import FORMAT_NAME
+from cache.store import PLAN
+
+Receipt = Mapping[str, npt.NDArray[Any]]
+
+
+def staging_path(path: Path) -> Path:
+    """Where the store `path` is staged."""
+    return path.with_name(path.name + ".partial")
+
+
+def write_whole(path: Path, parts: Iterable[bytes]) -> None:
+    """Write `path` so that it is either absent, as before, or whole and on the disk."""
+    parts = list(parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with space_needed(path.parent, sum(map(len, parts))):
+            with beside.open("wb") as file:
+                file.writelines(parts)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+            sync_directory(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Bring a directory's entries to the disk: a rename is durable only then."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def space_needed(directory: Path, nbytes: int) -> Iterator[None]:
+    """Turn "no space left" into a `StoreSpaceError` that says what is needed and what is left."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
+            raise
+        free = shutil.disk_usage(directory).free
+        raise StoreSpaceError(
+            f"{directory}: no space left: {nbytes:,} bytes were to be written, {free:,} are free; make room and run "
+            "the same command with --resume, nothing finished is lost"
+        ) from error
+
+
+def json_bytes(document: Mapping[str, Any]) -> bytes:
+    """A JSON document for people and programs."""
+    return json.dumps(document, indent=1, allow_nan=False).encode()
+
+
+def make_plan(form: str, spec: Mapping[str, Any], provenance: Any, columns: Mapping[str, str]) -> dict[str, Any]:
+    """The document that identifies a run; `columns` are the SHA-256 of the columns that the caller gave."""
+    return {"format": FORMAT_NAME, "form": form, "spec": spec, "columns": columns, "provenance": provenance}
+
+
+def read_plan(staging: Path) -> dict[str, Any]:
+    """The plan of a staging directory; `StoreFormatError` if it is not one of ours."""
+    try:
+        plan = json.loads((staging / PLAN).read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreFormatError(f"{staging}: not a staging directory of a store: {error}") from error
+    if not isinstance(plan, dict) or plan.get("format") != FORMAT_NAME:
+        raise StoreFormatError(f"{staging}: not a staging directory of a store")
+    return plan
+
+
+def refuse_changed_plan(staging: Path, plan: Mapping[str, Any]) -> None:
+    """Raise `StoreError` naming the fields in which `plan` differs from the one that the directory was begun with."""
+    volatile = [f"provenance.{name}" for name in VOLATILE]
+    changed = differences(read_plan(staging), plan, ignore=volatile)
+    if changed:
+        listed = "; ".join(changed[:6]) + (f"; and {len(changed) - 6} more" if len(changed) > 6 else "")
+        raise StoreError(
+            f"{staging} was begun by a different run, resuming would mix the two: {listed}. Repeat the first command, "
+            "or start again with --overwrite"
+        )
+
+
+def write_receipt(staging: Path, shard: int, receipt: Receipt) -> None:
+    """Mark a shard, whose files are on the disk, as done."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **receipt)  # type: ignore[arg-type]
+    write_whole(_receipt_path(staging, shard), [buffer.getvalue()])
+
+
+def read_receipt(staging: Path, shard: int) -> dict[str, npt.NDArray[Any]]:
+    """The columns of a finished shard."""
+    path = _receipt_path(staging, shard)
+    try:
+        with np.load(path, allow_pickle=False) as receipt:
+            return dict(receipt)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise StoreFormatError(f"{path}: damaged; delete it and run again with --resume: {error}") from error
+
+
+def has_receipt(staging: Path, shard: int) -> bool:
+    """Is the shard done?"""
+    return _receipt_path(staging, shard).is_file()
+
+
+def _receipt_path(staging: Path, shard: int) -> Path:
+    return staging / "receipts" / f"{shard:05d}.npz"

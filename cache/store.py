@@ -1,0 +1,280 @@
+"""Reading a store: `open_store` and what one can ask of it.
+
+A `Store` may be pickled, used by several threads and carried over a fork; it holds no library's handle and no mapping,
+reads ranges of bytes by position, and checks every record against its checksum.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.codec import Codec
+from cache.errors import MissingRecordError, StoreError, StoreFormatError, StoreNotFoundError
+from cache.files import Files
+from cache.integrity import crc32c, view_checksum
+from cache.layout import Extent, Layout
+from cache.manifest import check_manifest
+from cache.spec import TEXT_COLUMN, Columns, StoreSpec
+from cache.text import decode_text
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+PLAN = "plan.json"  # what a staging directory has and a store has not
+
+
+def open_store(path: str | Path, allow_incomplete: bool = False) -> "Store":
+    """Open the store at `path`: a Zarr directory, an HDF5 file or, with `allow_incomplete`, a staging directory.
+
+    Raises:
+        StoreNotFoundError: nothing is there.
+        StoreFormatError: it is not a store, is of a newer version, or is damaged.
+        StoreError: it is not complete, and `allow_incomplete` is false.
+    """
+    root = Path(path)
+    if (root / PLAN).is_file():
+        if not allow_incomplete:
+            raise StoreError(f"{root}: not finished; run the same command again with --resume")
+        root = _staged(root)
+    store = Store(_layout(root))
+    if not (store.complete or allow_incomplete):
+        raise StoreError(f"{root}: the manifest says that it is not complete; run the same command with --resume")
+    return store
+
+
+def _staged(staging: Path) -> Path:
+    """The store inside a staging directory, once it has been assembled."""
+    for candidate in (staging / "store" / "zarr.json", staging / "store.h5"):
+        if candidate.is_file():
+            return candidate.parent if candidate.name == "zarr.json" else candidate
+    raise StoreError(f"{staging}: some shards are still to be written; run the same command again with --resume")
+
+
+def _layout(root: Path) -> Layout:
+    """How the store at `root` is laid out, told by what is there."""
+    if (root / "zarr.json").is_file():
+        from cache.zarr_layout import ZarrLayout
+
+        return ZarrLayout(Files(root))
+    if root.is_dir():
+        raise StoreFormatError(f"{root}: a directory without zarr.json; not a store")
+    if not root.exists():
+        raise StoreNotFoundError(f"{root}: no such store")
+    files = Files(root)
+    if files.size("") < len(HDF5_SIGNATURE) or files.read("", 0, len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
+        raise StoreFormatError(f"{root}: neither a Zarr directory nor an HDF5 file")
+    from cache.hdf5_layout import Hdf5Layout
+
+    return Hdf5Layout(files)
+
+
+class Store:
+    """A store opened for reading. `len(store)` is its number of instances; indices are positions in its fixed order."""
+
+    spec: StoreSpec
+    manifest: Mapping[str, Any]  # see cache/manifest.py
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self.manifest = MappingProxyType(_mapping(layout.manifest(), layout))
+        self.spec, self._columns = check_manifest(self.manifest, str(self.path))
+        self._extents = layout.check(self.spec, self._columns)
+        self._start()
+
+    def _start(self) -> None:
+        self._read: dict[str, npt.NDArray[Any]] = {}
+        self.instances: Mapping[str, Any] = ColumnTable(self, "instances")
+        self.ground_truth: Mapping[str, Any] = ColumnTable(self, "ground_truth")
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("_layout", "spec", "_columns", "_extents")
+        return {**{name: self.__dict__[name] for name in kept}, "manifest": dict(self.manifest)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, manifest=MappingProxyType(state["manifest"]))
+        self._start()
+
+    def __len__(self) -> int:
+        return self.spec.instances
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}: {self.spec.instances} instances, {self.spec.views} views, {self.codec.name}>"
+
+    @property
+    def path(self) -> Path:
+        """Where the store is."""
+        return self._layout.files.root
+
+    @property
+    def form(self) -> str:
+        """`zarr` or `hdf5`."""
+        return self._layout.name
+
+    @property
+    def codec(self) -> Codec:
+        """How the heatmaps are coded; `store.codec.floor` is the floor of log logits."""
+        return self.spec.codec
+
+    @property
+    def complete(self) -> bool:
+        """Was the store finished and given its final name?"""
+        return self.manifest["complete"] is True
+
+    @property
+    def has_frames(self) -> bool:
+        """Are the frames' bytes in the store?"""
+        return self.spec.frames
+
+    @property
+    def columns(self) -> Columns:
+        """Path -> (dtype, shape) of every column."""
+        return self._columns
+
+    @property
+    def written(self) -> npt.NDArray[np.bool_]:
+        """(N,) which instances have heatmaps (and frames)."""
+        return self.column("integrity/written") != 0
+
+    @property
+    def frame_affine(self) -> npt.NDArray[np.float64]:
+        """(N, 2, 3) image pixels -> frame pixels."""
+        return self.column("frames/affine")
+
+    @property
+    def view_affine(self) -> npt.NDArray[np.float64]:
+        """(N, V, 2, 3) frame pixels -> teacher input pixels, including the mirror of a flipped view."""
+        return self.column("views/affine")
+
+    @property
+    def view_flip(self) -> npt.NDArray[np.bool_]:
+        """(V,) which views are mirrored."""
+        return self.column("views/flip") != 0
+
+    def column(self, path: str) -> npt.NDArray[Any]:
+        """The column at `path`, read once and kept; read-only."""
+        found = self._read.get(path)
+        if found is None:
+            if path not in self._columns:
+                raise StoreError(f"{self.path}: no column {path!r}; there are {sorted(self._columns)}")
+            dtype, shape = self._columns[path]
+            data = self._bytes(self._extents[path])
+            found = self._read[path] = np.frombuffer(data, dtype).reshape(shape)
+        return found
+
+    def heatmaps(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
+        """(n, V, K, H, W) float32 heatmaps of the instances, in the order asked; indices may repeat."""
+        maps = np.empty((len(indices), self.spec.views, *self.spec.map_shape), np.float32)
+        for row, index in enumerate(indices):
+            for view in range(self.spec.views):
+                self.heatmap(int(index), view, out=maps[row, view])
+        return maps
+
+    def heatmap(self, index: int, view: int = 0, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+        """(K, H, W) float32 heatmaps of one view of one instance, in `out` (contiguous) if given.
+
+        Values below the floor are 0 (codec root4).
+        """
+        stored, peak = self.stored(index, view)
+        try:
+            return self.codec.decode(stored, peak, out)
+        except StoreFormatError as error:
+            raise self._damaged(index, f"view {view}", error) from error
+
+    def codes(self, index: int, view: int = 0) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+        """Codes (K, H, W) and peaks (K,) float32 of one view; the value of a code is in `codec.tables(peaks)`."""
+        stored, peak = self.stored(index, view)
+        return self.codec.codes(stored), peak
+
+    def stored(self, index: int, view: int = 0) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+        """One view as it is on disk, decompressed: (K, H, W) for `codec.decode` or `codec.codes`, and peaks (K,)."""
+        self._require(index, view)
+        extent = self._layout.view(self.spec, index, view)
+        if not extent.nbytes or extent.nbytes > 2 * self.spec.map_bytes + 1024:
+            raise self._damaged(index, f"view {view}", f"{extent.nbytes} compressed bytes")
+        try:
+            data = self._layout.decompress(self._bytes(extent), self.spec.map_bytes)
+        except StoreFormatError as error:
+            raise self._damaged(index, f"view {view}", error) from error
+        stored = data.view(self.codec.dtype).reshape(self.spec.map_shape)
+        peak = self._peak(index, view)
+        if view_checksum(stored, peak) != self.column("integrity/checksum")[index, view]:
+            raise self._damaged(index, f"view {view}", "maps or peaks do not match their checksum")
+        return stored, peak
+
+    def frame(self, index: int) -> bytes:
+        """The encoded image (JPEG) of an instance's frame."""
+        self._require(index, 0)
+        if not self.has_frames:
+            raise MissingRecordError(f"{self.path}: made without frames; give the trainer the image folder")
+        offset, nbytes = (int(self.column(f"frames/{name}")[index]) for name in ("offset", "nbytes"))
+        if not 0 < nbytes <= self.spec.frame_limit:
+            raise self._damaged(index, "frame", f"{nbytes} bytes")
+        data = self._bytes(self._layout.frame(self.spec, index, offset, nbytes))
+        if crc32c(data) != self.column("integrity/checksum")[index, -1]:
+            raise self._damaged(index, "frame", "the bytes do not match their checksum")
+        return data
+
+    def stored_bytes(self, index: int) -> int:
+        """Bytes that the heatmaps of an instance take on disk."""
+        return sum(self._layout.view(self.spec, index, view).nbytes for view in range(self.spec.views))
+
+    def files(self) -> set[str]:
+        """The files that a store which is a directory consists of."""
+        return self._layout.expected_files(self.spec, self._columns)
+
+    def _peak(self, index: int, view: int) -> npt.NDArray[np.float32]:
+        """(K,) peaks, read by position: the column of a large store is not worth the memory of every worker."""
+        extent = self._extents["heatmaps/peak"]
+        nbytes = 4 * self.spec.joints
+        start = extent.offset + (index * self.spec.views + view) * nbytes
+        return np.frombuffer(self._bytes(Extent(extent.key, start, nbytes)), "<f4")
+
+    def _bytes(self, extent: Extent) -> bytes:
+        return self._layout.files.read(*extent) if extent.nbytes else b""
+
+    def _require(self, index: int, view: int) -> None:
+        """Raise unless instance and view exist and were written."""
+        if not (0 <= index < self.spec.instances and 0 <= view < self.spec.views):
+            raise MissingRecordError(
+                f"{self.path}: no instance {index}, view {view}; there are {self.spec.instances} and {self.spec.views}"
+            )
+        if not self.column("integrity/written")[index]:
+            raise MissingRecordError(f"{self.path}: instance {index}{self._annotation(index)} was never written")
+
+    def _damaged(self, index: int, part: str, reason: object) -> StoreFormatError:
+        return StoreFormatError(
+            f"{self.path}: instance {index}{self._annotation(index)}, {part}: {reason}; the store is damaged, see "
+            "`python -m cache verify`"
+        )
+
+    def _annotation(self, index: int) -> str:
+        return f" (annotation {self.column('instances/annotation_id')[index]})"
+
+
+class ColumnTable(Mapping[str, Any]):
+    """The columns of one group, each read when first asked for; the text column is a list of str."""
+
+    def __init__(self, store: Store, group: str) -> None:
+        self._store = store
+        self._group = group
+        self._names = [path.partition("/")[2] for path in store.columns if path.startswith(group + "/")]
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(f"no column {name!r} of {self._group}; there are {self._names}")
+        column = self._store.column(f"{self._group}/{name}")
+        return decode_text(column) if name == TEXT_COLUMN else column
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _mapping(manifest: Any, layout: Layout) -> Mapping[str, Any]:
+    if not isinstance(manifest, Mapping):
+        raise StoreFormatError(f"{layout.files.root}: no manifest")
+    return manifest

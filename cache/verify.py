@@ -1,0 +1,104 @@
+"""Is a store what it says? Every record is read and checked, every hash is computed again."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cache.errors import StoreError
+from cache.integrity import UNWRITTEN_DIGEST, content_hash, record_digest
+from cache.spec import SHARD_DIGESTS
+from cache.store import Store, open_store
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong."""
+
+    instance: int | None  # None: not of one record
+    what: str
+
+
+def verify_store(path: str | Path, progress: Callable[[int], object] = lambda done: None) -> list[Problem]:
+    """Everything that is wrong with the store at `path`; empty: nothing.
+
+    `progress` is called with the number of instances that were checked since its last call.
+    """
+    try:
+        store = open_store(path)
+    except StoreError as error:
+        return [Problem(None, str(error))]
+    problems = [*_files(store), *_manifest(store)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for shard, found in enumerate(pool.map(lambda shard: list(_shard(store, shard)), range(store.spec.shards))):
+            problems += found
+            progress(len(store.spec.shard_range(shard)))
+    return problems
+
+
+def _manifest(store: Store) -> Iterator[Problem]:
+    """Manifest against content."""
+    written = store.column("integrity/written")
+    if not np.isin(written, (0, 1)).all():
+        yield Problem(None, "integrity/written holds values other than 0 and 1")
+    if store.manifest["written"] != int(store.written.sum()):
+        yield Problem(None, f"the manifest says {store.manifest['written']} written, the mask {store.written.sum()}")
+    found = content_hash(store.spec, {path: store.column(path) for path in store.columns})
+    if found != store.manifest["content_sha256"]:
+        yield Problem(None, f"content hash {found}, the manifest says {store.manifest['content_sha256']!r}")
+    try:
+        store.instances["file_name"]
+    except StoreError as error:
+        yield Problem(None, str(error))
+
+
+def _shard(store: Store, shard: int) -> Iterator[Problem]:
+    """The records of one shard, then its digest."""
+    digests = []
+    sound = True
+    for index in store.spec.shard_range(shard):
+        try:
+            digests.append(_record(store, index))
+        except StoreError as error:
+            sound = False
+            yield Problem(index, str(error))
+    found = hashlib.sha256(b"".join(digests)).digest()
+    if sound and found != store.column(SHARD_DIGESTS)[shard].tobytes():
+        yield Problem(None, f"shard {shard}: the records are sound, but are not those that were written")
+
+
+def _record(store: Store, index: int) -> bytes:
+    """The digest of a record; raises `StoreError` if it cannot be read."""
+    if not store.written[index]:
+        return UNWRITTEN_DIGEST
+    views = [store.stored(index, view) for view in range(store.spec.views)]
+    for view in range(store.spec.views):
+        store.codec.decode(*views[view])
+    stored, peak = (np.stack(parts) for parts in zip(*views, strict=True))
+    return record_digest(stored, peak, store.frame(index) if store.has_frames else None)
+
+
+def _files(store: Store) -> Iterator[Problem]:
+    """Links, devices and files that are no part of the format, in a store that is a directory."""
+    if not store.path.is_dir():
+        return
+    expected = store.files()
+    for folder, directories, files in os.walk(store.path):
+        for name in [*directories, *files]:
+            path = Path(folder) / name
+            key = path.relative_to(store.path).as_posix()
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode) and key not in expected:
+                yield Problem(None, f"{key}: a file that is no part of the store")
+            elif not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                yield Problem(None, f"{key}: a link or device; the format forbids them")
+
+
+def report(problems: list[Problem]) -> dict[str, Any]:
+    """The result as `--json` prints it."""
+    bad = sorted({problem.instance for problem in problems if problem.instance is not None})
+    return {"ok": not problems, "bad_instances": bad, "problems": [problem.what for problem in problems]}

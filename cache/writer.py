@@ -1,0 +1,223 @@
+"""Making a store: `create_store`, shards, `assemble`, `publish`.
+
+    writer = create_store(path, spec, provenance, instances, ground_truth, frame_affine, view_affine, view_flip)
+    for number in writer.pending_shards():
+        with writer.shard(number) as shard:
+            for index in writer.shard_range(number):
+                shard.put(index, heatmaps, frame)
+    store = writer.assemble()
+    writer.publish(metrics)
+
+Killed anywhere, the same calls with `resume=True` go on after the last whole shard and end with the same content.
+Several processes may write different shards of one staging directory; one of them assembles and publishes.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cache import staging
+from cache.codec import ERROR_KINDS
+from cache.columns import given_columns, record_columns
+from cache.errors import StoreError, StoreFormatError
+from cache.integrity import content_hash
+from cache.manifest import plain_json
+from cache.shard_writer import ShardWriter
+from cache.spec import FORMAT_NAME, FORMAT_VERSION, StoreSpec
+from cache.store import PLAN, Store, open_store
+
+GROUPS = {"zarr.json", "heatmaps", "frames", "views", "instances", "ground_truth", "integrity"}
+
+
+def create_store(  # noqa: PLR0913 - all that identifies a run
+    path: str | Path,
+    spec: StoreSpec,
+    provenance: Mapping[str, Any],
+    instances: Mapping[str, Any],
+    ground_truth: Mapping[str, Any],
+    frame_affine: npt.NDArray[np.float64],
+    view_affine: npt.NDArray[np.float64],
+    view_flip: npt.NDArray[Any],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> "Writer":
+    """Begin, or go on with, a store at `path`, which must end in `.zarr`, `.h5` or `.hdf5`.
+
+    Args:
+        path: the finished store; until then everything is in `path.partial`.
+        spec: sizes and codec.
+        provenance: JSON values; all but `software` and `created` identify the run.
+        instances: columns of N rows, those of `cache.spec.INSTANCE_COLUMNS` and any further numeric ones.
+        ground_truth: columns of all annotations of the instances' images, crowd and unlabelled ones too.
+        frame_affine: (N, 2, 3) image pixels -> frame pixels.
+        view_affine: (N, V, 2, 3) frame pixels -> teacher input pixels, including the mirror.
+        view_flip: (V,) which views are mirrored.
+        resume: go on with `path.partial` if it is there.
+        overwrite: start anew, and replace the store at `path` when the new one is whole.
+
+    Raises:
+        StoreError: `path` or its staging directory exists and neither `resume` nor `overwrite` allows it; the staging
+            directory belongs to a different run (its fields are named); columns of wrong shape.
+    """
+    target = Path(path)
+    columns = given_columns(spec, instances, ground_truth, frame_affine, view_affine, view_flip)
+    hashes = {name: hashlib.sha256(column.data).hexdigest() for name, column in columns.items()}
+    plan = staging.make_plan(_form(target), spec.to_json(), plain_json(provenance, "provenance"), hashes)
+    _make_way(target, resume=resume, overwrite=overwrite)
+    directory = staging.staging_path(target)
+    if (directory / PLAN).exists():
+        staging.refuse_changed_plan(directory, plan)
+    else:
+        staging.write_whole(directory / PLAN, [staging.json_bytes(plan)])
+    return Writer(target, spec, plan, columns)
+
+
+class Writer:
+    """A store that is being made; see `create_store`."""
+
+    def __init__(
+        self, path: Path, spec: StoreSpec, plan: Mapping[str, Any], columns: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
+        self.path = path
+        self.spec = spec
+        self._form: str = plan["form"]
+        self._plan = plan
+        self._columns = columns
+        self._staging = staging.staging_path(path)
+        self._manifest: dict[str, Any] | None = None
+
+    def pending_shards(self) -> list[int]:
+        """The shards that are not yet written."""
+        return [shard for shard in range(self.spec.shards) if not staging.has_receipt(self._staging, shard)]
+
+    def shard_range(self, shard: int) -> range:
+        """The instances of a shard."""
+        return self.spec.shard_range(shard)
+
+    def shard(self, shard: int) -> ShardWriter:
+        """A context that writes one shard when it is left."""
+        return ShardWriter(self._staging, self.spec, self._form, shard)
+
+    def assemble(self) -> Store:
+        """Complete the staged store from its shards and open it; it says `complete` only once published."""
+        pending = self.pending_shards()
+        if pending:
+            raise StoreError(f"{self._staging}: {len(pending)} of {self.spec.shards} shards are still to be written")
+        receipts = [staging.read_receipt(self._staging, shard) for shard in range(self.spec.shards)]
+        columns = {**self._columns, **record_columns(self.spec, self._form, receipts)}
+        self._manifest = self._describe(columns, receipts)
+        if self._form == "zarr":
+            from cache import zarr_writer
+
+            zarr_writer.write_arrays(self._staged, self.spec, columns)
+            zarr_writer.write_manifest(self._staged, self._manifest)
+        else:
+            from cache import hdf5_writer
+
+            hdf5_writer.join_shards(self._staging / "store", self._staged, self.spec, columns, self._manifest)
+        return open_store(self._staged, allow_incomplete=True)
+
+    def publish(
+        self, metrics: Mapping[str, Any] | None = None, *, codec_error: Mapping[str, Any] | None = None
+    ) -> Path:
+        """Give the store its final name, complete, with the teacher's `metrics`; returns the path.
+
+        `codec_error` replaces what was measured while writing, for a store that was copied from another.
+        """
+        if self._manifest is None:
+            self.assemble()
+        assert self._manifest is not None  # noqa: S101 - assemble sets it
+        manifest = {**self._manifest, "teacher_metrics": plain_json(metrics, "metrics"), "complete": True}
+        manifest["codec_error"] = codec_error or manifest["codec_error"]
+        if self._form == "zarr":
+            from cache import zarr_writer
+
+            zarr_writer.write_manifest(self._staged, manifest)
+        else:
+            from cache import hdf5_writer
+
+            hdf5_writer.write_manifest(self._staged, manifest)
+        _replace(self._staged, self.path)
+        shutil.rmtree(self._staging)
+        return self.path
+
+    @property
+    def _staged(self) -> Path:
+        return self._staging / ("store" if self._form == "zarr" else "store.h5")
+
+    def _describe(
+        self, columns: Mapping[str, npt.NDArray[Any]], receipts: list[dict[str, npt.NDArray[Any]]]
+    ) -> dict[str, Any]:
+        """The manifest of the assembled, not yet published, store."""
+        return {
+            "format": FORMAT_NAME,
+            "version": FORMAT_VERSION,
+            "complete": False,
+            "spec": self.spec.to_json(),
+            "columns": {path: [column.dtype.str, list(column.shape)] for path, column in columns.items()},
+            "provenance": self._plan["provenance"],
+            "written": int(columns["integrity/written"].sum()),
+            "codec_error": _codec_error(np.concatenate([receipt["error"] for receipt in receipts])),
+            "teacher_metrics": None,
+            "content_sha256": content_hash(self.spec, columns),
+        }
+
+
+def _codec_error(summaries: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Mean and worst divergence in nats over all maps, from rows (N, 3, kinds) of sum, worst and number."""
+    total, _, maps = summaries.sum(axis=0)
+    worst = summaries[:, 1].max(axis=0)
+    mean = np.divide(total, maps, out=np.zeros_like(total), where=maps > 0)
+    values = zip(ERROR_KINDS, mean, worst, maps, strict=True)
+    return {kind: {"mean": float(m), "worst": float(w), "maps": int(n)} for kind, m, w, n in values}
+
+
+def _form(path: Path) -> str:
+    forms = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5"}
+    if path.suffix not in forms:
+        raise StoreError(f"{path}: the name of a store ends in one of {sorted(forms)}, which chooses its form")
+    return forms[path.suffix]
+
+
+def _make_way(path: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse what neither flag allows; with `overwrite`, remove an old staging directory of ours."""
+    directory = staging.staging_path(path)
+    if path.exists():
+        if not overwrite:
+            raise StoreError(f"{path} exists; use it, or replace it with --overwrite")
+        _refuse_foreign(path)
+    if directory.exists():
+        staging.read_plan(directory)
+        if overwrite and not resume:
+            shutil.rmtree(directory)
+        elif not resume:
+            raise StoreError(f"{directory} is an unfinished run; go on with --resume, or start anew with --overwrite")
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise unless `path` is recognisably a store and nothing else: it is going to be deleted."""
+    try:
+        open_store(path, allow_incomplete=True)
+    except StoreFormatError as error:
+        raise StoreError(f"{path} is not a store that this program could have made; it is not replaced") from error
+    foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in GROUPS) if path.is_dir() else []
+    if foreign:
+        raise StoreError(f"{path} holds files that are no part of a store ({foreign[:3]}); it is not replaced")
+
+
+def _replace(staged: Path, path: Path) -> None:
+    """Give the staged store its final name; an old store is moved aside first, and then deleted."""
+    old = path.with_name(path.name + ".replaced")
+    if path.is_dir():
+        _refuse_foreign(path)
+        path.rename(old)
+    staged.rename(path)
+    staging.sync_directory(path.parent)
+    if old.is_dir():
+        shutil.rmtree(old)

@@ -1,0 +1,150 @@
+"""The teacher of a precompute run: one object, whatever network is behind it.
+
+    teacher = load_teacher("hrnet_w32", "pose_hrnet_w32_256x192.pth", input_size=(192, 256))
+    teacher = load_teacher("onnx:network.onnx")
+    maps = teacher(crops)                       # (B, H, W, 3) uint8 RGB -> (B, K, h, w) float32, raw
+    mirrored = teacher(mirror(crops))           # the flip view, raw; kdlib.heatmaps.flip_average joins the two
+
+Sizes are (width, height) in pixels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdlib.device import PRECISIONS, choose_device, choose_precision
+from kdlib.images import COLOUR_ORDER, IMAGENET_MEAN, IMAGENET_STD
+from kdlib.skeleton import JOINTS
+from precompute.checkpoint import CheckpointError, file_sha256, load_weights
+from precompute.hrnet import HRNETS, build_hrnet, heatmap_size
+from precompute.hrnet_network import HRNetNetwork
+from precompute.onnx_network import OnnxNetwork
+
+ONNX = "onnx:"
+_ZOO = (
+    "the official weights are in pose_coco/ of the model zoo that the README of "
+    "https://github.com/leoxiaobin/deep-high-resolution-net.pytorch links to ({file}); mmpose's are listed at "
+    "https://mmpose.readthedocs.io/en/latest/model_zoo/body_2d_keypoint.html"
+)
+_WHERE = {
+    "hrnet_w32": _ZOO.format(file="pose_hrnet_w32_256x192.pth or _384x288.pth"),
+    "hrnet_w48": _ZOO.format(file="pose_hrnet_w48_256x192.pth or _384x288.pth"),
+    "hrnet_w16_sample": "precompute/sample/hrnet_w16_sample.safetensors (`make teacher` makes it anew)",
+}
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a store's manifest says of its teacher, and the network itself.
+
+    Attributes:
+        name: a name of `precompute.hrnet.HRNETS`, or `onnx:` and the file's name.
+        input_size: (width, height) of the crops.
+        heatmap_size: (width, height) of the maps.
+        joints: number of maps K.
+        weights_sha256: of the checkpoint or ONNX file, in hexadecimal.
+        precision: `fp32`, `bf16` or (ONNX) `fp16`: what the network computes in. Maps are float32 always.
+        device: `cpu` or `cuda:N`.
+        normalisation: mean and standard deviation of the channels, for pixels scaled to 0..1.
+        colour_order: of the crops' channels.
+    """
+
+    name: str
+    input_size: tuple[int, int]
+    heatmap_size: tuple[int, int]
+    joints: int
+    weights_sha256: str
+    precision: str
+    device: str
+    network: Callable[[NDArray[np.uint8]], NDArray[np.float32]] = field(repr=False)
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = (IMAGENET_MEAN, IMAGENET_STD)
+    colour_order: str = COLOUR_ORDER
+
+    def __call__(self, crops: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
+        """Raw heatmaps (B, K, h, w) float32 of crops (B, H, W, 3) uint8 RGB; one forward pass.
+
+        Raises:
+            ValueError: If the crops are of another shape or type.
+        """
+        crops = np.asarray(crops)
+        width, height = self.input_size
+        if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (height, width, 3) or not len(crops):
+            raise ValueError(
+                f"{self.name} takes crops (B, {height}, {width}, 3) uint8, got {crops.shape} {crops.dtype}"
+            )
+        return self.network(np.require(crops, requirements=["C", "W"]))
+
+
+def load_teacher(
+    name: str,
+    checkpoint: str | Path | None = None,
+    *,
+    input_size: tuple[int, int] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Teacher:
+    """Open a teacher and check that it is one.
+
+    Args:
+        name: One of `precompute.hrnet.HRNETS`, or `onnx:FILE`.
+        checkpoint: The HRNet's weights, in any layout of `precompute.checkpoint`; not for ONNX.
+        input_size: (width, height) of the crops; may be left out for an ONNX file of fixed size.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `auto`, `fp32` or `bf16`; see `kdlib.device`.
+
+    Raises:
+        CheckpointError: If a file is missing or is not the weights of such a teacher.
+        ValueError: If the name, size, device or precision cannot be had.
+    """
+    if name.startswith(ONNX):
+        return _load_onnx(Path(name.removeprefix(ONNX)), checkpoint, input_size, device, precision)
+    if name not in HRNETS:
+        raise ValueError(f"unknown teacher {name!r}; available: {', '.join(HRNETS)}, or {ONNX}FILE")
+    if checkpoint is None:
+        where = _WHERE.get(name, "no public pose weights of this one are known, only its own training makes them")
+        raise CheckpointError(f"{name} needs its weights (--checkpoint FILE): {where}")
+    if input_size is None:
+        raise ValueError(f"{name} runs at many input sizes; say which (--input-size)")
+    heatmap_size(input_size)
+    on = choose_device(device)
+    computes_in = choose_precision(precision, on)
+    model = build_hrnet(name, len(JOINTS))
+    load_weights(model, checkpoint)
+    return _teacher(name, Path(checkpoint), HRNetNetwork(model, input_size, on, computes_in))
+
+
+def mirror(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Crops (B, H, W, 3) mirrored left to right: column x becomes W - 1 - x. What the flip view shows the teacher."""
+    return np.ascontiguousarray(crops[:, :, ::-1])
+
+
+def _load_onnx(
+    path: Path, checkpoint: str | Path | None, input_size: tuple[int, int] | None, device: str, precision: str
+) -> Teacher:
+    if checkpoint is not None:
+        raise ValueError(f"{ONNX}{path} carries its own weights; leave out the checkpoint {checkpoint}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; choose {', '.join(PRECISIONS)}")
+    network = OnnxNetwork(path, input_size, device)
+    if precision not in ("auto", network.precision):
+        raise ValueError(f"{path} computes in {network.precision}, as it was exported; {precision} was asked for")
+    if network.joints != len(JOINTS):
+        raise CheckpointError(f"{path} puts out {network.joints} maps a person, COCO has {len(JOINTS)} joints")
+    return _teacher(f"{ONNX}{path.name}", path, network)
+
+
+def _teacher(name: str, weights: Path, network: HRNetNetwork | OnnxNetwork) -> Teacher:
+    return Teacher(
+        name=name,
+        input_size=network.input_size,
+        heatmap_size=network.heatmap_size,
+        joints=network.joints,
+        weights_sha256=file_sha256(weights),
+        precision=network.precision,
+        device=network.device,
+        network=network,
+    )

@@ -1,0 +1,128 @@
+"""From a file of network weights to a plain mapping, without running any code the file may carry.
+
+PyTorch checkpoints are pickles, and a pickle is a program. They are read with `weights_only=True`, always: torch then
+builds tensors and plain containers and refuses everything else. Training checkpoints in the wild carry a little more
+beside their tensors (the official HRNet's last AP as a numpy scalar, mmengine's loss history); those few classes are
+named here and read as empty objects, so that none of *their* code runs either.
+"""
+
+import hashlib
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # torch >= 1.6 writes zip archives; older files are bare pickles
+_CHUNK = 1 << 20
+
+
+class CheckpointError(ValueError):
+    """A file whose weights cannot be used; the message says which file, why, and what would do."""
+
+
+class _Discarded:
+    """What stands for a harmless object of another library: takes any arguments and state, keeps nothing."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+# Classes and functions that pose checkpoints name outside their state dict. None of them is ever imported or called.
+_DISCARDED = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",
+    "numpy.ndarray",
+    "numpy.dtype",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+)
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_weights_file(path: str | Path) -> Any:
+    """What a `.pth` or safetensors file holds, on the CPU; large tensors are mapped, not read, where possible.
+
+    Raises:
+        CheckpointError: If there is no such file, if it is no checkpoint, is cut short, or holds code.
+    """
+    path = Path(path)
+    head = _head(path)
+    if _is_safetensors(path, head):
+        return _read_safetensors(path)
+    if not head.startswith((_ZIP, _PICKLE)):
+        raise CheckpointError(f"{path} is not a checkpoint: {_what_it_is(path, head)}")
+    return _read_pickle(path, in_zip=head.startswith(_ZIP))
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(256)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no checkpoint at {path}") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+
+
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    """Eight bytes with the length of a JSON header, then the header."""
+    return path.suffix == ".safetensors" or head[8:9] == b"{"
+
+
+def _what_it_is(path: Path, head: bytes) -> str:
+    text = head.lstrip().lower()
+    if not head:
+        return "it is empty"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page, as download links of Google Drive and OneDrive give it; save the file itself"
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer; run `git lfs pull`"
+    if path.suffix == ".onnx":
+        return f"give an ONNX network as the teacher itself, onnx:{path}"
+    return f"it starts with {head[:8]!r}; expected are PyTorch .pth and safetensors files"
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
+
+
+def _read_pickle(path: Path, *, in_zip: bool) -> Any:
+    stand_ins: list[Any] = [(_Discarded, name) for name in _DISCARDED]
+    try:
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=in_zip)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: {_why_refused(str(error))}") from error
+    except Exception as error:  # torch answers damaged archives with a dozen unrelated exception types
+        reason = str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is damaged or cut short ({reason}); copy or download it again") from error
+
+
+def _why_refused(message: str) -> str:
+    """One line instead of torch's page of advice, which begins with how to run the file's code."""
+    name = re.search(r"GLOBAL ([\w.]+)", message) or re.search(r"function <?([\w. ]+)", message)
+    if name is None:
+        return "not a checkpoint, or a damaged one: its pickle holds more or less than tensors; download it again"
+    return (
+        f"refused: beside tensors it holds `{name[1]}`, and loading that could run code from the file. Open it where "
+        "you trust it and save its state dict alone: torch.save(model.state_dict(), FILE)"
+    )

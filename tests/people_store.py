@@ -1,0 +1,82 @@
+"""A small store whose content is known in closed form: dots for joints, Gaussians for the teacher's maps."""
+
+import cv2
+import numpy as np
+
+import cache
+from kdlib.geometry import box_to_region, compose_affines, invert_affine, region_affine, scale_affine, transform_points
+from kdlib.heatmaps import gaussian_heatmaps
+from kdlib.skeleton import FLIP_ORDER
+
+IMAGE_SIZE = (200, 150)
+INPUT_SIZE = (96, 128)
+HEATMAP_SIZE = (24, 32)
+MARGIN = 1.25
+
+
+def persons(count, seed=0):
+    """Columns of persons whose joints are spread over their boxes, a fifth of them unlabelled."""
+    rng = np.random.default_rng(seed)
+    boxes = np.concatenate([rng.uniform(10, 60, (count, 2)), rng.uniform(60, 80, (count, 2))], axis=1)
+    keypoints = np.zeros((count, 17, 3), np.float32)
+    keypoints[..., :2] = boxes[:, None, :2] + rng.uniform(0.1, 0.9, (count, 17, 2)) * boxes[:, None, 2:]
+    keypoints[..., 2] = rng.choice([0, 1, 2], (count, 17), p=[0.2, 0.2, 0.6])
+    return {
+        "annotation_id": np.arange(1000, 1000 + count),
+        "image_id": np.arange(count) // 2,
+        "file_name": [f"{i // 2:03d}.jpg" for i in range(count)],
+        "image_size": np.tile(np.int32(IMAGE_SIZE), (count, 1)),
+        "bbox": boxes,
+        "area": boxes[:, 2] * boxes[:, 3] * 0.5,
+        "iscrowd": np.zeros(count, np.uint8),
+        "keypoints": keypoints,
+        "score": np.ones(count),
+    }
+
+
+def picture(points, size, affine):
+    """A grey picture with a white dot at each point, seen under an affine."""
+    image = np.full((size[1], size[0], 3), 60, np.uint8)
+    for x, y in transform_points(points, affine):
+        cv2.circle(image, (round(float(x)), round(float(y))), 4, (255, 255, 255), -1, cv2.LINE_AA)
+    return image
+
+
+def make_store(path, count=8, *, frames=True, shift=0.0, provenance=None):
+    """Write the store; ``shift`` moves the teacher's opinion off the labels, in heatmap pixels along x."""
+    columns = persons(count)
+    centers, sizes = box_to_region(columns["bbox"] - [0, 0, 1, 1], INPUT_SIZE)
+    frame_size = (round(INPUT_SIZE[0] * MARGIN), round(INPUT_SIZE[1] * MARGIN))
+    frame = np.stack([region_affine(c, s * MARGIN, frame_size) for c, s in zip(centers, sizes, strict=True)])
+    views = np.stack(
+        [
+            [compose_affines(region_affine(c, s, INPUT_SIZE, flip=flip), invert_affine(f)) for flip in (False, True)]
+            for c, s, f in zip(centers, sizes, frame, strict=True)
+        ]
+    )
+    spec = cache.StoreSpec(
+        instances=count, views=2, joints=17, height=HEATMAP_SIZE[1], width=HEATMAP_SIZE[0], frames=frames
+    )
+    teacher = {"name": "gaussians", "weights_sha256": "0" * 64, "input_size": INPUT_SIZE, "heatmap_size": HEATMAP_SIZE}
+    provenance = {"teacher": teacher, "logits": {"transform": "log", "floor": 0.003}, **(provenance or {})}
+    truth = {k: columns[k] for k in ("annotation_id", "image_id", "bbox", "area", "iscrowd", "keypoints")}
+    writer = cache.create_store(path, spec, provenance, columns, truth, frame, views, np.array([0, 1], np.uint8))
+    for k in writer.pending_shards():
+        with writer.shard(k) as shard:
+            for i in writer.shard_range(k):
+                points = columns["keypoints"][i, :, :2]
+                maps = np.stack(
+                    [_maps(points, compose_affines(views[i, v], frame[i]), v == 1, shift) for v in range(2)]
+                )
+                _, jpeg = cv2.imencode(".jpg", picture(points, frame_size, frame[i]), [cv2.IMWRITE_JPEG_QUALITY, 95])
+                shard.put(i, maps, jpeg.tobytes() if frames else None)
+    writer.assemble()
+    writer.publish(None)
+    return cache.open_store(path)
+
+
+def _maps(points, image_to_input, mirrored, shift):
+    ordered = points[FLIP_ORDER] if mirrored else points
+    at = transform_points(ordered, compose_affines(scale_affine(0.25), image_to_input))
+    at[:, 0] += -shift if mirrored else shift
+    return gaussian_heatmaps(at, np.ones(17), HEATMAP_SIZE, 1.5)

@@ -1,0 +1,114 @@
+"""One affine moves picture, keypoints and heatmaps; the loader's order and content depend on the seed alone."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from kdlib.geometry import scale_affine
+from kdlib.heatmaps import decode_dark
+from tests.people_store import INPUT_SIZE, make_store, picture
+from train.augment import Augmentation
+from train.dataset import StoreDataset
+from train.errors import TrainError
+from train.loader import Loader
+
+STRONG = Augmentation(flip=0.5, rotation=40.0, rotation_probability=1.0, scale=0.3, half_body=0.2)
+
+
+@pytest.fixture(scope="module", params=["zarr", "h5"])
+def store(request, tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("store") / f"people.{request.param}")
+
+
+@pytest.mark.parametrize("input_size", [None, (128, 192)])
+@pytest.mark.parametrize("views", ["average", "matching", "first"])
+def test_picture_keypoints_and_heatmaps_agree_in_every_view(store, input_size, views):
+    dataset = StoreDataset(store, input_size, STRONG, views=views, seed=3)
+    width, height = input_size or INPUT_SIZE
+    errors = {True: [], False: []}
+    for dataset.epoch in range(6):
+        for i in range(len(dataset)):
+            sample = dataset[i]
+            assert sample["image"].shape == (height, width, 3)
+            assert sample["heatmaps"].shape == (17, height // 4, width // 4)
+            points, heights = decode_dark(sample["heatmaps"].numpy()[None], kernel=5)
+            seen = (sample["labelled"].numpy() > 0) & (heights[0] > 0.5)
+            keypoints = sample["keypoints"].numpy()
+            inner = ((keypoints > 2) & (keypoints < np.array([width, height]) / 4 - 3)).all(axis=1)
+            mirrored = bool(np.linalg.det(sample["affine"][:, :2].numpy()) < 0)
+            for k in np.flatnonzero(seen & inner):
+                errors[mirrored].append(points[0, k] - keypoints[k])
+                x, y = np.round(keypoints[k] * 4).astype(int)
+                assert sample["image"][y, x].float().mean() > 150
+    for of_kind in errors.values():
+        assert len(of_kind) > 50
+        assert np.abs(of_kind).max() < 1.0  # a maximum of an enlarged map lies on a pixel of the stored one
+        assert np.abs(np.mean(of_kind, axis=0)).max() < 0.12  # a naive mirror would be 0.75 off
+
+
+def test_the_plain_view_is_the_teachers_own_crop(store):
+    dataset = StoreDataset(store, views="first")
+    for i in range(len(dataset)):
+        np.testing.assert_allclose(dataset[i]["heatmaps"].numpy(), store.heatmap(i, 0), atol=1e-5)
+
+
+def test_unlabelled_joints_and_joints_outside_are_not_supervised(store):
+    dataset = StoreDataset(store, None, STRONG, views=None, seed=1)
+    for i in range(len(dataset)):
+        sample = dataset[i]
+        outside = (sample["keypoints"] < -0.5).any(1) | (sample["keypoints"] > torch.tensor([23.5, 31.5])).any(1)
+        assert not sample["labelled"][outside].any()
+        assert "heatmaps" not in sample
+
+
+def test_a_store_without_frames_reads_the_image_folder(tmp_path):
+    bare, whole = make_store(tmp_path / "bare.zarr", frames=False), make_store(tmp_path / "whole.zarr")
+    with pytest.raises(TrainError, match="name the folder of its images"):
+        StoreDataset(bare)
+    images = tmp_path / "images"
+    images.mkdir()
+    columns = bare.instances
+    for name in set(columns["file_name"]):
+        of_image = [i for i, n in enumerate(columns["file_name"]) if n == name]
+        points = np.concatenate([columns["keypoints"][i, :, :2] for i in of_image])
+        cv2.imwrite(str(images / name), picture(points, (200, 150), scale_affine(1.0)))
+    from_folder, from_frames = StoreDataset(bare, images=images), StoreDataset(whole)
+    np.testing.assert_array_equal(from_folder[2]["heatmaps"], from_frames[2]["heatmaps"])
+    k = int(np.flatnonzero(from_folder[2]["labelled"])[0])
+    x, y = (from_folder[2]["keypoints"][k] * 4).round().int().tolist()
+    assert from_folder[2]["image"][y, x].float().mean() > 150
+    (images / columns["file_name"][0]).unlink()
+    with pytest.raises(TrainError, match="is missing or is no image"):
+        from_folder[0]
+
+
+def as_numbers(batches):
+    return [{name: tensor.numpy().copy() for name, tensor in batch.items()} for batch in batches]
+
+
+def assert_equal_batches(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_batches_do_not_depend_on_threads_and_go_on_where_they_stopped(store):
+    def batches(threads, first=0):
+        dataset = StoreDataset(store, None, STRONG, seed=5)
+        return as_numbers(Loader(dataset, 3, shuffle=True, threads=threads).epoch(2, first))
+
+    assert_equal_batches(batches(1), batches(4))
+    assert_equal_batches(batches(4)[1:], batches(2, first=1))
+
+
+def test_every_epoch_is_another_permutation_and_evaluation_keeps_order_and_rest(store):
+    dataset = StoreDataset(store, None, STRONG, views=None)
+    loader = Loader(dataset, 4, shuffle=True)
+    orders = [np.concatenate([b["row"] for b in loader.epoch(e)]) for e in range(3)]
+    assert all(sorted(order.tolist()) == list(range(len(store))) for order in orders)
+    assert not np.array_equal(orders[0], orders[1])
+    plain = Loader(StoreDataset(store, views=None), 3, shuffle=False)
+    assert len(plain) == 3
+    assert np.concatenate([b["row"] for b in plain.epoch()]).tolist() == list(range(len(store)))

@@ -1,0 +1,83 @@
+"""A store can be read with nothing but zarr, or nothing but h5py and numpy, by following docs/format.md."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from tests import small_store
+
+SKIPPED = (2, 17)
+
+
+def decode(differences, peak, codec):
+    """docs/format.md, heatmaps/codes, codec root4."""
+    codes = np.cumsum(np.cumsum(differences, axis=-1, dtype=np.uint8), axis=-2, dtype=np.uint8)
+    low, high = np.float64(np.float32(codec["floor"])) ** 0.25, np.float64(peak)[..., None, None] ** 0.25
+    values = (low + (codes - 1.0) * (high - low) / (codec["levels"] - 1)) ** 4
+    return np.where(codes == 0, 0, values)
+
+
+def check(node, manifest, store):
+    """Read everything from `node`, a zarr group or an h5py file, and compare with `store`, our own reader."""
+    assert manifest["complete"] is True
+    written = node["integrity/written"][:]
+    assert np.flatnonzero(written == 0).tolist() == list(SKIPPED)
+    offset, nbytes = node["frames/offset"][:], node["frames/nbytes"][:]
+    for index in np.flatnonzero(written):
+        maps = decode(node["heatmaps/codes"][index], node["heatmaps/peak"][index], manifest["spec"]["codec"])
+        np.testing.assert_allclose(maps, store.heatmaps([index])[0], rtol=1e-5)
+        frame = node["frames/data"][int(offset[index]) : int(offset[index]) + int(nbytes[index])]
+        assert frame.tobytes() == store.frame(index)
+    names = [bytes(row).rstrip(b"\0").decode() for row in node["instances/file_name"][:]]
+    assert names == store.instances["file_name"]
+    for path, (dtype, shape) in manifest["columns"].items():
+        assert node[path].shape == tuple(shape)
+        assert node[path].dtype == np.dtype(dtype)
+        assert (node[path][...] == store.column(path)).all()
+        assert node[path].attrs["encoding-type"] in ("column", "text-column", b"column", b"text-column")
+
+
+@pytest.mark.parametrize("levels", [127, 16])
+def test_zarr_alone(tmp_path, levels):
+    store = small_store.make(tmp_path / "s.zarr", skip=SKIPPED, codec=small_store.cache.RootCodec(levels=levels))
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r")
+    check(group, group.attrs["manifest"], store)
+
+
+def test_h5py_alone(tmp_path):
+    store = small_store.make(tmp_path / "s.h5", skip=SKIPPED)
+    with h5py.File(tmp_path / "s.h5") as file:
+        check(file, json.loads(file.attrs["manifest"]), store)
+
+
+def test_zarr_writes_the_same_documents(tmp_path):
+    """The metadata that we write by hand is what the library would write for the same arrays."""
+    small_store.make(tmp_path / "s.zarr")
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r")
+    for path in ("heatmaps/codes", "frames/data", "instances/bbox", "frames/affine"):
+        ours = json.loads((tmp_path / "s.zarr" / path / "zarr.json").read_text())
+        theirs = json.loads(json.dumps(group[path].metadata.to_dict()))
+        assert {key: theirs[key] for key in ours if key != "codecs"} == {k: v for k, v in ours.items() if k != "codecs"}
+
+
+def test_zarr_reads_a_shard_that_ends_early(tmp_path):
+    """The last shard holds fewer instances than its grid; the rest of the grid is absent."""
+    store = small_store.make(tmp_path / "s.zarr", count=small_store.SHARD + 1)
+    array = zarr.open_group(tmp_path / "s.zarr", mode="r")["heatmaps/codes"]
+    assert array.shape[0] == small_store.SHARD + 1
+    assert (array[small_store.SHARD, 0] == store.stored(small_store.SHARD, 0)[0]).all()
+
+
+def test_the_hdf5_file_holds_no_heap_strings_links_or_times(tmp_path):
+    small_store.make(tmp_path / "s.h5")
+    with h5py.File(tmp_path / "s.h5") as file:
+        found = []
+        file.visititems(lambda name, node: found.append((name, node)))
+        for name, node in found:
+            assert isinstance(file.get(name, getlink=True), h5py.HardLink)
+            if isinstance(node, h5py.Dataset):
+                assert node.dtype.kind in "uif"
+                assert not any(h5py.check_vlen_dtype(node.attrs.get_id(key).dtype) for key in node.attrs)

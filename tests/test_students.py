@@ -1,0 +1,99 @@
+"""Students: shapes on non-square inputs, where their features look, and the weights they start from."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.shared_data import SQUEEZENET
+from train.complexity import complexity, multiply_adds
+from train.errors import TrainError
+from train.students import BACKBONES, HEADS, PADDING, STRIDE, build_student, load_pretrained
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("head", HEADS)
+def test_maps_are_a_quarter_of_the_input_for_any_divisible_size(name, head):
+    for width, height in ((96, 128), (192, 64)):
+        student = build_student(name, head, 17, (width, height)).eval()
+        assert student(torch.zeros(2, 3, height, width)).shape == (2, 17, height // STRIDE, width // STRIDE)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_features_lie_where_the_head_puts_them_on_the_heatmap_grid(name):
+    # Walk the first of every parallel branch: position of feature 0 and the step between features, in input pixels.
+    centre, step = 0.0, 1
+    for module in build_student(name, "interp", 17, (96, 128)).features:
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+            kernel, stride, padding = (
+                v[0] if isinstance(v, tuple) else v for v in (module.kernel_size, module.stride, module.padding)
+            )
+            centre += ((kernel - 1) / 2 - padding) * step
+            step *= stride
+    # Doubling by bilinear interpolation or by a 4x4 transposed convolution puts pixel u at 2 u + 1/2; twice: 4 u + 3/2.
+    heatmap_pixel_of_feature_0 = 1.5
+    shift = {"squeezenet1_1": 0.0, "squeezenet1_0": 2.0}[name]  # 1.0's first kernel is 7 wide and looks 2 further
+    assert step == 16
+    assert centre - PADDING[0] == heatmap_pixel_of_feature_0 * STRIDE + shift
+
+
+def test_every_parameter_learns():
+    student = build_student("squeezenet1_1", "deconv", 17, (96, 128))
+    student(torch.randn(2, 3, 128, 96)).square().sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in student.parameters())
+
+
+def test_multiply_adds_are_those_of_torchvisions_features_on_the_padded_picture_and_of_the_head():
+    student = build_student("squeezenet1_1", "interp", 17, (192, 256))
+    features = torchvision.models.squeezenet1_1(weights=None).features
+    with FlopCounterMode(display=False) as counter:
+        features(torch.zeros(1, 3, 256 + 15, 192 + 15))
+    head = 17 * 512 * 9 * 64 * 48
+    assert multiply_adds(student, (192, 256)) == counter.get_total_flops() // 2 + head
+    assert complexity(student, (192, 256))["parameters"] == sum(p.numel() for p in student.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "size", "message"),
+    [
+        ("resnet", "deconv", (96, 128), "no student is called 'resnet'; there are squeezenet1_1, squeezenet1_0"),
+        ("squeezenet1_1", "big", (96, 128), "no head is called 'big'"),
+        ("squeezenet1_1", "deconv", (100, 128), "divisible by 16, got 100x128"),
+    ],
+)
+def test_what_is_no_student_is_refused(name, head, size, message):
+    with pytest.raises(TrainError, match=message):
+        build_student(name, head, 17, size)
+
+
+def test_pretrained_weights_fill_the_backbone_or_are_refused(tmp_path):
+    student = build_student("squeezenet1_1", "deconv", 17, (96, 128))
+    state = {f"features.{k}": torch.full_like(v, 0.5).half() for k, v in student.features.state_dict().items()}
+    torch.save({**state, "classifier.1.weight": torch.zeros(3)}, tmp_path / "imagenet.pth")
+    assert "imagenet.pth" in load_pretrained(student, "squeezenet1_1", str(tmp_path / "imagenet.pth"))
+    assert all((v == 0.5).all() for v in student.features.state_dict().values())
+    with pytest.raises(TrainError, match="no pretrained weights at"):
+        load_pretrained(student, "squeezenet1_1", str(tmp_path / "none.pth"))
+    (tmp_path / "page.html").write_text("<html>")
+    with pytest.raises(TrainError, match="does not hold ImageNet weights of squeezenet1_1"):
+        load_pretrained(student, "squeezenet1_1", str(tmp_path / "page.html"))
+
+
+def test_an_offline_download_says_so_and_goes_on(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    student = build_student("squeezenet1_1", "deconv", 17, (96, 128))
+    before = {k: v.clone() for k, v in student.state_dict().items()}
+    line = load_pretrained(student, "squeezenet1_1", "auto")
+    assert "could not be downloaded" in line
+    assert "random weights" in line
+    assert all((before[k] == v).all() for k, v in student.state_dict().items())
+
+
+@pytest.mark.skipif(not SQUEEZENET.exists(), reason="ImageNet weights (../shared/data) are not here")
+def test_the_real_imagenet_file_loads():
+    student = build_student("squeezenet1_1", "deconv", 17, (96, 128))
+    assert "squeezenet1_1_imagenet" in load_pretrained(student, "squeezenet1_1", str(SQUEEZENET))

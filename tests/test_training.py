@@ -1,0 +1,176 @@
+"""Runs: learning, resuming, stopping, refusing, and the numbers they leave behind."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import cache
+from tests.people_store import make_store
+from train.__main__ import main
+from train.checkpoint import load_student
+from train.evaluate import cached_teacher, measure
+from train.loop import Run, Trainer
+from train.recipe import Recipe
+
+FAST = ["--pretrained", "none", "--batch-size", "4", "--epochs", "2", "--threads", "2", "--precision", "fp32"]
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    make_store(folder / "train.zarr", 12)
+    make_store(folder / "val.h5", 4)
+    return folder
+
+
+def command(stores, out, name="distill", *extra):
+    return [
+        name,
+        *("--store", str(stores / "train.zarr")),
+        *("--val-store", str(stores / "val.h5")),
+        *("--out", str(out)),
+        *FAST,
+        *extra,
+    ]
+
+
+def weights(path):
+    return load_student(path).model.state_dict()
+
+
+@pytest.mark.parametrize("name", ["baseline", "distill"])
+def test_a_run_leaves_its_configuration_history_metrics_and_students(stores, tmp_path, name, capsys):
+    assert main(command(stores, tmp_path / "run", name)) == 0
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert {"ap", "ap50", "ap75", "ar", "pck@0.05", "pck@0.1", "pck@0.2", "instances", "model", "store"} <= set(metrics)
+    assert metrics["store"] == "val.h5"
+    assert metrics["instances"] == 4
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["store"]["content_sha256"] == cache.open_store(stores / "train.zarr").manifest["content_sha256"]
+    assert (config["supervision"]["kd_weight"] > 0) == (name == "distill")
+    history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in history] == [1, 2]
+    assert ("kd" in history[0]) == (name == "distill")
+    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
+    assert "pck@0.05" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "knobs", [{}, {"loss": "mse"}, {"head": "interp", "logits": "raw", "temperature": 4.0}, {"joints": "labelled"}]
+)
+def test_steps_on_one_batch_learn_it(stores, tmp_path, knobs):
+    recipe = Recipe(input_size="64x48", pretrained="none", batch_size=8, epochs=100, precision="fp32", **knobs)
+    train, val = cache.open_store(stores / "train.zarr"), cache.open_store(stores / "val.h5")
+    trainer = Trainer(Run(train, val, tmp_path, recipe, distil=True, device=torch.device("cpu"), threads=1))
+    batch = next(trainer.loader.epoch(0))
+    losses = [trainer._train_step(batch)["loss"] for _ in range(60)]
+    assert min(losses[-5:]) < 0.9 * losses[0]
+
+
+def test_the_same_seed_gives_the_same_student_bit_for_bit(stores, tmp_path):
+    for out in ("one", "two"):
+        assert main(command(stores, tmp_path / out)) == 0
+    one, two = weights(tmp_path / "one/best.pt"), weights(tmp_path / "two/best.pt")
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert main(command(stores, tmp_path / "three", "distill", "--seed", "1")) == 0
+    three = weights(tmp_path / "three/best.pt")
+    assert any(not torch.equal(one[k], three[k]) for k in one)
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(stores, tmp_path, monkeypatch, capsys):
+    assert main(command(stores, tmp_path / "whole")) == 0
+    original, calls = Trainer._train_step, []
+
+    def interrupt(self, batch):
+        calls.append(1)
+        if len(calls) == 5:  # in the second epoch of three steps
+            raise KeyboardInterrupt
+        return original(self, batch)
+
+    monkeypatch.setattr(Trainer, "_train_step", interrupt)
+    assert main(command(stores, tmp_path / "cut")) == 1
+    assert "--resume goes on" in capsys.readouterr().err
+    monkeypatch.setattr(Trainer, "_train_step", original)
+    assert main(command(stores, tmp_path / "cut", "distill", "--resume")) == 0
+    whole, cut = weights(tmp_path / "whole/last.pt"), weights(tmp_path / "cut/last.pt")
+    assert all(torch.equal(whole[k], cut[k]) for k in whole)
+    numbers = [json.loads((tmp_path / d / "metrics.json").read_text()) for d in ("whole", "cut")]
+    assert numbers[0]["pck@0.05"] == numbers[1]["pck@0.05"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_optimiser_and_names_the_instances(
+    stores, tmp_path, monkeypatch, capsys
+):
+    original, seen = Trainer._train_step, {}
+
+    def poison(self, batch):
+        if self.step == 2:
+            seen["before"] = {k: v.clone() for k, v in self.model.named_parameters()}
+            seen["model"], seen["rows"] = self.model, batch["row"]
+            batch["keypoints"][:] = float("nan")
+        return original(self, batch)
+
+    monkeypatch.setattr(Trainer, "_train_step", poison)
+    assert main(command(stores, tmp_path / "run")) == 1
+    error = capsys.readouterr().err
+    assert "the loss is nan at step 3" in error
+    assert all(str(1000 + int(row)) in error for row in seen["rows"])
+    assert all(torch.equal(v, seen["before"][k]) for k, v in seen["model"].named_parameters())
+
+
+def test_the_trainer_needs_nothing_but_the_store(stores, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(stores, moved)
+    assert main(command(moved, tmp_path / "run", "distill", "--epochs", "1")) == 0
+
+
+def test_refusals_are_one_line_and_lose_nothing(stores, tmp_path, capsys):
+    def refused(arguments):
+        assert main(arguments) == 1
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ")
+        return error
+
+    out = tmp_path / "run"
+    assert main(command(stores, out, "baseline", "--epochs", "1")) == 0
+    capsys.readouterr()
+    before = (out / "best.pt").read_bytes()
+    assert "already holds a run" in refused(command(stores, out, "baseline", "--epochs", "1"))
+    assert "differs in recipe" in refused(command(stores, out, "baseline", "--resume"))
+    assert "divisible by 16" in refused(command(stores, tmp_path / "a", "distill", "--input-size", "100x90"))
+    assert "looks like 256x192" in refused(command(stores, tmp_path / "a", "distill", "--input-size", "big"))
+    assert "--epochs must be positive" in refused(command(stores, tmp_path / "a", "distill", "--epochs", "0"))
+    assert "no device" in refused(command(stores, tmp_path / "a", "distill", "--device", "cuda:7"))
+    assert "nowhere.zarr" in refused(["evaluate", "--store", "nowhere.zarr", "--teacher"])
+    assert "no student at" in refused(["evaluate", "--store", str(stores / "val.h5"), "--student", "no.pt"])
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/precious").write_text("x")
+    assert "is not a run folder" in refused(command(stores, tmp_path / "foreign", "distill", "--overwrite"))
+    assert (out / "best.pt").read_bytes() == before
+    assert (tmp_path / "foreign/precious").exists()
+
+
+def test_evaluation_of_the_cached_teacher_is_right_when_the_teacher_is(stores, tmp_path, capsys):
+    store = cache.open_store(stores / "train.zarr")
+    metrics = measure(store, cached_teacher(store, "dark"))
+    assert metrics["ap"] == pytest.approx(100)
+    assert metrics["pck@0.05"] == pytest.approx(100)
+    wrong = make_store(tmp_path / "wrong.zarr", 12, shift=6.0)
+    assert measure(wrong, cached_teacher(wrong))["pck@0.05"] < 5
+    assert main(["evaluate", "--store", str(stores / "val.h5"), "--teacher", "--out", str(tmp_path / "t.json")]) == 0
+    assert json.loads((tmp_path / "t.json").read_text())["model"] == "gaussians"
+
+
+def test_evaluating_a_student_again_gives_the_metrics_of_its_run(stores, tmp_path):
+    assert main(command(stores, tmp_path / "run", "baseline", "--epochs", "1")) == 0
+    student = str(tmp_path / "run/best.pt")
+    assert (
+        main(["evaluate", "--store", str(stores / "val.h5"), "--student", student, "--out", str(tmp_path / "e.json")])
+        == 0
+    )
+    again, metrics = (json.loads(p.read_text()) for p in (tmp_path / "e.json", tmp_path / "run/metrics.json"))
+    assert all(again[k] == metrics[k] for k in ("ap", "pck@0.05", "pck@0.1", "instances"))
+    assert again["parameters"] > 1e5
+    assert again["multiply_adds"] > 1e7
