@@ -38,9 +38,10 @@ class Files:
 
     def read(self, key: str, offset: int, nbytes: int) -> bytes:
         """Exactly `nbytes` bytes of file `key` from `offset`; `StoreFormatError` if it ends before."""
-        data = os.pread(self._file(key).fileno(), nbytes, offset)
+        file = self._file(key)  # held by name: without it, another thread could close the file between these lines
+        data = os.pread(file.fileno(), nbytes, offset)
         while len(data) < nbytes:  # a signal or a network file system may deliver less than was asked for
-            more = os.pread(self._file(key).fileno(), nbytes - len(data), offset + len(data))
+            more = os.pread(file.fileno(), nbytes - len(data), offset + len(data))
             if not more:
                 raise StoreFormatError(
                     f"{self.path(key)}: truncated: {nbytes} bytes wanted at {offset}, the file has {self.size(key)}"
@@ -57,7 +58,8 @@ class Files:
 
     def size(self, key: str) -> int:
         """The size of file `key` in bytes."""
-        return os.fstat(self._file(key).fileno()).st_size
+        file = self._file(key)
+        return os.fstat(file.fileno()).st_size
 
     def path(self, key: str) -> Path:
         """Where file `key` is."""

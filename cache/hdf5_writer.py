@@ -18,7 +18,7 @@ from cache import zarr_format
 from cache.compress import DEFLATE_LEVEL
 from cache.files import Files
 from cache.spec import FORMAT_NAME, FORMAT_VERSION, StoreSpec, element_encoding
-from cache.staging import space_needed
+from cache.staging import space_needed, sync
 from cache.zarr_layout import CODES, FRAMES, codes_key, frames_key
 
 _VERSIONS = ("v110", "v110")  # readable by HDF5 1.10 and later; its chunk index is smaller than the older one
@@ -44,13 +44,10 @@ def join_shards(
 
 def write_manifest(target: Path, manifest: Mapping[str, Any]) -> None:
     """Replace the manifest of a file that nobody reads yet, and bring the file to the disk."""
-    with space_needed(target.parent, 0), h5py.File(target, "r+") as file:
-        _write_manifest(file, manifest)
-    handle = os.open(target, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with space_needed(target.parent, target.stat().st_size):
+        with h5py.File(target, "r+") as file:
+            _write_manifest(file, manifest)
+        sync(target)
 
 
 def _write_columns(file: h5py.File, columns: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -48,13 +48,13 @@ def write_whole(path: Path, parts: Iterable[bytes]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)
-            sync_directory(path.parent)
+            sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def sync_directory(path: Path) -> None:
-    """Bring a directory's entries to the disk: a rename is durable only then."""
+def sync(path: Path) -> None:
+    """Bring a file's bytes, or a directory's entries, to the disk: a rename is durable only after the latter."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -96,6 +96,11 @@ def read_plan(staging: Path) -> dict[str, Any]:
     if not isinstance(plan, dict) or plan.get("format") != FORMAT_NAME:
         raise StoreFormatError(f"{staging}: not a staging directory of a store")
     return plan
+
+
+def is_unbegun(staging: Path) -> bool:
+    """Was the run killed before its plan was whole, so that there is nothing but an attempt at it?"""
+    return all(entry.name.startswith(f".{PLAN}.") for entry in staging.iterdir())
 
 
 def refuse_changed_plan(staging: Path, plan: Mapping[str, Any]) -> None:

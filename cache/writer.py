@@ -192,7 +192,7 @@ def _make_way(path: Path, *, resume: bool, overwrite: bool) -> None:
         if not overwrite:
             raise StoreError(f"{path} exists; use it, or replace it with --overwrite")
         _refuse_foreign(path)
-    if directory.exists():
+    if directory.exists() and not staging.is_unbegun(directory):
         staging.read_plan(directory)
         if overwrite and not resume:
             shutil.rmtree(directory)
@@ -218,6 +218,6 @@ def _replace(staged: Path, path: Path) -> None:
         _refuse_foreign(path)
         path.rename(old)
     staged.rename(path)
-    staging.sync_directory(path.parent)
+    staging.sync(path.parent)
     if old.is_dir():
         shutil.rmtree(old)

@@ -17,6 +17,12 @@ def path(request, tmp_path):
     return tmp_path / f"store{request.param}"
 
 
+@pytest.fixture(scope="module", params=SUFFIXES)
+def store(request, tmp_path_factory):
+    """One store of each form for the tests that only read."""
+    return small_store.make(tmp_path_factory.mktemp("store") / f"s{request.param}", metrics={"ap": 0.71})
+
+
 @pytest.mark.parametrize("views", [1, 2, 3])
 @pytest.mark.parametrize("codec", [cache.RootCodec(), cache.FloatCodec("float16"), cache.FloatCodec("float32")])
 def test_what_was_put_comes_back(path, views, codec):
@@ -32,8 +38,7 @@ def test_what_was_put_comes_back(path, views, codec):
     assert store.view_flip.tolist() == [bool(view % 2) for view in range(views)]
 
 
-def test_columns_come_back_in_their_dtypes(path):
-    store = small_store.make(path)
+def test_columns_come_back_in_their_dtypes(store):
     given = small_store.instances(20)
     assert store.instances["file_name"] == given["file_name"]
     for name, (dtype, _) in cache.spec.INSTANCE_COLUMNS.items():
@@ -63,8 +68,7 @@ def test_further_numeric_columns_are_kept(path):
     assert store.instances["split"].dtype == np.int64
 
 
-def test_order_and_repetition_are_the_callers(path):
-    store = small_store.make(path)
+def test_order_and_repetition_are_the_callers(store):
     maps = store.heatmaps([7, 3, 7, 19, 0])
     assert maps.shape == (5, 2, K, H, W)
     assert maps.dtype == np.float32
@@ -72,15 +76,13 @@ def test_order_and_repetition_are_the_callers(path):
         assert (maps[row, 1] == store.heatmap(index, 1)).all()
 
 
-def test_a_map_may_be_decoded_into_memory_of_the_callers(path):
-    store = small_store.make(path)
+def test_a_map_may_be_decoded_into_memory_of_the_callers(store):
     out = np.full((K, H, W), np.nan, np.float32)
     assert store.heatmap(3, 1, out=out) is out
     assert (out == store.heatmap(3, 1)).all()
 
 
-def test_codes_and_tables_are_another_way_to_the_map(path):
-    store = small_store.make(path)
+def test_codes_and_tables_are_another_way_to_the_map(store):
     codes, peak = store.codes(11, 1)
     tables = store.codec.tables(peak)
     maps = np.stack([table[code] for table, code in zip(tables, codes, strict=True)])
@@ -131,9 +133,9 @@ def test_a_shard_without_any_record_is_a_shard(path):
 
 
 @pytest.mark.parametrize(("index", "view"), [(20, 0), (-1, 0), (0, 2), (0, -1), (10**9, 0)])
-def test_what_does_not_exist_raises(path, index, view):
+def test_what_does_not_exist_raises(store, index, view):
     with pytest.raises(IndexError, match="there are 20 and 2"):
-        small_store.make(path).heatmap(index, view)
+        store.heatmap(index, view)
 
 
 def test_a_store_without_frames(path):
@@ -144,8 +146,7 @@ def test_a_store_without_frames(path):
         store.frame(0)
 
 
-def test_the_manifest_says_what_was_measured(path):
-    store = small_store.make(path, metrics={"ap": 0.71})
+def test_the_manifest_says_what_was_measured(store):
     errors = [store.codec.encode(record).error for record in small_store.blobs(20, 2)]
     stated = store.manifest["codec_error"]["log_t1"]
     assert stated["mean"] == pytest.approx(np.nanmean(errors, axis=(0, 1, 2))[0])

@@ -30,6 +30,7 @@ class Person:
     Attributes:
         joints: (17, 2) x, y, also of joints that are hidden or outside.
         visible: (17,) bool, seen and inside the image.
+        own: (17,) bool, the joint's pixel shows this person; if it is not visible, then its own body hides it.
         silhouette: (H, W) bool, the pixels where this person is seen.
         facing: degrees; 0 looks into the camera.
         pose: its kind.
@@ -37,6 +38,7 @@ class Person:
 
     joints: Array
     visible: Array
+    own: Array
     silhouette: Array
     facing: float
     pose: str
@@ -176,5 +178,6 @@ def _observe(canvas: Canvas, owner: int, figure: Figure, camera: Camera, pose: P
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
     before = canvas.depth[rows, columns] - joints[:, 2]
-    seen = (canvas.owner[rows, columns] == owner) & (before < _DEPTHS * camera.stature * figure.build.girth * 1.1)
-    return Person(joints[:, :2], seen & inside, canvas.owner == owner, camera.facing, pose.name)
+    own = inside & (canvas.owner[rows, columns] == owner)
+    visible = own & (before < _DEPTHS * camera.stature * figure.build.girth * 1.1)
+    return Person(joints[:, :2], visible, own, canvas.owner == owner, camera.facing, pose.name)

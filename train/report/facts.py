@@ -1,19 +1,14 @@
-"""Where the numbers come from: the store's manifest, the recipe of each run, and the commands that repeat it."""
+"""The store's own account of itself: its teacher, its data, its bytes."""
 
-import dataclasses
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.recipe import Recipe
-from train.report.comparison import TEACHER_KNOBS
-from train.report.evidence import Evidence, Trained
+from train.report.evidence import Evidence
 from train.report.markup import Markup, element, join
 from train.report.numbers import DASH, TIMES, fixed, power, size
 
 Fact = tuple[str, Any]
-DEFAULTS = {field.name: field.default for field in dataclasses.fields(Recipe)}
 
 
 def store_facts(evidence: Evidence) -> Markup:
@@ -24,14 +19,15 @@ def store_facts(evidence: Evidence) -> Markup:
         ("Teacher", _teacher_facts(store.manifest)),
         ("Data", _data_facts(store.manifest)),
         ("Bytes", _byte_facts(store)),
-        ("Software", list(about.get("software", {}).items())),
     )
     columns = [element("section", element("h3", title), _list(facts), class_="facts") for title, facts in groups]
-    return join([element("div", *columns, class_="columns"), element("p", about.get("licence", ""), class_="note")])
+    software = ", ".join(f"{name} {version}" for name, version in about.get("software", {}).items())
+    notes = [element("p", text, class_="note") for text in (f"Made with {software}.", about.get("licence", "")) if text]
+    return join([element("div", *columns, class_="columns"), *notes])
 
 
 def _teacher_facts(manifest: Any) -> list[Fact]:
-    teacher, views = manifest["provenance"]["teacher"], manifest["provenance"]["views"]
+    teacher, views = manifest["provenance"]["teacher"], manifest["provenance"].get("views", {})
     flips = ", ".join("mirrored" if flip else "plain" for flip in views.get("flips", []))
     return [
         ("name", teacher["name"]),
@@ -46,16 +42,28 @@ def _teacher_facts(manifest: Any) -> list[Fact]:
 
 
 def _data_facts(manifest: Any) -> list[Fact]:
-    data, logits = manifest["provenance"]["dataset"], manifest["provenance"]["logits"]
-    annotations, boxes = data["annotations"], data.get("boxes")
-    rest = {name: value for name, value in data.items() if name not in ("annotations", "boxes")}
+    data, logits = manifest["provenance"].get("dataset", {}), manifest["provenance"]["logits"]
+    (name, digest), boxes = annotations(manifest), data.get("boxes")
+    rest = {key: value for key, value in data.items() if key not in ("annotations", "boxes")}
     return [
-        ("annotations", annotations["name"]),
-        ("sha256", _hash(annotations["sha256"])),
+        ("annotations", name),
+        ("sha256", _hash(digest)),
         ("boxes", boxes["name"] if boxes else "as annotated"),
-        *((name.replace("_", " "), DASH if value is None else value) for name, value in rest.items()),
+        *((key.replace("_", " "), _plain(value)) for key, value in rest.items()),
         ("logits", f"{logits['transform']}, floor {logits['floor']:g}"),
     ]
+
+
+def annotations(manifest: Any) -> tuple[str, str]:
+    """Name and sha256 of the file with the labels; dashes where the store does not say."""
+    file = manifest["provenance"].get("dataset", {}).get("annotations") or {}
+    return file.get("name", DASH), file.get("sha256", DASH)
+
+
+def _plain(value: Any) -> str:
+    """A value of the manifest in words."""
+    words = {None: "none", True: "yes", False: "no"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def _byte_facts(store: Any) -> list[Fact]:
@@ -91,75 +99,3 @@ def _hash(value: str | None) -> Markup | str:
 
 def _list(facts: Sequence[Fact]) -> Markup:
     return element("dl", *(element("dt", name) + element("dd", value) for name, value in facts))
-
-
-def recipes(students: Sequence[Trained], series: Sequence[str]) -> Markup:
-    """A column a run: what is not default in one of them, or differs between them, and the weights of the loss."""
-    shown = [name for name in DEFAULTS if _is_telling(name, students)]
-    rows = [
-        element(
-            "tr",
-            element("th", name.replace("_", " "), scope="row"),
-            *(element("td", _setting(student, name)) for student in students),
-            element("td", _text(name, DEFAULTS[name]), class_="default"),
-        )
-        for name in shown
-    ]
-    weights = [
-        element(
-            "tr",
-            element("th", f"weight of the {who}", scope="row"),
-            *(element("td", f"{getattr(student.student.supervision, field):g}") for student in students),
-            element("td", class_="default"),
-        )
-        for field, who in (("gt_weight", "labels"), ("kd_weight", "teacher"))
-    ]
-    titles = [
-        element("th", element("span", s.name, class_=f"series {c}"), scope="col")
-        for s, c in zip(students, series, strict=True)
-    ]
-    head = element("tr", element("td"), *titles, element("th", "default", scope="col", class_="default"))
-    return element(
-        "div", element("table", element("thead", head), element("tbody", *weights, *rows)), class_="scroll", tabindex=0
-    )
-
-
-def _is_telling(name: str, students: Sequence[Trained]) -> bool:
-    values = [
-        student.config["recipe"].get(name) for student in students if student.distilled or name not in TEACHER_KNOBS
-    ]
-    weight = name in ("gt_weight", "kd_weight")
-    return not weight and any(value != DEFAULTS[name] for value in values)
-
-
-def _setting(student: Trained, name: str) -> str:
-    if name in TEACHER_KNOBS and not student.distilled:
-        return DASH
-    return _text(name, student.config["recipe"].get(name))
-
-
-def _text(name: str, value: Any) -> str:
-    """A setting as the command line takes it; of a file its name alone, which says enough and tells no folders."""
-    if value in ("", None):
-        return "the teacher's" if name == "input_size" else DASH
-    return Path(value).name if name == "pretrained" else str(value)
-
-
-def commands(evidence: Evidence) -> Markup:
-    """What to type to train these students and to make this page again."""
-    lines = [_command(student) for student in evidence.students]
-    folders = " ".join(shlex.quote(student.folder.name) for student in evidence.students)
-    lines.append(
-        f"python -m train report --store {shlex.quote(evidence.store.path.name)} --runs {folders} --out report.html"
-    )
-    return element("pre", element("code", "\n".join(lines)), tabindex=0)
-
-
-def _command(student: Trained) -> str:
-    config = student.config
-    recipe = {name: value for name, value in config["recipe"].items() if value != DEFAULTS.get(name)}
-    flags = [f"--{name.replace('_', '-')} {shlex.quote(_text(name, value))}" for name, value in recipe.items()]
-    store, val_store = (shlex.quote(config[name]["name"]) for name in ("store", "val_store"))
-    command = "distill" if student.distilled else "baseline"
-    places = f"--store {store} --val-store {val_store} --out {shlex.quote(student.folder.name)}"
-    return " ".join([f"python -m train {command} {places}", *flags])

@@ -83,7 +83,7 @@ def heat_png(heatmaps: NDArray[np.floating]) -> bytes:
     mixture = strength / np.maximum(strength.sum(axis=0), 1e-6)
     colour = np.tensordot(mixture, np.array(list(COLOURS.values()), np.float64), axes=(0, 0))
     value = strength.max(axis=0)
-    opacity = np.where(value < FAINTEST, 0, 255 * value**0.75)
+    opacity = np.where(value < FAINTEST, 0, 255 * value**0.6)
     pixels = np.dstack([colour[..., ::-1] * (opacity > 0)[..., None], opacity]).round().astype(np.uint8)
     return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
 

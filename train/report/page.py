@@ -1,6 +1,7 @@
 """The page itself: what it says first, and the order of everything else."""
 
 import os
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from train.errors import TrainError
-from train.report import facts, figures, tables
+from train.report import facts, figures, recipes, tables
 from train.report.comparison import Check, Pair, checks, pairs
 from train.report.evidence import Evidence, Subject, Trained, gather
 from train.report.markup import Markup, element
@@ -71,9 +72,12 @@ def headline(students: Sequence[Trained], paired: Sequence[Pair]) -> str:
         return "; ".join(
             f"{s.name}: AP {fixed(s.metrics['ap'])}, PCK@0.05 {fixed(s.metrics['pck@0.05'])}" for s in students
         )
-    ap, pck = (sum(pair.difference(name) for pair in paired) / len(paired) for name in ("ap", "pck@0.05"))
-    mean = f", mean of {len(paired)} pairs" if len(paired) > 1 else ""
-    return f"Distilled {MINUS} baseline: {signed(ap)} AP, {signed(pck)} PCK@0.05{mean}"
+    ap, pck = ([pair.difference(name) for pair in paired] for name in ("ap", "pck@0.05"))
+    start = f"Distilled {MINUS} baseline: {signed(statistics.mean(ap))} AP, {signed(statistics.mean(pck))} PCK@0.05"
+    if len(paired) == 1:
+        return start
+    spread = f"{fixed(statistics.stdev(ap))} and {fixed(statistics.stdev(pck))}"
+    return f"{start}; means of {len(paired)} pairs, standard deviations {spread}"
 
 
 def _sections(evidence: Evidence, paired: Sequence[Pair], title: str) -> list[Markup]:
@@ -89,8 +93,10 @@ def _sections(evidence: Evidence, paired: Sequence[Pair], title: str) -> list[Ma
         _differences(evidence, series, ranked, places),
         _people(evidence, series, ranked, places),
         _section("The store", "store", facts.store_facts(evidence)),
-        _section("Recipes", "recipes", facts.recipes(evidence.students, series[1:]), "Where they leave the defaults."),
-        _section("Again", "again", facts.commands(evidence)),
+        _section(
+            "Recipes", "recipes", recipes.recipes(evidence.students, series[1:]), "Where they leave the defaults."
+        ),
+        _section("Again", "again", recipes.commands(evidence)),
         element("details", element("summary", "All numbers"), tables.all_numbers(evidence, series), id="all"),
     ]
 
@@ -159,14 +165,14 @@ def _about(student: Trained) -> str:
 
 
 def _scope(evidence: Evidence) -> Markup:
-    annotations = evidence.store.manifest["provenance"]["dataset"]["annotations"]
+    name, digest = facts.annotations(evidence.store.manifest)
     return element(
         "p",
         "Percentages are about the persons of ",
-        element("b", annotations["name"]),
+        element("b", name),
         " (sha256 ",
-        element("code", annotations["sha256"][:12], title=annotations["sha256"]),
-        ") and about nobody else: numbers on drawn or sampled people tell about the machinery, not about human pose. "
+        element("code", digest[:12], title=digest),
+        ") and about nobody else: numbers on drawn people tell about the machinery, not about human pose. "
         "The best student of a row is set in bold. Seeds differ: one run is one throw of the dice.",
         class_="note",
     )

@@ -139,9 +139,9 @@ def _card(evidence: Evidence, drawn: list[Drawn], number: int, place: int) -> Ma
 
 def _ground_truth(evidence: Evidence, row: int) -> Markup:
     store, window = evidence.store, _window(evidence.store, row)
-    width, height = store.manifest["provenance"]["preprocessing"]["frame_size"]
-    jpeg = data_uri(_jpeg(evidence, row), "jpeg")
-    frame = element("image", id=_name(row), width=width, height=height, href=jpeg)
+    jpeg = _jpeg(evidence, row)
+    height, width = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)).shape[:2]
+    frame = element("image", id=_name(row), width=width, height=height, href=data_uri(jpeg, "jpeg"))
     keypoints = store.instances["keypoints"][row]
     labelled = keypoints[:, 2] > 0
     points = transform_points(keypoints[:, :2], store.frame_affine[row])

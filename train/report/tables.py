@@ -51,17 +51,13 @@ def cost_rows(threads: int) -> list[Row]:
 def comparison(evidence: Evidence, series: Sequence[str], pairs: Sequence[Pair], threads: int) -> Markup:
     """The main table: a row a quantity; teacher, students, and distilled minus baseline."""
     subjects = [evidence.teacher, *evidence.students]
-    titles = [
-        element("th", element("span", s.name, class_=f"series {c}"), scope="col")
-        for s, c in zip(subjects, series, strict=True)
-    ]
     gains = [element("th", _pair_title(pair), scope="col", class_="gain") for pair in pairs]
-    head = element("thead", element("tr", element("td"), *titles, *gains))
+    head = element("thead", element("tr", element("td"), *column_heads(subjects, series), *gains))
     accuracy = [_row(row, [s.metrics for s in subjects], pairs) for row in ACCURACY]
     cost = [_row(row, [s.cost for s in subjects], pairs) for row in cost_rows(threads)]
     doubt = _interval_rows(evidence.store, len(subjects), pairs)
     table = element("table", head, element("tbody", *accuracy, *doubt), element("tbody", *cost), class_="comparison")
-    return element("div", table, class_="scroll", tabindex=0)
+    return wide(table)
 
 
 def _pair_title(pair: Pair) -> str:
@@ -122,13 +118,20 @@ def all_numbers(evidence: Evidence, series: Sequence[str]) -> Markup:
 def _plain_table(
     caption: str, subjects: Sequence[Subject], series: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]]
 ) -> Markup:
-    titles = [
-        element("th", element("span", s.name, class_=f"series {c}"), scope="col")
-        for s, c in zip(subjects, series, strict=True)
-    ]
     body = join(
         element("tr", element("th", name, scope="row"), *(element("td", exact(v, fixed(v, 2))) for v in values))
         for name, values in rows
     )
-    head = element("tr", element("th", caption or "percent", scope="col"), *titles)
-    return element("div", element("table", element("thead", head), element("tbody", body)), class_="scroll", tabindex=0)
+    head = element("tr", element("th", caption or "percent", scope="col"), *column_heads(subjects, series))
+    return wide(element("table", element("thead", head), element("tbody", body)))
+
+
+def column_heads(subjects: Sequence[Subject], series: Sequence[str]) -> list[Markup]:
+    """A head for each network, with its colour."""
+    keys = [element("span", s.name, class_=f"series {c}") for s, c in zip(subjects, series, strict=True)]
+    return [element("th", key, scope="col") for key in keys]
+
+
+def wide(table: Markup) -> Markup:
+    """A table that scrolls within a narrow page."""
+    return element("div", table, class_="scroll", tabindex=0)

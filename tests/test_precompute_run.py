@@ -1,0 +1,271 @@
+"""The one-time run from images to a store: what is stored, what is refused, and what survives an interruption."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import cache
+from kdlib.geometry import box_to_region, clip_boxes, compose_affines, region_affine
+from kdlib.heatmaps import flip_average
+from kdlib.warp import crop_image
+from precompute import run as run_module
+from precompute.__main__ import main
+from precompute.hrnet import build_hrnet
+from precompute.photographs import UnreadableImageError, read_photograph
+from precompute.teacher import load_teacher, mirror
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Six images of odd sizes (one greyscale, one PNG) with eleven persons, and a teacher with made-up weights."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "images").mkdir()
+    (root / "annotations").mkdir()
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for i in range(6):
+        width, height = int(rng.integers(120, 240)), int(rng.integers(90, 200))
+        name = f"{i:03d}.png" if i == 1 else f"{i:03d}.jpg"
+        pixels = cv2.resize(rng.integers(0, 256, (9, 12) if i == 2 else (9, 12, 3), dtype=np.uint8), (width, height))
+        cv2.imwrite(str(root / "images" / name), pixels)
+        images.append({"id": 50 - i, "file_name": name, "width": width, "height": height})
+        for _ in range(2 if i else 1):
+            box = [float(rng.uniform(-5, 30)), float(rng.uniform(-5, 30)), 60.0, 70.0]
+            keypoints = np.zeros((17, 3), int)
+            keypoints[:12] = np.column_stack([rng.integers(5, 80, (12, 2)), np.full(12, 2)])
+            annotations.append(
+                {
+                    "id": 700 + len(annotations),
+                    "image_id": 50 - i,
+                    "category_id": 1,
+                    "bbox": box,
+                    "area": 2000.0,
+                    "iscrowd": 0,
+                    "num_keypoints": 12,
+                    "keypoints": keypoints.ravel().tolist(),
+                }
+            )
+    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+    (root / "annotations/person_keypoints_train.json").write_text(json.dumps(document))
+    torch.manual_seed(0)
+    model = build_hrnet("hrnet_w16_sample")
+    torch.nn.init.normal_(model.final_layer.weight, std=0.1)
+    save_file(model.state_dict(), root / "teacher.safetensors")
+    return root
+
+
+def command(data, store, *extra):
+    return [
+        *("--data", str(data), "--teacher", "hrnet_w16_sample", "--input-size", "128x96", "--precision", "fp32"),
+        *("--checkpoint", str(data / "teacher.safetensors"), "--store", str(store), "--batch-size", "4", *extra),
+    ]
+
+
+def refused(capsys, arguments):
+    assert main(arguments) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    return lines[-1]
+
+
+@pytest.fixture(scope="module")
+def store(data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "exact.zarr"
+    assert main(command(data, path, "--codec", "float32", "--views", "4")) == 0
+    return cache.open_store(path)
+
+
+def test_the_store_holds_the_teachers_maps_of_the_official_crops(data, store):
+    teacher = load_teacher("hrnet_w16_sample", data / "teacher.safetensors", input_size=(96, 128), precision="fp32")
+    columns = store.instances
+    assert sorted(columns["annotation_id"].tolist()) == list(range(700, 711))
+    assert columns["image_id"].tolist() == sorted(columns["image_id"].tolist())
+    regions = box_to_region(clip_boxes(columns["bbox"], columns["image_size"]), (96, 128))
+    for i in range(len(store)):
+        image = read_photograph(data / "images" / columns["file_name"][i], tuple(columns["image_size"][i]))
+        affine = region_affine(regions[0][i], regions[1][i], (96, 128))
+        crop = crop_image(image, affine, (96, 128))[None]
+        np.testing.assert_allclose(store.heatmap(i, 0), teacher(crop)[0], atol=1e-4)
+        np.testing.assert_allclose(store.heatmap(i, 1), teacher(mirror(crop))[0], atol=1e-4)
+        np.testing.assert_allclose(compose_affines(store.view_affine[i, 0], store.frame_affine[i]), affine, atol=1e-8)
+        for v in range(4):
+            seen = crop_image(image, compose_affines(store.view_affine[i, v], store.frame_affine[i]), (96, 128))
+            np.testing.assert_allclose(store.heatmap(i, v), teacher(seen[None])[0], atol=2e-2)
+    assert store.view_flip.tolist() == [0, 1, 0, 1]
+    assert (np.linalg.det(store.view_affine[0, :, :, :2]) < 0).tolist() == [False, True, False, True]
+
+
+def test_frames_are_the_image_under_their_affine(data, store):
+    columns = store.instances
+    for i in range(len(store)):
+        frame = cv2.imdecode(np.frombuffer(store.frame(i), np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+        image = read_photograph(data / "images" / columns["file_name"][i], tuple(columns["image_size"][i]))
+        exact = crop_image(image, store.frame_affine[i], (120, 160))
+        assert frame.shape == (160, 120, 3)
+        assert np.abs(frame.astype(int) - exact).mean() < 4
+
+
+def test_the_flip_test_stores_the_average_of_view_and_mirror(data, store, tmp_path):
+    assert main(command(data, tmp_path / "flip.h5", "--codec", "float32", "--flip-test")) == 0
+    averaged = cache.open_store(tmp_path / "flip.h5")
+    both = store.heatmaps(range(len(store)))
+    np.testing.assert_allclose(
+        averaged.heatmaps(range(len(store)))[:, 0], flip_average(both[:, 0], both[:, 1]), atol=1e-4
+    )
+    assert averaged.view_flip.tolist() == [0]
+
+
+def test_the_manifest_tells_where_everything_comes_from_and_no_path(data, store):
+    provenance = store.manifest["provenance"]
+    teacher = load_teacher("hrnet_w16_sample", data / "teacher.safetensors", input_size=(96, 128))
+    assert provenance["teacher"]["weights_sha256"] == teacher.weights_sha256
+    assert provenance["teacher"]["input_size"] == [96, 128]
+    assert provenance["dataset"]["annotations"]["name"] == "person_keypoints_train.json"
+    assert {"torch", "opencv", "libjpeg", "numpy", "project"} <= set(provenance["software"])
+    assert store.manifest["teacher_metrics"]["instances"] == 11
+    assert str(data.parent) not in json.dumps(provenance)
+
+
+def test_an_interrupted_run_resumes_to_the_same_content(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("cache.spec.default_shard_instances", lambda _: 3)
+    assert main(command(data, tmp_path / "whole.zarr")) == 0
+    original, calls = run_module.teacher_maps, []
+
+    def interrupt(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(run_module, "teacher_maps", interrupt)
+    assert "the same command with --resume goes on" in refused(capsys, command(data, tmp_path / "cut.zarr"))
+    assert not (tmp_path / "cut.zarr").exists()
+    monkeypatch.setattr(run_module, "teacher_maps", original)
+    assert "an unfinished run" in refused(capsys, command(data, tmp_path / "cut.zarr"))
+    assert main(command(data, tmp_path / "cut.zarr", "--resume")) == 0
+    whole, cut = (cache.open_store(tmp_path / name) for name in ("whole.zarr", "cut.zarr"))
+    assert whole.manifest["content_sha256"] == cut.manifest["content_sha256"]
+    capsys.readouterr()
+    assert main(command(data, tmp_path / "cut.zarr", "--resume")) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert "flip_test: False, now True" in refused(
+        capsys, command(data, tmp_path / "cut.zarr", "--resume", "--flip-test")
+    )
+    assert "exists; use it, or replace it with --overwrite" in refused(capsys, command(data, tmp_path / "cut.zarr"))
+
+
+def copy_of(data, tmp_path):
+    shutil.copytree(data, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_missing_and_broken_images_are_named_and_left_out_on_request(data, tmp_path, capsys):
+    copy = copy_of(data, tmp_path)
+    (copy / "images/003.jpg").unlink()
+    line = refused(capsys, command(copy, tmp_path / "s.zarr"))
+    assert "1 of 6 images are missing" in line
+    assert "003.jpg" in line
+    whole = (copy / "images/004.jpg").read_bytes()
+    (copy / "images/004.jpg").write_bytes(whole[: len(whole) // 2])
+    assert main(command(copy, tmp_path / "s.zarr", "--skip-missing")) == 0
+    captured = capsys.readouterr()
+    assert "004.jpg is truncated" in captured.err
+    assert "2 skipped" in captured.out
+    store = cache.open_store(tmp_path / "s.zarr")
+    assert len(store) == 9
+    assert int(store.written.sum()) == 7
+
+
+def test_a_truncated_image_stops_the_run_and_the_mended_one_resumes(data, tmp_path, capsys):
+    copy = copy_of(data, tmp_path)
+    whole = (copy / "images/004.jpg").read_bytes()
+    (copy / "images/004.jpg").write_bytes(whole[: len(whole) // 2])
+    assert "004.jpg is truncated" in refused(capsys, command(copy, tmp_path / "s.zarr"))
+    assert not (tmp_path / "s.zarr").exists()
+    (copy / "images/004.jpg").write_bytes(whole)
+    assert main(command(copy, tmp_path / "s.zarr", "--resume")) == 0
+    assert cache.open_store(tmp_path / "s.zarr").written.all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda d: d["annotations"][0].update(bbox=[900.0, 5.0, 40.0, 40.0]),
+            "1 boxes have no area inside their image",
+        ),
+        (lambda d: d["images"][0].update(width=77), "annotated as 77x"),
+        (lambda d: [a.update(keypoints=[0] * 51) for a in d["annotations"]], "no usable person among 11"),
+        (lambda d: [a.pop("keypoints") for a in d["annotations"]], "none has keypoints"),
+    ],
+)
+def test_annotations_that_do_not_fit_are_refused(data, tmp_path, capsys, change, message):
+    copy = copy_of(data, tmp_path)
+    path = copy / "annotations/person_keypoints_train.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    assert message in refused(capsys, command(copy, tmp_path / "s.zarr"))
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_wrong_commands_are_refused_in_one_line(data, tmp_path, capsys):
+    base = command(data, tmp_path / "s.zarr")
+    assert "has no keypoint annotations of the split 'val'" in refused(capsys, [*base, "--split", "val"])
+    assert "either --data DIR --split NAME, or --images DIR" in refused(capsys, [*base, "--images", str(data)])
+    assert "needs its weights" in refused(capsys, [*base[:6], "--store", str(tmp_path / "s.zarr")])
+    assert "unknown teacher 'resnet'" in refused(
+        capsys, ["--data", str(data), "--teacher", "resnet", "--store", "s.zarr"]
+    )
+    assert "ends in one of" in refused(capsys, command(data, tmp_path / "s.npz"))
+
+
+def test_the_limit_takes_the_first_persons_and_the_ground_truth_follows(data, tmp_path):
+    assert main(command(data, tmp_path / "s.zarr", "--limit", "4")) == 0
+    store = cache.open_store(tmp_path / "s.zarr")
+    assert len(store) == 4
+    assert sorted(store.ground_truth["annotation_id"].tolist()) == sorted(store.instances["annotation_id"].tolist())
+
+
+def test_check_passes_on_its_own_store_and_refuses_another_teacher(data, store, tmp_path, capsys):
+    assert main(command(data, store.path, "--views", "4", "--check", "5")) == 0
+    assert "5 of 11 instances" in capsys.readouterr().out
+    torch.manual_seed(1)
+    other = build_hrnet("hrnet_w16_sample")
+    save_file(other.state_dict(), tmp_path / "other.safetensors")
+    arguments = command(data, store.path, "--views", "4", "--check", "5")
+    arguments[arguments.index(str(data / "teacher.safetensors"))] = str(tmp_path / "other.safetensors")
+    assert "give the teacher it was made by" in refused(capsys, arguments)
+
+
+def test_a_dry_run_says_what_it_will_cost_and_writes_nothing(data, tmp_path, capsys):
+    assert main(command(data, tmp_path / "s.zarr", "--dry-run")) == 0
+    line = capsys.readouterr().out
+    assert line.startswith("11 instances of 6 images, 2 views each")
+    assert "instances/s" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_photographs_are_rgb_unrotated_and_whole(tmp_path):
+    pixels = np.zeros((20, 31, 3), np.uint8)
+    pixels[:, :, 0] = 250  # blue in OpenCV's order
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    assert read_photograph(tmp_path / "a.png", (31, 20))[0, 0].tolist() == [0, 0, 250]
+    cv2.imwrite(str(tmp_path / "g.jpg"), pixels[:, :, 1])
+    grey = read_photograph(tmp_path / "g.jpg", (31, 20))
+    assert (grey == grey[:, :, :1]).all()
+    for content, message in (
+        (b"", "no image that OpenCV can read"),
+        (b"\xff\xd8 junk", "truncated"),
+        (b"GIF8", "no image"),
+    ):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(UnreadableImageError, match=message):
+            read_photograph(tmp_path / "x", (31, 20))
+    with pytest.raises(UnreadableImageError, match="cannot read the image"):
+        read_photograph(tmp_path / "nothing.jpg", (31, 20))

@@ -1,0 +1,357 @@
+"""The report: one file that asks for nothing, holds every number, and shows the persons it says it shows."""
+
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import cache
+from tests.people_store import HEATMAP_SIZE, INPUT_SIZE, make_store
+from train.__main__ import main
+from train.errors import TrainError
+from train.evaluate import cached_teacher, measure
+from train.report import write_report
+from train.report.axes import nice_ticks, spread
+from train.report.charts import Line, Style, line_chart
+from train.report.comparison import checks, pairs, pck_interval
+from train.report.evidence import gather
+from train.report.markup import Markup, element, join
+from train.report.numbers import DASH, MINUS, TIMES, duration, exact, fixed, power, signed, size
+from train.report.overlays import SIDES, heat_png, limb_side
+from train.report.page import headline
+from train.report.people import FEWEST_LABELS, SHOWN
+
+FAST = ["--pretrained", "none", "--batch-size", "8", "--epochs", "2", "--threads", "1", "--precision", "fp32"]
+PEOPLE = 14
+NASTY = "<script>alert('&')</script>"
+PROVENANCE = {
+    "teacher": {
+        "name": NASTY,
+        "weights_sha256": "ab" * 32,
+        "input_size": INPUT_SIZE,
+        "heatmap_size": HEATMAP_SIZE,
+    },
+    "dataset": {"split": "val", "annotations": {"name": "people.json", "sha256": "cd" * 32}, "limit": None},
+    "software": {"torch": "1.2.3"},
+    "licence": "Ask <the> owner & friends.",
+}
+VOID = {"meta", "link", "br"}
+
+
+class Page(HTMLParser):
+    """What a page holds; complains about tags that do not nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.texts = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(self.texts)
+
+    def all(self, tag, **attributes):
+        return [a for t, a in self.elements if t == tag and all(a.get(k) == v for k, v in attributes.items())]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A validation store, and a baseline and a distilled run that were really trained."""
+    folder = tmp_path_factory.mktemp("report")
+    make_store(folder / "train.zarr", 16)
+    make_store(folder / "val.h5", PEOPLE, shift=0.7, provenance=PROVENANCE)
+    for command, name in (("baseline", "baseline"), ("distill", "distilled")):
+        stores = ["--store", str(folder / "train.zarr"), "--val-store", str(folder / "val.h5")]
+        assert main([command, *stores, "--out", str(folder / name), *FAST]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(folder):
+    return cache.open_store(folder / "val.h5")
+
+
+@pytest.fixture(scope="module")
+def evidence(store, folder):
+    return gather(store, [folder / "baseline", folder / "distilled"])
+
+
+@pytest.fixture(scope="module")
+def page_text(folder):
+    out = folder / "new" / "report.html"
+    runs = [str(folder / name) for name in ("baseline", "distilled")]
+    assert main(["report", "--store", str(folder / "val.h5"), "--runs", *runs, "--out", str(out)]) == 0
+    assert [path.name for path in out.parent.iterdir()] == ["report.html"]
+    return out.read_text()
+
+
+@pytest.fixture(scope="module")
+def page(page_text):
+    return Page(page_text)
+
+
+def run_copy(folder, tmp_path, name="distilled"):
+    return shutil.copytree(folder / name, tmp_path / name)
+
+
+def report(store, runs, tmp_path):
+    write_report(store, runs, tmp_path / "page.html")
+    return Page((tmp_path / "page.html").read_text())
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_file_is_small_and_refers_to_nothing_outside_itself(page_text, page):
+    assert len(page_text) < 3_000_000
+    assert "://" not in page_text
+    addresses = [v for _, a in page.elements for k, v in a.items() if k in ("href", "src", "action", "srcset")]
+    assert addresses
+    ids = {a["id"] for _, a in page.elements if "id" in a}
+    assert all(a.startswith("data:") or a.removeprefix("#") in ids for a in addresses)
+    assert not page.all("script")
+    assert "@import" not in page_text
+    assert "url(" not in page_text
+
+
+def test_every_id_is_given_once(page):
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_every_number_of_the_runs_metrics_is_on_the_page(page, folder):
+    shown = {float(a["value"]) for a in page.all("data")}
+    for name in ("baseline", "distilled"):
+        metrics = json.loads((folder / name / "metrics.json").read_text())
+        joints = [v for table in metrics.pop("per_joint").values() for v in table.values()]
+        metrics.pop("instances")
+        for value in [v for v in (*metrics.values(), *joints) if isinstance(v, float) and math.isfinite(v)]:
+            assert any(math.isclose(value, s, rel_tol=1e-9, abs_tol=1e-9) for s in shown), value
+
+
+def test_the_teachers_numbers_are_those_decoded_from_the_store(page, store):
+    shown = {float(a["value"]) for a in page.all("data")}
+    metrics = measure(store, cached_teacher(store))
+    assert {metrics["ap"], metrics["ar"], metrics["pck@0.05"]} <= shown
+
+
+def test_names_are_escaped_wherever_they_come_from(page_text, page):
+    assert NASTY not in page_text
+    assert NASTY in page.text
+    assert "Ask <the> owner & friends." in page.text
+
+
+def test_no_path_of_this_machine_is_on_the_page(page_text, folder):
+    assert str(folder) not in page_text
+    assert str(folder.parent) not in page_text
+
+
+# --- persons ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_shown_person_has_one_frame_and_the_pictures_of_everybody(page, evidence, store):
+    frames = [a for a in page.all("image") if a["href"].startswith("data:image/jpeg")]
+    labelled = (store.instances["keypoints"][..., 2] > 0).sum(axis=1) >= FEWEST_LABELS
+    assert len(frames) == min(SHOWN, labelled.sum()) == len(page.all("article"))
+    heat = [a for a in page.all("image") if a["href"].startswith("data:image/png")]
+    assert len(heat) == 3 * len(frames)
+    captions = re.findall(r"OKS (?=\d\.\d\d)", page.text)
+    assert len(captions) == 3 * len(frames)
+
+
+def test_persons_go_from_the_worst_to_the_best_of_the_distilled_student(evidence, page_text):
+    shown = [int(row) for row in re.findall(r'id="frame-(\d+)"', page_text)]
+    distilled = evidence.students[-1]
+    scores = distilled.oks[np.searchsorted(distilled.predictions.rows, shown)]
+    assert (np.diff(scores) >= 0).all()
+    labelled = (evidence.store.instances["keypoints"][..., 2] > 0).sum(axis=1) >= FEWEST_LABELS
+    assert scores[[0, -1]].tolist() == [distilled.oks[labelled].min(), distilled.oks[labelled].max()]
+
+
+def test_a_heatmap_is_opaque_where_it_is_high_and_has_the_colour_of_its_side():
+    import cv2
+
+    maps = np.zeros((17, 8, 6), np.float32)
+    maps[SIDES.index("left"), 2, 1] = 1
+    maps[SIDES.index("right"), 5, 4] = 1
+    pixels = cv2.imdecode(np.frombuffer(heat_png(maps), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels.shape == (8, 6, 4)
+    assert (pixels[..., 3] > 0).sum() == 2
+    left, right = pixels[2, 1].astype(int), pixels[5, 4].astype(int)
+    assert left[3] == right[3] == 255
+    assert left[2] > left[0]  # orange is more red than blue
+    assert right[0] > right[2]
+
+
+def test_a_limb_has_the_side_of_its_joints():
+    assert (limb_side(5, 7), limb_side(6, 8), limb_side(5, 6), limb_side(0, 1), limb_side(0, 2)) == (
+        "left",
+        "right",
+        "mid",
+        "left",
+        "right",
+    )
+
+
+# --- comparison -------------------------------------------------------------------------------------------------------
+
+
+def test_the_difference_is_shown_with_its_sign(evidence, page):
+    (pair,) = pairs(evidence.students)
+    assert (pair.distilled.name, pair.baseline.name) == ("distilled", "baseline")
+    expected = pair.distilled.metrics["pck@0.05"] - pair.baseline.metrics["pck@0.05"]
+    assert pair.difference("pck@0.05") == pytest.approx(expected)
+    assert f"{signed(expected)} PCK@0.05" in headline(evidence.students, [pair])
+    assert signed(expected) in page.texts
+
+
+def test_the_interval_encloses_the_difference_and_is_nothing_for_equal_students(evidence, store):
+    (pair,) = pairs(evidence.students)
+    low, high = pck_interval(store, pair)
+    assert low <= pair.difference("pck@0.05") <= high
+    same = type(pair)(pair.baseline, pair.baseline)
+    assert pck_interval(store, same) == (0.0, 0.0)
+
+
+def test_checks_pass_for_runs_that_belong_here(evidence):
+    found = {check.text.partition(":")[0]: check.passed for check in checks(evidence)}
+    assert found["The store is complete"]
+    assert found["baseline"]
+    assert found["distilled"]
+    assert found["distilled and baseline"]
+
+
+def test_a_teacher_that_decodes_to_another_ap_is_noticed(store, folder):
+    evidence = gather(store, [folder / "baseline"])
+    store.manifest = {**store.manifest, "teacher_metrics": {"ap": evidence.teacher.metrics["ap"] + 1}}
+    try:
+        assert [check.passed for check in checks(evidence)] == [True, False, True]
+        store.manifest = {**store.manifest, "teacher_metrics": {"ap": evidence.teacher.metrics["ap"]}}
+        assert all(check.passed for check in checks(evidence))
+    finally:
+        store.manifest = {**store.manifest, "teacher_metrics": None}
+
+
+def test_unequal_recipes_are_noticed(store, folder, tmp_path):
+    other = run_copy(folder, tmp_path)
+    config = json.loads((other / "config.json").read_text())
+    config["recipe"]["epochs"] = 99
+    (other / "config.json").write_text(json.dumps(config))
+    evidence = gather(store, [folder / "baseline", other])
+    (fairness,) = [check for check in checks(evidence) if check.text.startswith("distilled and baseline")]
+    assert not fairness.passed
+    assert "epochs" in fairness.text
+
+
+def test_several_pairs_are_told_apart_by_folder_and_averaged(store, folder, tmp_path):
+    again = run_copy(folder, tmp_path)
+    evidence = gather(store, [folder / "baseline", folder / "distilled", again.rename(tmp_path / "again")])
+    assert [s.name for s in evidence.students] == ["baseline", "distilled distilled", "distilled again"]
+    text = headline(evidence.students, pairs(evidence.students))
+    assert "means of 2 pairs" in text
+
+
+# --- runs that are not whole ------------------------------------------------------------------------------------------
+
+
+def test_one_run_alone_is_shown_without_differences(store, folder, tmp_path):
+    page = report(store, [folder / "baseline"], tmp_path)
+    assert page.all("article")
+    assert "baseline: AP" in page.text
+    assert not [a for a in page.all("td") if "up" in a.get("class", "").split()]
+
+
+def test_a_run_without_history_and_metrics_is_shown_for_what_it_is(store, folder, tmp_path):
+    run = run_copy(folder, tmp_path)
+    (run / "metrics.json").unlink()
+    (run / "history.jsonl").write_text("")
+    page = report(store, [run], tmp_path)
+    assert "No epochs were recorded." in page.text
+    assert "the run is not finished" in page.text
+
+
+def test_what_is_no_run_is_refused_in_one_line(store, folder, tmp_path, capsys):
+    with pytest.raises(TrainError, match=r"is no run folder: it has no config.json"):
+        write_report(store, [tmp_path], tmp_path / "page.html")
+    arguments = ["--store", str(folder / "val.h5"), "--runs", str(folder / "baseline"), "--out", str(tmp_path)]
+    assert main(["report", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: could not write")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_without_frames_needs_its_images(folder, tmp_path):
+    bare = make_store(tmp_path / "bare.zarr", 4, frames=False)
+    with pytest.raises(TrainError, match="name the folder of its images"):
+        write_report(bare, [folder / "baseline"], tmp_path / "page.html")
+
+
+# --- charts and text --------------------------------------------------------------------------------------------------
+
+
+def test_a_line_is_interrupted_where_it_has_no_value():
+    line = Line("a", "s0", [(1, 1.0), (2, 2.0), (3, math.nan), (4, 3.0), (5, 4.0)])
+    chart = line_chart(Style("chart", "epoch"), [line])
+    (path,) = Page(chart).all("path")
+    assert (path["d"].count("M"), path["d"].count("L")) == (2, 2)
+    assert len(Page(chart).all("circle")) == 4
+
+
+@pytest.mark.parametrize("points", [[(1, 5.0)], [(1, 0.0), (2, 0.0)], [(1, -3.0), (2, 1e-9)]])
+def test_any_points_make_a_chart_with_finite_coordinates(points):
+    chart = line_chart(Style("chart", "epoch", y_zero=False), [Line("a", "s0", points)])
+    assert "nan" not in chart
+    assert "inf" not in chart
+    assert len(Page(chart).all("circle")) == len(points)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 0.037), (2.2, 3.16), (0, 97.3), (5, 5), (-3, 4)])
+def test_ticks_are_round_and_enclose_the_range(low, high):
+    ticks = nice_ticks(low, high)
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    assert 3 <= len(ticks) <= 9
+    steps = np.diff(ticks)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
+
+
+def test_labels_keep_their_order_and_do_not_overlap():
+    placed = spread([10, 11, 12, 90, 200], gap=14, low=5, high=100)
+    assert (np.diff(placed) >= 14).all()
+    assert max(placed) <= 100
+
+
+def test_numbers_read_as_people_write_them():
+    assert [fixed(v) for v in (54.52, float("nan"), None, -1.0)] == ["54.5", DASH, DASH, f"{MINUS}1.0"]
+    assert [signed(v) for v in (2.61, -0.4, 0.04, float("nan"))] == ["+2.6", f"{MINUS}0.4", "0.0", DASH]
+    assert [size(v) for v in (840, 35_100, 2_900_000)] == ["840 B", "35.1 kB", "2.9 MB"]
+    assert [duration(v) for v in (41, 232, 7500, None)] == ["41 s", "3 min 52 s", "2 h 05 min", DASH]
+    assert power(7.3e-5) == f"7.3 {TIMES} 10⁻⁵"
+    assert exact(54.5218, "54.5") == '<data value="54.5218">54.5</data>'
+    assert exact(math.nan, DASH) == f"<span>{DASH}</span>"
+
+
+def test_text_is_escaped_and_markup_is_not():
+    assert element("p", "a < b", Markup("<br>"), None, class_='"x"', hidden=True, title=None) == (
+        '<p class="&quot;x&quot;" hidden>a &lt; b<br></p>'
+    )
+    assert join([element("br"), "&"]) + "<" == "<br>&amp;&lt;"
+    assert element("circle", cx=1.23456, cy=-0.001) == '<circle cx="1.23" cy="0"></circle>'

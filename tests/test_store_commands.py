@@ -1,0 +1,164 @@
+"""`python -m cache`: what a person or a script is told about a store, and with which exit code."""
+
+import json
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+import cache
+from cache.__main__ import main
+from cache.diff import diff_stores
+from tests import small_store
+
+
+@pytest.fixture(params=[".zarr", ".h5"])
+def path(request, tmp_path):
+    return small_store.make(tmp_path / f"s{request.param}", skip=(4,), metrics={"ap": 0.512}).path
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and error of a command."""
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_info_is_a_page_for_people(path, capsys):
+    code, out, _ = run(capsys, "info", path)
+    assert code == 0
+    for fact in ("complete", "19 of 20", "2 views, 5 joints", "8x12", "root4", "nats on average", "0.512", "blobs"):
+        assert fact in out
+    assert cache.open_store(path).manifest["content_sha256"] in out
+
+
+def test_info_has_the_same_for_programs(path, capsys):
+    facts = json.loads(run(capsys, "info", path, "--json")[1])
+    store = cache.open_store(path)
+    assert facts["complete"] is True
+    assert facts["teacher_metrics"] == {"ap": 0.512}
+    assert facts["frame_bytes"] == sum(len(store.frame(int(i))) for i in np.flatnonzero(store.written))
+    assert 0 < facts["heatmap_ratio_to_float32"] < 1
+    assert facts["provenance"] == store.manifest["provenance"]
+
+
+def test_info_of_an_unfinished_store_says_how_to_go_on(tmp_path, capsys):
+    small_store.fill(small_store.begin(tmp_path / "s.h5"), only=[0])
+    code, out, _ = run(capsys, "info", tmp_path / "s.h5.partial")
+    assert code == 0
+    assert "incomplete: 1 of 3 shards written" in out
+    assert "--resume" in out
+
+
+def test_verify_of_a_sound_store(path, capsys):
+    assert run(capsys, "verify", path)[0] == 0
+    assert json.loads(run(capsys, "verify", path, "--json")[1]) == {"ok": True, "bad_instances": [], "problems": []}
+
+
+def test_verify_lists_bad_records(tmp_path, capsys):
+    path = small_store.make(tmp_path / "s.zarr").path
+    shard = path / "frames/data/c/1"
+    data = bytearray(shard.read_bytes())
+    data[5] ^= 1
+    shard.write_bytes(data)
+    code, out, _ = run(capsys, "verify", path)
+    assert code == 1
+    assert "instance 8 (annotation 124), frame" in out
+    assert json.loads(run(capsys, "verify", path, "--json")[1])["bad_instances"] == [8]
+
+
+@pytest.mark.parametrize("target", ["t.zarr", "t.h5"])
+def test_convert_loses_nothing(path, tmp_path, capsys, target):
+    code, out, _ = run(capsys, "convert", path, tmp_path / target)
+    assert (code, out.strip()) == (0, str(tmp_path / target))
+    stores = [cache.open_store(path), cache.open_store(tmp_path / target)]
+    manifests = [{k: v for k, v in s.manifest.items() if k != "columns"} for s in stores]
+    assert manifests[0] == manifests[1]
+    assert run(capsys, "diff", path, tmp_path / target)[0] == 0
+    assert run(capsys, "verify", tmp_path / target)[0] == 0
+    refused = run(capsys, "convert", path, tmp_path / target)
+    assert refused[0] == 1
+    assert "--overwrite" in refused[2]
+    assert run(capsys, "convert", path, tmp_path / target, "--overwrite")[0] == 0
+
+
+def test_convert_refuses_a_source_whose_content_hash_lies(path, tmp_path, capsys):
+    store = cache.open_store(path)
+    if store.form == "zarr":
+        document = json.loads((path / "zarr.json").read_text())
+        document["attributes"]["manifest"]["content_sha256"] = "0" * 64
+        (path / "zarr.json").write_text(json.dumps(document))
+    else:
+        with h5py.File(path, "r+") as file:
+            manifest = {**store.manifest, "content_sha256": "0" * 64}
+            file.attrs["manifest"] = np.bytes_(json.dumps(manifest).encode())
+    code, _, error = run(capsys, "convert", path, tmp_path / "t.zarr")
+    assert code == 1
+    assert "not copied" in error
+    assert not (tmp_path / "t.zarr").exists()
+
+
+def make_other(tmp_path, **changes):
+    return small_store.make(tmp_path / "other.h5", **{"skip": (4,), "metrics": {"ap": 0.512}, **changes}).path
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"skip": (4, 7)}, "only_one_written 1"),
+        ({"metrics": {"ap": 0.4}}, "teacher_metrics.ap: 0.512 -> 0.4"),
+        ({"views": 1}, "spec.views: 2 -> 1"),
+        ({"codec": cache.RootCodec(levels=64)}, "records: largest_difference"),
+        ({"count": 19}, "instances or sizes differ"),
+        ({"provenance": {"teacher": {"name": "x"}}}, 'provenance.teacher.name: "blobs" -> "x"'),
+        ({"with_frames": False}, "spec.frames: true -> false"),
+    ],
+)
+def test_diff_says_what_differs(path, tmp_path, capsys, changes, said):
+    code, out, _ = run(capsys, "diff", path, make_other(tmp_path, **changes))
+    assert code == 1
+    assert said in out
+
+
+def test_diff_counts_maps_frames_and_rows(path, tmp_path, monkeypatch):
+    maps, images, columns = small_store.blobs(20, 2), small_store.frames(20), small_store.instances(20)
+    maps[13, 1, 2, 3, 4] += 0.4
+    images[2] += b"x"
+    columns["bbox"][[1, 5]] += 1
+    monkeypatch.setattr(small_store, "blobs", lambda *_: maps)
+    monkeypatch.setattr(small_store, "frames", lambda *_: images)
+    monkeypatch.setattr(small_store, "instances", lambda count, joints, seed=0: columns)
+    monkeypatch.setattr(
+        small_store, "ground_truth", lambda count, joints, original=small_store.ground_truth(20): original
+    )
+    found = diff_stores(path, make_other(tmp_path))
+    assert found["columns"] == {"instances/bbox": 2}
+    assert (found["records"]["maps"], found["records"]["frames"]) == (1, 1)
+    assert found["records"]["largest_difference"] == pytest.approx(0.4, abs=0.3)
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "diff", "convert"])
+def test_a_refusal_is_one_line_and_code_1(tmp_path, capsys, command):
+    second = [tmp_path / "b.zarr"] if command in ("diff", "convert") else []
+    code, out, error = run(capsys, command, tmp_path / "a.zarr", *second)
+    assert code == 1
+    assert "no such store" in out + error
+    assert len((out + error).splitlines()) == 1
+
+
+def test_help_answers_at_once_and_without_heavy_imports():
+    code = "import sys; from cache.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print(sorted({'torch', 'numba', 'zarr', 'h5py', 'numcodecs', 'cv2', 'kdlib'} & set(sys.modules)))"
+    start = time.perf_counter()
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1] == "[]"
+    assert time.perf_counter() - start < 10  # a second on a machine with nothing else to do
+
+
+def test_usage_errors_exit_with_2():
+    with pytest.raises(SystemExit) as left:
+        main(["inspect"])
+    assert left.value.code == 2

@@ -1,0 +1,277 @@
+"""Damaged, foreign and lying stores end in a `StoreError`, and `verify` finds what reading alone would not."""
+
+import json
+import os
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+import cache
+from cache import integrity
+from cache.verify import verify_store
+from tests import small_store
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    """One store of each form, never touched."""
+    folder = tmp_path_factory.mktemp("pristine")
+    for suffix in (".zarr", ".h5"):
+        small_store.make(folder / f"s{suffix}", skip=(4,))
+    return folder
+
+
+@pytest.fixture
+def zarr_path(pristine, tmp_path):
+    return shutil.copytree(pristine / "s.zarr", tmp_path / "s.zarr")
+
+
+@pytest.fixture
+def hdf5_path(pristine, tmp_path):
+    return shutil.copy(pristine / "s.h5", tmp_path / "s.h5")
+
+
+def read_everything(path):
+    """Open and read all records; raises a StoreError, or returns what a sound store returns."""
+    store = cache.open_store(path)
+    records = np.flatnonzero(store.written)
+    images = [store.frame(int(index)) for index in records] if store.has_frames else []
+    return (
+        store.heatmaps(records).tobytes(),
+        images,
+        {name: np.asarray(store.instances[name]) for name in store.instances},
+    )
+
+
+def edit_manifest(path, **changes):
+    """Change entries of the manifest in place, of either form; a dotted name reaches into mappings."""
+    if path.suffix == ".zarr":
+        document = json.loads((path / "zarr.json").read_text())
+        _change(document["attributes"]["manifest"], changes)
+        (path / "zarr.json").write_text(json.dumps(document))
+    else:
+        with h5py.File(path, "r+") as file:
+            manifest = json.loads(file.attrs["manifest"])
+            _change(manifest, changes)
+            file.attrs["manifest"] = np.bytes_(json.dumps(manifest).encode())
+
+
+def _change(manifest, changes):
+    for name, value in changes.items():
+        *parents, last = name.split("__")
+        target = manifest
+        for parent in parents:
+            target = target[parent]
+        target[last] = value
+
+
+def flip(path, offset):
+    with path.open("r+b") as file:
+        file.seek(offset, os.SEEK_SET if offset >= 0 else os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 0x10]))
+
+
+def test_the_untouched_stores_are_sound(pristine):
+    for suffix in (".zarr", ".h5"):
+        assert verify_store(pristine / f"s{suffix}") == []
+
+
+FILES = {
+    "heatmaps/codes/c/1/0/0/0/0": "instance 8",
+    "frames/data/c/0": "instance 0",
+    "heatmaps/peak/c/0/0/0": "instance 0",
+    "instances/bbox/c/0/0": "content hash",
+    "integrity/checksum/c/0/0": "content hash",
+    "frames/affine/c/0/0/0": "content hash",
+    "integrity/shard_sha256/c/0/0": "records are sound, but are not those that were written",
+}
+
+
+@pytest.mark.parametrize(("name", "found"), FILES.items())
+def test_a_flipped_bit_is_found(zarr_path, name, found):
+    flip(zarr_path / name, 30)
+    problems = verify_store(zarr_path)
+    assert found in "; ".join(problem.what for problem in problems)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_flipped_bit_anywhere_in_hdf5_is_found_or_harmless(hdf5_path, pristine, seed):
+    expected = read_everything(pristine / "s.h5")
+    flip(hdf5_path, int(np.random.default_rng(seed).integers(hdf5_path.stat().st_size)))
+    _sound_or_refused(hdf5_path, expected)
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_hdf5_file_is_refused(hdf5_path, share):
+    os.truncate(hdf5_path, int(hdf5_path.stat().st_size * share))
+    with pytest.raises(cache.StoreError):
+        read_everything(hdf5_path)
+    assert verify_store(hdf5_path)
+
+
+@pytest.mark.parametrize("name", [*FILES, "zarr.json", "instances/bbox/zarr.json", "heatmaps/codes/zarr.json"])
+@pytest.mark.parametrize("share", [None, 0, 0.5])
+def test_a_truncated_or_missing_zarr_file_is_found(zarr_path, name, share):
+    file = zarr_path / name
+    if share is None:
+        file.unlink()
+    else:
+        os.truncate(file, int(file.stat().st_size * share))
+    problems = verify_store(zarr_path)
+    assert problems
+    assert str(zarr_path) in problems[0].what
+
+
+def test_reading_a_store_with_a_missing_shard_names_the_file(zarr_path):
+    (zarr_path / "heatmaps/codes/c/1/0/0/0/0").unlink()
+    store = cache.open_store(zarr_path)
+    assert store.heatmap(0).any()
+    with pytest.raises(cache.StoreError, match="c/1/0/0/0/0: missing"):
+        store.heatmap(8)
+
+
+def test_exchanged_records_do_not_pass_for_each_other(zarr_path):
+    """Two shards that exchanged their names are sound files with sound indices, and still not what was written."""
+    a, b, aside = (zarr_path / "heatmaps/codes/c" / name for name in ("0", "1", "aside"))
+    a.rename(aside), b.rename(a), aside.rename(b)
+    with pytest.raises(cache.StoreFormatError, match=r"instance 0 \(annotation 100\), view 0: .* checksum"):
+        cache.open_store(zarr_path).heatmap(0)
+
+
+LIES = {
+    "version": (2, "upgrade it"),
+    "format": ("parquet", "this program reads"),
+    "complete": (False, "not complete"),
+    "complete ": ("yes", "not complete"),
+    "spec__instances": (21, "expected"),
+    "spec__instances ": (-1, "positive integer"),
+    "spec__instances  ": (10**30, "positive integer"),
+    "spec__joints": (17, "expected"),
+    "spec__height": (2**39, "beyond any pose heatmap"),
+    "spec__width": (13, "asks for"),
+    "spec__views": ("2", "positive integer"),
+    "spec__frames": (1, "must be true or false"),
+    "spec__shard_instances": (16, "expected"),
+    "spec__frame_limit": (1, "bytes|asks for"),
+    "spec__codec": ({"name": "jpeg", "version": 1}, "upgrade"),
+    "spec__codec__levels": (300, "levels must be"),
+    "spec__codec__levels ": (50, "above 50"),
+    "spec__codec__floor": (0.0, "floor"),
+    "spec__codec__floor ": ("0.003", "not a number"),
+    "spec__extra": (1, "spec: expected the entries"),
+    "spec": (None, "spec: expected the entries"),
+    "columns": ({}, "declares no column"),
+    "columns ": ([], "not path"),
+    "columns__instances/bbox": (["<f8", [20, 5]], "expected <f8"),
+    "columns__instances/bbox ": (["|O", [20, 4]], "expected <f8"),
+    "columns__instances/../../../etc/passwd": (["|u1", [20]], "forbids"),
+    "columns__instances/huge": (["<f8", [20, 10**15]], "missing"),
+    "columns__ground_truth/annotation_id": (["<i8", [10**15]], "expected"),
+    "columns__integrity/written": (["|u1", [20, 1]], "expected"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+@pytest.mark.parametrize(("name", "lie"), LIES.items())
+def test_a_manifest_that_lies_is_refused(pristine, tmp_path, suffix, name, lie):
+    path = tmp_path / f"s{suffix}"
+    source = pristine / path.name
+    shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
+    edit_manifest(path, **{name.strip(): lie[0]})
+    with pytest.raises(cache.StoreError, match=lie[1]):
+        read_everything(path)
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+@pytest.mark.parametrize("change", [{"written": 20}, {"content_sha256": "0" * 64}, {"spec__codec__floor": 0.004}])
+def test_a_manifest_that_contradicts_the_content_is_found(pristine, tmp_path, suffix, change):
+    path = tmp_path / f"s{suffix}"
+    source = pristine / path.name
+    shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
+    edit_manifest(path, **change)
+    assert verify_store(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"attributes": 3}', "[" * 100000])
+def test_a_root_that_is_no_store_is_refused(zarr_path, text):
+    (zarr_path / "zarr.json").write_text(text)
+    with pytest.raises(cache.StoreFormatError):
+        cache.open_store(zarr_path)
+
+
+def test_links_are_refused(zarr_path, hdf5_path, tmp_path):
+    shard = zarr_path / "heatmaps/codes/c/0/0/0/0/0"
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(cache.StoreFormatError, match="cannot be opened"):
+        read_everything(zarr_path)
+    assert any("a link or device" in problem.what for problem in verify_store(zarr_path))
+    with h5py.File(tmp_path / "other.h5", "w") as other, h5py.File(hdf5_path, "r+") as file:
+        other["bbox"] = file["instances/bbox"][:]
+        del file["instances/bbox"]
+        file["instances/bbox"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "bbox")
+    with pytest.raises(cache.StoreFormatError, match="soft or external link"):
+        cache.open_store(hdf5_path)
+
+
+def test_a_pipe_does_not_block(zarr_path):
+    column = zarr_path / "instances/bbox/c/0/0"
+    column.unlink()
+    os.mkfifo(column)
+    with pytest.raises(cache.StoreFormatError, match="not a regular file"):
+        cache.open_store(zarr_path)
+
+
+def test_files_that_are_no_part_of_the_store_are_found(zarr_path):
+    (zarr_path / "heatmaps/notes.txt").write_text("hello")
+    assert [p.what for p in verify_store(zarr_path)] == ["heatmaps/notes.txt: a file that is no part of the store"]
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "a/../../b.jpg", "..\\b.jpg", ""])
+def test_a_file_name_that_leads_out_of_its_folder_is_refused(tmp_path, monkeypatch, name):
+    columns = small_store.instances(20)
+    columns["file_name"][3] = name
+    monkeypatch.setattr(small_store, "instances", lambda count, joints, seed=0: columns)
+    with pytest.raises(cache.StoreFormatError, match="must be a relative path"):
+        small_store.begin(tmp_path / "s.zarr")
+
+
+def test_a_decompression_bomb_costs_no_memory(zarr_path):
+    """A chunk that would decode to 64 MiB is refused by the size that its record must have."""
+    from cache import compress
+
+    bomb = compress.zstd_compress(np.zeros(1 << 26, np.uint8))
+    with pytest.raises(cache.StoreFormatError, match="zstd"):
+        compress.zstd_decompress(bomb, 480)
+    bomb = compress.deflate_compress(np.zeros(1 << 26, np.uint8))
+    with pytest.raises(cache.StoreFormatError, match="481 bytes decoded, 480 expected"):
+        compress.deflate_decompress(bomb, 480)
+
+
+def test_a_store_whose_shard_digest_was_made_to_match_is_still_checked_by_the_content_hash(zarr_path):
+    """Someone who rewrites a column and its checksums, but not the content hash, is found out."""
+    store = cache.open_store(zarr_path)
+    column = store.column("integrity/checksum").copy()
+    column[4] = 7  # the row of a record that was never written, which no read looks at
+    (zarr_path / "integrity/checksum/c/0/0").write_bytes(column.tobytes())
+    assert [problem.what[:12] for problem in verify_store(zarr_path)] == ["content hash"]
+
+
+def test_checksums_are_crc32c():
+    """The check value of the Castagnoli polynomial, so that other programs can verify a store."""
+    assert integrity.crc32c(b"123456789") == 0xE3069283
+
+
+def _sound_or_refused(path, expected):
+    try:
+        maps, images, columns = read_everything(path)
+    except cache.StoreError:
+        assert verify_store(path)
+        return
+    same = maps == expected[0] and images == expected[1]
+    same = same and all((columns[name] == expected[2][name]).all() for name in columns)
+    assert same or verify_store(path)
