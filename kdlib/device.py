@@ -10,8 +10,9 @@
 | any other CPU | fp32 | bf16 is emulated |
 
 fp32 is the reference; TF32 is not used. Manifests and run configurations record what was used. What bf16 costs a
-teacher, measured on a small HRNet trained for ten minutes and 478 COCO persons: the maximum moves in 3.1 % of the maps (4.7 % if the last
-convolution ran in bf16 too), by more than a pixel in 0.3 % of the confident ones; PCK stays within 0.1 points.
+teacher, measured on a small HRNet trained for ten minutes and 478 COCO persons: the maximum moves in 3.1 % of the maps
+(4.7 % if the last convolution ran in bf16 too), by more than a pixel in 0.3 % of the confident ones; PCK stays within
+0.1 points.
 """
 
 import torch

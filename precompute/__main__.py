@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kdlib.openmp import wait_passively
 from precompute.errors import PrecomputeError
 
 
@@ -170,6 +171,7 @@ def _summary(path: Path, metrics: dict[str, Any], skipped: int) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run; 0 when done, 1 with one line on stderr when refused."""
     arguments = _parser().parse_args(argv)
+    wait_passively()
     import cache
     from kdlib.annotations import AnnotationError
     from precompute.checkpoint import CheckpointError

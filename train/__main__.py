@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kdlib.openmp import wait_passively
 from train.errors import TrainError
 
 
@@ -131,6 +132,7 @@ def _summary(metrics: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when done, 1 with one line on stderr when refused."""
     arguments = _parser().parse_args(argv)
+    wait_passively()
     command: Any = {"distill": _train, "baseline": _train, "evaluate": _evaluate, "report": _report}[arguments.command]
     import cache
 

@@ -140,8 +140,8 @@ def _heatmaps(model: "nn.Module", crops: Any) -> "torch.Tensor":
     """Raw float32 maps (B, K, H, W) of crops (B, H, W, 3) uint8, in bfloat16 where the CPU gains from it."""
     import torch
 
-    from kdlib.images import normalise_images
     from kdlib.device import choose_precision
+    from kdlib.images import normalise_images
 
     fast = choose_precision("auto", torch.device("cpu")) == "bf16"
     with torch.autocast("cpu", torch.bfloat16, enabled=fast):
