@@ -8,8 +8,9 @@ docs/format.md says what is on disk; `python -m cache info PATH` says what is in
 
 from cache.codec import Codec, FloatCodec, RootCodec, codec_from_name
 from cache.errors import MissingRecordError, StoreError, StoreFormatError, StoreNotFoundError, StoreSpaceError
+from cache.opening import open_store
 from cache.spec import StoreSpec
-from cache.store import Store, open_store
+from cache.store import Store
 from cache.writer import Writer, create_store
 
 __all__ = [

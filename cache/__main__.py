@@ -81,11 +81,11 @@ def _diff(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found, indent=1))
     else:
-        columns = [f"column {path}: {rows} rows differ" for path, rows in found["columns"].items()]
+        columns = [f"column {path}: {change}" for path, change in found["columns"].items()]
         records = [f"records: {name} {value:g}" for name, value in found.get("records", {}).items() if value]
         if "records" not in found:
             records = ["the records were not compared: instances or sizes differ"]
-        _list(options.a, "identical", [*found["manifest"], *columns, *records])
+        _list(options.a, "identical", [*records, *found["manifest"], *columns])
     return 0 if found["identical"] else 1
 
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from cache.codec import ERROR_KINDS, Encoded
 from cache.errors import StoreFormatError
-from cache.store import Store, open_store
+from cache.opening import open_store
+from cache.store import Store
 from cache.writer import create_store
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from cache.manifest import VOLATILE, differences
+from cache.opening import open_store
 from cache.spec import PLACE_COLUMNS, SHARD_DIGESTS
-from cache.store import Store, open_store
+from cache.store import Store
 
 _OF_RECORDS = ("heatmaps/peak", "integrity/checksum", "frames/nbytes", SHARD_DIGESTS)  # differ if and as the records do
 _COMPARED = ("spec", "provenance", "teacher_metrics", "codec_error")
@@ -17,9 +18,9 @@ _COMPARED = ("spec", "provenance", "teacher_metrics", "codec_error")
 def diff_stores(first: str | Path, second: str | Path) -> dict[str, Any]:
     """Compare two stores of any form.
 
-    Returns a mapping: `identical`; `manifest`, differing entries as text; `columns`, path -> number of rows that
-    differ; `records`, numbers of instances whose maps or frames differ and the largest difference of a map's value,
-    absent where the instances or the sizes differ, so that there is nothing to compare.
+    Returns a mapping: `identical`; `manifest`, differing entries as text; `columns`, path -> what differs in it;
+    `records`, numbers of instances whose maps or frames differ and the largest difference of a map's value, absent
+    where the instances or the sizes differ, so that there is nothing to compare.
     """
     a, b = open_store(first), open_store(second)
     documents = [{name: store.manifest[name] for name in _COMPARED} for store in (a, b)]
@@ -35,8 +36,8 @@ def diff_stores(first: str | Path, second: str | Path) -> dict[str, Any]:
     return result
 
 
-def _columns(a: Store, b: Store) -> Iterator[tuple[str, int | str]]:
-    """Columns that differ: path and in how many rows, or how they are declared."""
+def _columns(a: Store, b: Store) -> Iterator[tuple[str, str]]:
+    """Columns that differ: path and in how many rows, or as what they are declared."""
     for path in sorted({*a.columns, *b.columns} - {*PLACE_COLUMNS, *_OF_RECORDS}):
         declared = [store.columns.get(path) for store in (a, b)]
         if declared[0] != declared[1]:
@@ -45,7 +46,7 @@ def _columns(a: Store, b: Store) -> Iterator[tuple[str, int | str]]:
             rows = [store.column(path).reshape(len(store.column(path)), -1) for store in (a, b)]
             changed = int((rows[0].view(np.uint8) != rows[1].view(np.uint8)).any(axis=1).sum())
             if changed:
-                yield path, changed
+                yield path, f"{changed} rows differ"
 
 
 def _comparable(a: Store, b: Store) -> bool:

@@ -39,15 +39,21 @@ class Files:
     def read(self, key: str, offset: int, nbytes: int) -> bytes:
         """Exactly `nbytes` bytes of file `key` from `offset`; `StoreFormatError` if it ends before."""
         file = self._file(key)  # held by name: without it, another thread could close the file between these lines
-        data = os.pread(file.fileno(), nbytes, offset)
+        data = self._pread(key, file, nbytes, offset)
         while len(data) < nbytes:  # a signal or a network file system may deliver less than was asked for
-            more = os.pread(file.fileno(), nbytes - len(data), offset + len(data))
+            more = self._pread(key, file, nbytes - len(data), offset + len(data))
             if not more:
                 raise StoreFormatError(
                     f"{self.path(key)}: truncated: {nbytes} bytes wanted at {offset}, the file has {self.size(key)}"
                 )
             data += more
         return data
+
+    def _pread(self, key: str, file: FileIO, nbytes: int, offset: int) -> bytes:
+        try:
+            return os.pread(file.fileno(), nbytes, offset)
+        except (OSError, OverflowError) as error:
+            raise StoreFormatError(f"{self.path(key)}: cannot be read at {offset}: {error}") from error
 
     def read_all(self, key: str, limit: int) -> bytes:
         """The whole file `key`, which must not have more than `limit` bytes."""

@@ -18,7 +18,7 @@ from cache import compress
 from cache.errors import StoreError, StoreFormatError
 from cache.files import Files
 from cache.layout import Extent
-from cache.spec import FORMAT_NAME, Columns, StoreSpec
+from cache.spec import FORMAT_NAME, Columns, StoreSpec, check_encoding
 
 CODES = "heatmaps/codes"
 FRAMES = "frames/data"
@@ -122,6 +122,7 @@ class Hdf5Layout:
         dataset = file[path]
         if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
             raise StoreFormatError(f"{where}: not a dataset of this file")
+        check_encoding(path, dataset.attrs, where)
         if dataset.dtype != np.dtype(dtype) or (shape is not None and dataset.shape != shape):
             raise StoreFormatError(f"{where}: {dataset.dtype} {dataset.shape}, the manifest asks for {dtype} {shape}")
         return dataset

@@ -18,7 +18,7 @@ from cache import zarr_format
 from cache.compress import DEFLATE_LEVEL
 from cache.files import Files
 from cache.spec import FORMAT_NAME, FORMAT_VERSION, StoreSpec, element_encoding
-from cache.staging import space_needed, sync
+from cache.staging import sync, writing
 from cache.zarr_layout import CODES, FRAMES, codes_key, frames_key
 
 _VERSIONS = ("v110", "v110")  # readable by HDF5 1.10 and later; its chunk index is smaller than the older one
@@ -31,7 +31,7 @@ def join_shards(
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     needed = sum(file.stat().st_size for file in shards.rglob("*") if file.is_file())
     try:
-        with space_needed(target.parent, needed), h5py.File(beside, "w", libver=_VERSIONS) as file:
+        with writing(target.parent, needed), h5py.File(beside, "w", libver=_VERSIONS) as file:
             _write_columns(file, columns)
             _join_codes(file, Files(shards), spec)
             if spec.frames:
@@ -44,7 +44,7 @@ def join_shards(
 
 def write_manifest(target: Path, manifest: Mapping[str, Any]) -> None:
     """Replace the manifest of a file that nobody reads yet, and bring the file to the disk."""
-    with space_needed(target.parent, target.stat().st_size):
+    with writing(target.parent, target.stat().st_size):
         with h5py.File(target, "r+") as file:
             _write_manifest(file, manifest)
         sync(target)

@@ -6,8 +6,10 @@ from typing import Any
 
 from cache import staging
 from cache.manifest import flatten
+from cache.opening import open_store
 from cache.spec import spec_from_json
-from cache.store import PLAN, Store, open_store
+from cache.staging import PLAN
+from cache.store import Store
 
 
 def describe(path: str | Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from numba import njit
 
 Array = npt.NDArray[Any]
 
+SMALL = 0.1  # difference between an exact and a stored value for which a short series is as good as exp
 NOTHING_ABOVE_FLOOR = np.nan  # the error of a map whose log logits are all removed: there is no distribution
 
 
@@ -145,6 +146,12 @@ def _log_divergence(row: Array, codes: Array, values: Array) -> tuple[float, flo
 
 
 @njit(nogil=True, cache=True)
+def _exp_series(x: float) -> float:
+    """exp(x) for |x| < SMALL to 2e-9, a third of the time of `math.exp`."""
+    return 1 + x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120)))))
+
+
+@njit(nogil=True, cache=True)
 def _raw_divergence(row: Array, top: float, codes: Array, values: Array) -> float:
     """KL in nats at T = 1 between softmax(exact), whose peak is `top`, and softmax(stored)."""
     stored_top = np.float64(values.max())
@@ -153,10 +160,11 @@ def _raw_divergence(row: Array, top: float, codes: Array, values: Array) -> floa
     for p in range(row.size):
         code = codes[p]
         h = np.float64(row[p]) - np.float64(top)
-        weight = math.exp(h)
+        gap = h - (np.float64(values[code]) - stored_top)
+        weight = weights[code] * _exp_series(gap) if abs(gap) < SMALL else math.exp(h)
         zp += weight
         zq += weights[code]
-        e += weight * (h - (np.float64(values[code]) - stored_top))
+        e += weight * gap
     return e / zp + math.log(zq / zp)
 
 

@@ -136,6 +136,17 @@ def default_shard_instances(instances: int) -> int:
     return int(min(1024, max(64, 2 ** np.ceil(np.log2(wanted)))))
 
 
+def check_encoding(path: str, attributes: Mapping[str, Any], where: str) -> None:
+    """Raise `StoreFormatError` if an array names another type or version than this program knows for its path."""
+    known = element_encoding(path)
+    found = {name: attributes.get(name) for name in known}
+    found = {
+        name: value.decode(errors="replace") if isinstance(value, bytes) else value for name, value in found.items()
+    }
+    if found != known:
+        raise StoreFormatError(f"{where}: encoded as {found}, this program knows {known}: upgrade it")
+
+
 def element_encoding(path: str) -> dict[str, str]:
     """The attributes by which an array names its own type and version."""
     kinds = {

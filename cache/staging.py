@@ -26,8 +26,8 @@ import numpy.typing as npt
 from cache.errors import StoreError, StoreFormatError, StoreSpaceError
 from cache.manifest import VOLATILE, differences
 from cache.spec import FORMAT_NAME
-from cache.store import PLAN
 
+PLAN = "plan.json"  # what a staging directory has and a store has not
 Receipt = Mapping[str, npt.NDArray[Any]]
 
 
@@ -36,21 +36,31 @@ def staging_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def write_whole(path: Path, parts: Iterable[bytes]) -> None:
-    """Write `path` so that it is either absent, as before, or whole and on the disk."""
+def write_whole(path: Path, parts: Iterable[bytes], *, durable: bool = True) -> None:
+    """Write `path` so that it is either absent, as before, or whole and, if `durable`, on the disk."""
     parts = list(parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        with space_needed(path.parent, sum(map(len, parts))):
+        with writing(path.parent, sum(map(len, parts))):
+            path.parent.mkdir(parents=True, exist_ok=True)
             with beside.open("wb") as file:
                 file.writelines(parts)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             beside.replace(path)
-            sync(path.parent)
+            if durable:
+                sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def sync_tree(root: Path) -> None:
+    """Bring everything below `root` to the disk; many files at once cost little more than one."""
+    for folder, _, files in os.walk(root):
+        for name in files:
+            sync(Path(folder, name))
+        sync(Path(folder))
 
 
 def sync(path: Path) -> None:
@@ -63,13 +73,15 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def space_needed(directory: Path, nbytes: int) -> Iterator[None]:
-    """Turn "no space left" into a `StoreSpaceError` that says what is needed and what is left."""
+def writing(directory: Path, nbytes: int) -> Iterator[None]:
+    """Turn a failure to write into a `StoreError`: a full disk into one that says what is needed and what is left."""
     try:
         yield
+    except StoreError:
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
-            raise
+            raise StoreError(f"{directory}: cannot be written: {error.strerror or error}") from error
         free = shutil.disk_usage(directory).free
         raise StoreSpaceError(
             f"{directory}: no space left: {nbytes:,} bytes were to be written, {free:,} are free; make room and run "

@@ -1,10 +1,10 @@
-"""Reading a store: `open_store` and what one can ask of it.
+"""Reading a store: what one can ask of it once `cache.open_store` has found it.
 
 A `Store` may be pickled, used by several threads and carried over a fork; it holds no library's handle and no mapping,
 reads ranges of bytes by position, and checks every record against its checksum.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,61 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.codec import Codec
-from cache.errors import MissingRecordError, StoreError, StoreFormatError, StoreNotFoundError
-from cache.files import Files
+from cache.errors import MissingRecordError, StoreError, StoreFormatError
 from cache.integrity import crc32c, view_checksum
 from cache.layout import Extent, Layout
 from cache.manifest import check_manifest
-from cache.spec import TEXT_COLUMN, Columns, StoreSpec
-from cache.text import decode_text
-
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-PLAN = "plan.json"  # what a staging directory has and a store has not
-
-
-def open_store(path: str | Path, allow_incomplete: bool = False) -> "Store":
-    """Open the store at `path`: a Zarr directory, an HDF5 file or, with `allow_incomplete`, a staging directory.
-
-    Raises:
-        StoreNotFoundError: nothing is there.
-        StoreFormatError: it is not a store, is of a newer version, or is damaged.
-        StoreError: it is not complete, and `allow_incomplete` is false.
-    """
-    root = Path(path)
-    if (root / PLAN).is_file():
-        if not allow_incomplete:
-            raise StoreError(f"{root}: not finished; run the same command again with --resume")
-        root = _staged(root)
-    store = Store(_layout(root))
-    if not (store.complete or allow_incomplete):
-        raise StoreError(f"{root}: the manifest says that it is not complete; run the same command with --resume")
-    return store
-
-
-def _staged(staging: Path) -> Path:
-    """The store inside a staging directory, once it has been assembled."""
-    for candidate in (staging / "store" / "zarr.json", staging / "store.h5"):
-        if candidate.is_file():
-            return candidate.parent if candidate.name == "zarr.json" else candidate
-    raise StoreError(f"{staging}: some shards are still to be written; run the same command again with --resume")
-
-
-def _layout(root: Path) -> Layout:
-    """How the store at `root` is laid out, told by what is there."""
-    if (root / "zarr.json").is_file():
-        from cache.zarr_layout import ZarrLayout
-
-        return ZarrLayout(Files(root))
-    if root.is_dir():
-        raise StoreFormatError(f"{root}: a directory without zarr.json; not a store")
-    if not root.exists():
-        raise StoreNotFoundError(f"{root}: no such store")
-    files = Files(root)
-    if files.size("") < len(HDF5_SIGNATURE) or files.read("", 0, len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
-        raise StoreFormatError(f"{root}: neither a Zarr directory nor an HDF5 file")
-    from cache.hdf5_layout import Hdf5Layout
-
-    return Hdf5Layout(files)
+from cache.spec import Columns, StoreSpec
+from cache.table import ColumnTable
 
 
 class Store:
@@ -85,8 +36,8 @@ class Store:
 
     def _start(self) -> None:
         self._read: dict[str, npt.NDArray[Any]] = {}
-        self.instances: Mapping[str, Any] = ColumnTable(self, "instances")
-        self.ground_truth: Mapping[str, Any] = ColumnTable(self, "ground_truth")
+        self.instances: Mapping[str, Any] = ColumnTable("instances", self.column, self._columns)
+        self.ground_truth: Mapping[str, Any] = ColumnTable("ground_truth", self.column, self._columns)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_layout", "spec", "_columns", "_extents")
@@ -251,27 +202,6 @@ class Store:
 
     def _annotation(self, index: int) -> str:
         return f" (annotation {self.column('instances/annotation_id')[index]})"
-
-
-class ColumnTable(Mapping[str, Any]):
-    """The columns of one group, each read when first asked for; the text column is a list of str."""
-
-    def __init__(self, store: Store, group: str) -> None:
-        self._store = store
-        self._group = group
-        self._names = [path.partition("/")[2] for path in store.columns if path.startswith(group + "/")]
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(f"no column {name!r} of {self._group}; there are {self._names}")
-        column = self._store.column(f"{self._group}/{name}")
-        return decode_text(column) if name == TEXT_COLUMN else column
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def _mapping(manifest: Any, layout: Layout) -> Mapping[str, Any]:

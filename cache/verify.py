@@ -12,8 +12,9 @@ import numpy as np
 
 from cache.errors import StoreError
 from cache.integrity import UNWRITTEN_DIGEST, content_hash, record_digest
+from cache.opening import open_store
 from cache.spec import SHARD_DIGESTS
-from cache.store import Store, open_store
+from cache.store import Store
 
 
 class Problem(NamedTuple):

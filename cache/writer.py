@@ -27,9 +27,11 @@ from cache.columns import given_columns, record_columns
 from cache.errors import StoreError, StoreFormatError
 from cache.integrity import content_hash
 from cache.manifest import plain_json
+from cache.opening import open_store
 from cache.shard_writer import ShardWriter
 from cache.spec import FORMAT_NAME, FORMAT_VERSION, StoreSpec
-from cache.store import PLAN, Store, open_store
+from cache.staging import PLAN
+from cache.store import Store
 
 GROUPS = {"zarr.json", "heatmaps", "frames", "views", "instances", "ground_truth", "integrity"}
 
@@ -105,7 +107,7 @@ class Writer:
         return ShardWriter(self._staging, self.spec, self._form, shard)
 
     def assemble(self) -> Store:
-        """Complete the staged store from its shards and open it; it says `complete` only once published."""
+        """Complete the staged store from its shards and open it for a look before `publish`, which takes it away."""
         pending = self.pending_shards()
         if pending:
             raise StoreError(f"{self._staging}: {len(pending)} of {self.spec.shards} shards are still to be written")

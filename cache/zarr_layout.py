@@ -12,7 +12,7 @@ from cache import compress, zarr_format
 from cache.errors import StoreFormatError, StoreNotFoundError
 from cache.files import Files
 from cache.layout import MAX_DOCUMENT, Extent
-from cache.spec import FORMAT_NAME, FRAME_CHUNK, Columns, StoreSpec
+from cache.spec import FORMAT_NAME, FRAME_CHUNK, Columns, StoreSpec, check_encoding
 
 CODES = "heatmaps/codes"
 FRAMES = "frames/data"
@@ -109,8 +109,10 @@ class ZarrLayout:
         return zarr_format.parse_index(data, room, str(self.files.path(key)))
 
     def _check(self, path: str, expected: Mapping[str, Any]) -> None:
-        """The array's document must say what this version writes; attributes and further keys are free."""
+        """The array's document must say what this version writes; further attributes and keys are free."""
         found = self._document(f"{path}/zarr.json")
+        attributes = found.get("attributes")
+        check_encoding(path, attributes if isinstance(attributes, Mapping) else {}, str(self.files.path(path)))
         for key, value in expected.items():
             if key != "fill_value" and found.get(key, [] if key == "storage_transformers" else None) != value:
                 raise StoreFormatError(

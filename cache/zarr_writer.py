@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from cache import zarr_format
 from cache.spec import FORMAT_NAME, FORMAT_VERSION, StoreSpec, element_encoding
-from cache.staging import write_whole
+from cache.staging import sync_tree, write_whole, writing
 from cache.zarr_layout import CODES, FRAMES
 
 
 def write_arrays(root: Path, spec: StoreSpec, columns: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write every column and every `zarr.json` but the root's."""
+    """Write every column and every `zarr.json` but the root's; `write_manifest` brings them to the disk."""
     _write_document(root / CODES, zarr_format.codes_metadata(spec), CODES)
     if spec.frames:
         _write_document(root / FRAMES, zarr_format.frames_metadata(spec), FRAMES)
@@ -22,16 +22,18 @@ def write_arrays(root: Path, spec: StoreSpec, columns: Mapping[str, npt.NDArray[
         _write_document(root / path, zarr_format.column_metadata(column.dtype.str, column.shape), path)
         if column.size:
             key = zarr_format.chunk_key(path, column.ndim)
-            write_whole(root / key, [np.ascontiguousarray(column).tobytes()])
+            write_whole(root / key, [np.ascontiguousarray(column).tobytes()], durable=False)
     for group in sorted({path.partition("/")[0] for path in [*columns, CODES]}):
-        write_whole(root / group / "zarr.json", [zarr_format.document(zarr_format.GROUP, {})])
+        write_whole(root / group / "zarr.json", [zarr_format.document(zarr_format.GROUP, {})], durable=False)
 
 
 def write_manifest(root: Path, manifest: Mapping[str, Any]) -> None:
     """Write the root's `zarr.json`, which holds the manifest: with it the directory becomes a store."""
     attributes = {"encoding-type": FORMAT_NAME, "encoding-version": str(FORMAT_VERSION), "manifest": manifest}
+    with writing(root, 0):
+        sync_tree(root)
     write_whole(root / "zarr.json", [zarr_format.document(zarr_format.GROUP, attributes)])
 
 
 def _write_document(directory: Path, metadata: Mapping[str, Any], path: str) -> None:
-    write_whole(directory / "zarr.json", [zarr_format.document(metadata, element_encoding(path))])
+    write_whole(directory / "zarr.json", [zarr_format.document(metadata, element_encoding(path))], durable=False)

@@ -128,7 +128,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from precompute.existing import refuse_other
     from precompute.run import create_writer, fill, finish, warn
 
-    job, provenance = _job(arguments)
+    try:
+        job, provenance = _job(arguments)
+    except ValueError as error:  # of the kinds that say what is wrong with a file, a name or a size
+        raise PrecomputeError(str(error)) from error
     codec = cache.codec_from_name(arguments.codec)
     if arguments.check:
         print(check(job, cache.open_store(arguments.store), arguments.check))
@@ -173,14 +176,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     wait_passively()
     import cache
-    from kdlib.annotations import AnnotationError
-    from precompute.checkpoint import CheckpointError
 
     try:
         return _run(arguments)
-    except (PrecomputeError, AnnotationError, CheckpointError, cache.StoreError, ValueError) as error:
+    except (PrecomputeError, cache.StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command with --resume goes on", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ def describe(
             "normalisation": {"mean": list(mean), "std": list(std)},
             "colour_order": teacher.colour_order,
             "precision": teacher.precision,
+            "parameters": teacher.parameters,
+            "multiply_adds": teacher.multiply_adds,
             "flip_test": plan.flip_test,
         },
         "logits": {"transform": "log", "floor": DEFAULT_FLOOR},

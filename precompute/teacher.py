@@ -9,13 +9,15 @@ Sizes are (width, height) in pixels.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdlib.complexity import multiply_adds, parameter_count
 from kdlib.device import PRECISIONS, choose_device, choose_precision
 from kdlib.images import COLOUR_ORDER, IMAGENET_MEAN, IMAGENET_STD
 from kdlib.skeleton import JOINTS
@@ -51,6 +53,8 @@ class Teacher:
         device: `cpu` or `cuda:N`.
         normalisation: mean and standard deviation of the channels, for pixels scaled to 0..1.
         colour_order: of the crops' channels.
+        parameters: of an HRNet; unknown for ONNX.
+        multiply_adds: of an HRNet and one crop; unknown for ONNX.
     """
 
     name: str
@@ -63,6 +67,8 @@ class Teacher:
     network: Callable[[NDArray[np.uint8]], NDArray[np.float32]] = field(repr=False)
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] = (IMAGENET_MEAN, IMAGENET_STD)
     colour_order: str = COLOUR_ORDER
+    parameters: int | None = None
+    multiply_adds: int | None = None
 
     def __call__(self, crops: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
         """Raw heatmaps (B, K, h, w) float32 of crops (B, H, W, 3) uint8 RGB; one forward pass.
@@ -114,7 +120,14 @@ def load_teacher(
     computes_in = choose_precision(precision, on)
     model = build_hrnet(name, len(JOINTS))
     load_weights(model, checkpoint)
-    return _teacher(name, Path(checkpoint), HRNetNetwork(model, input_size, on, computes_in))
+    parameters = parameter_count(model)
+    teacher = _teacher(name, Path(checkpoint), HRNetNetwork(model, input_size, on, computes_in))
+    return replace(teacher, parameters=parameters, multiply_adds=_multiply_adds(name, input_size))
+
+
+def _multiply_adds(name: str, input_size: tuple[int, int]) -> int:
+    with torch.device("meta"):
+        return multiply_adds(build_hrnet(name, len(JOINTS)), input_size)
 
 
 def mirror(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -17,13 +17,14 @@ from train.evaluate import cached_teacher, measure
 from train.report import write_report
 from train.report.axes import nice_ticks, spread
 from train.report.charts import Line, Style, line_chart
-from train.report.comparison import checks, pairs, pck_interval
+from train.report.checks import checks
+from train.report.comparison import pairs, pck_interval
 from train.report.evidence import gather
 from train.report.markup import Markup, element, join
 from train.report.numbers import DASH, MINUS, TIMES, duration, exact, fixed, power, signed, size
 from train.report.overlays import SIDES, heat_png, limb_side
 from train.report.page import headline
-from train.report.people import FEWEST_LABELS, SHOWN
+from train.report.people import FEWEST_LABELS, SHOWN, people
 
 FAST = ["--pretrained", "none", "--batch-size", "8", "--epochs", "2", "--threads", "1", "--precision", "fp32"]
 PEOPLE = 14
@@ -185,6 +186,10 @@ def test_persons_go_from_the_worst_to_the_best_of_the_distilled_student(evidence
     assert scores[[0, -1]].tolist() == [distilled.oks[labelled].min(), distilled.oks[labelled].max()]
 
 
+def test_nobody_to_show_is_no_picture(evidence):
+    assert people(evidence, np.array([], np.int64), ["teacher", "s0", "s1"]) == ""
+
+
 def test_a_heatmap_is_opaque_where_it_is_high_and_has_the_colour_of_its_side():
     import cv2
 
@@ -263,7 +268,7 @@ def test_unequal_recipes_are_noticed(store, folder, tmp_path):
 def test_several_pairs_are_told_apart_by_folder_and_averaged(store, folder, tmp_path):
     again = run_copy(folder, tmp_path)
     evidence = gather(store, [folder / "baseline", folder / "distilled", again.rename(tmp_path / "again")])
-    assert [s.name for s in evidence.students] == ["baseline", "distilled distilled", "distilled again"]
+    assert [s.name for s in evidence.students] == ["baseline", "distilled", "again"]
     text = headline(evidence.students, pairs(evidence.students))
     assert "means of 2 pairs" in text
 

@@ -196,6 +196,17 @@ def test_a_manifest_that_contradicts_the_content_is_found(pristine, tmp_path, su
     assert verify_store(path)
 
 
+def test_an_element_of_a_newer_version_says_so(zarr_path, hdf5_path):
+    file = zarr_path / "views/affine/zarr.json"
+    file.write_text(file.read_text().replace('"encoding-version": "1"', '"encoding-version": "2"'))
+    with pytest.raises(cache.StoreFormatError, match=r"views/affine: encoded as .* upgrade"):
+        cache.open_store(zarr_path)
+    with h5py.File(hdf5_path, "r+") as hdf5:
+        hdf5["heatmaps/codes"].attrs["encoding-type"] = np.bytes_(b"wavelets")
+    with pytest.raises(cache.StoreFormatError, match=r"heatmaps/codes: encoded as .*wavelets.* upgrade"):
+        cache.open_store(hdf5_path)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"attributes": 3}', "[" * 100000])
 def test_a_root_that_is_no_store_is_refused(zarr_path, text):
     (zarr_path / "zarr.json").write_text(text)

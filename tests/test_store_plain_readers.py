@@ -1,6 +1,7 @@
 """A store can be read with nothing but zarr, or nothing but h5py and numpy, by following docs/format.md."""
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -51,6 +52,21 @@ def test_h5py_alone(tmp_path):
     store = small_store.make(tmp_path / "s.h5", skip=SKIPPED)
     with h5py.File(tmp_path / "s.h5") as file:
         check(file, json.loads(file.attrs["manifest"]), store)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".zarr"])
+def test_the_ten_lines_of_the_format_document(tmp_path, suffix, monkeypatch):
+    text = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
+    lines = text.split("```python\n")[1].split("```")[0]
+    if suffix == ".zarr":
+        lines = lines.replace('h5py.File("store.h5")', 'zarr.open_group("store.zarr", mode="r")')
+        lines = lines.replace('json.loads(f.attrs["manifest"])', 'f.attrs["manifest"]')
+    store = small_store.make(tmp_path / f"store{suffix}")
+    monkeypatch.chdir(tmp_path)
+    found = {"zarr": zarr}
+    exec(lines, found)
+    np.testing.assert_allclose(found["maps"], store.heatmaps([7])[0], rtol=1e-5)
+    assert found["jpeg"] == store.frame(7)
 
 
 def test_zarr_writes_the_same_documents(tmp_path):

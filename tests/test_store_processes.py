@@ -35,11 +35,11 @@ def test_children_read_what_the_parent_reads(store, method, touched, count):
     expected = digest(store)
     fresh = store if touched else cache.open_store(store.path)
     context = multiprocessing.get_context(method)
-    receiver, sender = context.Pipe(duplex=False)
-    children = [context.Process(target=send_digest, args=(fresh, sender)) for _ in range(count)]
+    pipes = [context.Pipe(duplex=False) for _ in range(count)]
+    children = [context.Process(target=send_digest, args=(fresh, sender)) for _, sender in pipes]
     for child in children:
         child.start()
-    assert [receiver.recv() for _ in children] == [expected] * count
+    assert [receiver.recv() for receiver, _ in pipes] == [expected] * count
     for child in children:
         child.join()
         assert child.exitcode == 0

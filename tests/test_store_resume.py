@@ -49,7 +49,7 @@ def die_at(path, deadly):
 
 
 def test_killed_and_resumed_equals_uninterrupted(path, tmp_path):
-    """Killed before every rename of a run (of the many columns of the Zarr form, before every fifth)."""
+    """Killed before every rename of a run (of the many columns of the Zarr form, before every twelfth)."""
     whole = small_store.make(tmp_path / f"whole{path.suffix}").path
     deadly = 1
     while die_at(path, deadly):
@@ -58,7 +58,7 @@ def test_killed_and_resumed_equals_uninterrupted(path, tmp_path):
         assert diff_stores(path, whole)["identical"]
         assert sorted(entry.name for entry in tmp_path.iterdir()) == [path.name, whole.name]
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-        deadly += 1 if deadly < 12 else 5
+        deadly += 1 if deadly < 12 else 12
     assert deadly >= 12
 
 

@@ -6,10 +6,12 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdlib.complexity import multiply_adds
 from tests.shared_data import SQUEEZENET
-from train.complexity import complexity, multiply_adds
+from train.complexity import complexity
 from train.errors import TrainError
-from train.students import BACKBONES, HEADS, PADDING, STRIDE, build_student, load_pretrained
+from train.heads import HEADS
+from train.students import BACKBONES, PADDING, STRIDE, build_student, load_pretrained
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -20,22 +22,54 @@ def test_maps_are_a_quarter_of_the_input_for_any_divisible_size(name, head):
         assert student(torch.zeros(2, 3, height, width)).shape == (2, 17, height // STRIDE, width // STRIDE)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_features_lie_where_the_head_puts_them_on_the_heatmap_grid(name):
-    # Walk the first of every parallel branch: position of feature 0 and the step between features, in input pixels.
-    centre, step = 0.0, 1
-    for module in build_student(name, "interp", 17, (96, 128)).features:
+def feature_positions(features):
+    """Input pixel of feature 0 and pixels a feature, before every pool and at the end; nothing padded in front."""
+    centre, step, seen = 0.0, 1, []
+    for module in features:
+        if isinstance(module, nn.MaxPool2d):
+            seen.append((centre, step))
         if isinstance(module, nn.Conv2d | nn.MaxPool2d):
             kernel, stride, padding = (
                 v[0] if isinstance(v, tuple) else v for v in (module.kernel_size, module.stride, module.padding)
             )
             centre += ((kernel - 1) / 2 - padding) * step
             step *= stride
-    # Doubling by bilinear interpolation or by a 4x4 transposed convolution puts pixel u at 2 u + 1/2; twice: 4 u + 3/2.
-    heatmap_pixel_of_feature_0 = 1.5
-    shift = {"squeezenet1_1": 0.0, "squeezenet1_0": 2.0}[name]  # 1.0's first kernel is 7 wide and looks 2 further
-    assert step == 16
-    assert centre - PADDING[0] == heatmap_pixel_of_feature_0 * STRIDE + shift
+    return [*seen[1:], (centre, step)]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_features_of_every_stride_meet_on_the_heatmap_grid(name):
+    # A doubling, bilinear or a 4x4 transposed convolution, puts pixel u at 2 u + 1/2. So stride 16 must lie at
+    # 16 u + 6 for two doublings to reach heatmap pixel 4 u + 3/2, and one doubling then lies at 8 u + 2.
+    (fine, four), (middle, eight), (coarse, sixteen) = feature_positions(
+        build_student(name, "interp", 17, (96, 128)).features
+    )
+    padding = PADDING[name][0]
+    assert (four, eight, sixteen) == (4, 8, 16)
+    assert coarse - padding == 6
+    # The pyramid's 2x2 kernels look half a feature further; the finest features are taken from index 1 on.
+    assert middle - padding + eight / 2 == 2
+    assert fine - padding + four * 1.5 == 0
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_student_of_centred_filters_answers_where_it_was_asked(head):
+    # All weights positive and equal: the answer to a bright spot must be centred on the spot, on both axes.
+    student = build_student("squeezenet1_1", head, 1, (192, 256)).eval()
+    with torch.no_grad():
+        for p in student.parameters():
+            p.fill_(1e-3) if p.ndim > 1 else p.zero_()
+        for module in student.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.fill_(1.0)
+        picture = torch.zeros(1, 3, 256, 192)
+        picture[:, :, 120:137, 88:105] = 1.0  # centred on input pixel (96, 128): heatmap pixel (24, 32)
+        answer = student(picture)[0, 0].double()
+    answer -= answer.min()
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(48.0), indexing="ij")
+    x, y = ((answer * grid).sum() / answer.sum() for grid in (columns, rows))
+    assert abs(x - 24) < 1.5
+    assert abs(y - 32) < 1.5
 
 
 def test_every_parameter_learns():
@@ -59,7 +93,7 @@ def test_multiply_adds_are_those_of_torchvisions_features_on_the_padded_picture_
     [
         ("resnet", "deconv", (96, 128), "no student is called 'resnet'; there are squeezenet1_1, squeezenet1_0"),
         ("squeezenet1_1", "big", (96, 128), "no head is called 'big'"),
-        ("squeezenet1_1", "deconv", (100, 128), "divisible by 16, got 100x128"),
+        ("squeezenet1_1", "deconv", (100, 128), "divisible by 16, got 128x100"),
     ],
 )
 def test_what_is_no_student_is_refused(name, head, size, message):

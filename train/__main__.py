@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--store", type=Path, required=True, help="validation store")
     report.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders")
     report.add_argument("--out", type=Path, required=True, metavar="FILE")
+    report.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
     return parser
 
 
@@ -57,9 +58,17 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     add_arguments(parser)
 
 
+def _device(name: str) -> Any:
+    from kdlib.device import choose_device
+
+    try:
+        return choose_device(name)
+    except ValueError as error:
+        raise TrainError(str(error)) from error
+
+
 def _train(arguments: argparse.Namespace) -> int:
     import cache
-    from kdlib.device import choose_device
     from train.loop import Run, discard, fit
     from train.recipe import Recipe
 
@@ -72,7 +81,7 @@ def _train(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         recipe=recipe,
         distil=arguments.command == "distill",
-        device=choose_device(arguments.device),
+        device=_device(arguments.device),
         resume=arguments.resume,
         images=arguments.images,
         val_images=arguments.val_images,
@@ -84,12 +93,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     import cache
-    from kdlib.device import choose_device
     from train import evaluate
     from train.checkpoint import load_student
     from train.complexity import complexity
 
-    store, device = cache.open_store(arguments.store), choose_device(arguments.device)
+    store, device = cache.open_store(arguments.store), _device(arguments.device)
     extra: dict[str, Any] = {}
     if arguments.teacher:
         name = str(store.manifest["provenance"]["teacher"]["name"])
@@ -118,7 +126,7 @@ def _report(arguments: argparse.Namespace) -> int:
     import cache
     from train.report import write_report
 
-    write_report(cache.open_store(arguments.store), arguments.runs, arguments.out)
+    write_report(cache.open_store(arguments.store), arguments.runs, arguments.out, arguments.images)
     print(f"report: {arguments.out}")
     return 0
 
@@ -138,9 +146,11 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         return command(arguments)
-    except (TrainError, cache.StoreError, ValueError) as error:
+    except (TrainError, cache.StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command with --resume goes on", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -5,19 +5,11 @@ import time
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from kdlib.complexity import multiply_adds, parameter_count
 from train.students import Student
 
 WARMUP, REPEATS = 3, 20
-
-
-def multiply_adds(model: Student, input_size: tuple[int, int]) -> int:
-    """Multiply-adds of one picture (torch's flop counter over 2: convolutions and products, nothing elementwise)."""
-    picture = torch.zeros(1, 3, input_size[1], input_size[0])
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model.eval()(picture)
-    return counter.get_total_flops() // 2
 
 
 @torch.inference_mode()
@@ -35,7 +27,7 @@ def latency(model: Student, input_size: tuple[int, int]) -> float:
 
 def complexity(model: Student, input_size: tuple[int, int]) -> dict[str, Any]:
     """Parameters, multiply-adds, bytes of the weights in float32, and CPU latency of a student."""
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = parameter_count(model)
     return {
         "parameters": parameters,
         "multiply_adds": multiply_adds(model, input_size),

@@ -1,8 +1,8 @@
 """Students: SqueezeNet's features under a head that turns them into heatmaps.
 
-SqueezeNet (Iandola et al. 2016, arXiv 1602.07360; torchvision's layers and weights) has stride 16 and no padding in its
-first convolution and its pools, so its feature u looks at input pixel 16 u + 15. `Student` pads the picture so that the
-features lie where the head's four-fold upsampling puts them on the heatmap grid (heatmap pixel u at input pixel 4 u).
+SqueezeNet (Iandola et al. 2016, arXiv 1602.07360; torchvision's layers and weights) pads neither its first convolution
+nor its pools, so its features lie off the heatmap grid (heatmap pixel u at input pixel 4 u). `Student` pads the
+picture so that features of stride 16 lie at input pixels 16 u + 6, where two doublings put them exactly onto the grid.
 """
 
 from collections.abc import Callable
@@ -14,42 +14,18 @@ import torchvision
 from torch import Tensor, nn
 
 from train.errors import TrainError
+from train.heads import HEADS, Taps
 
 STRIDE: Final = 4
 """Input pixels a heatmap pixel, for every student."""
 FEATURE_STRIDE: Final = 16
-FEATURE_CHANNELS: Final = 512
-PADDING: Final = (9, 6, 9, 6)
-"""Left, right, top, bottom: feature u then lies at input pixel 16 u + 6, and the head's heatmap pixel 4 u + 1.5 too."""
 
 BACKBONES: Final[dict[str, Callable[..., Any]]] = {
     "squeezenet1_1": torchvision.models.squeezenet1_1,
     "squeezenet1_0": torchvision.models.squeezenet1_0,
 }
-
-
-def _interp_head(joints: int) -> nn.Module:
-    """The teaching notebook's head: bilinear upsampling and one 3x3 convolution."""
-    return nn.Sequential(
-        nn.Upsample(scale_factor=4, mode="bilinear"), nn.Conv2d(FEATURE_CHANNELS, joints, 3, padding=1)
-    )
-
-
-def _upsampler(inputs: int, outputs: int) -> list[nn.Module]:
-    """Double the resolution with a learnt 4x4 kernel, as Simple Baselines does (Xiao et al. 2018, arXiv 1804.06208)."""
-    return [
-        nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    ]
-
-
-def _deconv_head(joints: int) -> nn.Module:
-    """A light Simple Baselines head: two learnt upsamplings (128 and 64 channels) and a 1x1 convolution."""
-    return nn.Sequential(*_upsampler(FEATURE_CHANNELS, 128), *_upsampler(128, 64), nn.Conv2d(64, joints, 1))
-
-
-HEADS: Final[dict[str, Callable[[int], nn.Module]]] = {"deconv": _deconv_head, "interp": _interp_head}
+PADDING: Final = {"squeezenet1_1": (9, 6, 9, 6), "squeezenet1_0": (11, 4, 11, 4)}
+"""Left, right, top, bottom: 15 in all make a feature of every 16 pixels; 1.0's first kernel looks 2 pixels further."""
 
 
 class Student(nn.Module):
@@ -57,22 +33,35 @@ class Student(nn.Module):
 
     Args:
         name: Key of `BACKBONES`.
-        head: Key of `HEADS`.
+        head: Key of `train.heads.HEADS`.
         joints: Number of maps K.
     """
 
     def __init__(self, name: str, head: str, joints: int) -> None:
         super().__init__()
-        self.joints = joints
+        self.joints, self.padding = joints, PADDING[name]
         self.features = BACKBONES[name](weights=None).features
-        self.head = HEADS[head](joints)
-        final = [module for module in self.head.modules() if isinstance(module, nn.Conv2d)][-1]
-        nn.init.normal_(final.weight, std=0.001)
-        nn.init.zeros_(final.bias)  # type: ignore[arg-type]
+        self.head = HEADS[head](_channels(self.features), joints)
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps of the pictures; what they mean (logits or heatmaps) is the loss's choice."""
-        return self.head(self.features(nn.functional.pad(images, PADDING)))
+        x = nn.functional.pad(images, self.padding)
+        before_pools = []
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                before_pools.append(x)
+            x = layer(x)
+        _, stride4, stride8 = before_pools
+        return self.head(Taps(stride4, stride8, x))
+
+
+def _channels(features: nn.Sequential) -> Taps[int]:
+    """Channels of the features at strides 4, 8 and 16: those of the last Fire before each pool but the first."""
+    fires = [(i, layer) for i, layer in enumerate(features) if hasattr(layer, "expand1x1")]
+    pools = [i for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
+    ends = [*pools[1:], len(features)]
+    lasts: list[Any] = [[fire for i, fire in fires if i < end][-1] for end in ends]
+    return Taps(*(fire.expand1x1.out_channels + fire.expand3x3.out_channels for fire in lasts))
 
 
 def build_student(name: str, head: str, joints: int, input_size: tuple[int, int]) -> Student:
@@ -86,7 +75,8 @@ def build_student(name: str, head: str, joints: int, input_size: tuple[int, int]
     if head not in HEADS:
         raise TrainError(f"no head is called {head!r}; there are {', '.join(HEADS)}")
     if any(side <= 0 or side % FEATURE_STRIDE for side in input_size):
-        raise TrainError(f"students need an input divisible by {FEATURE_STRIDE}, got {input_size[0]}x{input_size[1]}")
+        width, height = input_size
+        raise TrainError(f"students need an input divisible by {FEATURE_STRIDE}, got {height}x{width} (height x width)")
     return Student(name, head, joints)
 
 
@@ -111,10 +101,7 @@ def load_pretrained(student: Student, name: str, source: str) -> str:
         return _download(student, name)
     path = Path(source)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        student.features.load_state_dict(
-            {k.removeprefix("features."): v.float() for k, v in state.items() if k.startswith("features.")}
-        )
+        _fill(student, torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError as error:
         raise TrainError(f"no pretrained weights at {path}; give another file, or --pretrained none") from error
     except Exception as error:  # torch raises many kinds here; all of them mean this
@@ -128,11 +115,16 @@ def load_pretrained(student: Student, name: str, source: str) -> str:
 def _download(student: Student, name: str) -> str:
     weights = torchvision.models.get_model_weights(name).DEFAULT
     try:
-        state = weights.get_state_dict(progress=False, check_hash=True)
+        _fill(student, weights.get_state_dict(progress=False, check_hash=True))
     except OSError as error:
         return (
             f"ImageNet weights of {name} could not be downloaded from {weights.url} ({error}): the student starts from "
             "random weights; give a file with --pretrained FILE, or --pretrained none to say so"
         )
-    student.features.load_state_dict({k.removeprefix("features."): v for k, v in state.items() if "features" in k})
     return f"student starts from torchvision's {weights}"
+
+
+def _fill(student: Student, state: dict[str, Tensor]) -> None:
+    prefix = "features."
+    features = {key.removeprefix(prefix): value.float() for key, value in state.items() if key.startswith(prefix)}
+    student.features.load_state_dict(features)

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-GENERATOR = 1
+GENERATOR = 2
 """Version of the generator; whoever changes a pixel or a label raises it."""
 
 

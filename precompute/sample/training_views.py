@@ -20,7 +20,7 @@ from kdlib.warp import crop_image, warp_image
 Array = np.ndarray
 
 STRIDE = 4
-ROTATION, SCALE, HALF_BODY = 30.0, 0.25, 0.2
+ROTATION, SCALE, HALF_BODY = 20.0, 0.2, 0.1
 """Standard deviation of the rotation in degrees (drawn for 3 of 5 views), of the size, and share of half bodies."""
 
 

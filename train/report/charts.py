@@ -9,6 +9,7 @@ from train.report.numbers import fixed, has_value
 
 LABEL_GAP = 14.0
 LONGEST_LABEL = 20
+DOT_STEP = 4.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ def line_chart(style: Style, lines: Sequence[Line]) -> Markup:
     axes = _axes(style, lines)
     drawn = [axes.draw(style.x_label)]
     drawn += [_line(axes, line, style) for line in lines]
+    drawn += [element("g", *(_mark(axes, *mark) for mark in line.marks), class_=line.series) for line in lines]
     drawn += [_end_labels(axes, lines)]
     return _figure(style.title, _svg(axes.width, axes.height, style.title, drawn))
 
@@ -72,8 +74,7 @@ def _whole_ticks(low: float, high: float) -> list[float]:
 def _line(axes: Axes, line: Line, style: Style) -> Markup:
     path = element("path", d=_path(axes, line.points), class_="line dashed" if line.dashed else "line")
     dots = [_dot(axes, line.label, x, y, style.digits) for x, y in line.points if style.dots and has_value(y)]
-    marks = [_mark(axes, *mark) for mark in line.marks]
-    return element("g", path, *dots, *marks, class_=line.series)
+    return element("g", path, *dots, class_=line.series)
 
 
 def _path(axes: Axes, points: Sequence[tuple[float, float]]) -> str:
@@ -144,10 +145,16 @@ def _dot_row(axes: Axes, label: str, dots: Sequence[Dot], y: float) -> Markup:
     values = [axes.x(dot.value) for dot in shown]
     bar = element("line", x1=min(values), x2=max(values), y1=y, y2=y, class_="range")
     circles = [
-        element("circle", element("title", dot.text), cx=x, cy=y, r=5.0, class_=f"dot big {dot.series}")
-        for dot, x in zip(shown, values, strict=True)
+        element("circle", element("title", dot.text), cx=x, cy=y + offset, r=5.0, class_=f"dot big {dot.series}")
+        for dot, x, offset in zip(shown, values, _offsets(len(shown)), strict=True)
     ]
     return join([name, bar, *circles])
+
+
+def _offsets(count: int) -> list[float]:
+    """Small steps down, so that equal values do not hide each other."""
+    step = min(DOT_STEP, 3 * DOT_STEP / count)
+    return [step * (i - (count - 1) / 2) for i in range(count)]
 
 
 def _svg(width: float, height: float, title: str, content: Sequence[Markup]) -> Markup:

@@ -67,14 +67,14 @@ def gather(store: Any, runs: list[Path], images: Path | None = None) -> Evidence
     Raises:
         TrainError: If a folder holds no run, or a student has another number of joints than the store.
     """
-    names = _names(runs)
-    return Evidence(store, _teacher(store), [_student(store, run, names[run], images) for run in runs], images)
+    students = [_student(store, run, name, images) for run, name in zip(runs, _names(runs), strict=True)]
+    return Evidence(store, _teacher(store), students, images)
 
 
 def _teacher(store: Any) -> Subject:
     about = store.manifest["provenance"]["teacher"]
     predictions = cached_teacher(store)
-    cost = {name: about[name] for name in ("parameters", "multiply_adds") if name in about}
+    cost = {name: about[name] for name in ("parameters", "multiply_adds") if about.get(name) is not None}
     return Subject("teacher", measure(store, predictions), predictions, _oks(store, predictions), cost)
 
 
@@ -105,11 +105,11 @@ def _oks(store: Any, predictions: Predictions) -> NDArray[np.float64]:
     return oks(predictions.points, columns["keypoints"][rows], columns["area"][rows])
 
 
-def _names(runs: list[Path]) -> dict[Path, str]:
-    """What each run is called: its kind, with its folder where several are of a kind."""
-    kinds = {run: str(_json(run / "config.json").get("name", run.name)) for run in runs}
-    several = {kind for kind in kinds.values() if list(kinds.values()).count(kind) > 1}
-    return {run: f"{kind} {run.name}" if kind in several else kind for run, kind in kinds.items()}
+def _names(runs: list[Path]) -> list[str]:
+    """What the runs are called: their kinds; where several are of a kind, their folders."""
+    kinds = [str(_json(run / "config.json").get("name", run.name)) for run in runs]
+    folders = [run.name if [r.name for r in runs].count(run.name) == 1 else str(Path(*run.parts[-2:])) for run in runs]
+    return [kind if kinds.count(kind) == 1 else folder for kind, folder in zip(kinds, folders, strict=True)]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from train.errors import TrainError
 from train.report import facts, figures, recipes, tables
-from train.report.comparison import Check, Pair, checks, pairs
+from train.report.checks import Check, checks
+from train.report.comparison import Pair, pairs
 from train.report.evidence import Evidence, Subject, Trained, gather
 from train.report.markup import Markup, element
 from train.report.numbers import MINUS, TIMES, fixed, signed, whole
@@ -122,7 +123,9 @@ def _people(evidence: Evidence, series: list[str], ranked: Subject, places: NDAr
         f"by the OKS of {ranked.name}: the worst first, the best last, none picked by hand. Heatmaps show the maximum "
         "over the joints, all on one scale."
     )
-    content = element("div", people(evidence, places, series), class_="people")
+    content = element(
+        "div", people(evidence, places, series), class_="people one-column" if len(series) > 4 else "people"
+    )
     return _section("People", "people", content, lead, _limb_legend())
 
 
@@ -173,7 +176,8 @@ def _scope(evidence: Evidence) -> Markup:
         " (sha256 ",
         element("code", digest[:12], title=digest),
         ") and about nobody else: numbers on drawn people tell about the machinery, not about human pose. "
-        "The best student of a row is set in bold. Seeds differ: one run is one throw of the dice.",
+        "The best student of a row is set in bold. The small range is the 95 % interval of a paired bootstrap over the "
+        "persons; another seed would move the numbers, too.",
         class_="note",
     )
 

@@ -149,7 +149,7 @@ def _ground_truth(evidence: Evidence, row: int) -> Markup:
         "figure",
         panel([frame, skeleton(points, labelled, labelled, window.limb)], window.view_box, "labels"),
         panel([_again(row)], window.view_box, "frame"),
-        element("figcaption", element("b", "labels"), element("span", f"{labelled.sum()} of {len(labelled)}")),
+        element("figcaption", element("b", "labels"), element("span", f"{labelled.sum()} of {len(labelled)} joints")),
     )
 
 

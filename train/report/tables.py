@@ -20,8 +20,8 @@ class Row:
     text: str
     """What it is, for somebody who does not know it."""
     show: Callable[[Any], str] = fixed
-    more_is_better: bool = True
-    percent: bool = True
+    best: Callable[..., Any] | None = max
+    """Which student's number is emphasised; None where the numbers also depend on how busy the machine was."""
 
 
 ACCURACY = (
@@ -39,12 +39,12 @@ def cost_rows(threads: int) -> list[Row]:
     """What a network costs; the CPU's time is for that many threads."""
     on = f"milliseconds for one person on this machine's CPU, {threads} thread{'s' if threads > 1 else ''}"
     return [
-        Row("parameters", "Parameters", "numbers that were learnt", millions, False, False),
-        Row("multiply_adds", "GMACs", "billions of multiply-adds for one person", billions, False, False),
-        Row("bytes", "Size", "of the weights in float32", size, False, False),
-        Row("cpu_ms", "Latency", on, fixed, False, False),
-        Row("train_seconds", "Training time", "evaluation apart", duration, False, False),
-        Row("train_instances_per_second", "Training speed", "persons a second", whole, True, False),
+        Row("parameters", "Parameters", "numbers that were learnt", millions, min),
+        Row("multiply_adds", "GMACs", "billions of multiply-adds for one person", billions, min),
+        Row("bytes", "Size", "of the weights in float32", size, min),
+        Row("cpu_ms", "Latency", on, fixed, None),
+        Row("train_seconds", "Training time", "evaluation apart", duration, None),
+        Row("train_instances_per_second", "Training speed", "persons a second", whole, None),
     ]
 
 
@@ -53,25 +53,23 @@ def comparison(evidence: Evidence, series: Sequence[str], pairs: Sequence[Pair],
     subjects = [evidence.teacher, *evidence.students]
     gains = [element("th", _pair_title(pair), scope="col", class_="gain") for pair in pairs]
     head = element("thead", element("tr", element("td"), *column_heads(subjects, series), *gains))
-    accuracy = [_row(row, [s.metrics for s in subjects], pairs) for row in ACCURACY]
-    cost = [_row(row, [s.cost for s in subjects], pairs) for row in cost_rows(threads)]
-    doubt = _interval_rows(evidence.store, len(subjects), pairs)
-    table = element("table", head, element("tbody", *accuracy, *doubt), element("tbody", *cost), class_="comparison")
-    return wide(table)
+    metrics, costs = [s.metrics for s in subjects], [s.cost for s in subjects]
+    accuracy = [_row(row, metrics, [_gain(evidence.store, pair, row.key) for pair in pairs]) for row in ACCURACY]
+    cost = [_row(row, costs, [element("td")] * len(pairs)) for row in cost_rows(threads)]
+    return wide(element("table", head, element("tbody", *accuracy), element("tbody", *cost), class_="comparison"))
 
 
 def _pair_title(pair: Pair) -> str:
     return f"{pair.distilled.name} {MINUS} {pair.baseline.name}"
 
 
-def _row(row: Row, values: Sequence[dict[str, Any]], pairs: Sequence[Pair]) -> Markup:
+def _row(row: Row, values: Sequence[dict[str, Any]], gains: Sequence[Markup]) -> Markup:
     numbers = [numbers_of.get(row.key) for numbers_of in values]
     best = _best(row, numbers[1:])
     cells = [
         element("td", exact(number, row.show(number)), class_="best" if i > 0 and row.show(number) == best else None)
         for i, number in enumerate(numbers)
     ]
-    gains = [_gain(pair.difference(row.key)) if row.percent else element("td", class_="gain") for pair in pairs]
     title = element("th", row.name, element("small", row.text), scope="row")
     return element("tr", title, *cells, *gains)
 
@@ -79,26 +77,21 @@ def _row(row: Row, values: Sequence[dict[str, Any]], pairs: Sequence[Pair]) -> M
 def _best(row: Row, students: Sequence[Any]) -> str | None:
     """What the best student's number reads; None where students do not differ in it."""
     known = [number for number in students if has_value(number)]
-    if len({row.show(number) for number in known}) < 2:
+    if row.best is None or len({row.show(number) for number in known}) < 2:
         return None
-    return row.show(max(known) if row.more_is_better else min(known))
+    return row.show(row.best(known))
 
 
-def _gain(difference: float) -> Markup:
+def _gain(store: Any, pair: Pair, metric: str) -> Markup:
+    """Distilled minus baseline, and how sure that is for PCK@0.05."""
+    difference = pair.difference(metric)
     text = signed(difference)
-    kind = "up" if text.startswith("+") else "down" if has_value(difference) and round(difference, 1) < 0 else "level"
-    return element("td", exact(difference, text), class_=f"gain {kind}")
-
-
-def _interval_rows(store: Any, subjects: int, pairs: Sequence[Pair]) -> list[Markup]:
-    """How sure the difference in PCK@0.05 is; nothing where there is no difference."""
-    if not pairs:
-        return []
-    intervals = [pck_interval(store, pair) for pair in pairs]
-    cells = [element("td", f"{signed(low)} to {signed(high)}", class_="gain") for low, high in intervals]
-    text = "95 % interval of the difference in PCK@0.05, persons drawn anew; the spread of seeds comes on top"
-    title = element("th", element("small", text), scope="row", colspan=subjects + 1)
-    return [element("tr", title, *cells, class_="interval")]
+    kind = {"+": "up", MINUS: "down"}.get(text[0], "level")
+    interval = None
+    if metric == "pck@0.05":
+        low, high = pck_interval(store, pair)
+        interval = element("small", f"{signed(low)} to {signed(high)}")
+    return element("td", exact(difference, text), interval, class_=f"gain {kind}")
 
 
 def all_numbers(evidence: Evidence, series: Sequence[str]) -> Markup:
@@ -112,7 +105,7 @@ def all_numbers(evidence: Evidence, series: Sequence[str]) -> Markup:
             (joint.replace("_", " "), [s.metrics["per_joint"][name][joint] for s in subjects]) for joint in JOINTS
         ]
         parts.append(_plain_table(name.upper(), subjects, series, of_joints))
-    return element("div", *parts, class_="columns")
+    return element("div", *parts, class_="columns of-tables")
 
 
 def _plain_table(

@@ -1,0 +1,11 @@
+"""What all tests share: nothing they write has to outlive the machine."""
+
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch):
+    """Tests write to temporary folders and kill processes, not power: waiting for the disk is most of their time."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)

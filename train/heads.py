@@ -1,0 +1,99 @@
+"""Heads: from a backbone's features to one map a joint, at a quarter of the input's resolution."""
+
+from collections.abc import Callable
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+class Taps(NamedTuple, Generic[T]):
+    """Something of the features at each stride, finest first."""
+
+    stride4: T
+    stride8: T
+    stride16: T
+
+
+def _initialised(final: nn.Conv2d) -> nn.Conv2d:
+    """A last convolution that starts with almost uniform maps, as Simple Baselines' does."""
+    nn.init.normal_(final.weight, std=0.001)
+    nn.init.zeros_(final.bias)  # type: ignore[arg-type]
+    return final
+
+
+def _norm_relu(channels: int) -> list[nn.Module]:
+    return [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+
+
+def _doubling(inputs: int, outputs: int) -> nn.Module:
+    """Twice the resolution with a learnt 4x4 kernel: pixel u comes to lie at 2 u + 1/2."""
+    return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
+
+
+class InterpHead(nn.Module):
+    """The teaching notebook's head: bilinear upsampling and one 3x3 convolution."""
+
+    def __init__(self, channels: Taps[int], joints: int) -> None:
+        super().__init__()
+        self.upsample = nn.Upsample(scale_factor=4, mode="bilinear")
+        self.final = _initialised(nn.Conv2d(channels.stride16, joints, 3, padding=1))
+
+    def forward(self, features: Taps[Tensor]) -> Tensor:
+        """(B, K, H / 4, W / 4)."""
+        return self.final(self.upsample(features.stride16))
+
+
+class DeconvHead(nn.Module):
+    """A light head of Simple Baselines (Xiao et al. 2018, arXiv 1804.06208): two learnt doublings, a 1x1 kernel."""
+
+    def __init__(self, channels: Taps[int], joints: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _doubling(channels.stride16, 128),
+            *_norm_relu(128),
+            _doubling(128, 64),
+            *_norm_relu(64),
+            _initialised(nn.Conv2d(64, joints, 1)),
+        )
+
+    def forward(self, features: Taps[Tensor]) -> Tensor:
+        """(B, K, H / 4, W / 4)."""
+        return self.layers(features.stride16)
+
+
+class PyramidHead(nn.Module):
+    """Doublings that take in the finer features on their way, as in feature pyramids (Lin et al., arXiv 1612.03144).
+
+    The finer features lie between the pixels of the doubled coarse ones; a 2x2 kernel without padding brings them onto
+    the same grid.
+    """
+
+    def __init__(self, channels: Taps[int], joints: int) -> None:
+        super().__init__()
+        self.narrow = nn.Sequential(nn.Conv2d(channels.stride16, 128, 1, bias=False), *_norm_relu(128))
+        self.double16 = _doubling(128, 128)
+        self.lateral8 = nn.Conv2d(channels.stride8, 128, 2, bias=False)
+        self.merge8 = nn.Sequential(*_norm_relu(128))
+        self.double8 = _doubling(128, 64)
+        self.lateral4 = nn.Conv2d(channels.stride4, 64, 2, bias=False)
+        self.merge4 = nn.Sequential(*_norm_relu(64), nn.Conv2d(64, 64, 3, padding=1, bias=False), *_norm_relu(64))
+        self.final = _initialised(nn.Conv2d(64, joints, 1))
+
+    def forward(self, features: Taps[Tensor]) -> Tensor:
+        """(B, K, H / 4, W / 4)."""
+        coarse = self.double16(self.narrow(features.stride16))
+        rows, columns = coarse.shape[-2:]
+        middle = self.merge8(coarse + self.lateral8(features.stride8[..., : rows + 1, : columns + 1]))
+        fine = self.double8(middle)
+        rows, columns = fine.shape[-2:]
+        return self.final(self.merge4(fine + self.lateral4(features.stride4[..., 1 : rows + 2, 1 : columns + 2])))
+
+
+HEADS: Final[dict[str, Callable[[Taps[int], int], nn.Module]]] = {
+    "pyramid": PyramidHead,
+    "deconv": DeconvHead,
+    "interp": InterpHead,
+}
+"""Heads by the name that recipes use."""
