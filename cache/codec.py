@@ -20,7 +20,7 @@ import numpy.typing as npt
 from cache.errors import StoreFormatError
 
 DEFAULT_FLOOR = 0.003
-DEFAULT_LEVELS = 127  # 1/35 of float32 at 4e-5 nats, 9e-5 at worst, on a COCO teacher; docs/decisions has the table
+DEFAULT_LEVELS = 127  # 1/34 of float32 at 4e-5 nats, 9e-5 at worst, on a COCO teacher; see docs/decisions/0005
 ERROR_KINDS = ("log_t1", "log_t4", "raw_t1")  # logits and temperature of the three divergences of `Encoded.error`
 
 

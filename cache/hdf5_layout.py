@@ -54,9 +54,14 @@ class Hdf5Layout:
                 self._frames = self._contiguous(file, FRAMES, "|u1", None)
             return {path: self._contiguous(file, path, *declared) for path, declared in columns.items()}
 
-    def expected_files(self, spec: StoreSpec, columns: Columns) -> set[str]:
-        """See `Layout.expected_files`."""
-        return {""}
+    def strangers(self, spec: StoreSpec, columns: Columns) -> Iterator[str]:
+        """See `Layout.strangers`."""
+        expected = {*columns, CODES, *([FRAMES] if spec.frames else [])}
+        expected |= {path.partition("/")[0] for path in expected}
+        found: list[str] = []
+        with self._session() as file:
+            file.visit_links(found.append)
+        return (path for path in found if path not in expected)
 
     def view(self, spec: StoreSpec, instance: int, view: int) -> Extent:
         """See `Layout.view`."""

@@ -24,7 +24,7 @@ from cache.zarr_layout import CODES, FRAMES, codes_key, frames_key
 _VERSIONS = ("v110", "v110")  # readable by HDF5 1.10 and later; its chunk index is smaller than the older one
 
 
-def join_shards(
+def complete(
     shards: Path, target: Path, spec: StoreSpec, columns: Mapping[str, npt.NDArray[Any]], manifest: Mapping[str, Any]
 ) -> None:
     """Write the whole store to `target` from the shard files below `shards`."""

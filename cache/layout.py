@@ -1,5 +1,6 @@
 """Where the bytes of a store lie: the one thing in which its Zarr and HDF5 forms differ for a reader."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -31,8 +32,8 @@ class Layout(Protocol):
     def check(self, spec: StoreSpec, columns: Columns) -> dict[str, Extent]:
         """Check the declarations of all arrays against the manifest's; returns where each column's bytes lie."""
 
-    def expected_files(self, spec: StoreSpec, columns: Columns) -> set[str]:
-        """The keys of all files of the store."""
+    def strangers(self, spec: StoreSpec, columns: Columns) -> Iterator[str]:
+        """What lies inside the store and is no part of it, or is a link or a device."""
 
     def view(self, spec: StoreSpec, instance: int, view: int) -> Extent:
         """Where the compressed codes of a view lie; no bytes: never written."""

@@ -13,7 +13,7 @@ content_sha256      one hash of all logical content: equal for equal stores of e
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from cache.errors import StoreError, StoreFormatError
@@ -32,6 +32,13 @@ from cache.spec import (
 
 VOLATILE = ("software", "created")  # entries of the provenance that may differ between runs of one store
 _ENTRIES = ("complete", "spec", "columns", "provenance", "written", "codec_error", "teacher_metrics", "content_sha256")
+_VALID: dict[str, Callable[[Any], bool]] = {
+    "provenance": lambda value: isinstance(value, Mapping),
+    "written": lambda value: type(value) is int,
+    "codec_error": lambda value: isinstance(value, Mapping) and all(map(_is_error, value.values())),
+    "teacher_metrics": lambda value: value is None or isinstance(value, Mapping),
+    "content_sha256": lambda value: isinstance(value, str),
+}
 _DTYPES = ("|u1", "<u4", "<u8", "<i4", "<i8", "<f4", "<f8")
 _COLUMN_PATH = re.compile(r"(instances|ground_truth)/[a-z][a-z0-9_]{0,63}")
 
@@ -59,6 +66,9 @@ def check_manifest(manifest: Any, where: str) -> tuple[StoreSpec, Columns]:
     missing = [entry for entry in _ENTRIES if entry not in manifest]
     if missing:
         raise StoreFormatError(f"{where}: the manifest lacks {missing}")
+    wrong = [entry for entry, valid in _VALID.items() if not valid(manifest[entry])]
+    if wrong:
+        raise StoreFormatError(f"{where}: the manifest's {wrong} are not what the format says")
     spec = spec_from_json(manifest["spec"])
     return spec, _check_columns(spec, manifest["columns"], where)
 
@@ -71,11 +81,8 @@ def _check_columns(spec: StoreSpec, declared: Any, where: str) -> Columns:
         if path not in columns:
             raise StoreFormatError(f"{where}: the manifest declares no column {path}")
         found, sizes = columns[path]
-        if (
-            found != dtype
-            or len(sizes) != len(shape)
-            or any(b not in (-1, a) for a, b in zip(sizes, shape, strict=True))
-        ):
+        fits = len(sizes) == len(shape) and all(b in (a, -1) for a, b in zip(sizes, shape, strict=True))
+        if found != dtype or not fits:
             raise StoreFormatError(f"{where}: column {path} is {found} {list(sizes)}, expected {dtype} {list(shape)}")
     extra = set(columns) - set(fixed_columns(spec))
     strange = [path for path in extra if not _COLUMN_PATH.fullmatch(path) or columns[path][0] not in _DTYPES]
@@ -96,6 +103,10 @@ def _expected(spec: StoreSpec, columns: Columns) -> Iterator[tuple[str, tuple[st
         group, _, name = path.partition("/")
         if group in rows and name not in tables[group]:
             yield path, (dtype, (rows[group], *shape[1:]))
+
+
+def _is_error(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(type(value.get(name)) is float for name in ("mean", "worst"))
 
 
 def _is_declaration(value: Any) -> bool:

@@ -24,7 +24,7 @@ def open_store(path: str | Path, allow_incomplete: bool = False) -> Store:
         if not allow_incomplete:
             raise StoreError(f"{path}: not finished; run the same command again with --resume")
         root = _staged(root)
-    store = Store(_layout(root))
+    store = Store(find_layout(root))
     if not (store.complete or allow_incomplete):
         raise StoreError(f"{path}: the manifest says that it is not complete; run the same command with --resume")
     return store
@@ -38,8 +38,8 @@ def _staged(staging: Path) -> Path:
     raise StoreError(f"{staging}: some shards are still to be written; run the same command again with --resume")
 
 
-def _layout(root: Path) -> Layout:
-    """How the store at `root` is laid out, told by what is there."""
+def find_layout(root: Path) -> Layout:
+    """How the store at `root` is laid out, told by what is there; nothing of it has been checked."""
     if (root / "zarr.json").is_file():
         from cache.zarr_layout import ZarrLayout
 

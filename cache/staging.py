@@ -16,7 +16,7 @@ import secrets
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def write_whole(path: Path, parts: Iterable[bytes], *, durable: bool = True) -> 
             if durable:
                 sync(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder itself may be what failed
+            beside.unlink()
 
 
 def sync_tree(root: Path) -> None:
@@ -112,7 +113,7 @@ def read_plan(staging: Path) -> dict[str, Any]:
 
 def is_unbegun(staging: Path) -> bool:
     """Was the run killed before its plan was whole, so that there is nothing but an attempt at it?"""
-    return all(entry.name.startswith(f".{PLAN}.") for entry in staging.iterdir())
+    return staging.is_dir() and all(entry.name.startswith(f".{PLAN}.") for entry in staging.iterdir())
 
 
 def refuse_changed_plan(staging: Path, plan: Mapping[str, Any]) -> None:

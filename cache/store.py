@@ -171,9 +171,9 @@ class Store:
         """Bytes that the heatmaps of an instance take on disk."""
         return sum(self._layout.view(self.spec, index, view).nbytes for view in range(self.spec.views))
 
-    def files(self) -> set[str]:
-        """The files that a store which is a directory consists of."""
-        return self._layout.expected_files(self.spec, self._columns)
+    def strangers(self) -> list[str]:
+        """What lies inside the store and is no part of it, or is a link or a device."""
+        return list(self._layout.strangers(self.spec, self._columns))
 
     def _peak(self, index: int, view: int) -> npt.NDArray[np.float32]:
         """(K,) peaks, read by position: the column of a large store is not worth the memory of every worker."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +32,8 @@ def verify_store(path: str | Path, progress: Callable[[int], object] = lambda do
         store = open_store(path)
     except StoreError as error:
         return [Problem(None, str(error))]
-    problems = [*_files(store), *_manifest(store)]
+    problems = [Problem(None, f"{path}: no part of the store, or a link or device") for path in store.strangers()]
+    problems += _manifest(store)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for shard, found in enumerate(pool.map(lambda shard: list(_shard(store, shard)), range(store.spec.shards))):
             problems += found
@@ -81,22 +81,6 @@ def _record(store: Store, index: int) -> bytes:
         store.codec.decode(*views[view])
     stored, peak = (np.stack(parts) for parts in zip(*views, strict=True))
     return record_digest(stored, peak, store.frame(index) if store.has_frames else None)
-
-
-def _files(store: Store) -> Iterator[Problem]:
-    """Links, devices and files that are no part of the format, in a store that is a directory."""
-    if not store.path.is_dir():
-        return
-    expected = store.files()
-    for folder, directories, files in os.walk(store.path):
-        for name in [*directories, *files]:
-            path = Path(folder) / name
-            key = path.relative_to(store.path).as_posix()
-            mode = path.lstat().st_mode
-            if stat.S_ISREG(mode) and key not in expected:
-                yield Problem(None, f"{key}: a file that is no part of the store")
-            elif not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                yield Problem(None, f"{key}: a link or device; the format forbids them")
 
 
 def report(problems: list[Problem]) -> dict[str, Any]:

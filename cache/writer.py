@@ -24,7 +24,7 @@ import numpy.typing as npt
 from cache import staging
 from cache.codec import ERROR_KINDS
 from cache.columns import given_columns, record_columns
-from cache.errors import StoreError, StoreFormatError
+from cache.errors import StoreError
 from cache.integrity import content_hash
 from cache.manifest import plain_json
 from cache.opening import open_store
@@ -32,8 +32,7 @@ from cache.shard_writer import ShardWriter
 from cache.spec import FORMAT_NAME, FORMAT_VERSION, StoreSpec
 from cache.staging import PLAN
 from cache.store import Store
-
-GROUPS = {"zarr.json", "heatmaps", "frames", "views", "instances", "ground_truth", "integrity"}
+from cache.target import form_of, make_way, put_in_place
 
 
 def create_store(  # noqa: PLR0913 - all that identifies a run
@@ -70,8 +69,8 @@ def create_store(  # noqa: PLR0913 - all that identifies a run
     target = Path(path)
     columns = given_columns(spec, instances, ground_truth, frame_affine, view_affine, view_flip)
     hashes = {name: hashlib.sha256(column.data).hexdigest() for name, column in columns.items()}
-    plan = staging.make_plan(_form(target), spec.to_json(), plain_json(provenance, "provenance"), hashes)
-    _make_way(target, resume=resume, overwrite=overwrite)
+    plan = staging.make_plan(form_of(target), spec.to_json(), plain_json(provenance, "provenance"), hashes)
+    make_way(target, resume=resume, overwrite=overwrite)
     directory = staging.staging_path(target)
     if (directory / PLAN).exists():
         staging.refuse_changed_plan(directory, plan)
@@ -114,15 +113,7 @@ class Writer:
         receipts = [staging.read_receipt(self._staging, shard) for shard in range(self.spec.shards)]
         columns = {**self._columns, **record_columns(self.spec, self._form, receipts)}
         self._manifest = self._describe(columns, receipts)
-        if self._form == "zarr":
-            from cache import zarr_writer
-
-            zarr_writer.write_arrays(self._staged, self.spec, columns)
-            zarr_writer.write_manifest(self._staged, self._manifest)
-        else:
-            from cache import hdf5_writer
-
-            hdf5_writer.join_shards(self._staging / "store", self._staged, self.spec, columns, self._manifest)
+        _form_writer(self._form).complete(self._staging / "store", self._staged, self.spec, columns, self._manifest)
         return open_store(self._staged, allow_incomplete=True)
 
     def publish(
@@ -137,15 +128,8 @@ class Writer:
         assert self._manifest is not None  # noqa: S101 - assemble sets it
         manifest = {**self._manifest, "teacher_metrics": plain_json(metrics, "metrics"), "complete": True}
         manifest["codec_error"] = codec_error or manifest["codec_error"]
-        if self._form == "zarr":
-            from cache import zarr_writer
-
-            zarr_writer.write_manifest(self._staged, manifest)
-        else:
-            from cache import hdf5_writer
-
-            hdf5_writer.write_manifest(self._staged, manifest)
-        _replace(self._staged, self.path)
+        _form_writer(self._form).write_manifest(self._staged, manifest)
+        put_in_place(self._staged, self.path)
         shutil.rmtree(self._staging)
         return self.path
 
@@ -180,46 +164,12 @@ def _codec_error(summaries: npt.NDArray[np.float64]) -> dict[str, Any]:
     return {kind: {"mean": float(m), "worst": float(w), "maps": int(n)} for kind, m, w, n in values}
 
 
-def _form(path: Path) -> str:
-    forms = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5"}
-    if path.suffix not in forms:
-        raise StoreError(f"{path}: the name of a store ends in one of {sorted(forms)}, which chooses its form")
-    return forms[path.suffix]
+def _form_writer(form: str) -> Any:
+    """The module that completes a store of this form; h5py is imported only where it is needed."""
+    if form == "zarr":
+        from cache import zarr_writer
 
+        return zarr_writer
+    from cache import hdf5_writer
 
-def _make_way(path: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse what neither flag allows; with `overwrite`, remove an old staging directory of ours."""
-    directory = staging.staging_path(path)
-    if path.exists():
-        if not overwrite:
-            raise StoreError(f"{path} exists; use it, or replace it with --overwrite")
-        _refuse_foreign(path)
-    if directory.exists() and not staging.is_unbegun(directory):
-        staging.read_plan(directory)
-        if overwrite and not resume:
-            shutil.rmtree(directory)
-        elif not resume:
-            raise StoreError(f"{directory} is an unfinished run; go on with --resume, or start anew with --overwrite")
-
-
-def _refuse_foreign(path: Path) -> None:
-    """Raise unless `path` is recognisably a store and nothing else: it is going to be deleted."""
-    try:
-        open_store(path, allow_incomplete=True)
-    except StoreFormatError as error:
-        raise StoreError(f"{path} is not a store that this program could have made; it is not replaced") from error
-    foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in GROUPS) if path.is_dir() else []
-    if foreign:
-        raise StoreError(f"{path} holds files that are no part of a store ({foreign[:3]}); it is not replaced")
-
-
-def _replace(staged: Path, path: Path) -> None:
-    """Give the staged store its final name; an old store is moved aside first, and then deleted."""
-    old = path.with_name(path.name + ".replaced")
-    if path.is_dir():
-        _refuse_foreign(path)
-        path.rename(old)
-    staged.rename(path)
-    staging.sync(path.parent)
-    if old.is_dir():
-        shutil.rmtree(old)
+    return hdf5_writer

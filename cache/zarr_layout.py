@@ -2,7 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,13 +51,22 @@ class ZarrLayout:
             self._check(FRAMES, zarr_format.frames_metadata(spec))
         return {path: self._column(path, *declared) for path, declared in columns.items()}
 
-    def expected_files(self, spec: StoreSpec, columns: Columns) -> set[str]:
-        """See `Layout.expected_files`."""
+    def strangers(self, spec: StoreSpec, columns: Columns) -> Iterator[str]:
+        """See `Layout.strangers`."""
+        expected = self._expected(spec, columns)
+        for folder, directories, files in os.walk(self.files.root):
+            for path in (Path(folder, name) for name in [*directories, *files]):
+                key, mode = path.relative_to(self.files.root).as_posix(), path.lstat().st_mode
+                if not stat.S_ISDIR(mode) and not (stat.S_ISREG(mode) and key in expected):
+                    yield key
+
+    def _expected(self, spec: StoreSpec, columns: Columns) -> set[str]:
+        """The keys of all files of the store."""
         arrays = [CODES, *([FRAMES] if spec.frames else []), *columns]
         shards = [codes_key(shard) for shard in range(spec.shards)]
         shards += [frames_key(shard) for shard in range(spec.shards)] if spec.frames else []
         groups = {f"{path.partition('/')[0]}/zarr.json" for path in arrays}
-        chunks = [extent.key for extent in self.check(spec, columns).values() if extent.nbytes]
+        chunks = [zarr_format.chunk_key(path, len(shape)) for path, (_, shape) in columns.items() if 0 not in shape]
         return {"zarr.json", *groups, *(f"{path}/zarr.json" for path in arrays), *chunks, *shards}
 
     def view(self, spec: StoreSpec, instance: int, view: int) -> Extent:

@@ -13,7 +13,16 @@ from cache.staging import sync_tree, write_whole, writing
 from cache.zarr_layout import CODES, FRAMES
 
 
-def write_arrays(root: Path, spec: StoreSpec, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+def complete(
+    shards: Path, target: Path, spec: StoreSpec, columns: Mapping[str, npt.NDArray[Any]], manifest: Mapping[str, Any]
+) -> None:
+    """Write columns and metadata into `target`, which is `shards`: the shard files are where they stay."""
+    assert shards == target  # noqa: S101 - only our own writer calls
+    _write_arrays(target, spec, columns)
+    write_manifest(target, manifest)
+
+
+def _write_arrays(root: Path, spec: StoreSpec, columns: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write every column and every `zarr.json` but the root's; `write_manifest` brings them to the disk."""
     _write_document(root / CODES, zarr_format.codes_metadata(spec), CODES)
     if spec.frames:

@@ -274,3 +274,26 @@ def test_no_path_of_the_makers_machine_gets_into_a_store(path):
 def test_a_provenance_that_json_cannot_hold_is_refused(path):
     with pytest.raises(cache.StoreError, match="made of JSON values"):
         small_store.begin(path, provenance={"mean": np.float32(0.5)})
+
+
+def test_a_damaged_store_of_ours_may_be_replaced(tmp_path):
+    path = small_store.make(tmp_path / "s.zarr").path
+    (path / "instances/bbox/zarr.json").unlink()
+    writer = small_store.begin(path, overwrite=True)
+    small_store.fill(writer)
+    assert cache.open_store(writer.publish()).complete
+
+
+def test_what_a_killed_replacement_left_behind_is_removed_by_the_next(tmp_path):
+    path = small_store.make(tmp_path / "s.zarr").path
+    shutil.copytree(path, tmp_path / "s.zarr.replaced")
+    writer = small_store.begin(path, overwrite=True)
+    small_store.fill(writer)
+    writer.publish()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s.zarr"]
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+    with pytest.raises(cache.StoreError, match="cannot be written: Not a directory"):
+        small_store.begin(tmp_path / "file" / "s.zarr")

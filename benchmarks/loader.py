@@ -1,0 +1,104 @@
+"""What does a training sample cost the CPU? `python -m benchmarks.loader`.
+
+loader.decode     milliseconds of CPU an instance of our loader, all included, over the bare JPEG decode of its frame
+loader.notebook   the same over the seed notebook's loader at the same input size (`notebook`), which loads no teacher's maps
+
+Ours is the trainer's loader with the recipe's augmentation: frame read and decode, warp, targets, batch assembly (into
+pinned memory and onto the GPU where there is one), and the teacher's maps of all stored views or of one, read, decoded,
+warped and averaged. CPU time of all threads together.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+
+from benchmarks.alone import run_alone
+from benchmarks.notebook import BATCH_SIZE, notebook_loader
+from benchmarks.report import Line
+from benchmarks.timing import Timings, Work, interleave, timed
+from benchmarks.workspace import People, Workspace
+from kdlib.device import choose_device
+from train.augment import Augmentation
+from train.dataset import StoreDataset
+from train.loader import Loader
+from train.recipe import Recipe
+
+CASES = (("sample", (192, 256)), ("sample", (288, 384)), ("coco", (192, 256)))
+"""Source, and width and height of the student's input, which is also the teacher's."""
+VIEWS = {"average": "the recipe's: mean of all stored views", "first": "one stored view", "none": "no teacher"}
+PEOPLE_OF_NOTEBOOK = 2 * BATCH_SIZE
+"""It is slow: some are enough."""
+
+
+def run(workspace: Workspace) -> Iterator[Line]:
+    """Lines of every source, input size and use of the stored views."""
+    for source, size in CASES:
+        if source in workspace.sources:
+            store = workspace.store(source, size)
+            few = workspace.people(source, min(PEOPLE_OF_NOTEBOOK, len(store)))
+            contenders: dict[str, Work] = {views: Epochs(store, views, workspace.effort.batch_size) for views in VIEWS}
+            contenders["decode"] = FrameDecode(store)
+            contenders["notebook"] = NotebookEpoch(few, size)
+            blocks = {name: timed(work, time.process_time) for name, work in contenders.items()}
+            yield from _lines(interleave(blocks, workspace.effort.some(0.5)), source, size)
+
+
+def _lines(timings: Timings, source: str, size: tuple[int, int]) -> Iterator[Line]:
+    for metric, peer in (("decode", "imdecode of the frames"), ("notebook", "the notebook's loader")):
+        theirs = timings.median(metric) * 1e3
+        for views, meaning in VIEWS.items():
+            extra = {
+                "source": source,
+                "input_size": f"{size[1]}x{size[0]}",
+                "views": views,
+                "targets": meaning,
+                "spread": timings.spread(views, metric),
+            }
+            yield Line("loader", metric, timings.median(views) * 1e3, "ms", timings.items[views], peer, theirs, extra)
+
+
+class Epochs:
+    """One epoch after the other through the trainer's loader."""
+
+    def __init__(self, store: Any, views: str, batch_size: int) -> None:
+        recipe = Recipe()
+        augmentation = Augmentation(recipe.flip, recipe.rotation, scale=recipe.scale, half_body=recipe.half_body)
+        dataset = StoreDataset(store, augmentation=augmentation, views=None if views == "none" else views)
+        self._loader = Loader(dataset, batch_size, shuffle=True, device=choose_device("auto"))
+        self._epoch = 0
+
+    def __call__(self) -> int:
+        """Load one epoch; returns its instances."""
+        self._epoch += 1
+        return sum(len(batch["image"]) for batch in self._loader.epoch(self._epoch))
+
+
+class FrameDecode:
+    """The bare decode of a store's frames, whose bytes are in memory."""
+
+    def __init__(self, store: Any) -> None:
+        self._frames = [np.frombuffer(store.frame(row), np.uint8) for row in range(len(store))]
+
+    def __call__(self) -> int:
+        """Decode all; returns how many."""
+        for frame in self._frames:
+            cv2.imdecode(frame, cv2.IMREAD_COLOR)
+        return len(self._frames)
+
+
+class NotebookEpoch:
+    """One epoch of the notebook's loader."""
+
+    def __init__(self, people: People, input_size: tuple[int, int]) -> None:
+        self._loader = notebook_loader(people.split.images, people.selection.persons, input_size)
+
+    def __call__(self) -> int:
+        """Load it; returns its instances."""
+        return sum(len(picture) for picture, *_ in self._loader)
+
+
+if __name__ == "__main__":
+    run_alone(run, __doc__)

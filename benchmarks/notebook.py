@@ -1,0 +1,69 @@
+"""The seed notebook's loader, written again from its description, as the peer of ours.
+
+What it does an instance: read the original image, cut the clipped box out, resize it to the input without keeping its
+aspect, divide by 255 into a float picture (3, H, W), and draw the targets one joint at a time in Python. Its own input
+is 288x384 with Gaussians of sigma 2 on 72x96. A batch is 30 samples, collated by torch.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kdlib.annotations import Persons
+
+BATCH_SIZE = 30
+SIGMA = 2.0
+
+
+class NotebookDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Samples (picture (3, H, W), targets (17, H / 4, W / 4), mask (17,)), all float32.
+
+    Args:
+        images: Folder of the images.
+        persons: Whom to show.
+        input_size: Width and height of the picture.
+    """
+
+    def __init__(self, images: Path, persons: Persons, input_size: tuple[int, int]) -> None:
+        self.images, self.persons, self.input_size = images, persons, input_size
+
+    def __len__(self) -> int:
+        return len(self.persons)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        image = cv2.cvtColor(cv2.imread(str(self.images / self.persons.file_name[index])), cv2.COLOR_BGR2RGB)
+        x0, y0, x1, y1 = self._clipped_box(index, image.shape[:2])
+        picture = cv2.resize(image[y0:y1, x0:x1], self.input_size).astype(np.float32) / 255.0
+        keypoints = self.persons.keypoints[index]
+        scale = np.array(self.input_size) / (x1 - x0, y1 - y0) / 4
+        targets, mask = _targets((keypoints[:, :2] - (x0, y0)) * scale, keypoints[:, 2], self.input_size)
+        return torch.from_numpy(picture.transpose(2, 0, 1).copy()), torch.from_numpy(targets), torch.from_numpy(mask)
+
+    def _clipped_box(self, index: int, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+        x, y, width, height = self.persons.bbox[index]
+        x0, y0 = max(0, int(x)), max(0, int(y))
+        return x0, y0, max(x0 + 1, min(shape[1], int(x + width))), max(y0 + 1, min(shape[0], int(y + height)))
+
+
+def _targets(
+    points: NDArray[np.float64], visibility: NDArray[np.float32], input_size: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A Gaussian a joint that is visible and inside, and which those are."""
+    width, height = input_size[0] // 4, input_size[1] // 4
+    targets, mask = np.zeros((len(points), height, width), np.float32), np.zeros(len(points), np.float32)
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    for joint, (x, y) in enumerate(points):
+        if visibility[joint] > 0 and 0 <= x < width and 0 <= y < height:
+            targets[joint] = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * SIGMA**2))
+            mask[joint] = 1.0
+    return targets, mask
+
+
+def notebook_loader(images: Path, persons: Persons, input_size: tuple[int, int]) -> DataLoader[tuple[Tensor, ...]]:
+    """Its batches, made in this process."""
+    return DataLoader(NotebookDataset(images, persons, input_size), BATCH_SIZE, shuffle=True)
