@@ -1,7 +1,7 @@
 """What does a training sample cost the CPU? `python -m benchmarks.loader`.
 
 loader.decode     milliseconds of CPU an instance of our loader, all included, over the bare JPEG decode of its frame
-loader.notebook   the same over the seed notebook's loader at the same input size (`notebook`), which loads no teacher's maps
+loader.notebook   the same over the seed notebook's loader at the same input size (`notebook`), which reads no maps
 
 Ours is the trainer's loader with the recipe's augmentation: frame read and decode, warp, targets, batch assembly (into
 pinned memory and onto the GPU where there is one), and the teacher's maps of all stored views or of one, read, decoded,

@@ -36,7 +36,7 @@ class NotebookDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return len(self.persons)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        image = cv2.cvtColor(cv2.imread(str(self.images / self.persons.file_name[index])), cv2.COLOR_BGR2RGB)
+        image = _read_rgb(self.images / self.persons.file_name[index])
         x0, y0, x1, y1 = self._clipped_box(index, image.shape[:2])
         picture = cv2.resize(image[y0:y1, x0:x1], self.input_size).astype(np.float32) / 255.0
         keypoints = self.persons.keypoints[index]
@@ -48,6 +48,13 @@ class NotebookDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         x, y, width, height = self.persons.bbox[index]
         x0, y0 = max(0, int(x)), max(0, int(y))
         return x0, y0, max(x0 + 1, min(shape[1], int(x + width))), max(y0 + 1, min(shape[0], int(y + height)))
+
+
+def _read_rgb(path: Path) -> NDArray[np.uint8]:
+    image = cv2.imread(str(path))
+    if image is None:
+        raise FileNotFoundError(f"{path} is missing or is no image")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _targets(
