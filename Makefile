@@ -21,6 +21,7 @@ DATA_DIR = data/sample
 TEACHER ?= hrnet_w16_sample
 CHECKPOINT ?= precompute/sample/hrnet_w16_sample.safetensors
 INPUT_SIZE ?= 128x96
+RECIPE ?= --epochs 12 --batch-size 16 --rotation 20 --scale 0.2
 else ifeq ($(DATA),coco)
 DATA_DIR = data/coco
 TEACHER ?= hrnet_w32
@@ -33,7 +34,7 @@ endif
 
 PRECOMPUTE = $(PY) -m precompute --data "$(DATA_DIR)" --teacher "$(TEACHER)" \
 	$(if $(INPUT_SIZE),--input-size $(INPUT_SIZE)) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --resume $(CACHE_ARGS)
-TRAIN = --store "$(TRAIN_STORE)" --val-store "$(VAL_STORE)" --pretrained "$(PRETRAINED)" $(TRAIN_ARGS)
+TRAIN = --store "$(TRAIN_STORE)" --val-store "$(VAL_STORE)" --pretrained "$(PRETRAINED)" $(RECIPE) $(TRAIN_ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo sample teacher cache baseline distill evaluate report test test-fast check bench clean
@@ -50,6 +51,7 @@ help: ## this list
 	@echo "  FORMAT        zarr or h5 ($(FORMAT))"
 	@echo "  PRETRAINED    the student's ImageNet weights: auto, none, or a file ($(PRETRAINED))"
 	@echo "  CACHE_ARGS    more flags for python -m precompute ($(CACHE_ARGS))"
+	@echo "  RECIPE        the student's training, where it is not the default ($(RECIPE))"
 	@echo "  TRAIN_ARGS    more flags for python -m train ($(TRAIN_ARGS))"
 	@echo "  TORCH_INDEX   package index of torch, e.g. https://download.pytorch.org/whl/cpu ($(TORCH_INDEX))"
 
@@ -71,6 +73,7 @@ demo: $(READY) ## the whole main job on the embedded sample, with a report at th
 	@$(MAKE) --no-print-directory baseline DATA=sample TRAIN_ARGS="--overwrite $(TRAIN_ARGS)"
 	@$(MAKE) --no-print-directory distill DATA=sample TRAIN_ARGS="--overwrite $(TRAIN_ARGS)"
 	@$(MAKE) --no-print-directory evaluate report DATA=sample
+	@echo "open $(CURDIR)/runs/sample/report.html"
 
 sample: $(READY) ## the embedded sample: images and annotations in data/sample
 	$(PY) -m precompute.sample --out data/sample

@@ -33,7 +33,7 @@ class Recipe:
 
     loss: str = _knob("kl", "kl (maps are logits, spatial softmax) or mse (maps are heatmaps)", choices=["kl", "mse"])
     sigma: float = _knob(0.0, "ground-truth Gaussian in heatmap pixels; 0 takes HRNet's (2 for 64 rows), at least 1.5")
-    gt_weight: float = _knob(1.0, "weight of the ground-truth term when distilling")
+    gt_weight: float = _knob(0.0, "weight of the ground-truth term when distilling")
     kd_weight: float = _knob(1.0, "weight of the teacher's term when distilling")
     temperature: float = _knob(1.0, "softens teacher and student before their KL")
     logits: str = _knob("log", "log (of the heatmap above the store's floor) or raw", choices=["log", "raw"])
