@@ -21,7 +21,7 @@ DATA_DIR = data/sample
 TEACHER ?= hrnet_w16_sample
 CHECKPOINT ?= precompute/sample/hrnet_w16_sample.safetensors
 INPUT_SIZE ?= 128x96
-RECIPE ?= --epochs 12 --batch-size 16 --rotation 20 --scale 0.2
+RECIPE ?= --epochs 10 --batch-size 16 --rotation 20 --scale 0.2
 else ifeq ($(DATA),coco)
 DATA_DIR = data/coco
 TEACHER ?= hrnet_w32
