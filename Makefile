@@ -1,8 +1,8 @@
 # Every command of the project. A target that needs the environment makes it; `make` alone lists them.
 
 DATA ?= sample
-STORE ?= stores/$(notdir $(DATA))
-RUNS ?= runs/$(notdir $(DATA))
+STORE ?= stores/$(notdir $(DATA:/=))
+RUNS ?= runs/$(notdir $(DATA:/=))
 FORMAT ?= zarr
 PRETRAINED ?= auto
 TORCH_INDEX ?=
@@ -19,8 +19,10 @@ VAL_STORE = $(STORE)/val.$(FORMAT)
 ifeq ($(DATA),sample)
 DATA_DIR = data/sample
 TEACHER ?= hrnet_w16_sample
+ifeq ($(TEACHER),hrnet_w16_sample)
 CHECKPOINT ?= precompute/sample/hrnet_w16_sample.safetensors
 INPUT_SIZE ?= 128x96
+endif
 RECIPE ?= --epochs 10 --batch-size 16 --rotation 20 --scale 0.2
 else ifeq ($(DATA),coco)
 DATA_DIR = data/coco

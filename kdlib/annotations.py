@@ -125,11 +125,27 @@ def _check_document(document: Any, path: Path) -> None:
     missing = [k for k in required if not isinstance(document, dict) or not isinstance(document.get(k), list)]
     if missing:
         raise AnnotationError(f"{path} is not a COCO annotation file: it lacks the list(s) {', '.join(missing)}")
+    _check_entries(document, path)
     if not any("keypoints" in a for a in document["annotations"]):
         raise AnnotationError(
             f"{path} has {len(document['annotations'])} annotations and none has keypoints; "
             "COCO's person_keypoints_*.json is needed, not instances_*.json"
         )
+
+
+def _check_entries(document: dict[str, Any], path: Path) -> None:
+    """Refuse entries that are no COCO images, annotations or categories, naming the first."""
+    for kind in ("images", "annotations", "categories"):
+        for row in document[kind]:
+            if not isinstance(row, dict) or "id" not in row:
+                raise AnnotationError(f"{path}: {kind} holds {str(row)[:60]!r}, not an object with an id")
+    for image in document["images"]:
+        size = [image.get("width"), image.get("height")]
+        if not isinstance(image.get("file_name"), str) or not all(isinstance(x, int) and x > 0 for x in size):
+            raise AnnotationError(
+                f"{path}: image {image['id']} has file_name {image.get('file_name')!r} and width, height {size}; "
+                "a name and two positive whole numbers are needed"
+            )
 
 
 def _person_categories(document: dict[str, Any]) -> set[int]:
@@ -155,13 +171,18 @@ def _persons(annotations: list[dict[str, Any]], images: dict[int, dict[str, Any]
 
 def _problem(annotation: dict[str, Any], images: dict[int, dict[str, Any]]) -> str | None:
     """What makes an annotation unusable, or None."""
-    missing = [key for key in ("id", "image_id", "bbox") if key not in annotation]
+    missing = [key for key in ("image_id", "bbox") if key not in annotation]
     if missing:
         return f"lacks {', '.join(missing)}"
     if annotation["image_id"] not in images:
         return f"belongs to image {annotation['image_id']}, which the file does not list"
     box, joints = annotation["bbox"], annotation.get("keypoints") or []
-    if len(box) != 4 or not all(isinstance(x, int | float) and math.isfinite(x) for x in box):
+    joints = joints if isinstance(joints, list) else [joints]
+    if (
+        not isinstance(box, list)
+        or len(box) != 4
+        or not all(isinstance(x, int | float) and math.isfinite(x) for x in box)
+    ):
         return f"has the box {box}; four finite numbers x, y, width, height are needed"
     if joints and len(joints) != 3 * len(JOINTS):
         return f"has {len(joints)} keypoint numbers; {3 * len(JOINTS)} are needed (x, y, v of {len(JOINTS)} joints)"

@@ -75,7 +75,7 @@ def keypoint_ap(
         The ten `METRICS` in percent; NaN where COCO says -1 (no ground truth of that kind).
     """
     results = _results(instances, predictions, joint_scores)
-    document = _document(ground_truth)
+    document = _document(ground_truth, np.asarray(instances["image_id"]))
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -118,8 +118,8 @@ def _results(
     return results
 
 
-def _document(ground_truth: Columns) -> dict[str, Any]:
-    """Ground truth in COCO's annotation format."""
+def _document(ground_truth: Columns, predicted_images: NDArray[np.integer]) -> dict[str, Any]:
+    """Ground truth in COCO's annotation format; a predicted person in an image without one is a false positive."""
     keypoints = np.asarray(ground_truth["keypoints"], np.float64)
     boxes = np.asarray(ground_truth["bbox"], np.float64)
     annotations = [
@@ -135,6 +135,6 @@ def _document(ground_truth: Columns) -> dict[str, Any]:
         }
         for i in range(len(keypoints))
     ]
-    images = [{"id": int(i)} for i in np.unique(np.asarray(ground_truth["image_id"]))]
+    images = [{"id": int(i)} for i in np.union1d(np.asarray(ground_truth["image_id"]), predicted_images)]
     category = {"id": 1, "name": "person", "keypoints": list(JOINTS)}
     return {"images": images, "annotations": annotations, "categories": [category]}

@@ -20,6 +20,13 @@ from kdlib.openmp import wait_passively
 from precompute.errors import PrecomputeError
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"a positive whole number is needed, got {text}")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m precompute", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -31,18 +38,18 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--annotations", type=Path, metavar="FILE", help="COCO keypoint annotations")
     data.add_argument("--boxes", type=Path, metavar="FILE", help="COCO detections to use instead of annotated boxes")
     data.add_argument("--unlabelled", action="store_true", help="also take persons without labelled joints")
-    data.add_argument("--limit", type=int, metavar="N", help="the first N instances only")
+    data.add_argument("--limit", type=_positive, metavar="N", help="the first N instances only")
     data.add_argument("--skip-missing", action="store_true", help="leave out persons whose image or box is unusable")
     teacher = parser.add_argument_group("teacher")
     teacher.add_argument("--teacher", required=True, help="hrnet_w32, hrnet_w48, ... or onnx:FILE")
     teacher.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of an HRNet, in any known layout")
     teacher.add_argument("--input-size", metavar="HxW", help="e.g. 256x192 (height x width)")
     teacher.add_argument("--flip-test", action="store_true", help="store the average over each view and its mirror")
-    teacher.add_argument("--views", type=int, metavar="N", help="stored views: crop, mirror, then drawn ones (2)")
+    teacher.add_argument("--views", type=_positive, metavar="N", help="stored views: crop, mirror, then drawn ones (2)")
     teacher.add_argument("--seed", type=int, default=0, help="of drawn views")
     teacher.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     teacher.add_argument("--device", default="auto")
-    teacher.add_argument("--batch-size", type=int, default=32, metavar="N")
+    teacher.add_argument("--batch-size", type=_positive, default=32, metavar="N")
     store = parser.add_argument_group("store")
     store.add_argument("--store", type=Path, required=True, help="PATH.zarr or PATH.h5")
     store.add_argument("--codec", default="root4", help="root4, root4:LEVELS, float16 or float32")
@@ -51,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("--resume", action="store_true")
     store.add_argument("--overwrite", action="store_true")
     store.add_argument("--dry-run", action="store_true")
-    store.add_argument("--check", type=int, metavar="N")
+    store.add_argument("--check", type=_positive, metavar="N")
     return parser
 
 
@@ -133,13 +140,14 @@ def _run(arguments: argparse.Namespace) -> int:
     except ValueError as error:  # of the kinds that say what is wrong with a file, a name or a size
         raise PrecomputeError(str(error)) from error
     codec = cache.codec_from_name(arguments.codec)
-    if arguments.check:
-        print(check(job, cache.open_store(arguments.store), arguments.check))
+    resume = arguments.resume and not arguments.overwrite
+    if arguments.check is not None:
+        print(check(job, cache.open_store(arguments.store), provenance, arguments.check))
         return 0
     if arguments.dry_run:
         print(dry_run(job, codec, arguments.store))
         return 0
-    if arguments.resume and arguments.store.exists():
+    if resume and arguments.store.exists():
         print(refuse_other(job, cache.open_store(arguments.store), codec, provenance))
         return 0
     writer = create_writer(
@@ -148,7 +156,7 @@ def _run(arguments: argparse.Namespace) -> int:
         codec,
         provenance,
         frames=not arguments.no_frames,
-        resume=arguments.resume,
+        resume=resume,
         overwrite=arguments.overwrite,
     )
     try:

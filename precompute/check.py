@@ -15,7 +15,7 @@ CONFIDENT = 0.2
 BATCH = 16
 
 
-def check(job: Job, store: Any, count: int) -> str:
+def check(job: Job, store: Any, provenance: dict[str, Any], count: int) -> str:
     """Compare ``count`` random instances of a store with the teacher's maps of their images.
 
     Returns:
@@ -24,7 +24,7 @@ def check(job: Job, store: Any, count: int) -> str:
     Raises:
         PrecomputeError: If the store was made by another teacher or from other persons, or its maps are others.
     """
-    _refuse_other(job, store)
+    _refuse_other(job, store, provenance)
     rows = np.random.default_rng(0).permutation(np.flatnonzero(store.written))[:count]
     errors, moved, confident = [], 0, 0
     for start in range(0, len(rows), BATCH):
@@ -51,13 +51,17 @@ def check(job: Job, store: Any, count: int) -> str:
     return line
 
 
-def _refuse_other(job: Job, store: Any) -> None:
+def _refuse_other(job: Job, store: Any, provenance: dict[str, Any]) -> None:
     stored, own = store.manifest["provenance"]["teacher"], job.teacher
     if stored["weights_sha256"] != own.weights_sha256:
         raise PrecomputeError(
             f"{store.path} was made by {stored['name']} with weights {stored['weights_sha256'][:12]}..., "
             f"not by {own.name} with {own.weights_sha256[:12]}...; give the teacher it was made by"
         )
+    for entry in ("views", "preprocessing"):
+        before, now = store.manifest["provenance"][entry], provenance[entry]
+        if before != now:
+            raise PrecomputeError(f"{store.path} was made with {entry} {before}, this command says {now}")
     if not np.array_equal(store.instances["annotation_id"], job.persons.annotation_id):
         raise PrecomputeError(
             f"{store.path} holds other persons than these annotations; give the file it was made from"

@@ -102,6 +102,9 @@ def _project_version() -> str:
     root = Path(__file__).resolve().parent.parent
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
     if (root / ".git").exists():
-        commit = subprocess.run(git, capture_output=True, text=True, check=False)
+        try:
+            commit = subprocess.run(git, capture_output=True, text=True, check=False)
+        except OSError:  # no git here
+            return version
         return f"{version} ({commit.stdout.strip()})" if commit.returncode == 0 else version
     return version

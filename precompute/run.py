@@ -199,7 +199,10 @@ def teacher_metrics(store: Any) -> dict[str, Any]:
 
 def finish(writer: Any) -> tuple[Path, dict[str, Any]]:
     """Measure the teacher from the store and publish it; returns its path and the metrics."""
-    metrics = teacher_metrics(writer.assemble())
+    store = writer.assemble()
+    if not store.written.any():
+        raise PrecomputeError(f"none of the {len(store)} persons could be used: give the images that were annotated")
+    metrics = teacher_metrics(store)
     return writer.publish(metrics), metrics
 
 

@@ -54,6 +54,9 @@ def select(
     order = np.lexsort((np.arange(len(persons)), persons.image_id))[:limit]
     persons = persons.select(order)
     summary = {"instances": len(persons), "unlabelled": unlabelled, "limit": limit, "missing_images": len(missing)}
+    truth = annotations.ground_truth
+    if boxes is not None and limit is None:  # persons that the detector missed count
+        return Selection(persons, truth.select(~np.isin(truth.file_name, missing)), summary)
     return Selection(persons, _truth_of(annotations, persons), summary)
 
 
@@ -67,10 +70,7 @@ def _refuse_outside(annotations: Annotations, split: Split, skip_missing: bool) 
 
 
 def _truth_of(annotations: Annotations, persons: Persons) -> Persons:
-    """Annotations of the persons' images, without those of usable persons that the selection left out.
-
-    Detections are judged by everything in their images.
-    """
+    """Annotations of the persons' images, without those of usable persons that the selection left out."""
     truth = annotations.ground_truth
     in_images = np.isin(truth.image_id, persons.image_id)
     left_out = np.setdiff1d(annotations.instances.annotation_id, persons.annotation_id)

@@ -135,3 +135,16 @@ def test_a_persons_score_is_the_box_times_the_mean_of_confident_joints():
     scores = np.zeros((2, 17), np.float32)
     scores[0, :3] = [0.5, 0.7, 0.1]
     np.testing.assert_allclose(person_scores(np.array([0.5, 1.0]), scores), [0.3, 0.0], rtol=1e-6)
+
+
+def test_a_prediction_in_an_image_without_persons_is_a_false_positive():
+    columns, predictions, scores = persons()
+    alone = keypoint_ap(columns, columns, predictions, scores)
+    more = {name: np.concatenate([column, column[:1]]) for name, column in columns.items()}
+    more["image_id"][-1] = 9999
+    more["score"][-1] = 1e6
+    with_more = keypoint_ap(
+        columns, more, np.concatenate([predictions, predictions[:1]]), np.concatenate([scores, scores[:1]])
+    )
+    assert with_more["ap"] < alone["ap"]
+    assert with_more["ar"] == pytest.approx(alone["ar"])

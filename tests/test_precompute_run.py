@@ -241,6 +241,7 @@ def test_check_passes_on_its_own_store_and_refuses_another_teacher(data, store, 
     arguments = command(data, store.path, "--views", "4", "--check", "5")
     arguments[arguments.index(str(data / "teacher.safetensors"))] = str(tmp_path / "other.safetensors")
     assert "give the teacher it was made by" in refused(capsys, arguments)
+    assert "was made with views" in refused(capsys, command(data, store.path, "--check", "5"))
 
 
 def test_a_dry_run_says_what_it_will_cost_and_writes_nothing(data, tmp_path, capsys):
@@ -249,6 +250,22 @@ def test_a_dry_run_says_what_it_will_cost_and_writes_nothing(data, tmp_path, cap
     assert line.startswith("11 instances of 6 images, 2 views each")
     assert "instances/s" in line
     assert not list(tmp_path.iterdir())
+
+
+def test_missed_persons_and_empty_images_count_with_detections(data, tmp_path):
+    boxes = [{"image_id": 50, "category_id": 1, "bbox": [5.0, 5.0, 60.0, 70.0], "score": 0.5}]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    assert main(command(data, tmp_path / "s.zarr", "--boxes", str(tmp_path / "boxes.json"))) == 0
+    store = cache.open_store(tmp_path / "s.zarr")
+    assert store.instances["annotation_id"].tolist() == [-1]
+    assert len(store.ground_truth["annotation_id"]) == 11
+    assert store.manifest["teacher_metrics"]["pck@0.05"] is None
+
+
+def test_overwrite_wins_over_resume(data, tmp_path, capsys):
+    assert main(command(data, tmp_path / "s.zarr", "--limit", "3")) == 0
+    assert main(command(data, tmp_path / "s.zarr", "--limit", "4", "--resume", "--overwrite")) == 0
+    assert len(cache.open_store(tmp_path / "s.zarr")) == 4
 
 
 def test_photographs_are_rgb_unrotated_and_whole(tmp_path):

@@ -100,6 +100,30 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(stores, tmp_path, monk
     assert numbers[0]["pck@0.05"] == numbers[1]["pck@0.05"]
 
 
+def test_an_interrupt_while_the_only_epoch_is_evaluated_is_resumed_by_evaluating_it(stores, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("train.loop.predict", interrupt)
+        assert main(command(stores, tmp_path / "run", "distill", "--epochs", "1")) == 1
+    assert main(command(stores, tmp_path / "run", "distill", "--epochs", "1", "--resume")) == 0
+    assert len((tmp_path / "run/history.jsonl").read_text().splitlines()) == 1
+
+
+def test_overwriting_waits_until_nothing_can_be_refused(stores, tmp_path, capsys):
+    assert main(command(stores, tmp_path / "run", "baseline", "--epochs", "1")) == 0
+    before = (tmp_path / "run/best.pt").read_bytes()
+    wrong = command(stores, tmp_path / "run", "baseline", "--overwrite")
+    wrong[wrong.index("--pretrained") + 1] = str(tmp_path / "no.pth")
+    assert main(wrong) == 1
+    assert main(command(stores, tmp_path / "run", "distill", "--overwrite", "--kd-weight", "0")) == 1
+    assert "nothing teaches the student" in capsys.readouterr().err
+    assert (tmp_path / "run/best.pt").read_bytes() == before
+    assert main(command(stores, tmp_path / "run", "baseline", "--epochs", "1", "--overwrite", "--seed", "1")) == 0
+    assert (tmp_path / "run/best.pt").read_bytes() != before
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_optimiser_and_names_the_instances(
     stores, tmp_path, monkeypatch, capsys
 ):

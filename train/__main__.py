@@ -10,7 +10,6 @@ The same commands run on a CPU and on a GPU. An interrupted run goes on with --r
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,12 +68,14 @@ def _device(name: str) -> Any:
 
 def _train(arguments: argparse.Namespace) -> int:
     import cache
-    from train.loop import Run, discard, fit
+    from train.loop import Run, fit, refuse_foreign
     from train.recipe import Recipe
 
     recipe = Recipe.from_arguments(arguments)
+    if arguments.overwrite and arguments.resume:
+        raise TrainError("--resume goes on with a run and --overwrite throws it away: give one of them")
     if arguments.overwrite:
-        discard(arguments.out)
+        refuse_foreign(arguments.out)
     run = Run(
         store=cache.open_store(arguments.store),
         val_store=cache.open_store(arguments.val_store),
@@ -83,6 +84,7 @@ def _train(arguments: argparse.Namespace) -> int:
         distil=arguments.command == "distill",
         device=_device(arguments.device),
         resume=arguments.resume,
+        overwrite=arguments.overwrite,
         images=arguments.images,
         val_images=arguments.val_images,
         threads=arguments.threads,
@@ -117,7 +119,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     metrics = {**evaluate.measure(store, predictions), **extra, "model": name, "store": store.path.name}
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(metrics, indent=2) + "\n")
+        arguments.out.write_text(evaluate.to_json(metrics, indent=2) + "\n")
     print(_summary(metrics))
     return 0
 

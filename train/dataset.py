@@ -60,6 +60,8 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             raise TrainError(f"{store.path} holds no frames; name the folder of its images with --images DIR")
         columns = store.instances
         self.rows = np.flatnonzero(store.written)
+        if not len(self.rows):
+            raise TrainError(f"{store.path} holds no usable person: none of its {len(store)} records was written")
         self.keypoints = columns["keypoints"]
         boxes = clip_boxes(columns["bbox"], columns["image_size"])
         self.centers, self.sizes = box_to_region(boxes, self.input_size)
@@ -114,6 +116,8 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         if frame is None:
             where = "its stored frame" if self.images is None else path
             raise TrainError(f"row {row} of {self.store.path}: {where} is missing or is no image")
+        if self.images is not None and frame.shape[1::-1] != tuple(self.store.instances["image_size"][row]):
+            raise TrainError(f"{path} is {frame.shape[1]}x{frame.shape[0]} and was annotated at another size")
         return np.asarray(frame, np.uint8), affine
 
     def _targets(self, row: int, view: View) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,6 +1,8 @@
 """Predictions and numbers of a student, and of the teacher that a store remembers."""
 
 import dataclasses
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,17 @@ def cached_teacher(store: Any, decoder: str = "argmax") -> Predictions:
         decoder,
     )
     return Predictions(rows, points, scores)
+
+
+def to_json(metrics: dict[str, Any], indent: int | None = None) -> str:
+    """Metrics as strict JSON: what has no value (NaN) becomes null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(of) for key, of in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(metrics), indent=indent, allow_nan=False)
 
 
 def measure(store: Any, predictions: Predictions) -> dict[str, Any]:

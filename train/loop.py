@@ -25,7 +25,7 @@ from train import checkpoint
 from train.augment import Augmentation
 from train.dataset import StoreDataset
 from train.errors import TrainError
-from train.evaluate import check_joints, measure, predict, student_loader
+from train.evaluate import check_joints, measure, predict, student_loader, to_json
 from train.loader import Loader
 from train.recipe import Recipe
 from train.students import build_student, load_pretrained
@@ -43,6 +43,7 @@ class Run:
     distil: bool
     device: torch.device
     resume: bool = False
+    overwrite: bool = False
     images: Path | None = None
     val_images: Path | None = None
     threads: int | None = None
@@ -96,8 +97,9 @@ class Trainer:
         self.steps = self.recipe.epochs * len(self.loader)
         self.epoch, self.step, self.best_ap = 0, 0, -1.0
         self.seconds = 0.0
-        bf16 = choose_precision(self.recipe.precision, run.device) == "bf16"
-        self.autocast = torch.autocast(run.device.type, torch.bfloat16, enabled=bf16)
+        self.start = ""
+        self.precision = choose_precision(self.recipe.precision, run.device)
+        self.autocast = torch.autocast(run.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _dataset(self) -> StoreDataset:
         recipe = self.recipe
@@ -135,11 +137,15 @@ class Trainer:
         if self.run.resume and last.exists():
             self._load(last)
             return
-        if (out / "config.json").exists() and not self.run.resume:
+        if (out / "config.json").exists() and not (self.run.resume or self.run.overwrite):
             raise TrainError(f"{out} already holds a run; give --resume to go on with it, --overwrite to start anew")
-        say(load_pretrained(self.model, self.recipe.student, self.recipe.pretrained))
+        self.start = load_pretrained(self.model, self.recipe.student, self.recipe.pretrained)
+        say(self.start)
+        if self.run.overwrite:
+            discard(out)
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+        resolved = {"device": str(self.run.device), "precision": self.precision, "start": self.start}
+        (out / "config.json").write_text(json.dumps({**self.config, "resolved": resolved}, indent=2) + "\n")
         (out / "history.jsonl").write_text("")
 
     def _load(self, path: Path) -> None:
@@ -151,6 +157,10 @@ class Trainer:
         self.optimizer.load_state_dict(content["optimizer"])
         self.epoch, self.step = content["epoch"], content["step"]
         self.best_ap, self.seconds = content["best_ap"], content["seconds"]
+        if self.precision != content["precision"]:
+            raise TrainError(
+                f"{path} was trained in {content['precision']} and this is {self.precision}: give --precision"
+            )
 
     def save(self, name: str) -> None:
         """Write the state as a checkpoint of that name."""
@@ -162,6 +172,7 @@ class Trainer:
             "step": self.step,
             "best_ap": self.best_ap,
             "seconds": self.seconds,
+            "precision": self.precision,
         }
         checkpoint.save(self.run.out / name, content)
 
@@ -184,17 +195,19 @@ class Trainer:
         self.model.train()
         started, sums, done = time.perf_counter(), dict.fromkeys(("loss", "gt", "kd"), 0.0), 0
         first = self.step - self.epoch * len(self.loader)
-        for batch in self._progress(self.loader.epoch(self.epoch, first), first):
-            terms = self._train_step(batch)
-            done += 1
-            for name, value in terms.items():
-                sums[name] += value
-                board.add_scalar(f"train/{name}", value, self.step)
-        self.seconds += time.perf_counter() - started
-        rate = done * self.loader.batch_size / (time.perf_counter() - started)
-        self.epoch += 1
+        try:
+            for batch in self._progress(self.loader.epoch(self.epoch, first), first):
+                terms = self._train_step(batch)
+                done += 1
+                for name, value in terms.items():
+                    sums[name] += value
+                    board.add_scalar(f"train/{name}", value, self.step)
+        finally:
+            elapsed = time.perf_counter() - started
+            self.seconds += elapsed
         losses = {name: value / max(done, 1) for name, value in sums.items() if value or name == "loss"}
-        self._close_epoch({"epoch": self.epoch, **losses, "instances_per_second": round(rate, 1)}, board)
+        rate = round(done * self.loader.batch_size / elapsed, 1)
+        self._close_epoch({"epoch": self.epoch + 1, **losses, "instances_per_second": rate}, board)
 
     def _progress(self, batches: Iterator[Batch], first: int) -> "tqdm[Batch]":
         label = f"{self.run.name} {self.epoch + 1}/{self.recipe.epochs}"
@@ -236,12 +249,13 @@ class Trainer:
         for name in ("ap", "pck@0.05"):
             board.add_scalar(f"val/{name}", metrics[name], self.step)
         score = metrics["ap"] if math.isfinite(metrics["ap"]) else 0.0
+        self.epoch += 1  # closed once it is evaluated: an interrupt before this line evaluates it again
         if score > self.best_ap:
             self.best_ap = score
             self.save("best.pt")
         self.save("last.pt")
         with (self.run.out / "history.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(to_json(line) + "\n")
         say(_epoch_line(self.run.name, self.recipe.epochs, line))
 
     def finish(self) -> dict[str, Any]:
@@ -255,7 +269,7 @@ class Trainer:
             "train_seconds": round(self.seconds, 1),
             "train_instances_per_second": round(self.step * self.loader.batch_size / max(self.seconds, 1e-9), 1),
         }
-        (self.run.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        (self.run.out / "metrics.json").write_text(to_json(metrics, indent=2) + "\n")
         return metrics
 
 
@@ -286,17 +300,15 @@ def _epoch_line(name: str, epochs: int, line: dict[str, Any]) -> str:
     )
 
 
-def discard(out: Path) -> None:
-    """Delete the files of a run in a folder, and nothing else.
-
-    Raises:
-        TrainError: If the folder is not empty and holds no run.
-    """
-    if not out.exists():
-        return
-    if any(out.iterdir()) and not (out / "config.json").exists():
+def refuse_foreign(out: Path) -> None:
+    """Raise `TrainError` if a folder is not empty and holds no run: nothing in it is ours to throw away."""
+    if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
         raise TrainError(f"{out} is not a run folder, --overwrite leaves it alone; give another --out")
-    for name in ("config.json", "history.jsonl", "last.pt", "best.pt", "metrics.json"):
+
+
+def discard(out: Path) -> None:
+    """Delete the files of a run in a folder, and nothing else."""
+    for name in ("config.json", "history.jsonl", "last.pt", "best.pt", "metrics.json", "evaluation.json"):
         (out / name).unlink(missing_ok=True)
     for events in out.glob("events.out.tfevents.*"):
         events.unlink()

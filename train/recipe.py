@@ -54,6 +54,13 @@ class Recipe:
     half_body: float = _knob(0.0, "probability of showing half a person")
 
     def __post_init__(self) -> None:
+        if not 0 <= self.scale < 1:
+            raise TrainError(f"--scale must be at least 0 and below 1, got {self.scale}")
+        negative = [name for name in ("gt_weight", "kd_weight", "weight_decay", "sigma") if getattr(self, name) < 0]
+        if negative:
+            raise TrainError(
+                f"--{negative[0].replace('_', '-')} must not be negative, got {getattr(self, negative[0])}"
+            )
         positive = ("epochs", "batch_size", "learning_rate", "temperature")
         if self.input_size:
             try:

@@ -116,7 +116,7 @@ def _download(student: Student, name: str) -> str:
     weights = torchvision.models.get_model_weights(name).DEFAULT
     try:
         _fill(student, weights.get_state_dict(progress=False, check_hash=True))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: the download has another hash
         return (
             f"ImageNet weights of {name} could not be downloaded from {weights.url} ({error}): the student starts from "
             "random weights; give a file with --pretrained FILE, or --pretrained none to say so"

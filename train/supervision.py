@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kdlib.logits import TRANSFORMS, density_heatmaps, gaussian_logits
 from kdlib.losses import heatmap_mse, spatial_kl
+from train.errors import TrainError
 
 Batch = dict[str, Tensor]
 
@@ -34,6 +35,10 @@ class Supervision:
     logits: str
     floor: float
     joints: str
+
+    def __post_init__(self) -> None:
+        if not self.gt_weight and not self.kd_weight:
+            raise TrainError("nothing teaches the student: --gt-weight and --kd-weight are both 0")
 
     def terms(self, maps: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Weighted loss terms, ``gt`` and ``kd``, whose sum is to be minimised.
