@@ -137,7 +137,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimiser_and_names_the_inst
         return original(self, batch)
 
     monkeypatch.setattr(Trainer, "_train_step", poison)
-    assert main(command(stores, tmp_path / "run")) == 1
+    assert main(command(stores, tmp_path / "run", "distill", "--gt-weight", "1")) == 1
     error = capsys.readouterr().err
     assert "the loss is nan at step 3" in error
     assert all(str(1000 + int(row)) in error for row in seen["rows"])
