@@ -35,14 +35,15 @@ SAMPLE_WEIGHTS = ROOT / "precompute" / "sample" / "hrnet_w16_sample.safetensors"
 def run(workspace: Workspace) -> Iterator[Line]:
     """Lines of every source and codec."""
     for source in workspace.sources:
-        teacher = _teacher(workspace, source)
+        teacher = bench_teacher(workspace, source)
         maps = teacher_maps(workspace, source, teacher)
         for name in CODECS:
             extra = {"source": source, "teacher": teacher.name, "maps": list(maps.shape[1:]), "codec": name}
             yield from _lines(maps, cache.codec_from_name(name), extra)
 
 
-def _teacher(workspace: Workspace, source: str) -> Teacher:
+def bench_teacher(workspace: Workspace, source: str) -> Teacher:
+    """A teacher that knows these people: the sample's HRNet, or the real network that belongs to ``coco``."""
     if source == "coco":
         return load_teacher(f"onnx:{workspace.onnx_teacher}")
     return load_teacher("hrnet_w16_sample", SAMPLE_WEIGHTS, input_size=(96, 128), precision="fp32")

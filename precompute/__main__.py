@@ -43,6 +43,13 @@ def _parser() -> argparse.ArgumentParser:
     teacher = parser.add_argument_group("teacher")
     teacher.add_argument("--teacher", required=True, help="hrnet_w32, hrnet_w48, ... or onnx:FILE")
     teacher.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of an HRNet, in any known layout")
+    teacher.add_argument(
+        "--ensemble",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="average with this teacher too: NAME=CHECKPOINT or onnx:FILE; may be given again",
+    )
     teacher.add_argument("--input-size", metavar="HxW", help="e.g. 256x192 (height x width)")
     teacher.add_argument("--flip-test", action="store_true", help="store the average over each view and its mirror")
     teacher.add_argument("--views", type=_positive, metavar="N", help="stored views: crop, mirror, then drawn ones (2)")
@@ -74,14 +81,26 @@ def _split(arguments: argparse.Namespace) -> Any:
     raise PrecomputeError("say where the data are: either --data DIR --split NAME, or --images DIR --annotations FILE")
 
 
+def _teacher(arguments: argparse.Namespace) -> Any:
+    from kdlib.geometry import parse_size
+    from precompute.ensemble import ensemble, parse_member
+    from precompute.teacher import load_teacher
+
+    size = parse_size(arguments.input_size) if arguments.input_size else None
+    members = [(arguments.teacher, arguments.checkpoint), *map(parse_member, arguments.ensemble)]
+    opened = [
+        load_teacher(name, weights, input_size=size, device=arguments.device, precision=arguments.precision)
+        for name, weights in members
+    ]
+    return ensemble(opened) if len(opened) > 1 else opened[0]
+
+
 def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """Read the data and open the teacher; everything that can be refused is refused here."""
-    from kdlib.geometry import parse_size
     from precompute.crops import Cropper
     from precompute.provenance import describe
     from precompute.run import Job
     from precompute.selection import select
-    from precompute.teacher import load_teacher
     from precompute.views import ViewPlan, plan_geometry
 
     split = _split(arguments)
@@ -92,14 +111,7 @@ def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         limit=arguments.limit,
         skip_missing=arguments.skip_missing,
     )
-    size = parse_size(arguments.input_size) if arguments.input_size else None
-    teacher = load_teacher(
-        arguments.teacher,
-        arguments.checkpoint,
-        input_size=size,
-        device=arguments.device,
-        precision=arguments.precision,
-    )
+    teacher = _teacher(arguments)
     views = arguments.views or (1 if arguments.flip_test else 2)
     plan = ViewPlan(views, arguments.flip_test, arguments.seed)
     geometry = plan_geometry(chosen.persons, teacher.input_size, plan, arguments.frame_scale)

@@ -45,6 +45,7 @@ def describe(
 ) -> dict[str, Any]:
     """Provenance of a store; `software` and `created` are for information, all else must match on resume."""
     mean, std = teacher.normalisation
+    members = [{"name": name, "weights_sha256": sha256} for name, sha256 in teacher.members]
     return {
         "teacher": {
             "name": teacher.name,
@@ -57,6 +58,7 @@ def describe(
             "parameters": teacher.parameters,
             "multiply_adds": teacher.multiply_adds,
             "flip_test": plan.flip_test,
+            **({"members": members} if members else {}),
         },
         "logits": {"transform": "log", "floor": DEFAULT_FLOOR},
         "dataset": {

@@ -55,6 +55,7 @@ class Teacher:
         colour_order: of the crops' channels.
         parameters: of an HRNet; unknown for ONNX.
         multiply_adds: of an HRNet and one crop; unknown for ONNX.
+        members: name and sha256 of each teacher of an ensemble; of a single one, nothing.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Teacher:
     colour_order: str = COLOUR_ORDER
     parameters: int | None = None
     multiply_adds: int | None = None
+    members: tuple[tuple[str, str], ...] = ()
 
     def __call__(self, crops: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
         """Raw heatmaps (B, K, h, w) float32 of crops (B, H, W, 3) uint8 RGB; one forward pass.
