@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from benchmarks import codec, reading
+from benchmarks import codec, reading, recipes, warping
 from benchmarks.effort import QUICK
 from benchmarks.report import Line, keep
 from benchmarks.timing import interleave
@@ -29,6 +29,41 @@ def test_a_script_reports_lines_with_all_fields_and_a_true_ratio(script, workspa
         json.dumps(line, allow_nan=False)
         if line["peer"] is not None:
             assert line["ratio"] == pytest.approx(line["value"] / line["peer_value"], rel=1e-3)
+
+
+def test_a_view_that_is_the_plain_crop_is_warped_exactly(workspace, monkeypatch):
+    """The identity costs nothing, and the mirror's own map is what the teacher says of the mirror."""
+    monkeypatch.setattr(warping, "GRID", [warping.Setting(), warping.Setting(flip=True), warping.Setting(60.0)])
+    monkeypatch.setattr(warping, "INSTANCES", 8)
+    found = {}
+    for line in (line.to_json() for line in warping.run(workspace)):
+        found[line["metric"], line["target"], line["rotation"], line["flip"]] = line
+    for flip in (False, True):
+        assert found["kl", "matching", 0.0, flip]["value"] == pytest.approx(0, abs=1e-4)
+        assert found["moved", "matching", 0.0, flip]["value"] == 0
+        assert found["wrong", "matching", 0.0, flip]["ratio"] == pytest.approx(1)
+    assert found["kl", "average", 60.0, False]["value"] > found["kl", "average", 0.0, False]["value"] > 0
+
+
+def test_the_table_of_recipes_compares_seed_by_seed():
+    def run(ap):
+        return {"ap": ap, "ap50": 2 * ap, "pck@0.05": 30.0, "pck@0.1": 50.0}
+
+    lines = recipes.table({"a": [run(10.0), run(12.0)], "b": [run(13.0), None]}).splitlines()
+    assert (
+        lines[2]
+        == "| a | 11.0 (10.0 to 12.0) | 22.0 (20.0 to 24.0) | 30.0 (30.0 to 30.0) | 50.0 (50.0 to 50.0) | +0.0, +0.0 |"
+    )
+    assert lines[3].startswith("| b | 13.0 | 26.0 |")
+    assert lines[3].endswith("| +3.0 |")
+
+
+def test_every_row_of_the_tables_is_a_command_that_train_understands():
+    from train.__main__ import _parser
+
+    needed = ["--store", "s", "--val-store", "v", "--out", "o", "--seed", "1"]
+    for row in (row for rows in recipes.TABLES.values() for row in rows.values()):
+        assert _parser().parse_args([*row.split(), *needed]).seed == 1
 
 
 def test_contenders_take_turns_and_the_first_round_does_not_count():
