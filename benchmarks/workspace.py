@@ -99,20 +99,20 @@ class Precompute:
     provenance: dict[str, Any]
 
     @classmethod
-    def plan(cls, people: People, teacher: Teacher, batch_size: int = 32) -> Self:
-        """The run of a teacher over people, with the default views."""
-        split, chosen, views = people.split, people.selection, ViewPlan()
-        geometry = plan_geometry(chosen.persons, teacher.input_size, views)
+    def plan(cls, people: People, teacher: Teacher, batch_size: int = 32, views: int = 2) -> Self:
+        """The run of a teacher over people, with the default number of views."""
+        split, chosen, plan = people.split, people.selection, ViewPlan(views)
+        geometry = plan_geometry(chosen.persons, teacher.input_size, plan)
         cropper = Cropper(split.images, chosen.persons, geometry, teacher.input_size, frames=True)
         threads = min(16, os.cpu_count() or 1)
-        job = Job(teacher, chosen.persons, chosen.ground_truth, cropper, geometry, views, batch_size, threads)
+        job = Job(teacher, chosen.persons, chosen.ground_truth, cropper, geometry, plan, batch_size, threads)
         provenance = describe(
             teacher,
             annotations=split.annotations,
             boxes=None,
             split="train",
             selection=chosen.summary,
-            plan=views,
+            plan=plan,
             frame_size=geometry.frame_size,
         )
         return cls(job, provenance)
