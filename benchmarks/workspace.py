@@ -16,7 +16,8 @@ from cache.convert import convert_store
 from precompute.crops import Cropper
 from precompute.data_folder import Split, find_split
 from precompute.provenance import describe
-from precompute.run import Job, create_writer, fill
+from precompute.job import Job
+from precompute.run import create_writer, fill
 from precompute.sample.dataset import write_sample
 from precompute.sample.spec import SampleSpec
 from precompute.selection import Selection, select
