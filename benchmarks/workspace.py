@@ -15,8 +15,8 @@ from benchmarks.synthetic import synthetic_teacher
 from cache.convert import convert_store
 from precompute.crops import Cropper
 from precompute.data_folder import Split, find_split
-from precompute.provenance import describe
 from precompute.job import Job
+from precompute.provenance import describe
 from precompute.run import create_writer, fill
 from precompute.sample.dataset import write_sample
 from precompute.sample.spec import SampleSpec

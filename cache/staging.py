@@ -60,6 +60,12 @@ def write_whole(path: Path, parts: Iterable[bytes], *, durable: bool = True) -> 
             beside.unlink()
 
 
+def remove_attempts(root: Path) -> None:
+    """Remove what killed processes left beside files that they were writing below `root`; nobody may be writing now."""
+    for attempt in root.rglob(".*.tmp"):
+        attempt.unlink()
+
+
 def sync_tree(root: Path) -> None:
     """Bring everything below `root` to the disk; many files at once cost little more than one."""
     for folder, _, files in os.walk(root):

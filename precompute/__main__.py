@@ -82,8 +82,8 @@ def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """Read the data and open the teacher; everything that can be refused is refused here."""
     from kdlib.geometry import parse_size
     from precompute.crops import Cropper
-    from precompute.provenance import describe
     from precompute.job import Job
+    from precompute.provenance import describe
     from precompute.selection import select
     from precompute.teacher import load_teacher
     from precompute.team import local_share, own_device

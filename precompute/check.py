@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.codec import log_divergence
+from cache.codec import divergences
 from kdlib.heatmaps import peaks
 from precompute.errors import PrecomputeError
 from precompute.job import Job, teacher_maps
@@ -166,7 +166,8 @@ class _Tally:
         """Compare maps (n, V, K, h, w)."""
         above = [np.where(maps >= np.float32(self._floor), maps, 0) for maps in (fresh, other)]
         shared = (above[0] > 0) & (above[1] > 0)
-        divergence = log_divergence(*(np.where(shared, maps, 0) for maps in above), self._floor, 1)
+        exact, seen = (np.where(shared, maps, 0) for maps in above)
+        divergence = np.stack([divergences(*pair, self._floor)[..., 0] for pair in zip(exact, seen, strict=True)])
         self._divergences.append(divergence[np.isfinite(divergence)])
         self._differences.append(np.abs(above[0] - above[1]).mean(axis=(1, 2, 3, 4)))
         points, scores = peaks(fresh)

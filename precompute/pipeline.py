@@ -46,14 +46,14 @@ class Pipeline:
 
     def run(self, shards: Iterator[int]) -> Iterator[int]:
         """Write these shards; yields numbers of instances that the teacher has seen."""
-        running: collections.deque[Any] = collections.deque()
+        running: collections.deque[tuple[Batch, Future[Any]]] = collections.deque()
         commits: collections.deque[Future[None]] = collections.deque()
         for batch in self._batches(shards):
             running.append((batch, self._teacher.submit(self._maps, batch)))
             if len(running) > BATCHES_AHEAD:
-                yield self._encode(*running.popleft(), commits)
+                yield self._encode(running.popleft(), commits)
         while running:
-            yield self._encode(*running.popleft(), commits)
+            yield self._encode(running.popleft(), commits)
         while commits:
             commits.popleft().result()
 
@@ -89,8 +89,9 @@ class Pipeline:
         usable = batch.usable
         return teacher_maps(self._job.teacher, np.stack([i.crops for i in usable]), self._job.plan) if usable else None
 
-    def _encode(self, batch: "Batch", maps: Future[Any], commits: collections.deque[Future[None]]) -> int:
+    def _encode(self, taught: tuple["Batch", Future[Any]], commits: collections.deque[Future[None]]) -> int:
         """Hand a batch's maps to the coders and, after a shard's last batch, the shard to the disk."""
+        batch, maps = taught
         shard, views = batch.shard, maps.result()
         for item in batch.items:
             if item.problem is not None:

@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -92,9 +92,9 @@ class Team:
                     raise PrecomputeError(f"{error}; every host must see the folder of the store") from error
                 self._look()
 
-    def shards(self, writer: Any) -> Iterator[int]:  # noqa: ARG002 - the interface of `Alone`
+    def shards(self, writer: Any) -> Iterator[int]:
         """See `Alone.shards`; a shard is taken when it is asked for."""
-        pending = json.loads(self._ask(lambda: self._board.get("pending")))
+        pending = json.loads(self._read("pending"))
         while (turn := self._add("taken", 1)) <= len(pending):
             self._refuse_failure()
             yield pending[turn - 1]
@@ -113,7 +113,7 @@ class Team:
             return None
         for rank in others:
             self._wait(f"filled/{rank}", of=others)
-            skipped += json.loads(self._ask(lambda key=f"filled/{rank}": self._board.get(key)))
+            skipped += json.loads(self._read(f"filled/{rank}"))
         result = publish(skipped)
         self._set("published", "")
         self._say_goodbye()
@@ -127,10 +127,8 @@ class Team:
 
     def fail(self, message: str) -> None:
         """Tell the others why this process stops, unless another one has told its reason before."""
-        try:
+        with suppress(RuntimeError):  # no board any more: they will notice
             self._board.compare_set("failed", "", f"rank {self.rank} on {socket.gethostname()}: {message}")
-        except RuntimeError:  # no board any more: they will notice
-            pass
 
     def leave(self) -> None:
         """Give no more signs of life."""
@@ -145,7 +143,7 @@ class Team:
 
     def _wait(self, key: str, of: list[int]) -> None:
         """Wait for a key that ranks `of` are to set, as long as they live."""
-        while not self._ask(lambda: self._board.check([key])):
+        while not self._there(key):
             self._look()
             self._refuse_silence(of)
 
@@ -154,9 +152,8 @@ class Team:
         time.sleep(LOOK)
 
     def _refuse_failure(self) -> None:
-        if self._ask(lambda: self._board.check(["failed"])):
-            reason = self._ask(lambda: self._board.get("failed")).decode()
-            raise PrecomputeError(f"stopped, because of {reason}")
+        if self._there("failed"):
+            raise PrecomputeError(f"stopped, because of {self._read('failed')}")
 
     def _refuse_silence(self, ranks: list[int]) -> None:
         now = time.monotonic()
@@ -164,11 +161,17 @@ class Team:
             beat, (last, since) = self._add(f"beat/{rank}", 0), self._heard[rank]
             if beat != last:
                 self._heard[rank] = (beat, now)
-            elif now - since > SILENCE and not self._ask(lambda key=f"filled/{rank}": self._board.check([key])):
+            elif now - since > SILENCE and not self._there(f"filled/{rank}"):
                 raise PrecomputeError(
                     f"rank {rank} has not been heard of for {SILENCE:.0f} s; what is written is kept, the same "
                     "command with --resume goes on"
                 )
+
+    def _there(self, key: str) -> bool:
+        return bool(self._ask(lambda: self._board.check([key])))
+
+    def _read(self, key: str) -> str:
+        return str(self._ask(lambda: self._board.get(key)).decode())
 
     def _set(self, key: str, value: str) -> None:
         self._ask(lambda: self._board.set(key, value))

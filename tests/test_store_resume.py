@@ -13,6 +13,7 @@ import pytest
 import cache
 from cache import staging
 from cache.diff import diff_stores
+from cache.verify import verify_store
 from tests import small_store
 
 
@@ -56,6 +57,7 @@ def test_killed_and_resumed_equals_uninterrupted(path, tmp_path):
         assert not path.exists()
         write(path)
         assert diff_stores(path, whole)["identical"]
+        assert verify_store(path) == []
         assert sorted(entry.name for entry in tmp_path.iterdir()) == [path.name, whole.name]
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         deadly += 1 if deadly < 12 else 12
