@@ -241,9 +241,8 @@ def _keep_argmax(maps: npt.NDArray[np.float32], rounded: npt.NDArray[Any]) -> np
     flat, exact = rounded.reshape(*rounded.shape[:-2], -1), maps.reshape(*maps.shape[:-2], -1)
     top = exact.argmax(axis=-1, keepdims=True)
     peak = np.take_along_axis(flat, top, axis=-1)
-    lowered = np.where(flat == peak, np.nextafter(flat, rounded.dtype.type(-np.inf)), flat)
-    np.put_along_axis(lowered, top, peak, axis=-1)
-    return lowered.reshape(rounded.shape)
+    made_equal = (flat == peak) & (exact != np.take_along_axis(exact, top, axis=-1))
+    return np.where(made_equal, np.nextafter(flat, rounded.dtype.type(-np.inf)), flat).reshape(rounded.shape)
 
 
 def _keep_side(maps: npt.NDArray[np.float32], rounded: npt.NDArray[Any], floor: np.float32) -> npt.NDArray[Any]:
