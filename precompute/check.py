@@ -58,7 +58,10 @@ class Check:
     control: Gap
     stated: dict[str, float]
     """Mean and worst divergence of the codec, as the manifest states them."""
+    maps: int
+    """Maps that could be compared."""
     confident: int
+    """Those whose maximum is high enough to have a place."""
     made_otherwise: list[str]
     """What decides a map's last digits and is not the same here as where the store was made."""
 
@@ -72,6 +75,8 @@ class Check:
     @property
     def verdict(self) -> str:
         """One line."""
+        if self.maps == 0:
+            return "nothing to compare: no map of these instances has a value above the floor"
         moved = (self.store.moved - self.control.moved) / max(1, self.confident)
         if moved > MOST_MOVED:
             return "this is not the same teacher, preprocessing or data"
@@ -101,7 +106,9 @@ class Check:
         ]
         lines = [f"  {r[0]:<31} {r[1]:>8} {r[2]:>8} {r[3]:>13} {r[4]:>13}".rstrip() for r in rows]
         head = f"{self.path}: {self.instances} of {self.of} instances through {self.teacher} again"
-        legend = f"  divergences in nats (log logits, T = 1); maxima of {self.confident} confident maps"
+        legend = (
+            f"  divergences in nats (log logits, T = 1) of {self.maps} maps; maxima of {self.confident} confident ones"
+        )
         return "\n".join([head, *lines, legend, f"  {self.verdict}"])
 
 
@@ -133,6 +140,7 @@ def check(job: Job, store: Any, provenance: dict[str, Any], count: int) -> Check
         store=against_store.gap(),
         control=control.gap(),
         stated={name: stated[name] for name in ("mean", "worst")},
+        maps=control.maps,
         confident=confident,
         made_otherwise=_made_otherwise(store.manifest["provenance"], provenance),
     )
@@ -173,6 +181,11 @@ class _Tally:
         points, scores = peaks(fresh)
         moved = np.abs(points - peaks(other)[0]).max(axis=-1) > 1
         self._moved += int((moved & (scores > CONFIDENT)).sum())
+
+    @property
+    def maps(self) -> int:
+        """Maps with a value above the floor on both sides."""
+        return sum(map(len, self._divergences))
 
     def gap(self) -> Gap:
         """Over everything added."""

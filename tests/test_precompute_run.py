@@ -13,7 +13,7 @@ import cache
 from kdlib.geometry import box_to_region, clip_boxes, compose_affines, region_affine
 from kdlib.heatmaps import flip_average
 from kdlib.warp import crop_image
-from precompute import pipeline
+from precompute import pipeline, provenance
 from precompute.__main__ import main
 from precompute.hrnet import build_hrnet
 from precompute.photographs import UnreadableImageError, read_photograph
@@ -203,6 +203,47 @@ def test_check_passes_on_its_own_store_and_refuses_another_teacher(data, store, 
     arguments[arguments.index(str(data / "teacher.safetensors"))] = str(tmp_path / "other.safetensors")
     assert "give the teacher it was made by" in refused(capsys, arguments)
     assert "was made with views" in refused(capsys, command(data, store.path, "--check", "5"))
+
+
+def test_check_is_read_against_the_codec_and_a_second_run(data, tmp_path, capsys):
+    """On one machine a teacher says the same twice, and the store what it says but for the codec."""
+    assert main(command(data, tmp_path / "s.zarr")) == 0
+    capsys.readouterr()
+    assert main(command(data, tmp_path / "s.zarr", "--check", "11", "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["passed"] is True
+    assert found["control"]["worst"] < 1e-7
+    stated = cache.open_store(tmp_path / "s.zarr").manifest["codec_error"]["log_t1"]
+    assert found["stated"] == {name: stated[name] for name in ("mean", "worst")}
+    assert found["store"]["mean"] == pytest.approx(stated["mean"], rel=0.05)  # all instances were checked
+    assert found["store"]["worst"] == pytest.approx(stated["worst"], rel=0.05)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_check_notices_what_the_codec_does_not_explain(data, tmp_path, capsys, monkeypatch, elsewhere):
+    """Maps with every maximum at its place and 5 % more contrast, made here or with another version of torch."""
+    original, software = pipeline.teacher_maps, provenance.software
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "teacher_maps", lambda *given: np.sign(m := original(*given)) * np.abs(m) ** 1.05)
+        if elsewhere:
+            patched.setattr(provenance, "software", lambda: {**software(), "torch": "1.0"})
+        assert main(command(data, tmp_path / "s.zarr")) == 0
+    arguments = command(data, tmp_path / "s.zarr", "--check", "5")
+    if elsewhere:
+        assert main(arguments) == 0
+        assert "computed otherwise: torch was 1.0, is" in capsys.readouterr().out
+    else:
+        assert "more than the codec and this machine explain" in refused(capsys, arguments)
+
+
+def test_check_notices_other_images(data, tmp_path, capsys):
+    copy = copy_of(data, tmp_path)
+    for path in (copy / "images").iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path))[::-1, ::-1])
+    assert main(command(data, tmp_path / "s.zarr")) == 0
+    assert "not the same teacher, preprocessing or data" in refused(
+        capsys, command(copy, tmp_path / "s.zarr", "--check", "11")
+    )
 
 
 def test_a_dry_run_says_what_it_will_cost_and_writes_nothing(data, tmp_path, capsys):
