@@ -121,8 +121,21 @@ def _diff(options: argparse.Namespace) -> int:
     else:
         columns = [f"column {path}: {change}" for path, change in found["columns"].items()]
         print(f"{options.a}, {options.b}: {verdict(found)}")
-        _list([*_compared(found), *found["manifest"], *columns])
+        _list([*_compared(found), *_grouped(found["manifest"]), *columns])
     return 0 if found["identical"] or (options.within_codec_error and found["within_codec_error"]) else 1
+
+
+def _grouped(changes: Sequence[str]) -> Iterator[str]:
+    """Changes of the manifest; of a part that differs in many entries, or is only on one side, only how many."""
+    groups: dict[str, list[str]] = {}
+    for change in changes:
+        name = next((part for part in MANY if change.startswith(part)), change)
+        groups.setdefault(name, []).append(change)
+    for name, members in groups.items():
+        yield from members if len(members) <= FEW else [f"{name}: {len(members)} entries differ"]
+
+
+MANY, FEW = ("teacher_metrics", "codec_error", "provenance.conversions"), 3
 
 
 def _compared(found: dict[str, Any]) -> Iterator[str]:

@@ -51,6 +51,7 @@ def test_info_of_an_unfinished_store_says_how_to_go_on(tmp_path, capsys):
     code, out, _ = run(capsys, "info", tmp_path / "s.h5.partial")
     assert code == 0
     assert "incomplete: 1 of 3 shards written" in out
+    assert run(capsys, "info", tmp_path / "s.h5")[1] == out
     assert "--resume" in out
 
 
