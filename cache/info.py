@@ -13,7 +13,7 @@ from cache.store import Store
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """All that `info --json` prints of the store at `path`, or of its staging directory as long as there is no store."""
+    """All that `info --json` prints of the store at `path`, or, where there is none yet, of its staging directory."""
     root = Path(path)
     if not root.exists() and (staging.staging_path(root) / PLAN).is_file():
         root = staging.staging_path(root)

@@ -46,7 +46,7 @@ def write_whole(path: Path, parts: Iterable[bytes], *, durable: bool = True) -> 
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with writing(path.parent, sum(map(len, parts))):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent, durable)
             with beside.open("wb") as file:
                 file.writelines(parts)
                 if durable:
@@ -58,6 +58,14 @@ def write_whole(path: Path, parts: Iterable[bytes], *, durable: bool = True) -> 
     finally:
         with suppress(OSError):  # the folder itself may be what failed
             beside.unlink()
+
+
+def make_folder(folder: Path, durable: bool = True) -> None:
+    """Make a folder; if `durable`, the entries of all that had to be made are on the disk, too."""
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing if durable else ():
+        sync(made.parent)
 
 
 def remove_attempts(root: Path) -> None:

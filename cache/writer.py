@@ -90,7 +90,7 @@ def begin(
     if join:
         staging.read_plan(directory)
     with staging.writing(directory.parent, 0):
-        directory.mkdir(parents=True, exist_ok=True)
+        staging.make_folder(directory)
     held = lock(directory, join=join)
     if (directory / PLAN).exists():
         staging.refuse_changed_plan(directory, plan)
