@@ -15,8 +15,9 @@ from benchmarks.synthetic import synthetic_teacher
 from cache.convert import convert_store
 from precompute.crops import Cropper
 from precompute.data_folder import Split, find_split
+from precompute.job import Job
 from precompute.provenance import describe
-from precompute.run import Job, create_writer, fill
+from precompute.run import create_writer, fill
 from precompute.sample.dataset import write_sample
 from precompute.sample.spec import SampleSpec
 from precompute.selection import Selection, select

@@ -27,7 +27,8 @@ from benchmarks.workspace import Precompute, Workspace
 from kdlib.device import choose_device, choose_precision
 from precompute.hrnet import build_hrnet
 from precompute.hrnet_network import HRNetNetwork
-from precompute.run import fill, finish, teacher_maps
+from precompute.job import teacher_maps
+from precompute.run import fill, finish
 from precompute.teacher import Teacher, load_teacher
 
 

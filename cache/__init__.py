@@ -10,6 +10,7 @@ from cache.codec import Codec, FloatCodec, RootCodec, codec_from_name
 from cache.errors import MissingRecordError, StoreError, StoreFormatError, StoreNotFoundError, StoreSpaceError
 from cache.opening import open_store
 from cache.spec import StoreSpec
+from cache.staging import awaits_repair
 from cache.store import Store
 from cache.writer import Writer, create_store
 
@@ -25,6 +26,7 @@ __all__ = [
     "StoreSpaceError",
     "StoreSpec",
     "Writer",
+    "awaits_repair",
     "codec_from_name",
     "create_store",
     "open_store",

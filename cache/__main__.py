@@ -2,8 +2,11 @@
 
 python -m cache info    coco_val.zarr              # what is in it, or how far an unfinished one has come
 python -m cache verify  coco_val.zarr              # read and check everything; exit 1 and the bad records
+python -m cache verify  coco_val.zarr --repair     # keep what is sound; the run that made it rebuilds the rest
 python -m cache diff    coco_val.zarr coco_val.h5  # the same content? exit 1 and what differs
+python -m cache diff    exact.zarr coded.zarr --within-codec-error   # or as much the same as the codecs allow?
 python -m cache convert coco_val.zarr coco_val.h5  # the other form, the same content hash
+python -m cache convert exact.zarr small.h5 --codec root4:64         # another codec, its error measured and stated
 """
 
 import argparse
@@ -46,10 +49,23 @@ def _parser() -> argparse.ArgumentParser:
         for path in paths:
             command.add_argument(path.lower(), metavar=path, help="a .zarr directory or an .h5 file")
         if run is _convert:
+            command.add_argument("--codec", metavar="NAME", help="root4, root4:LEVELS, float16 or float32 (as in SRC)")
             command.add_argument("--resume", action="store_true", help="go on with an interrupted conversion")
             command.add_argument("--overwrite", action="store_true", help="replace DST, if it is a store")
         else:
             command.add_argument("--json", action="store_true", help="print one JSON document")
+        if run is _verify:
+            command.add_argument(
+                "--repair",
+                action="store_true",
+                help="stage the good shards, so that precompute --resume makes the others",
+            )
+        if run is _diff:
+            command.add_argument(
+                "--within-codec-error",
+                action="store_true",
+                help="exit 0 also if the maps differ by no more than both codecs' stated errors explain",
+            )
         command.set_defaults(run=run)
     return parser
 
@@ -63,30 +79,88 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from cache.verify import report, verify_store
+    from cache.verify import bad_shards, report, verify_store
 
     with _progress("verify") as progress:
         problems = verify_store(options.path, progress)
+    staged = _repair(options.path, bad_shards(problems)) if options.repair and problems else {}
     if options.json:
-        print(json.dumps(report(problems), indent=1))
+        print(json.dumps({**report(problems), **staged}, indent=1))
     else:
-        _list(options.path, "sound: every record, hash and entry of the manifest", [p.what for p in problems])
+        if not problems:
+            print(f"{options.path}: sound: every record, hash and entry of the manifest")
+        _list([problem.what for problem in problems])
+        if staged:
+            print(REPAIR.format(**staged))
     return 1 if problems else 0
 
 
+REPAIR = """\
+{staging}: {kept} of {shards} shards are sound and staged.
+Run the command that made the store, with --resume: it makes the others, then replaces the store, which stays as it is
+until then."""
+
+
+def _repair(path: str, bad: Sequence[int]) -> dict[str, Any]:
+    """Stage what is sound; the facts for `REPAIR`."""
+    from cache.repair import stage_repair
+    from cache.staging import staging_path
+
+    with _progress("repair") as progress:
+        writer = stage_repair(path, bad, progress)
+    shards = writer.spec.shards
+    return {"staging": str(staging_path(writer.path)), "shards": shards, "kept": shards - len(writer.pending_shards())}
+
+
 def _diff(options: argparse.Namespace) -> int:
-    from cache.diff import diff_stores
+    from cache.diff import diff_stores, verdict
 
     found = diff_stores(options.a, options.b)
     if options.json:
         print(json.dumps(found, indent=1))
     else:
         columns = [f"column {path}: {change}" for path, change in found["columns"].items()]
-        records = [f"records: {name} {value:g}" for name, value in found.get("records", {}).items() if value]
-        if "records" not in found:
-            records = ["the records were not compared: instances or sizes differ"]
-        _list(options.a, "identical", [*records, *found["manifest"], *columns])
-    return 0 if found["identical"] else 1
+        print(f"{options.a}, {options.b}: {verdict(found)}")
+        _list([*_compared(found), *_grouped(found["manifest"]), *columns])
+    return 0 if found["identical"] or (options.within_codec_error and found["within_codec_error"]) else 1
+
+
+def _grouped(changes: Sequence[str]) -> Iterator[str]:
+    """Changes of the manifest; of a part that differs in many entries, or is only on one side, only how many."""
+    groups: dict[str, list[str]] = {}
+    for change in changes:
+        name = next((part for part in MANY if change.startswith(part)), change)
+        groups.setdefault(name, []).append(change)
+    for name, members in groups.items():
+        yield from members if len(members) <= FEW else [f"{name}: {len(members)} entries differ"]
+
+
+MANY, FEW = ("teacher_metrics", "codec_error", "provenance.conversions"), 3
+
+
+def _compared(found: dict[str, Any]) -> Iterator[str]:
+    """What `diff` says of instances, maps and frames."""
+    if found["identical"]:
+        return
+    one, two = (found["instances"][f"only_in_{which}"] for which in ("first", "second"))
+    ids = "the same" if found["instances"]["same"] else f"{one} only in the first, {two} only in the second store"
+    yield f"instances: {ids}" if one or two or found["instances"]["same"] else "instances: in another order"
+    if "records" not in found:
+        yield "maps: not compared, since instances or sizes differ"
+        return
+    records = found["records"]
+    if records["only_one_written"]:
+        yield f"records: only_one_written {records['only_one_written']}"
+    largest, mean = records["largest_difference"], records["mean_difference"]
+    yield f"maps: {records['maps']} instances differ, by {largest:.3g} at most and {mean:.2g} on average"
+    for kind, apart in records["divergence"].items() if records["maps"] else ():
+        numbers = {name: "infinite" if value is None else f"{value:.1e}" for name, value in apart.items()}
+        explained = records["explained"][kind]
+        yield (
+            f"maps: {kind} {numbers['mean']} nats apart on average, {numbers['worst']} at worst; the codecs explain "
+            f"{explained['mean']:.1e} and {explained['worst']:.1e}"
+        )
+    yield f"frames: {records['frames']} differ"
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -94,20 +168,23 @@ def _convert(options: argparse.Namespace) -> int:
 
     with _progress("convert") as progress:
         path = convert_store(
-            options.src, options.dst, resume=options.resume, overwrite=options.overwrite, progress=progress
+            options.src,
+            options.dst,
+            codec=options.codec,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            progress=progress,
         )
     print(path)
     return 0
 
 
-def _list(path: str, good: str, problems: Sequence[str]) -> None:
-    """One line if there is nothing to say, else every problem on its own line, up to a screenful."""
-    if not problems:
-        print(f"{path}: {good}")
-    for problem in problems[:LISTED]:
-        print(problem)
-    if len(problems) > LISTED:
-        print(f"... and {len(problems) - LISTED} more; --json lists all")
+def _list(lines: Sequence[str]) -> None:
+    """A line each, up to a screenful."""
+    for line in lines[:LISTED]:
+        print(line)
+    if len(lines) > LISTED:
+        print(f"... and {len(lines) - LISTED} more; --json lists all")
 
 
 @contextmanager

@@ -158,10 +158,7 @@ class FloatCodec:
         if not finite.all():
             raise _not_finite(*np.argwhere(~finite)[0])
         shown = stored.astype(np.float32)
-        error = np.stack(
-            [log_divergence(maps, shown, self.floor, t) for t in (1, 4)] + [raw_divergence(maps, shown)], -1
-        )
-        return Encoded(stored, shown.max(axis=(-2, -1)), error)
+        return Encoded(stored, shown.max(axis=(-2, -1)), divergences(maps, shown, self.floor))
 
     def decode(
         self, stored: npt.NDArray[Any], peak: npt.NDArray[np.float32], out: npt.NDArray[np.float32] | None = None
@@ -202,6 +199,21 @@ def codec_from_json(description: Mapping[str, Any]) -> Codec:
     return RootCodec(floor, levels) if name == "root4" else FloatCodec(name, floor)  # type: ignore[arg-type]
 
 
+def divergences(
+    exact: npt.NDArray[np.float32], stored: npt.NDArray[np.float32], floor: float
+) -> npt.NDArray[np.float64]:
+    """KL in nats between exact and stored maps (V, K, H, W), as in `Encoded.error`: (V, K, 3); releases the GIL.
+
+    Infinite where the two do not reach the floor at the same pixels.
+    """
+    from cache import kernels
+
+    error = np.zeros((exact.shape[0] * exact.shape[1], len(ERROR_KINDS)))
+    flat = (len(error), *exact.shape[-2:])
+    kernels.divergences(exact.reshape(flat), stored.reshape(flat), np.float32(floor), error)
+    return error.reshape(*exact.shape[:2], -1)
+
+
 def log_divergence(
     exact: npt.NDArray[Any], stored: npt.NDArray[Any], floor: float, temperature: float
 ) -> npt.NDArray[np.float64]:
@@ -212,11 +224,6 @@ def log_divergence(
     above = exact >= np.float32(floor)
     log_h, log_v = (np.log(np.where(above, maps, 1), dtype=np.float64) / temperature for maps in (exact, stored))
     return _divergence(np.where(above, log_h, -np.inf), np.where(above, log_v, -np.inf))
-
-
-def raw_divergence(exact: npt.NDArray[Any], stored: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """KL in nats between the softmax over all pixels of exact and stored maps (..., H, W), at T = 1."""
-    return _divergence(exact.astype(np.float64), stored.astype(np.float64))
 
 
 def _divergence(exact: npt.NDArray[np.float64], stored: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -234,9 +241,8 @@ def _keep_argmax(maps: npt.NDArray[np.float32], rounded: npt.NDArray[Any]) -> np
     flat, exact = rounded.reshape(*rounded.shape[:-2], -1), maps.reshape(*maps.shape[:-2], -1)
     top = exact.argmax(axis=-1, keepdims=True)
     peak = np.take_along_axis(flat, top, axis=-1)
-    lowered = np.where(flat == peak, np.nextafter(flat, rounded.dtype.type(-np.inf)), flat)
-    np.put_along_axis(lowered, top, peak, axis=-1)
-    return lowered.reshape(rounded.shape)
+    made_equal = (flat == peak) & (exact != np.take_along_axis(exact, top, axis=-1))
+    return np.where(made_equal, np.nextafter(flat, rounded.dtype.type(-np.inf)), flat).reshape(rounded.shape)
 
 
 def _keep_side(maps: npt.NDArray[np.float32], rounded: npt.NDArray[Any], floor: np.float32) -> npt.NDArray[Any]:

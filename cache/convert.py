@@ -1,35 +1,51 @@
-"""The same store in its other form: maps, peaks and frames are copied as they are, only their packing changes."""
+"""The same store in its other form, in another codec, or both.
 
-from collections.abc import Callable
+In the same codec, maps, peaks and frames are copied as they are: only their packing changes, and both stores have one
+content hash. In another codec the decoded maps are encoded anew. What that costs is measured against the decoded maps;
+the teacher's own are not known any more, so that the new store states the most that both codecs together can have done,
+and its provenance keeps what the source said of itself.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cache.codec import ERROR_KINDS, Encoded
+from cache.codec import ERROR_KINDS, Codec, Encoded, codec_from_name
 from cache.errors import StoreFormatError
 from cache.opening import open_store
 from cache.store import Store
-from cache.writer import create_store
+from cache.writer import Writer, create_store
+
+LOSSLESS = "float32"  # the codec that holds any decoded map exactly
+ENTRIES = ("mean", "worst")  # of a codec's error
 
 
 def convert_store(
     source: str | Path,
     target: str | Path,
     *,
+    codec: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[int], object] = lambda done: None,
 ) -> Path:
-    """Write the store `source` to `target`, whose suffix chooses the form; both have the same content hash.
+    """Write the store `source` to `target`, whose suffix chooses the form, in `codec` (None: its own; the floor stays).
 
     `progress` is called with the number of instances copied since its last call. Every record's checksum is checked
-    on the way, and the copy is refused if its content hash is not the source's.
+    on the way, and a copy in the same codec is refused if its content hash is not the source's.
     """
     store = open_store(source)
+    wanted = store.codec if codec is None else codec_from_name(codec, store.codec.floor)
     writer = create_store(
         target,
-        store.spec,
-        store.manifest["provenance"],
+        replace(store.spec, codec=wanted),
+        _provenance(store, wanted),
         store.instances,
         store.ground_truth,
         store.frame_affine,
@@ -38,14 +54,50 @@ def convert_store(
         resume=resume,
         overwrite=overwrite,
     )
-    for number in writer.pending_shards():
-        with writer.shard(number) as shard:
-            for index in writer.shard_range(number):
-                if store.written[index]:
-                    shard.put_encoded(index, _encoded(store, index), store.frame(index) if store.has_frames else None)
-                else:
-                    shard.skip(index)
-        progress(len(writer.shard_range(number)))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for number in writer.pending_shards():
+            with writer.shard(number) as shard:
+                put = _copying(store, shard) if wanted == store.codec else _encoding(store, shard)
+                list(pool.map(put, writer.shard_range(number)))
+            progress(len(writer.shard_range(number)))
+    return _publish_copy(store, writer) if wanted == store.codec else _publish_converted(store, writer)
+
+
+def _copying(store: Store, shard: Any) -> Callable[[int], None]:
+    """A function that copies an instance as it is stored."""
+
+    def put(index: int) -> None:
+        if store.written[index]:
+            shard.put_encoded(index, _encoded(store, index), _frame(store, index))
+        else:
+            shard.skip(index)
+
+    return put
+
+
+def _encoding(store: Store, shard: Any) -> Callable[[int], None]:
+    """A function that encodes an instance's decoded maps anew."""
+
+    def put(index: int) -> None:
+        if store.written[index]:
+            shard.put(index, store.heatmaps([index])[0], _frame(store, index))
+        else:
+            shard.skip(index)
+
+    return put
+
+
+def _frame(store: Store, index: int) -> bytes | None:
+    return store.frame(index) if store.has_frames else None
+
+
+def _encoded(store: Store, index: int) -> Encoded:
+    views = [store.stored(index, view) for view in range(store.spec.views)]
+    stored, peak = (np.stack(parts) for parts in zip(*views, strict=True))
+    return Encoded(stored, peak, np.full((*peak.shape, len(ERROR_KINDS)), np.nan))  # the exact maps are not known here
+
+
+def _publish_copy(store: Store, writer: Writer) -> Path:
     copied, original = writer.assemble().manifest["content_sha256"], store.manifest["content_sha256"]
     if copied != original:
         raise StoreFormatError(
@@ -54,7 +106,26 @@ def convert_store(
     return writer.publish(store.manifest["teacher_metrics"], codec_error=store.manifest["codec_error"])
 
 
-def _encoded(store: Store, index: int) -> Encoded:
-    views = [store.stored(index, view) for view in range(store.spec.views)]
-    stored, peak = (np.stack(parts) for parts in zip(*views, strict=True))
-    return Encoded(stored, peak, np.full((*peak.shape, len(ERROR_KINDS)), np.nan))  # the exact maps are not known here
+def _publish_converted(store: Store, writer: Writer) -> Path:
+    """The teacher's accuracy is that of the source only if the maps are."""
+    measured, stated = writer.assemble().manifest["codec_error"], store.manifest["codec_error"]
+    if writer.spec.codec.name == LOSSLESS:
+        return writer.publish(store.manifest["teacher_metrics"], codec_error=stated)
+    return writer.publish(None, codec_error={kind: _together(stated[kind], measured[kind]) for kind in measured})
+
+
+def _together(stated: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """The most that two codecs can have done: square roots of small divergences add like distances."""
+    both = {name: (math.sqrt(max(0.0, stated[name])) + math.sqrt(max(0.0, measured[name]))) ** 2 for name in ENTRIES}
+    total = both if stated["worst"] > 0 else {name: measured[name] for name in ENTRIES}
+    return {**total, "maps": measured["maps"], "converted": {name: measured[name] for name in ENTRIES}}
+
+
+def _provenance(store: Store, wanted: Codec) -> dict[str, Any]:
+    """That of the source and, if the codec changes, what the source said of itself."""
+    provenance = dict(store.manifest["provenance"])
+    if wanted == store.codec:
+        return provenance
+    kept = ("content_sha256", "codec_error", "teacher_metrics")
+    source = {"codec": store.codec.to_json(), **{name: store.manifest[name] for name in kept}}
+    return {**provenance, "conversions": [*provenance.get("conversions", []), source]}

@@ -1,11 +1,14 @@
-"""Are two stores the same? And if not, in what do they differ?"""
+"""Are two stores the same? And if not, in what do they differ, and is that more than their codecs explain?"""
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cache.divergence import MapTally, as_json
 from cache.manifest import VOLATILE, differences
 from cache.opening import open_store
 from cache.spec import PLACE_COLUMNS, SHARD_DIGESTS
@@ -13,27 +16,62 @@ from cache.store import Store
 
 _OF_RECORDS = ("heatmaps/peak", "integrity/checksum", "frames/nbytes", SHARD_DIGESTS)  # differ if and as the records do
 _COMPARED = ("spec", "provenance", "teacher_metrics", "codec_error")
+_OF_CODING = ("spec.codec", "spec.shard_instances", "spec.frame_limit", "codec_error", "teacher_metrics")
+_CONVERSIONS = "provenance.conversions"  # how a store came to its codec: see cache/convert.py
 
 
 def diff_stores(first: str | Path, second: str | Path) -> dict[str, Any]:
     """Compare two stores of any form.
 
-    Returns a mapping: `identical`; `manifest`, differing entries as text; `columns`, path -> what differs in it;
-    `records`, numbers of instances whose maps or frames differ and the largest difference of a map's value, absent
-    where the instances or the sizes differ, so that there is nothing to compare.
+    Returns a mapping:
+
+    - `identical`: the same content and account of it; `within_codec_error`: the same instances, frames and teacher,
+      and maps that differ by no more than both codecs' stated errors explain;
+    - `instances`: are they the `same`, and how many are `only_in_first`, `only_in_second`;
+    - `records`, absent where instances or sizes differ, so that there is nothing to compare: numbers of instances whose
+      `maps` or `frames` differ or that only one store has written, `largest_difference` and `mean_difference` of the
+      maps' values, their `divergence` in nats and what the codecs explain of it (`explained`); null: infinite;
+    - `manifest`, differing entries as text; `columns`, path -> what differs in it.
     """
     a, b = open_store(first), open_store(second)
-    documents = [{name: store.manifest[name] for name in _COMPARED} for store in (a, b)]
-    ignored = [f"provenance.{name}" for name in VOLATILE]
+    changes = _manifest(a, b)
     result: dict[str, Any] = {
         "identical": False,
-        "manifest": differences(documents[0], documents[1], ignore=ignored),
+        "within_codec_error": False,
+        "instances": _instances(a, b),
+        "manifest": changes,
         "columns": dict(_columns(a, b)),
     }
-    if _comparable(a, b):
-        result["records"] = _records(a, b)
-    result["identical"] = not (result["manifest"] or result["columns"] or any(result.get("records", {"": 1}).values()))
+    if not _comparable(a, b):
+        return result
+    tally = MapTally(a, b)
+    records = result["records"] = _records(a, b, tally)
+    same = not (result["columns"] or records["frames"] or records["only_one_written"])
+    result["identical"] = same and not (changes or records["maps"])
+    coding = [change for change in changes if change.startswith((*_OF_CODING, _CONVERSIONS))]
+    result["within_codec_error"] = same and changes == coding and tally.is_explained()
     return result
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """What `diff_stores` found, in a few words."""
+    if found["identical"]:
+        return "identical"
+    return "equal within the codecs' error" if found["within_codec_error"] else "different"
+
+
+def _manifest(a: Store, b: Store) -> list[str]:
+    one, two = ({name: store.manifest[name] for name in _COMPARED} for store in (a, b))
+    return differences(one, two, ignore=[f"provenance.{name}" for name in VOLATILE])
+
+
+def _instances(a: Store, b: Store) -> dict[str, Any]:
+    ids = [store.instances["annotation_id"] for store in (a, b)]
+    return {
+        "same": bool(np.array_equal(*ids)),
+        "only_in_first": len(np.setdiff1d(*ids)),
+        "only_in_second": len(np.setdiff1d(*reversed(ids))),
+    }
 
 
 def _columns(a: Store, b: Store) -> Iterator[tuple[str, str]]:
@@ -52,24 +90,26 @@ def _columns(a: Store, b: Store) -> Iterator[tuple[str, str]]:
 def _comparable(a: Store, b: Store) -> bool:
     """Do both hold maps of one size of the same instances?"""
     sizes = [(len(store), store.spec.views, store.spec.map_shape) for store in (a, b)]
-    ids = [store.instances["annotation_id"] for store in (a, b)]
-    return sizes[0] == sizes[1] and bool((ids[0] == ids[1]).all())
+    return sizes[0] == sizes[1] and _instances(a, b)["same"]
 
 
-def _records(a: Store, b: Store) -> dict[str, float]:
-    """How many maps and frames differ, looking only into shards whose digests do."""
-    found = {"maps": 0, "frames": 0, "only_one_written": 0, "largest_difference": 0.0}
-    for index in _suspects(a, b):
-        written = [bool(store.written[index]) for store in (a, b)]
-        if not all(written):
-            found["only_one_written"] += any(written)
-            continue
-        gap = float(np.abs(a.heatmaps([index]) - b.heatmaps([index])).max())
-        found["maps"] += gap > 0
-        found["largest_difference"] = max(found["largest_difference"], gap)
-        if a.has_frames and b.has_frames:
-            found["frames"] += a.frame(index) != b.frame(index)
-    return found
+def _records(a: Store, b: Store, tally: MapTally) -> dict[str, Any]:
+    """How many maps and frames differ, and how far, looking only into shards whose digests do."""
+    both = a.written & b.written
+    suspects = [index for index in _suspects(a, b) if both[index]]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for found in pool.map(tally.measure, suspects):
+            tally.add(found)
+    frames = [index for index in suspects if a.has_frames and b.has_frames and a.frame(index) != b.frame(index)]
+    return {
+        "maps": tally.changed,
+        "frames": len(frames),
+        "only_one_written": int((a.written != b.written).sum()),
+        "largest_difference": tally.largest,
+        "mean_difference": tally.total / max(1, int(both.sum())),
+        "divergence": as_json(tally.divergence()),
+        "explained": tally.explained(),
+    }
 
 
 def _suspects(a: Store, b: Store) -> Iterator[int]:

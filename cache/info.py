@@ -13,8 +13,10 @@ from cache.store import Store
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """All that `info --json` prints of the store, or staging directory, at `path`."""
+    """All that `info --json` prints of the store at `path`, or, where there is none yet, of its staging directory."""
     root = Path(path)
+    if not root.exists() and (staging.staging_path(root) / PLAN).is_file():
+        root = staging.staging_path(root)
     if (root / PLAN).is_file():
         return _describe_staging(root)
     return _describe_store(open_store(root, allow_incomplete=True))

@@ -192,3 +192,54 @@ def encode_root(maps: Array, floor: float, levels: int, residuals: Array, peaks:
         error[c, 2] = _raw_divergence(row, peak, codes, values)
         _difference(residuals[c])
     return -1
+
+
+@njit(nogil=True, cache=True)
+def divergences(exact: Array, stored: Array, floor: float, error: Array) -> None:
+    """KL in nats of each pair of maps `exact`, `stored` (C, H, W) float32 into `error` (C, 3) float64.
+
+    Log logits at T = 1 and T = 4 over the pixels at or above the floor, infinite if these are not the same pixels, nan
+    if there are none; raw logits at T = 1 over all pixels.
+    """
+    for c in range(exact.shape[0]):
+        row, other = exact[c].ravel(), stored[c].ravel()
+        error[c, 0], error[c, 1] = _pair_log_divergence(row, other, floor)
+        error[c, 2] = _pair_raw_divergence(row, other)
+
+
+@njit(nogil=True, cache=True)
+def _pair_log_divergence(row: Array, other: Array, floor: float) -> tuple[float, float]:
+    """See `_log_divergence`; both maps as values."""
+    zp1 = zq1 = e1 = zp4 = zq4 = e4 = 0.0
+    same = True
+    for p in range(row.size):
+        same &= (row[p] >= floor) == (other[p] >= floor)
+        if row[p] >= floor and other[p] >= floor:
+            h, v = np.float64(row[p]), np.float64(other[p])
+            gap = math.log(h / v) if h != v else 0.0
+            root = math.sqrt(math.sqrt(h))
+            zp1 += h
+            zq1 += v
+            e1 += h * gap
+            zp4 += root
+            zq4 += math.sqrt(math.sqrt(v))
+            e4 += root * gap
+    if not same:
+        return np.inf, np.inf
+    if zp1 == 0:
+        return NOTHING_ABOVE_FLOOR, NOTHING_ABOVE_FLOOR
+    return e1 / zp1 + math.log(zq1 / zp1), e4 / zp4 / 4 + math.log(zq4 / zp4)
+
+
+@njit(nogil=True, cache=True)
+def _pair_raw_divergence(row: Array, other: Array) -> float:
+    """See `_raw_divergence`; both maps as values."""
+    top, other_top = np.float64(row.max()), np.float64(other.max())
+    zp = zq = e = 0.0
+    for p in range(row.size):
+        h, v = np.float64(row[p]) - top, np.float64(other[p]) - other_top
+        weight, other_weight = math.exp(h), math.exp(v)
+        zp += weight
+        zq += other_weight
+        e += weight * (h - v)
+    return e / zp + math.log(zq / zp)

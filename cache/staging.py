@@ -1,5 +1,6 @@
 """The staging directory `PATH.partial`, where a store grows until it is whole.
 
+    lock               one run at a time (cache/lock.py)
     plan.json          what is being made; a run that would make something else is refused
     receipts/K.npz     the columns of shard K, written after its files: the shard is done
     store/...          shard files where the Zarr form has them (for HDF5 they hold deflated chunks, joined at the end)
@@ -9,6 +10,7 @@ Every file is written beside its place, synchronised and renamed, so that what h
 """
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -23,11 +25,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import StoreError, StoreFormatError, StoreSpaceError
+from cache.errors import StoreError, StoreFormatError, StoreNotFoundError, StoreSpaceError
+from cache.lock import LOCK
 from cache.manifest import VOLATILE, differences
 from cache.spec import FORMAT_NAME
 
 PLAN = "plan.json"  # what a staging directory has and a store has not
+REPAIR = "repair"  # entry of the plan: what is known of the damaged store that this one replaces
 Receipt = Mapping[str, npt.NDArray[Any]]
 
 
@@ -42,7 +46,7 @@ def write_whole(path: Path, parts: Iterable[bytes], *, durable: bool = True) -> 
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with writing(path.parent, sum(map(len, parts))):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent, durable)
             with beside.open("wb") as file:
                 file.writelines(parts)
                 if durable:
@@ -54,6 +58,20 @@ def write_whole(path: Path, parts: Iterable[bytes], *, durable: bool = True) -> 
     finally:
         with suppress(OSError):  # the folder itself may be what failed
             beside.unlink()
+
+
+def make_folder(folder: Path, durable: bool = True) -> None:
+    """Make a folder; if `durable`, the entries of all that had to be made are on the disk, too."""
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing if durable else ():
+        sync(made.parent)
+
+
+def remove_attempts(root: Path) -> None:
+    """Remove what killed processes left beside files that they were writing below `root`; nobody may be writing now."""
+    for attempt in root.rglob(".*.tmp"):
+        attempt.unlink()
 
 
 def sync_tree(root: Path) -> None:
@@ -95,15 +113,20 @@ def json_bytes(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, indent=1, allow_nan=False).encode()
 
 
-def make_plan(form: str, spec: Mapping[str, Any], provenance: Any, columns: Mapping[str, str]) -> dict[str, Any]:
-    """The document that identifies a run; `columns` are the SHA-256 of the columns that the caller gave."""
-    return {"format": FORMAT_NAME, "form": form, "spec": spec, "columns": columns, "provenance": provenance}
+def make_plan(
+    form: str, spec: Mapping[str, Any], provenance: Any, columns: Mapping[str, npt.NDArray[Any]] | None
+) -> dict[str, Any]:
+    """The document that identifies a run, with the SHA-256 of the columns that the caller gave, if they are known."""
+    hashes = {name: hashlib.sha256(column.data).hexdigest() for name, column in (columns or {}).items()} or None
+    return {"format": FORMAT_NAME, "form": form, "spec": spec, "columns": hashes, "provenance": provenance}
 
 
 def read_plan(staging: Path) -> dict[str, Any]:
     """The plan of a staging directory; `StoreFormatError` if it is not one of ours."""
     try:
         plan = json.loads((staging / PLAN).read_bytes())
+    except FileNotFoundError:
+        raise StoreNotFoundError(f"{staging}: not a staging directory of a store: it has no {PLAN}") from None
     except (OSError, ValueError) as error:
         raise StoreFormatError(f"{staging}: not a staging directory of a store: {error}") from error
     if not isinstance(plan, dict) or plan.get("format") != FORMAT_NAME:
@@ -111,15 +134,26 @@ def read_plan(staging: Path) -> dict[str, Any]:
     return plan
 
 
+def awaits_repair(path: Path) -> bool:
+    """Is the store `path` a damaged one whose repair was begun: good shards are staged, the others to be made again?"""
+    staging = staging_path(path)
+    return (staging / PLAN).is_file() and REPAIR in read_plan(staging)
+
+
 def is_unbegun(staging: Path) -> bool:
     """Was the run killed before its plan was whole, so that there is nothing but an attempt at it?"""
-    return staging.is_dir() and all(entry.name.startswith(f".{PLAN}.") for entry in staging.iterdir())
+    return staging.is_dir() and all(
+        entry.name == LOCK or entry.name.startswith(f".{PLAN}.") for entry in staging.iterdir()
+    )
 
 
 def refuse_changed_plan(staging: Path, plan: Mapping[str, Any]) -> None:
     """Raise `StoreError` naming the fields in which `plan` differs from the one that the directory was begun with."""
-    volatile = [f"provenance.{name}" for name in VOLATILE]
-    changed = differences(read_plan(staging), plan, ignore=volatile)
+    begun = read_plan(staging)
+    ignored = [REPAIR, *(f"provenance.{name}" for name in VOLATILE)]
+    if begun.get("columns") is None:  # a repair that cannot tell whether the store's columns are sound
+        ignored.append("columns")
+    changed = differences(begun, plan, ignore=ignored)
     if changed:
         listed = "; ".join(changed[:6]) + (f"; and {len(changed) - 6} more" if len(changed) > 6 else "")
         raise StoreError(

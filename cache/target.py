@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cache import staging
 from cache.errors import StoreError, StoreFormatError
+from cache.lock import lock
 from cache.opening import find_layout
 
 FORMS = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5"}
@@ -21,14 +22,16 @@ def form_of(path: Path) -> str:
 def make_way(path: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse what neither flag allows; with `overwrite`, remove an old staging directory of ours."""
     directory = staging.staging_path(path)
-    if path.exists():
+    if path.exists() and not (resume and staging.awaits_repair(path)):
         if not overwrite:
             raise StoreError(f"{path} exists; use it, or replace it with --overwrite")
         _refuse_foreign(path)
     if directory.exists() and not staging.is_unbegun(directory):
         staging.read_plan(directory)
         if overwrite and not resume:
+            held = lock(directory)
             shutil.rmtree(directory)
+            del held
         elif not resume:
             raise StoreError(f"{directory} is an unfinished run; go on with --resume, or start anew with --overwrite")
 

@@ -21,6 +21,7 @@ class Problem(NamedTuple):
 
     instance: int | None  # None: not of one record
     what: str
+    shard: int | None = None  # the shard that has to be made again
 
 
 def verify_store(path: str | Path, progress: Callable[[int], object] = lambda done: None) -> list[Problem]:
@@ -66,10 +67,10 @@ def _shard(store: Store, shard: int) -> Iterator[Problem]:
             digests.append(_record(store, index))
         except StoreError as error:
             sound = False
-            yield Problem(index, str(error))
+            yield Problem(index, str(error), shard)
     found = hashlib.sha256(b"".join(digests)).digest()
     if sound and found != store.column(SHARD_DIGESTS)[shard].tobytes():
-        yield Problem(None, f"shard {shard}: the records are sound, but are not those that were written")
+        yield Problem(None, f"shard {shard}: the records are sound, but are not those that were written", shard)
 
 
 def _record(store: Store, index: int) -> bytes:
@@ -83,7 +84,17 @@ def _record(store: Store, index: int) -> bytes:
     return record_digest(stored, peak, store.frame(index) if store.has_frames else None)
 
 
+def bad_shards(problems: list[Problem]) -> list[int]:
+    """The shards that have to be made again."""
+    return sorted({problem.shard for problem in problems if problem.shard is not None})
+
+
 def report(problems: list[Problem]) -> dict[str, Any]:
     """The result as `--json` prints it."""
     bad = sorted({problem.instance for problem in problems if problem.instance is not None})
-    return {"ok": not problems, "bad_instances": bad, "problems": [problem.what for problem in problems]}
+    return {
+        "ok": not problems,
+        "bad_instances": bad,
+        "bad_shards": bad_shards(problems),
+        "problems": [problem.what for problem in problems],
+    }

@@ -9,10 +9,10 @@
     writer.publish(metrics)
 
 Killed anywhere, the same calls with `resume=True` go on after the last whole shard and end with the same content.
-Several processes may write different shards of one staging directory; one of them assembles and publishes.
+Several processes may write different shards of one staging directory: one begins, assembles and publishes, the others
+say `join=True`.
 """
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +26,7 @@ from cache.codec import ERROR_KINDS
 from cache.columns import given_columns, record_columns
 from cache.errors import StoreError
 from cache.integrity import content_hash
+from cache.lock import StagingLock, lock
 from cache.manifest import plain_json
 from cache.opening import open_store
 from cache.shard_writer import ShardWriter
@@ -47,6 +48,7 @@ def create_store(  # noqa: PLR0913 - all that identifies a run
     *,
     resume: bool = False,
     overwrite: bool = False,
+    join: bool = False,
 ) -> "Writer":
     """Begin, or go on with, a store at `path`, which must end in `.zarr`, `.h5` or `.hdf5`.
 
@@ -61,37 +63,67 @@ def create_store(  # noqa: PLR0913 - all that identifies a run
         view_flip: (V,) which views are mirrored.
         resume: go on with `path.partial` if it is there.
         overwrite: start anew, and replace the store at `path` when the new one is whole.
+        join: write shards of a run that another process has begun and will publish; nothing is made or removed.
 
     Raises:
         StoreError: `path` or its staging directory exists and neither `resume` nor `overwrite` allows it; the staging
-            directory belongs to a different run (its fields are named); columns of wrong shape.
+            directory belongs to a different run (its fields are named) or is being written; columns of wrong shape.
     """
     target = Path(path)
     columns = given_columns(spec, instances, ground_truth, frame_affine, view_affine, view_flip)
-    hashes = {name: hashlib.sha256(column.data).hexdigest() for name, column in columns.items()}
-    plan = staging.make_plan(form_of(target), spec.to_json(), plain_json(provenance, "provenance"), hashes)
-    make_way(target, resume=resume, overwrite=overwrite)
-    directory = staging.staging_path(target)
+    plan = staging.make_plan(form_of(target), spec.to_json(), plain_json(provenance, "provenance"), columns)
+    if not join:
+        make_way(target, resume=resume, overwrite=overwrite)
+    return begin(target, spec, plan, columns, join=join)
+
+
+def begin(
+    path: Path,
+    spec: StoreSpec,
+    plan: Mapping[str, Any],
+    columns: Mapping[str, npt.NDArray[Any]],
+    *,
+    join: bool = False,
+) -> "Writer":
+    """Lock the staging directory of `path` and write its plan, or see that it has the same one."""
+    directory = staging.staging_path(path)
+    if join:
+        staging.read_plan(directory)
+    with staging.writing(directory.parent, 0):
+        staging.make_folder(directory)
+    held = lock(directory, join=join)
     if (directory / PLAN).exists():
         staging.refuse_changed_plan(directory, plan)
     else:
         staging.write_whole(directory / PLAN, [staging.json_bytes(plan)])
-    return Writer(target, spec, plan, columns)
+    return Writer(path, spec, plan, columns, held)
 
 
 class Writer:
     """A store that is being made; see `create_store`."""
 
     def __init__(
-        self, path: Path, spec: StoreSpec, plan: Mapping[str, Any], columns: Mapping[str, npt.NDArray[Any]]
+        self,
+        path: Path,
+        spec: StoreSpec,
+        plan: Mapping[str, Any],
+        columns: Mapping[str, npt.NDArray[Any]],
+        held: StagingLock,
     ) -> None:
         self.path = path
         self.spec = spec
+        self._lock = held
         self._form: str = plan["form"]
         self._plan = plan
         self._columns = columns
         self._staging = staging.staging_path(path)
+        self._damaged: Mapping[str, Any] = staging.read_plan(self._staging).get(staging.REPAIR) or {}
         self._manifest: dict[str, Any] | None = None
+
+    @property
+    def replaces(self) -> str | None:
+        """The content hash that a damaged store had when it was whole, if this run repairs one."""
+        return self._damaged.get("content_sha256")
 
     def pending_shards(self) -> list[int]:
         """The shards that are not yet written."""
@@ -127,11 +159,19 @@ class Writer:
             self.assemble()
         assert self._manifest is not None  # noqa: S101 - assemble sets it
         manifest = {**self._manifest, "teacher_metrics": plain_json(metrics, "metrics"), "complete": True}
-        manifest["codec_error"] = codec_error or manifest["codec_error"]
+        manifest["codec_error"] = codec_error or self._of_all_shards(manifest)
         _form_writer(self._form).write_manifest(self._staged, manifest)
         put_in_place(self._staged, self.path)
         shutil.rmtree(self._staging)
         return self.path
+
+    def _of_all_shards(self, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The codec's error; the shards kept in a repair are known by the whole store's mean and worst alone."""
+        measured, before = manifest["codec_error"], self._damaged.get("codec_error")
+        if before is None or manifest["content_sha256"] == self.replaces:
+            return before or measured
+        worst = {kind: max(measured[kind]["worst"], before[kind]["worst"]) for kind in before}
+        return {kind: {**measured[kind], "worst": worst[kind]} for kind in before}
 
     @property
     def _staged(self) -> Path:

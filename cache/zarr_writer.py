@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cache import zarr_format
 from cache.spec import FORMAT_NAME, FORMAT_VERSION, StoreSpec, element_encoding
-from cache.staging import sync_tree, write_whole, writing
+from cache.staging import remove_attempts, sync_tree, write_whole, writing
 from cache.zarr_layout import CODES, FRAMES
 
 
@@ -18,6 +18,7 @@ def complete(
 ) -> None:
     """Write columns and metadata into `target`, which is `shards`: the shard files are where they stay."""
     assert shards == target  # noqa: S101 - only our own writer calls
+    remove_attempts(target)
     _write_arrays(target, spec, columns)
     write_manifest(target, manifest)
 

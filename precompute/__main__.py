@@ -6,11 +6,14 @@ r"""Run a teacher once over a data set and keep its heatmaps in a store.
     python -m precompute ... --dry-run          instances, bytes, time and disk, measured on a few batches
     python -m precompute ... --resume           go on with an interrupted run
     python -m precompute ... --check 100        run 100 random instances again and compare with the store
+    torchrun --nproc-per-node 4 -m precompute ... --resume      four processes (GPUs), each with its own shards
 
 The store is complete or it is not there: until the last shard is written everything lies in STORE.partial.
+docs/precompute.md has more on each of these.
 """
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -62,10 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("--codec", default="root4", help="root4, root4:LEVELS, float16 or float32")
     store.add_argument("--no-frames", action="store_true", help="leave the pixels out; the trainer then needs --images")
     store.add_argument("--frame-scale", type=float, default=1.0, help="frame pixels a teacher input pixel")
-    store.add_argument("--resume", action="store_true")
-    store.add_argument("--overwrite", action="store_true")
-    store.add_argument("--dry-run", action="store_true")
-    store.add_argument("--check", type=_positive, metavar="N")
+    store.add_argument("--resume", action="store_true", help="go on with an interrupted run, or rebuild bad shards")
+    store.add_argument("--overwrite", action="store_true", help="start anew; replaces STORE when the new one is whole")
+    store.add_argument("--dry-run", action="store_true", help="measure a few batches, write nothing")
+    store.add_argument("--check", type=_positive, metavar="N", help="compare N random instances with the store")
+    store.add_argument("--json", action="store_true", help="of --dry-run and --check: print one JSON document")
     return parser
 
 
@@ -85,11 +89,13 @@ def _teacher(arguments: argparse.Namespace) -> Any:
     from kdlib.geometry import parse_size
     from precompute.ensemble import ensemble, parse_member
     from precompute.teacher import load_teacher
+    from precompute.team import own_device
 
     size = parse_size(arguments.input_size) if arguments.input_size else None
     members = [(arguments.teacher, arguments.checkpoint), *map(parse_member, arguments.ensemble)]
+    device = own_device(arguments.device)
     opened = [
-        load_teacher(name, weights, input_size=size, device=arguments.device, precision=arguments.precision)
+        load_teacher(name, weights, input_size=size, device=device, precision=arguments.precision)
         for name, weights in members
     ]
     return ensemble(opened) if len(opened) > 1 else opened[0]
@@ -98,9 +104,10 @@ def _teacher(arguments: argparse.Namespace) -> Any:
 def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """Read the data and open the teacher; everything that can be refused is refused here."""
     from precompute.crops import Cropper
+    from precompute.job import Job
     from precompute.provenance import describe
-    from precompute.run import Job
     from precompute.selection import select
+    from precompute.team import local_share
     from precompute.views import ViewPlan, plan_geometry
 
     split = _split(arguments)
@@ -125,7 +132,7 @@ def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         plan=plan,
         frame_size=geometry.frame_size,
     )
-    threads = min(16, os.cpu_count() or 1)
+    threads = max(1, min(16, (os.cpu_count() or 1) // local_share()[1]))
     job = Job(
         teacher,
         chosen.persons,
@@ -141,47 +148,74 @@ def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from precompute.team import assembled
+
+    with assembled() as team:
+        if team.size > 1 and (arguments.check is not None or arguments.dry_run):
+            raise PrecomputeError("--dry-run and --check are for one process: run them without torchrun")
+        try:
+            job, provenance = _job(arguments)
+        except ValueError as error:  # of the kinds that say what is wrong with a file, a name or a size
+            raise PrecomputeError(str(error)) from error
+        if arguments.check is not None:
+            return _check(arguments, job, provenance)
+        if arguments.dry_run:
+            return _dry_run(arguments, job)
+        return _make(arguments, job, provenance, team)
+
+
+def _check(arguments: argparse.Namespace, job: Any, provenance: dict[str, Any]) -> int:
     import cache
     from precompute.check import check
+
+    found = check(job, cache.open_store(arguments.store), provenance, arguments.check)
+    print(json.dumps(found.to_json(), indent=1) if arguments.json else found.page())
+    if not found.passed:
+        raise PrecomputeError(f"{arguments.store}: {found.verdict}")
+    return 0
+
+
+def _dry_run(arguments: argparse.Namespace, job: Any) -> int:
+    import cache
     from precompute.dry_run import dry_run
+
+    cost = dry_run(job, cache.codec_from_name(arguments.codec), arguments.store)
+    print(json.dumps(cost.to_json(), indent=1) if arguments.json else cost.page())
+    return 0
+
+
+def _make(arguments: argparse.Namespace, job: Any, provenance: dict[str, Any], team: Any) -> int:
+    """Make the store, or what of it this process of a team is to make."""
+    import cache
     from precompute.existing import refuse_other
     from precompute.run import create_writer, fill, finish, warn
+    from precompute.team import restarted
 
+    codec, path = cache.codec_from_name(arguments.codec), arguments.store
+    resume = restarted() or (arguments.resume and not arguments.overwrite)
+    if resume and not arguments.overwrite and path.exists() and not cache.awaits_repair(path):
+        line = refuse_other(job, cache.open_store(path), codec, provenance)
+        if team.rank == 0:
+            print(line)
+        return 0
+    options = {"frames": not arguments.no_frames, "resume": resume, "overwrite": arguments.overwrite}
+    writer = team.begin(lambda join: create_writer(job, path, codec, provenance, **options, join=join))
     try:
-        job, provenance = _job(arguments)
-    except ValueError as error:  # of the kinds that say what is wrong with a file, a name or a size
-        raise PrecomputeError(str(error)) from error
-    codec = cache.codec_from_name(arguments.codec)
-    resume = arguments.resume and not arguments.overwrite
-    if arguments.check is not None:
-        print(check(job, cache.open_store(arguments.store), provenance, arguments.check))
-        return 0
-    if arguments.dry_run:
-        print(dry_run(job, codec, arguments.store))
-        return 0
-    if resume and arguments.store.exists():
-        print(refuse_other(job, cache.open_store(arguments.store), codec, provenance))
-        return 0
-    writer = create_writer(
-        job,
-        arguments.store,
-        codec,
-        provenance,
-        frames=not arguments.no_frames,
-        resume=resume,
-        overwrite=arguments.overwrite,
-    )
-    try:
-        skipped = fill(job, writer)
+        skipped = fill(job, writer, team)
     except KeyboardInterrupt:
         left = len(writer.pending_shards())
         raise PrecomputeError(
             f"interrupted with {left} of {writer.spec.shards} shards to go; the same command with --resume goes on"
         ) from None
-    for line in skipped:
-        warn(f"skipped {line}")
-    path, metrics = finish(writer)
-    print(_summary(path, metrics, len(skipped)))
+
+    def publish(skipped: list[str]) -> str:
+        for line in skipped:
+            warn(f"skipped {line}")
+        return _summary(*finish(writer), len(skipped))
+
+    line = team.finish(skipped, publish)
+    if line is not None:
+        print(line)
     return 0
 
 

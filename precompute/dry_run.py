@@ -3,51 +3,106 @@
 import shutil
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cache.staging import staging_path
 from kdlib.annotations import Persons
-from precompute.run import Job, create_writer, fill
+from precompute.job import Job
+from precompute.run import create_writer, fill
 
 SAMPLE_BATCHES = 3
 COLUMN_BYTES = 1024
 """Bytes of an instance's columns, rounded up."""
 
 
-def dry_run(job: Job, codec: Any, path: Path) -> str:
+@dataclass(frozen=True)
+class Cost:
+    """What a run will take."""
+
+    instances: int
+    images: int
+    views: int
+    teacher: str
+    precision: str
+    device: str
+    seconds: float
+    instances_per_second: float
+    bytes_per_instance: float
+    store_bytes: int
+    disk_bytes: int
+    """At the fullest moment: an HDF5 store lies there twice while its shards are joined."""
+    free_bytes: int
+    path: str
+
+    @property
+    def fits(self) -> bool:
+        """Is there room?"""
+        return self.disk_bytes <= self.free_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for programs."""
+        return {**asdict(self), "fits": self.fits}
+
+    def page(self) -> str:
+        """For people."""
+        twice = ", twice the store while HDF5 is joined" if self.disk_bytes > self.store_bytes else ""
+        enough = "" if self.fits else ": NOT ENOUGH"
+        rows = [
+            ("instances", f"{self.instances:,} of {self.images:,} images, {self.views} views each"),
+            ("teacher", f"{self.teacher}, {self.precision} on {self.device}"),
+            ("time", f"{_duration(self.seconds)} at {self.instances_per_second:.1f} instances/s, one process"),
+            ("store", f"{_size(self.store_bytes)}, {self.bytes_per_instance / 1000:.1f} KB an instance"),
+            ("disk", f"{_size(self.disk_bytes)} needed{twice}; {_size(self.free_bytes)} free{enough}"),
+        ]
+        head = f"{self.path}: nothing written, measured on a few batches"
+        return "\n".join([head, *(f"  {name:<10} {text}" for name, text in rows)])
+
+
+def dry_run(job: Job, codec: Any, path: Path) -> Cost:
     """Run a few batches into a temporary store and project the whole run.
 
     Args:
         job: The whole run.
         codec: Of the store.
-        path: Where the store would be; its disk's free space is named.
+        path: Where the store would be; its suffix chooses the form, and its disk's free space is looked up.
     """
     count = min(len(job.persons), SAMPLE_BATCHES * job.batch_size)
     small = _first(job, count)
-    _measure(_first(job, min(count, job.batch_size)), codec)  # first calls compile and load
-    seconds, written = _measure(small, codec)
+    _measure(_first(job, min(count, job.batch_size)), codec, path.suffix)  # first calls compile and load
+    seconds, written = _measure(small, codec, path.suffix)
     per_instance = written / count + COLUMN_BYTES
-    total, free = per_instance * len(job.persons), shutil.disk_usage(_existing(path)).free
-    return (
-        f"{len(job.persons)} instances of {len(set(job.persons.file_name))} images, {job.plan.count} views each: "
-        f"{_duration(seconds / count * len(job.persons))} at {count / seconds:.1f} instances/s ({job.teacher.name}, "
-        f"{job.teacher.precision} on {job.teacher.device}), {total / 1e9:.2f} GB at {per_instance / 1000:.1f} KB an "
-        f"instance; {free / 1e9:.1f} GB are free for {path} (an HDF5 store needs twice its size while it is joined)"
+    total = round(per_instance * len(job.persons))
+    return Cost(
+        instances=len(job.persons),
+        images=len(set(job.persons.file_name)),
+        views=job.plan.count,
+        teacher=job.teacher.name,
+        precision=job.teacher.precision,
+        device=job.teacher.device,
+        seconds=seconds / count * len(job.persons),
+        instances_per_second=count / seconds,
+        bytes_per_instance=per_instance,
+        store_bytes=total,
+        disk_bytes=total * (1 if path.suffix == ".zarr" else 2),
+        free_bytes=shutil.disk_usage(_existing(path)).free,
+        path=str(path),
     )
 
 
-def _measure(job: Job, codec: Any) -> tuple[float, int]:
-    """Seconds and bytes of a run into a temporary store."""
+def _measure(job: Job, codec: Any, suffix: str) -> tuple[float, int]:
+    """Seconds of a run into a temporary store, and the bytes of its shards."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "dry.zarr"
+        path = Path(folder) / f"dry{suffix}"
         writer = create_writer(job, path, codec, {}, frames=job.cropper.frames, resume=False, overwrite=False)
         started = time.perf_counter()
         fill(job, writer)
         seconds = time.perf_counter() - started
-        return seconds, sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+        shards = (staging_path(path) / "store").rglob("*")
+        return seconds, sum(file.stat().st_size for file in shards if file.is_file())
 
 
 def _first(job: Job, count: int) -> Job:
@@ -61,6 +116,10 @@ def _first(job: Job, count: int) -> Job:
 
 def _existing(path: Path) -> Path:
     return next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"
 
 
 def _duration(seconds: float) -> str:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from precompute.errors import PrecomputeError
-from precompute.run import Job
+from precompute.job import Job
 
 INFORMATIVE = ("software", "created")
 """Entries of the provenance that may differ between two runs of one store."""

@@ -77,9 +77,16 @@ def describe(
         },
         "views": plan.to_json(),
         "licence": licence,
-        "software": software(),
+        "software": {**software(), "device": _device(teacher.device)},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _device(name: str) -> str:
+    """What a device is: two of one kind compute the same."""
+    if name.startswith("cuda"):
+        return str(torch.cuda.get_device_name(name))
+    return f"CPU, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def software() -> dict[str, str]:

@@ -13,57 +13,18 @@ import cache
 from kdlib.geometry import box_to_region, clip_boxes, compose_affines, region_affine
 from kdlib.heatmaps import flip_average
 from kdlib.warp import crop_image
-from precompute import run as run_module
+from precompute import pipeline, provenance
 from precompute.__main__ import main
 from precompute.hrnet import build_hrnet
 from precompute.photographs import UnreadableImageError, read_photograph
 from precompute.teacher import load_teacher, mirror
+from tests import tiny_run
+from tests.tiny_run import command
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Six images of odd sizes (one greyscale, one PNG) with eleven persons, and a teacher with made-up weights."""
-    root = tmp_path_factory.mktemp("data")
-    (root / "images").mkdir()
-    (root / "annotations").mkdir()
-    rng = np.random.default_rng(0)
-    images, annotations = [], []
-    for i in range(6):
-        width, height = int(rng.integers(120, 240)), int(rng.integers(90, 200))
-        name = f"{i:03d}.png" if i == 1 else f"{i:03d}.jpg"
-        pixels = cv2.resize(rng.integers(0, 256, (9, 12) if i == 2 else (9, 12, 3), dtype=np.uint8), (width, height))
-        cv2.imwrite(str(root / "images" / name), pixels)
-        images.append({"id": 50 - i, "file_name": name, "width": width, "height": height})
-        for _ in range(2 if i else 1):
-            box = [float(rng.uniform(-5, 30)), float(rng.uniform(-5, 30)), 60.0, 70.0]
-            keypoints = np.zeros((17, 3), int)
-            keypoints[:12] = np.column_stack([rng.integers(5, 80, (12, 2)), np.full(12, 2)])
-            annotations.append(
-                {
-                    "id": 700 + len(annotations),
-                    "image_id": 50 - i,
-                    "category_id": 1,
-                    "bbox": box,
-                    "area": 2000.0,
-                    "iscrowd": 0,
-                    "num_keypoints": 12,
-                    "keypoints": keypoints.ravel().tolist(),
-                }
-            )
-    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
-    (root / "annotations/person_keypoints_train.json").write_text(json.dumps(document))
-    torch.manual_seed(0)
-    model = build_hrnet("hrnet_w16_sample")
-    torch.nn.init.normal_(model.final_layer.weight, std=0.1)
-    save_file(model.state_dict(), root / "teacher.safetensors")
-    return root
-
-
-def command(data, store, *extra):
-    return [
-        *("--data", str(data), "--teacher", "hrnet_w16_sample", "--input-size", "128x96", "--precision", "fp32"),
-        *("--checkpoint", str(data / "teacher.safetensors"), "--store", str(store), "--batch-size", "4", *extra),
-    ]
+    return tiny_run.write(tmp_path_factory.mktemp("data"))
 
 
 def refused(capsys, arguments):
@@ -134,7 +95,7 @@ def test_the_manifest_tells_where_everything_comes_from_and_no_path(data, store)
 def test_an_interrupted_run_resumes_to_the_same_content(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("cache.spec.default_shard_instances", lambda _: 3)
     assert main(command(data, tmp_path / "whole.zarr")) == 0
-    original, calls = run_module.teacher_maps, []
+    original, calls = pipeline.teacher_maps, []
 
     def interrupt(*arguments):
         calls.append(1)
@@ -142,10 +103,10 @@ def test_an_interrupted_run_resumes_to_the_same_content(data, tmp_path, monkeypa
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(run_module, "teacher_maps", interrupt)
+    monkeypatch.setattr(pipeline, "teacher_maps", interrupt)
     assert "the same command with --resume goes on" in refused(capsys, command(data, tmp_path / "cut.zarr"))
     assert not (tmp_path / "cut.zarr").exists()
-    monkeypatch.setattr(run_module, "teacher_maps", original)
+    monkeypatch.setattr(pipeline, "teacher_maps", original)
     assert "an unfinished run" in refused(capsys, command(data, tmp_path / "cut.zarr"))
     assert main(command(data, tmp_path / "cut.zarr", "--resume")) == 0
     whole, cut = (cache.open_store(tmp_path / name) for name in ("whole.zarr", "cut.zarr"))
@@ -244,12 +205,66 @@ def test_check_passes_on_its_own_store_and_refuses_another_teacher(data, store, 
     assert "was made with views" in refused(capsys, command(data, store.path, "--check", "5"))
 
 
+def test_check_is_read_against_the_codec_and_a_second_run(data, tmp_path, capsys):
+    """On one machine a teacher says the same twice, and the store what it says but for the codec."""
+    assert main(command(data, tmp_path / "s.zarr")) == 0
+    capsys.readouterr()
+    assert main(command(data, tmp_path / "s.zarr", "--check", "11", "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["passed"] is True
+    assert found["control"]["worst"] < 1e-7
+    stated = cache.open_store(tmp_path / "s.zarr").manifest["codec_error"]["log_t1"]
+    assert found["stated"] == {name: stated[name] for name in ("mean", "worst")}
+    assert found["store"]["mean"] == pytest.approx(stated["mean"], rel=0.05)  # all instances were checked
+    assert found["store"]["worst"] == pytest.approx(stated["worst"], rel=0.05)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_check_notices_what_the_codec_does_not_explain(data, tmp_path, capsys, monkeypatch, elsewhere):
+    """Maps with every maximum at its place and 5 % more contrast, made here or with another version of torch."""
+    original, software = pipeline.teacher_maps, provenance.software
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "teacher_maps", lambda *given: np.sign(m := original(*given)) * np.abs(m) ** 1.05)
+        if elsewhere:
+            patched.setattr(provenance, "software", lambda: {**software(), "torch": "1.0"})
+        assert main(command(data, tmp_path / "s.zarr")) == 0
+    arguments = command(data, tmp_path / "s.zarr", "--check", "5")
+    if elsewhere:
+        assert main(arguments) == 0
+        assert "computed otherwise: torch was 1.0, is" in capsys.readouterr().out
+    else:
+        assert "more than the codec and this machine explain" in refused(capsys, arguments)
+
+
+def test_check_notices_other_images(data, tmp_path, capsys):
+    copy = copy_of(data, tmp_path)
+    for path in (copy / "images").iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path))[::-1, ::-1])
+    assert main(command(data, tmp_path / "s.zarr")) == 0
+    assert "not the same teacher, preprocessing or data" in refused(
+        capsys, command(copy, tmp_path / "s.zarr", "--check", "11")
+    )
+
+
 def test_a_dry_run_says_what_it_will_cost_and_writes_nothing(data, tmp_path, capsys):
     assert main(command(data, tmp_path / "s.zarr", "--dry-run")) == 0
-    line = capsys.readouterr().out
-    assert line.startswith("11 instances of 6 images, 2 views each")
-    assert "instances/s" in line
+    page = capsys.readouterr().out
+    assert "11 of 6 images, 2 views each" in page
+    assert "instances/s" in page
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["zarr", "h5"])
+def test_a_dry_run_knows_the_size_of_the_store(data, tmp_path, capsys, form):
+    """Within a tenth, of what a store takes a record (columns, which are rounded up, aside)."""
+    path = tmp_path / f"s.{form}"
+    assert main(command(data, path, "--dry-run", "--json", "--codec", "float32")) == 0
+    cost = json.loads(capsys.readouterr().out)
+    assert cost["disk_bytes"] == cost["store_bytes"] * (1 if form == "zarr" else 2)
+    assert cost["fits"] is True
+    assert main(command(data, path, "--codec", "float32")) == 0
+    files = [path] if path.is_file() else path.rglob("*")
+    assert cost["store_bytes"] == pytest.approx(sum(f.stat().st_size for f in files if f.is_file()), rel=0.1)
 
 
 def test_missed_persons_and_empty_images_count_with_detections(data, tmp_path):

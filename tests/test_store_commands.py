@@ -11,6 +11,7 @@ import pytest
 
 import cache
 from cache.__main__ import main
+from cache.codec import log_divergence
 from cache.diff import diff_stores
 from tests import small_store
 
@@ -50,12 +51,14 @@ def test_info_of_an_unfinished_store_says_how_to_go_on(tmp_path, capsys):
     code, out, _ = run(capsys, "info", tmp_path / "s.h5.partial")
     assert code == 0
     assert "incomplete: 1 of 3 shards written" in out
+    assert run(capsys, "info", tmp_path / "s.h5")[1] == out
     assert "--resume" in out
 
 
 def test_verify_of_a_sound_store(path, capsys):
     assert run(capsys, "verify", path)[0] == 0
-    assert json.loads(run(capsys, "verify", path, "--json")[1]) == {"ok": True, "bad_instances": [], "problems": []}
+    found = json.loads(run(capsys, "verify", path, "--json")[1])
+    assert found == {"ok": True, "bad_instances": [], "bad_shards": [], "problems": []}
 
 
 def test_verify_lists_bad_records(tmp_path, capsys):
@@ -111,7 +114,7 @@ def make_other(tmp_path, **changes):
         ({"skip": (4, 7)}, "only_one_written 1"),
         ({"metrics": {"ap": 0.4}}, "teacher_metrics.ap: 0.512 -> 0.4"),
         ({"views": 1}, "spec.views: 2 -> 1"),
-        ({"codec": cache.RootCodec(levels=64)}, "records: largest_difference"),
+        ({"codec": cache.RootCodec(levels=64)}, "maps: 19 instances differ"),
         ({"count": 19}, "instances or sizes differ"),
         ({"provenance": {"teacher": {"name": "x"}}}, 'provenance.teacher.name: "blobs" -> "x"'),
         ({"with_frames": False}, "spec.frames: true -> false"),
@@ -137,6 +140,87 @@ def test_diff_counts_maps_frames_and_rows(path, tmp_path, monkeypatch):
     assert found["columns"] == {"instances/bbox": "2 rows differ"}
     assert (found["records"]["maps"], found["records"]["frames"]) == (1, 1)
     assert found["records"]["largest_difference"] == pytest.approx(0.4, abs=0.3)
+
+
+@pytest.mark.parametrize("codec", ["root4", "root4:64", "float16"])
+def test_diff_knows_what_the_codecs_explain(path, tmp_path, capsys, codec):
+    """Two runs of one teacher, exact and coded: the same within the codec's error, measured by numpy here."""
+    exact = make_other(tmp_path, codec=cache.codec_from_name("float32"))
+    coded = small_store.make(tmp_path / "c.zarr", skip=(4,), metrics={"ap": 0.5}, codec=cache.codec_from_name(codec))
+    code, out, _ = run(capsys, "diff", exact, coded.path)
+    assert code == 1
+    assert "equal within the codecs' error" in out
+    assert "instances: the same" in out
+    assert run(capsys, "diff", coded.path, exact, "--within-codec-error")[0] == 0
+    found = json.loads(run(capsys, "diff", exact, coded.path, "--json")[1])
+    rows = np.flatnonzero(coded.written)
+    maps, shown = cache.open_store(exact).heatmaps(rows), coded.heatmaps(rows)
+    nats = log_divergence(maps, shown, coded.codec.floor, 1)
+    apart = found["records"]["divergence"]["log_t1"]
+    assert apart["mean"] == pytest.approx(np.nanmean(nats), rel=1e-4)
+    assert apart["worst"] == pytest.approx(np.nanmax(nats), rel=1e-4)
+    assert found["records"]["largest_difference"] == pytest.approx(np.abs(maps - shown).max())
+    assert found["records"]["mean_difference"] == pytest.approx(np.abs(maps - shown).mean(), rel=1e-5)
+
+
+def test_diff_of_another_teacher_is_more_than_the_codec_explains(path, tmp_path, monkeypatch):
+    """Maps 2 % wider, and maps that vanish elsewhere, are not the codec's doing."""
+    blobs = small_store.blobs
+    for power, apart in ((0.98, True), (1.02, True), (1.0, False)):
+        monkeypatch.setattr(small_store, "blobs", lambda *sizes, power=power: np.maximum(blobs(*sizes), 0) ** power)
+        other = small_store.make(tmp_path / f"{power}.zarr", skip=(4,), metrics={"ap": 0.512})
+        assert diff_stores(path, other.path)["within_codec_error"] is not apart
+
+
+def test_a_float_store_converted_to_codes_is_the_store_of_codes(tmp_path, capsys):
+    """Encoding the exact maps later gives what encoding them at once gives: content, stated error and all."""
+    exact = small_store.make(tmp_path / "e.h5", skip=(4,), codec=cache.codec_from_name("float32"))
+    coded = small_store.make(tmp_path / "c.zarr", skip=(4,), codec=cache.codec_from_name("root4:64"))
+    assert run(capsys, "convert", exact.path, tmp_path / "t.zarr", "--codec", "root4:64")[0] == 0
+    made = cache.open_store(tmp_path / "t.zarr")
+    assert made.manifest["content_sha256"] == coded.manifest["content_sha256"]
+    for kind, error in coded.manifest["codec_error"].items():
+        assert {name: made.manifest["codec_error"][kind][name] for name in error} == error
+    source = made.manifest["provenance"]["conversions"][0]
+    assert source["codec"]["name"] == "float32"
+    assert source["content_sha256"] == exact.manifest["content_sha256"]
+    assert source["teacher_metrics"] == {"ap": 0.5}
+    assert made.manifest["teacher_metrics"] is None
+    assert run(capsys, "diff", exact.path, made.path, "--within-codec-error")[0] == 0
+    assert run(capsys, "verify", made.path)[0] == 0
+
+
+def test_a_conversion_to_float32_and_back_loses_nothing(path, tmp_path, capsys):
+    store = cache.open_store(path)
+    assert run(capsys, "convert", path, tmp_path / "f.zarr", "--codec", "float32")[0] == 0
+    exact = cache.open_store(tmp_path / "f.zarr")
+    rows = np.flatnonzero(store.written)
+    assert (exact.heatmaps(rows) == store.heatmaps(rows)).all()
+    assert exact.manifest["codec_error"] == store.manifest["codec_error"]
+    assert exact.manifest["teacher_metrics"] == store.manifest["teacher_metrics"]
+    assert run(capsys, "convert", tmp_path / "f.zarr", tmp_path / "b.h5", "--codec", "root4")[0] == 0
+    back = cache.open_store(tmp_path / "b.h5")
+    assert back.manifest["content_sha256"] == store.manifest["content_sha256"]
+    assert [entry["codec"]["name"] for entry in back.manifest["provenance"]["conversions"]] == ["root4", "float32"]
+
+
+def test_the_error_of_two_codecs_adds_up_and_covers_the_truth(path, tmp_path, capsys):
+    """127 levels, then 40: the stated error is at least that against the teacher's own maps."""
+    assert run(capsys, "convert", path, tmp_path / "t.h5", "--codec", "root4:40")[0] == 0
+    source, made = cache.open_store(path), cache.open_store(tmp_path / "t.h5")
+    rows = np.flatnonzero(made.written)
+    nats = log_divergence(small_store.blobs(20, 2)[rows], made.heatmaps(rows), made.codec.floor, 1)
+    stated = made.manifest["codec_error"]["log_t1"]
+    assert np.nanmean(nats) <= stated["mean"] <= 2 * np.nanmean(nats)
+    assert np.nanmax(nats) <= stated["worst"]
+    converted = log_divergence(source.heatmaps(rows), made.heatmaps(rows), made.codec.floor, 1)
+    assert stated["converted"]["mean"] == pytest.approx(np.nanmean(converted), rel=1e-3)
+
+
+def test_an_unknown_codec_is_refused(path, tmp_path, capsys):
+    code, _, error = run(capsys, "convert", path, tmp_path / "t.h5", "--codec", "jpeg")
+    assert code == 1
+    assert "known are root4, root4:LEVELS, float16, float32" in error
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "diff", "convert"])

@@ -13,6 +13,7 @@ import pytest
 import cache
 from cache import staging
 from cache.diff import diff_stores
+from cache.verify import verify_store
 from tests import small_store
 
 
@@ -56,6 +57,7 @@ def test_killed_and_resumed_equals_uninterrupted(path, tmp_path):
         assert not path.exists()
         write(path)
         assert diff_stores(path, whole)["identical"]
+        assert verify_store(path) == []
         assert sorted(entry.name for entry in tmp_path.iterdir()) == [path.name, whole.name]
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         deadly += 1 if deadly < 12 else 12
@@ -241,11 +243,10 @@ def test_overwrite_spares_a_foreign_directory_with_the_staging_name(path):
 
 @pytest.mark.parametrize("written", [0, 1, 3])
 def test_a_full_disk_is_said_and_survived(path, monkeypatch, written):
-    calls = iter(range(1000))
-    original = os.fsync
+    partial, original = staging.staging_path(path), os.fsync
 
     def fsync(handle):
-        if next(calls) >= 2 + 6 * written:  # the plan has two calls, a shard six
+        if (partial / staging.PLAN).exists() and len(list(partial.glob("receipts/*.npz"))) >= written:
             raise OSError(errno.ENOSPC, "No space left on device")
         original(handle)
 
@@ -258,6 +259,28 @@ def test_a_full_disk_is_said_and_survived(path, monkeypatch, written):
     assert writer.pending_shards() == list(range(written, 3))
     small_store.fill(writer)
     assert cache.open_store(writer.publish()).written.all()
+
+
+def test_what_a_receipt_vouches_for_is_on_the_disk_before_it(path, monkeypatch):
+    """A power cut keeps what was synchronised: every file, and the entry of every folder on the way to it."""
+    synced, original = [], Path.replace
+
+    def fsync(handle):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")))
+
+    def replace(self, target):
+        if target.suffix == ".npz":
+            root = staging.staging_path(path)
+            made = [entry for entry in (root / "store").rglob("*") if entry.parent in synced]
+            assert set(made) == set((root / "store").rglob("*"))
+            assert sum(entry.name.endswith(".tmp") for entry in synced) >= 3  # plan, codes, frames and this receipt
+            assert self in synced
+        return original(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    small_store.fill(small_store.begin(path), only=[0, 2])
+    assert len([entry for entry in synced if entry.name == "receipts"]) >= 2
 
 
 @pytest.mark.parametrize("name", ["store", "store.npz", "store.zarr.zip"])

@@ -1,0 +1,1 @@
+"""Stores of every released version of the format."""
