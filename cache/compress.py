@@ -52,8 +52,8 @@ def deflate_decompress(data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
         decoded = stream.decompress(data, nbytes + 1)
     except zlib.error as error:
         raise StoreFormatError(f"deflate: {error}") from error
-    if len(decoded) != nbytes:
-        raise StoreFormatError(f"deflate: {len(decoded)} bytes decoded, {nbytes} expected")
+    if len(decoded) != nbytes or not stream.eof or stream.unused_data:
+        raise StoreFormatError(f"deflate: {len(decoded)} bytes decoded, {nbytes} expected and nothing behind them")
     return np.frombuffer(decoded, np.uint8)
 
 

@@ -81,9 +81,10 @@ def decode_root(residuals: Array, peaks: Array, floor: float, levels: int, maps:
 
 
 @njit(nogil=True, cache=True)
-def undo_differences(residuals: Array, codes: Array) -> None:
-    """The `codes` (C, H, W) uint8 of `residuals` (C, H, W): cumulative sums along both axes, modulo 256."""
+def undo_differences(residuals: Array, codes: Array) -> int:
+    """Write the `codes` (C, H, W) uint8 of `residuals` (C, H, W), sums along both axes modulo 256; returns the largest."""
     count, height, width = residuals.shape
+    largest = np.uint8(0)
     for c in range(count):
         for y in range(height):
             step = np.uint8(0)
@@ -93,6 +94,9 @@ def undo_differences(residuals: Array, codes: Array) -> None:
             if y:
                 for x in range(width):
                     codes[c, y, x] += codes[c, y - 1, x]
+            for x in range(width):
+                largest = max(largest, codes[c, y, x])
+    return int(largest)
 
 
 @njit(nogil=True, cache=True)

@@ -151,7 +151,8 @@ LIES = {
     "spec__instances ": (-1, "positive integer"),
     "spec__instances  ": (10**30, "positive integer"),
     "spec__joints": (17, "expected"),
-    "spec__height": (2**39, "beyond any pose heatmap"),
+    "spec__height": (2**26, "beyond any pose heatmap"),
+    "spec__instances   ": (2**40, "positive integer"),
     "spec__width": (13, "asks for"),
     "spec__views": ("2", "positive integer"),
     "spec__frames": (1, "must be true or false"),
@@ -174,8 +175,8 @@ LIES = {
     "columns__instances/bbox": (["<f8", [20, 5]], "expected <f8"),
     "columns__instances/bbox ": (["|O", [20, 4]], "expected <f8"),
     "columns__instances/../../../etc/passwd": (["|u1", [20]], "forbids"),
-    "columns__instances/huge": (["<f8", [20, 10**15]], "missing"),
-    "columns__ground_truth/annotation_id": (["<i8", [10**15]], "expected"),
+    "columns__instances/huge": (["<f8", [20, 10**15]], "beyond any annotation"),
+    "columns__ground_truth/annotation_id": (["<i8", [10**15]], "beyond any annotation"),
     "columns__integrity/written": (["|u1", [20, 1]], "expected"),
 }
 
