@@ -17,7 +17,7 @@ from cache.info import describe, page
 from cache.verify import verify_store
 
 MEMORY = 768 << 20  # bytes that looking at a small store may take beside what the process has
-SECONDS = 20
+SECONDS = 60
 
 
 def contents(path):
@@ -114,14 +114,14 @@ class Victim:
 
     def examine(self, path, *, damage=True):
         """What `examine` returns; an `AssertionError` that says what went wrong."""
-        self._pipe.send((str(path), damage))
-        if not self._pipe.poll(SECONDS):
-            self.close()
-            self._start()
-            raise AssertionError(f"no answer within {SECONDS} s")
         try:
+            self._pipe.send((str(path), damage))
+            if not self._pipe.poll(SECONDS):
+                self.close()
+                self._start()
+                raise AssertionError(f"no answer within {SECONDS} s")
             verdict, problem = self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self._process.join()
             code = self._process.exitcode
             self._start()
