@@ -1,7 +1,7 @@
 """JSON as a store may hold it: what every parser reads alike, and nothing that surprises the code behind it.
 
-Refused are what RFC 8259 calls unpredictable (repeated names, lone surrogates, NaN and infinities, numbers beyond float64)
-and nesting that recursive code could not follow.
+Refused are what RFC 8259 calls unpredictable (repeated names, lone surrogates, NaN and infinities, numbers beyond
+float64) and nesting that recursive code could not follow.
 """
 
 import json

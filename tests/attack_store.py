@@ -3,7 +3,8 @@
     python -m tests.attack_store --mutations 10000 --seed 1 [--form zarr] [--kind change_sealed] [--keep FOLDER]
 
 Every store is opened and read in a process of its own, with bounded memory and time. What went wrong is printed with
-the seed that makes it again (`--seed S --mutations 1`), and the store is kept. tests/test_store_fuzz.py does some hundreds.
+its form, kind and seed, which make it again (`--form F --kind K --seed S --mutations 1`), and the store is kept.
+tests/test_store_fuzz.py does some hundreds.
 """
 
 import argparse
@@ -22,7 +23,6 @@ DAMAGE = {
     "h5": (*store_mutations.MUTATIONS, *hdf5_mutations.MUTATIONS),
 }
 KINDS = {form: {kind.__name__: kind for kind in (*damage, *store_lies.LIES)} for form, damage in DAMAGE.items()}
-# What no checksum of the store covers, because HDF5's own were made to match, is judged like any other lie.
 LIES = {kind.__name__ for kind in store_lies.LIES}
 
 

@@ -48,7 +48,19 @@ def _retype(file, name, rng):
     if not isinstance(node, h5py.Dataset):
         return "a group"
     attributes, shape = dict(node.attrs), node.shape
-    dtypes = (">f8", "<f8", "f2", "i1", "?", "S4", "c16", "V8", h5py.string_dtype(), h5py.ref_dtype, h5py.vlen_dtype("i4"))
+    dtypes = (
+        ">f8",
+        "<f8",
+        "f2",
+        "i1",
+        "?",
+        "S4",
+        "c16",
+        "V8",
+        h5py.string_dtype(),
+        h5py.ref_dtype,
+        h5py.vlen_dtype("i4"),
+    )
     dtype = rng.choice((*dtypes, h5py.enum_dtype({"a": 1}), np.dtype([("x", "f8"), ("y", "i4")]), np.dtype(("f4", 3))))
     del file[name]
     file.create_dataset(name, shape, dtype).attrs.update(attributes)
@@ -116,7 +128,9 @@ def change_sealed(path: Path, rng: random.Random) -> str:
     start, length = rng.choice(sealed_blocks(bytes(data)))
     places = sorted(rng.randrange(start + 4, start + length) for _ in range(rng.choice((1, 1, 2, 4))))
     for place in places:
-        data[place] = rng.choice((data[place] ^ 1 << rng.randrange(8), 0, 1, 255, rng.randrange(256), data[place] + 1 & 255))
+        data[place] = rng.choice(
+            (data[place] ^ 1 << rng.randrange(8), 0, 1, 255, rng.randrange(256), data[place] + 1 & 255)
+        )
     data[start + length : start + length + 4] = struct.pack("<I", lookup3(bytes(data[start : start + length])))
     path.write_bytes(data)
     return f"{bytes(data[start : start + 4])!r} at {start}: bytes {places} changed and sealed"

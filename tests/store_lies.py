@@ -94,7 +94,10 @@ def false_column(path: Path, rng: random.Random) -> str:
 
 def false_bytes(path: Path, rng: random.Random) -> str:
     """One column is noise."""
-    noise, names = rng.randbytes(1), ("frames/offset", "frames/nbytes", "instances/file_name", "views/affine", "heatmaps/peak")
+    noise, names = (
+        rng.randbytes(1),
+        ("frames/offset", "frames/nbytes", "instances/file_name", "views/affine", "heatmaps/peak"),
+    )
     name, seed = rng.choice(names), rng.getrandbits(32)
 
     def lie(column):

@@ -115,7 +115,9 @@ def mutate_json(document, rng: random.Random) -> tuple[str, str]:
         old, parent[key] = parent[key], marker
         return _raw(document, marker, old, rng), f"{what} written strangely"
     elif type(parent[key]) in (int, float):
-        parent[key] = rng.choice((-parent[key], parent[key] + 1, parent[key] * 2**30, float(parent[key]), *STRANGE[:18]))
+        parent[key] = rng.choice(
+            (-parent[key], parent[key] + 1, parent[key] * 2**30, float(parent[key]), *STRANGE[:18])
+        )
     else:
         parent[key] = rng.choice(STRANGE)
     return json.dumps(document, ensure_ascii=rng.random() < 0.5), f"{what}, kind {kind}"

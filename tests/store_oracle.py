@@ -49,7 +49,10 @@ def _outcome(read):
 
 
 def examine(path, expected, *, damage=True):
-    """"refused", "same" or "found" for a store made from one with the contents `expected`; raises if it is none of these.
+    """The verdict on a store made from one with the contents `expected`; an `AssertionError` if it is a finding.
+
+    "refused": something could not be read. "changed": something reads differently, or `verify` says so. "same": all is
+    as it was.
 
     Args:
         path: the store.

@@ -299,7 +299,7 @@ def _sound_or_refused(path, expected):
 
 
 def test_sizes_that_would_make_memory_are_refused(zarr_path):
-    """A manifest of 2**28 instances whose columns are sparse files of the right size, so that no size contradicts it."""
+    """A manifest of 2**28 instances whose columns are sparse files of the right size: no size contradicts it."""
     count = 2**28
     document = json.loads((zarr_path / "zarr.json").read_text())
     manifest = document["attributes"]["manifest"]
@@ -319,7 +319,15 @@ def test_sizes_that_would_make_memory_are_refused(zarr_path):
 
 @pytest.mark.parametrize(
     "text",
-    ['{"a": 1, "a": 1}', '{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}', '{"a": "\\ud800"}', b'{"a": "\xff"}', b"[1]\0"],
+    [
+        '{"a": 1, "a": 1}',
+        '{"a": NaN}',
+        '{"a": -Infinity}',
+        '{"a": 1e999}',
+        '{"a": "\\ud800"}',
+        b'{"a": "\xff"}',
+        b"[1]\0",
+    ],
 )
 def test_json_that_parsers_read_differently_is_refused(text):
     with pytest.raises(cache.StoreFormatError, match="here: not a JSON document"):
@@ -377,7 +385,7 @@ def test_codes_beyond_the_table_are_refused_wherever_they_are_read(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
 def test_a_frame_size_that_wraps_around_is_refused(tmp_path, suffix):
-    """offset + nbytes beyond 2**64 must not come back to the beginning."""
+    """Offset + nbytes beyond 2**64 must not come back to the beginning."""
     for path, value in (("frames/offset", 2**64 - 8), ("frames/nbytes", 2**32 - 1), ("frames/nbytes", 0)):
 
         def lie(column, value=value):
@@ -467,7 +475,7 @@ def test_a_filter_that_a_chunk_skips_is_refused(hdf5_path):
     with h5py.File(hdf5_path, "r+") as file:
         codes = file["heatmaps/codes"]
         codes.id.write_direct_chunk((3, 0, 0, 0, 0), codes[3, 0].tobytes(), filter_mask=1)
-    with pytest.raises(cache.StoreFormatError, match="chunk .* is damaged"):
+    with pytest.raises(cache.StoreFormatError, match=r"chunk .* is damaged"):
         cache.open_store(hdf5_path).heatmap(0)
 
 

@@ -1,14 +1,14 @@
-"""Some hundreds of mutated stores end in a `StoreError` or in correct data; `python -m tests.attack_store` tries thousands."""
+"""Some hundreds of mutated stores end in a `StoreError` or in correct data; tests/attack_store.py tries thousands."""
 
 import pytest
 
 pytest.importorskip("hypothesis", reason="the extra [dev] is not installed")
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests import attack_store  # noqa: E402
-from tests.hdf5_mutations import lookup3, sealed_blocks  # noqa: E402
-from tests.store_oracle import Victim, contents, examine  # noqa: E402
+from tests import attack_store
+from tests.hdf5_mutations import lookup3, sealed_blocks
+from tests.store_oracle import Victim, contents, examine
 
 
 @pytest.fixture(scope="module")
