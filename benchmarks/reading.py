@@ -1,6 +1,7 @@
 """What does one random instance cost? `python -m benchmarks.reading`.
 
-read.random   microseconds of one random view over the bare decode of its bytes, which are in memory already
+read.random   microseconds of one random view over the bare decode of its bytes, which are in memory already;
+              `beyond_peer` is what finding, reading and checking them costs
 read.library  the same over the path through the backend's own library: zarr-python and h5py
 read.file     the same over a `torch.load` of a file a sample, as torchdistill 1.1 kept its teacher's outputs
 
@@ -89,7 +90,7 @@ def _in_turn(read: Read, blocks: list[list[Picked]]) -> Block:
 
 def _line(metric: str, timings: Timings, backend: str, peer: str) -> Line:
     ours, theirs = timings.median("ours") * 1e6, timings.median("peer") * 1e6
-    extra = {"backend": backend, "spread": timings.spread("ours", "peer")}
+    extra = {"backend": backend, "beyond_peer": round(ours - theirs, 2), "spread": timings.spread("ours", "peer")}
     return Line("read", metric, ours, "us", timings.items["ours"], peer, theirs, extra)
 
 

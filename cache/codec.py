@@ -111,12 +111,13 @@ class RootCodec:
         return maps
 
     def codes(self, stored: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        """See `Codec.codes`; releases the GIL."""
+        """See `Codec.codes`; releases the GIL. Raises `StoreFormatError` for a code that cannot be."""
         from cache import kernels
 
         codes = np.empty(stored.shape, np.uint8)
         shape = (-1, *stored.shape[-2:])
-        kernels.undo_differences(stored.reshape(shape), codes.reshape(shape))
+        if kernels.undo_differences(stored.reshape(shape), codes.reshape(shape)) > self.levels:
+            raise StoreFormatError(f"codec root4: a code above {self.levels}")
         return codes
 
     def tables(self, peak: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -163,14 +164,17 @@ class FloatCodec:
     def decode(
         self, stored: npt.NDArray[Any], peak: npt.NDArray[np.float32], out: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[np.float32]:
-        """See `Codec.decode`; `peak` is not needed."""
-        if out is None:
-            return stored.astype(np.float32)
-        out[...] = stored
-        return out
+        """See `Codec.decode`. Raises `StoreFormatError` for a value or peak that is not finite."""
+        if not np.isfinite(peak).all():
+            raise StoreFormatError(f"codec {self.name}: a peak that is not finite")
+        maps = np.empty(stored.shape, np.float32) if out is None else out
+        maps[...] = self.codes(stored)
+        return maps
 
     def codes(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """See `Codec.codes`: the values are their own codes."""
+        if not np.isfinite(stored).all():
+            raise StoreFormatError(f"codec {self.name}: a value that is not finite")
         return stored
 
     def to_json(self) -> dict[str, Any]:
@@ -191,7 +195,7 @@ def codec_from_name(name: str, floor: float = DEFAULT_FLOOR) -> Codec:
 def codec_from_json(description: Mapping[str, Any]) -> Codec:
     """The codec that a manifest describes; `StoreFormatError` if this version does not know it."""
     name, version = description.get("name"), description.get("version")
-    if version != 1 or name not in ("root4", "float16", "float32"):
+    if type(version) is not int or version != 1 or name not in ("root4", "float16", "float32"):
         raise StoreFormatError(f"unknown codec {name!r} version {version!r}: a newer program wrote this store; upgrade")
     floor, levels = description.get("floor"), description.get("levels")
     if not isinstance(floor, float) or (name == "root4" and type(levels) is not int):

@@ -97,10 +97,11 @@ def _cast(path: str, values: Any, dtype: str, shape: tuple[int | str, ...], spec
     expected = (rows, *spec.row_shape(shape))
     if column.shape != expected or column.dtype.kind not in "biuf":
         raise StoreError(f"{path}: {column.dtype} {column.shape} was given, {dtype} {expected} is needed")
-    cast = np.ascontiguousarray(column, dtype)
+    with np.errstate(all="ignore"):  # what does not fit is found below
+        cast = np.ascontiguousarray(column, dtype)
     if column.dtype.kind != "f" and not (cast == column).all():
         raise StoreError(f"{path}: a value does not fit into {dtype}")
-    return cast
+    return _finite(path, cast)
 
 
 def _numeric(path: str, values: Any) -> Column:
@@ -109,7 +110,14 @@ def _numeric(path: str, values: Any) -> Column:
     dtype = {"b": "|u1", "i": "<i8", "u": "<u8", "f": "<f8"}.get(column.dtype.kind)
     if dtype is None:
         raise StoreError(f"{path}: {column.dtype} cannot be stored; further columns must be numbers")
-    return np.ascontiguousarray(column, dtype)
+    return _finite(path, np.ascontiguousarray(column, dtype))
+
+
+def _finite(path: str, column: Column) -> Column:
+    if column.dtype.kind == "f" and not np.isfinite(column).all():
+        row = int(np.argwhere(~np.isfinite(column))[0][0])
+        raise StoreError(f"{path}: row {row} is {column[row]}, but only finite numbers can be stored")
+    return column
 
 
 def _rows(path: str, column: Column, rows: int) -> Column:

@@ -4,7 +4,6 @@ The library is open only while the structure is looked at: no handle outlives a 
 global lock is not held while records are read.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import compress
+from cache.document import parse_document
 from cache.errors import StoreError, StoreFormatError
 from cache.files import Files
 from cache.layout import Extent
@@ -22,6 +22,8 @@ from cache.spec import FORMAT_NAME, Columns, StoreSpec, check_encoding
 
 CODES = "heatmaps/codes"
 FRAMES = "frames/data"
+SUPERBLOCK = 8  # where the version of the superblock stands
+CHECKSUMMED = 2  # the first version whose superblock, and the structures that come with it, carry checksums
 
 
 class Hdf5Layout:
@@ -36,10 +38,15 @@ class Hdf5Layout:
 
     def manifest(self) -> Any:
         """See `Layout.manifest`."""
+        if self.files.read("", 0, SUPERBLOCK + 1)[SUPERBLOCK] < CHECKSUMMED:
+            raise StoreFormatError(
+                f"{self.files.root}: of a version of HDF5's format without checksums of its structure; copy it with "
+                "`h5repack --low=v110`"
+            )
         with self._session() as file:
             if _text(file.attrs.get("encoding-type")) != FORMAT_NAME:
                 raise StoreFormatError(f"{self.files.root}: an HDF5 file, but not a {FORMAT_NAME} store")
-            return json.loads(_text(file.attrs.get("manifest")))
+            return parse_document(_text(file.attrs.get("manifest")), str(self.files.root))
 
     def check(self, spec: StoreSpec, columns: Columns) -> dict[str, Extent]:
         """See `Layout.check`."""

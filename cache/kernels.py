@@ -61,7 +61,10 @@ def fill_tables(peaks: Array, floor: float, levels: int, tables: Array) -> None:
 
 @njit(nogil=True, cache=True)
 def decode_root(residuals: Array, peaks: Array, floor: float, levels: int, maps: Array) -> bool:
-    """Write the values of `residuals` (C, H, W) uint8 into `maps` (C, H, W) float32; False: one cannot be."""
+    """Write the values of `residuals` (C, H, W) uint8 into `maps` (C, H, W) float32; False: one cannot be.
+
+    Most rows differ in nothing from the row above, and most are all below the floor: those cost next to nothing.
+    """
     count, height, width = residuals.shape
     values = np.full(256, np.nan, np.float32)
     codes = np.empty(width, np.uint8)
@@ -69,21 +72,35 @@ def decode_root(residuals: Array, peaks: Array, floor: float, levels: int, maps:
     for c in range(count):
         _fill_values(peaks[c], floor, levels, values[: levels + 1])
         codes[:] = 0
+        above_floor = np.uint8(0)  # in this row: the bits of all codes
         for y in range(height):
-            step = np.uint8(0)
+            differs = np.uint8(0)
             for x in range(width):
-                step = np.uint8(step + residuals[c, y, x])
-                codes[x] = np.uint8(codes[x] + step)
-            for x in range(width):
-                maps[c, y, x] = values[codes[x]]
-                largest = max(largest, codes[x])
+                differs |= residuals[c, y, x]
+            if differs:
+                step = above_floor = np.uint8(0)
+                for x in range(width):
+                    step = np.uint8(step + residuals[c, y, x])
+                    codes[x] = np.uint8(codes[x] + step)
+                for x in range(width):
+                    above_floor |= codes[x]
+                    largest = max(largest, codes[x])
+            if above_floor:
+                for x in range(width):
+                    maps[c, y, x] = values[codes[x]]
+            else:
+                maps[c, y, :] = 0
     return bool(largest <= levels and np.isfinite(peaks).all())
 
 
 @njit(nogil=True, cache=True)
-def undo_differences(residuals: Array, codes: Array) -> None:
-    """The `codes` (C, H, W) uint8 of `residuals` (C, H, W): cumulative sums along both axes, modulo 256."""
+def undo_differences(residuals: Array, codes: Array) -> int:
+    """Write the `codes` (C, H, W) uint8 of `residuals` (C, H, W): cumulative sums along both axes, modulo 256.
+
+    Returns the largest code.
+    """
     count, height, width = residuals.shape
+    largest = np.uint8(0)
     for c in range(count):
         for y in range(height):
             step = np.uint8(0)
@@ -93,6 +110,9 @@ def undo_differences(residuals: Array, codes: Array) -> None:
             if y:
                 for x in range(width):
                     codes[c, y, x] += codes[c, y - 1, x]
+            for x in range(width):
+                largest = max(largest, codes[c, y, x])
+    return int(largest)
 
 
 @njit(nogil=True, cache=True)

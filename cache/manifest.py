@@ -12,10 +12,14 @@ content_sha256      one hash of all logical content: equal for equal stores of e
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
+from cache.document import parse_document
 from cache.errors import StoreError, StoreFormatError
 from cache.spec import (
     FORMAT_NAME,
@@ -23,6 +27,7 @@ from cache.spec import (
     FRAME_BYTES_COLUMNS,
     GROUND_TRUTH_COLUMNS,
     INSTANCE_COLUMNS,
+    MAX_ROWS,
     RECORD_COLUMNS,
     SHARD_DIGESTS,
     Columns,
@@ -39,6 +44,7 @@ _VALID: dict[str, Callable[[Any], bool]] = {
     "teacher_metrics": lambda value: value is None or isinstance(value, Mapping),
     "content_sha256": lambda value: isinstance(value, str),
 }
+MAX_ROW_BYTES = 1 << 16  # of a column; keypoints of 133 joints have 1,596
 _DTYPES = ("|u1", "<u4", "<u8", "<i4", "<i8", "<f4", "<f8")
 _COLUMN_PATH = re.compile(r"(instances|ground_truth)/[a-z][a-z0-9_]{0,63}")
 
@@ -58,7 +64,7 @@ def check_manifest(manifest: Any, where: str) -> tuple[StoreSpec, Columns]:
     if not isinstance(manifest, Mapping):
         raise StoreFormatError(f"{where}: no manifest")
     version = manifest.get("version")
-    if manifest.get("format") != FORMAT_NAME or version != FORMAT_VERSION:
+    if manifest.get("format") != FORMAT_NAME or type(version) is not int or version != FORMAT_VERSION:
         raise StoreFormatError(
             f"{where}: {manifest.get('format')!r} version {version!r}; this program reads {FORMAT_NAME!r} version "
             f"{FORMAT_VERSION}: upgrade it to read a newer store"
@@ -82,6 +88,8 @@ def _check_columns(spec: StoreSpec, declared: Any, where: str) -> Columns:
             raise StoreFormatError(f"{where}: the manifest declares no column {path}")
         found, sizes = columns[path]
         fits = len(sizes) == len(shape) and all(b in (a, -1) for a, b in zip(sizes, shape, strict=True))
+        if math.prod(sizes[1:]) * np.dtype(dtype).itemsize > MAX_ROW_BYTES or sizes[0] > MAX_ROWS:
+            raise StoreFormatError(f"{where}: column {path} has sizes {list(sizes)} beyond any annotation")
         if found != dtype or not fits:
             raise StoreFormatError(f"{where}: column {path} is {found} {list(sizes)}, expected {dtype} {list(shape)}")
     extra = set(columns) - set(fixed_columns(spec))
@@ -119,8 +127,8 @@ def _is_declaration(value: Any) -> bool:
 def plain_json(value: Any, what: str) -> Any:
     """`value` as JSON reads it back; `StoreError` if JSON cannot say it or it tells where the maker's files were."""
     try:
-        plain = json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
+        plain = parse_document(json.dumps(value, allow_nan=False), what)
+    except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"{what} must be made of JSON values (text, numbers, lists, mappings): {error}") from error
     private = [name for name, text in flatten(plain) if isinstance(text, str) and re.match(r"/\w|[A-Za-z]:\\", text)]
     if private:

@@ -18,7 +18,10 @@ FORMAT_VERSION = 1
 
 FRAME_CHUNK = 65536  # bytes of one inner Zarr chunk of the packed frames
 DEFAULT_FRAME_LIMIT = 262144  # bytes; 320x240 pixels never need more, and unused room costs nothing
-MAX_MAP_BYTES = 1 << 28  # a sane bound on one decoded record, so that a lying manifest cannot ask for all memory
+# Sane bounds, so that a lying manifest cannot ask for all memory.
+MAX_ROWS = 1 << 27  # instances, or annotations of the ground truth
+MAX_RECORD_BYTES = 1 << 28  # of the decoded maps of an instance, all views
+MAX_SLOTS = 1 << 20  # chunks of one shard, of codes or of frames
 
 Columns = Mapping[str, tuple[str, tuple[int, ...]]]  # path of a column -> its dtype and whole shape
 
@@ -74,9 +77,10 @@ class StoreSpec:
             object.__setattr__(self, "shard_instances", default_shard_instances(self.instances))
         for name in ("instances", "views", "joints", "height", "width", "shard_instances", "frame_limit"):
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value < 1 << 40:
-                raise StoreFormatError(f"spec: {name} must be a positive integer, not {value!r}")
-        if self.map_bytes > MAX_MAP_BYTES or self.shard_instances > 1 << 20 or self.frame_limit > 1 << 28:
+            if type(value) is not int or not 1 <= value <= MAX_ROWS:
+                raise StoreFormatError(f"spec: {name} must be a positive integer up to {MAX_ROWS}, not {value!r:.50}")
+        slots = max(self.shard_instances * self.views, self.shard_frame_bytes // FRAME_CHUNK)
+        if self.views * self.map_bytes > MAX_RECORD_BYTES or slots > MAX_SLOTS:
             raise StoreFormatError(f"spec: sizes beyond any pose heatmap: {self.to_json()}")
 
     @property

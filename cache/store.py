@@ -111,7 +111,10 @@ class Store:
                 raise StoreError(f"{self.path}: no column {path!r}; there are {sorted(self._columns)}")
             dtype, shape = self._columns[path]
             data = self._bytes(self._extents[path])
-            found = self._read[path] = np.frombuffer(data, dtype).reshape(shape)
+            found = np.frombuffer(data, dtype).reshape(shape)
+            if found.dtype.kind == "f" and not np.isfinite(found).all():
+                raise StoreFormatError(f"{self.path}: column {path} holds values that are not finite")
+            self._read[path] = found
         return found
 
     def heatmaps(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
@@ -136,7 +139,10 @@ class Store:
     def codes(self, index: int, view: int = 0) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
         """Codes (K, H, W) and peaks (K,) float32 of one view; the value of a code is in `codec.tables(peaks)`."""
         stored, peak = self.stored(index, view)
-        return self.codec.codes(stored), peak
+        try:
+            return self.codec.codes(stored), peak
+        except StoreFormatError as error:
+            raise self._damaged(index, f"view {view}", error) from error
 
     def stored(self, index: int, view: int = 0) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
         """One view as it is on disk, decompressed: (K, H, W) for `codec.decode` or `codec.codes`, and peaks (K,)."""

@@ -34,7 +34,10 @@ def verify_store(path: str | Path, progress: Callable[[int], object] = lambda do
     except StoreError as error:
         return [Problem(None, str(error))]
     problems = [Problem(None, f"{path}: no part of the store, or a link or device") for path in store.strangers()]
-    problems += _manifest(store)
+    try:
+        problems += _manifest(store)
+    except StoreError as error:
+        problems.append(Problem(None, str(error)))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for shard, found in enumerate(pool.map(lambda shard: list(_shard(store, shard)), range(store.spec.shards))):
             problems += found

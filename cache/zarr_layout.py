@@ -1,6 +1,5 @@
 """Finding the bytes of a store in Zarr form, without the zarr library: `zarr.json` documents and shard indices."""
 
-import json
 import math
 import os
 import stat
@@ -12,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import compress, zarr_format
-from cache.errors import StoreFormatError, StoreNotFoundError
+from cache.document import parse_document
+from cache.errors import StoreFormatError
 from cache.files import Files
 from cache.layout import MAX_DOCUMENT, Extent
 from cache.spec import FORMAT_NAME, FRAME_CHUNK, Columns, StoreSpec, check_encoding
@@ -132,12 +132,7 @@ class ZarrLayout:
                 )
 
     def _document(self, key: str) -> Mapping[str, Any]:
-        try:
-            found = json.loads(self.files.read_all(key, MAX_DOCUMENT))
-        except StoreNotFoundError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise StoreFormatError(f"{self.files.path(key)}: not a JSON document: {error}") from error
+        found = parse_document(self.files.read_all(key, MAX_DOCUMENT), str(self.files.path(key)))
         if not isinstance(found, Mapping):
             raise StoreFormatError(f"{self.files.path(key)}: not a JSON object")
         return found

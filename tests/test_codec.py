@@ -5,6 +5,7 @@ import pytest
 
 import cache
 from cache.codec import codec_from_json
+from tests import small_store
 from tests.small_store import blobs
 
 FLOOR = 0.003
@@ -182,3 +183,20 @@ def test_unknown_codecs_are_refused(name):
 def test_a_codec_of_a_newer_program_says_so():
     with pytest.raises(cache.StoreFormatError, match="upgrade"):
         codec_from_json({"name": "root8", "version": 1})
+
+
+def test_the_manifest_states_the_error_of_what_is_read_back(tmp_path):
+    """Mean and worst of all three divergences over the written maps, from the exact maps and the store's."""
+    store = small_store.make(tmp_path / "s.zarr", skip=(4,), codec=cache.RootCodec(levels=24))
+    nats = {"log_t1": [], "log_t4": [], "raw_t1": []}
+    for index, exact in enumerate(blobs(20, 2)):
+        if index == 4:
+            continue
+        for h, v in zip(exact.reshape(-1, *exact.shape[2:]), store.heatmaps([index]).reshape(-1, 12, 8), strict=True):
+            nats["log_t1"].append(kl(log_logits(h, h, 1), log_logits(h, v, 1)))
+            nats["log_t4"].append(kl(log_logits(h, h, 4), log_logits(h, v, 4)))
+            nats["raw_t1"].append(kl(h, v))
+    for kind, found in nats.items():
+        expected = {"mean": np.mean(found), "worst": np.max(found), "maps": 19 * 2 * 5}
+        assert store.manifest["codec_error"][kind] == pytest.approx(expected, rel=1e-4)
+        assert 0 < expected["mean"] < expected["worst"]

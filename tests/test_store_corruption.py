@@ -3,15 +3,17 @@
 import json
 import os
 import shutil
+import tracemalloc
 
 import h5py
 import numpy as np
 import pytest
 
 import cache
-from cache import integrity
+from cache import compress, integrity
+from cache.document import parse_document
 from cache.verify import verify_store
-from tests import small_store
+from tests import small_store, store_lies
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +153,8 @@ LIES = {
     "spec__instances ": (-1, "positive integer"),
     "spec__instances  ": (10**30, "positive integer"),
     "spec__joints": (17, "expected"),
-    "spec__height": (2**39, "beyond any pose heatmap"),
+    "spec__height": (2**26, "beyond any pose heatmap"),
+    "spec__instances   ": (2**40, "positive integer"),
     "spec__width": (13, "asks for"),
     "spec__views": ("2", "positive integer"),
     "spec__frames": (1, "must be true or false"),
@@ -174,8 +177,8 @@ LIES = {
     "columns__instances/bbox": (["<f8", [20, 5]], "expected <f8"),
     "columns__instances/bbox ": (["|O", [20, 4]], "expected <f8"),
     "columns__instances/../../../etc/passwd": (["|u1", [20]], "forbids"),
-    "columns__instances/huge": (["<f8", [20, 10**15]], "missing"),
-    "columns__ground_truth/annotation_id": (["<i8", [10**15]], "expected"),
+    "columns__instances/huge": (["<f8", [20, 10**15]], "beyond any annotation"),
+    "columns__ground_truth/annotation_id": (["<i8", [10**15]], "beyond any annotation"),
     "columns__integrity/written": (["|u1", [20, 1]], "expected"),
 }
 
@@ -262,8 +265,6 @@ def test_a_file_name_that_leads_out_of_its_folder_is_refused(tmp_path, monkeypat
 
 def test_a_decompression_bomb_costs_no_memory(zarr_path):
     """A chunk that would decode to 64 MiB is refused by the size that its record must have."""
-    from cache import compress
-
     bomb = compress.zstd_compress(np.zeros(1 << 26, np.uint8))
     with pytest.raises(cache.StoreFormatError, match="zstd"):
         compress.zstd_decompress(bomb, 480)
@@ -295,3 +296,194 @@ def _sound_or_refused(path, expected):
     same = maps == expected[0] and images == expected[1]
     same = same and all((columns[name] == expected[2][name]).all() for name in columns)
     assert same or verify_store(path)
+
+
+def test_sizes_that_would_make_memory_are_refused(zarr_path):
+    """A manifest of 2**28 instances whose columns are sparse files of the right size: no size contradicts it."""
+    count = 2**28
+    document = json.loads((zarr_path / "zarr.json").read_text())
+    manifest = document["attributes"]["manifest"]
+    manifest["spec"]["instances"] = count
+    for path, (dtype, shape) in manifest["columns"].items():
+        if path.startswith("ground_truth") or path in ("views/flip", "integrity/shard_sha256"):
+            continue
+        shape[0] = count
+        array = json.loads((zarr_path / path / "zarr.json").read_text())
+        array["shape"][0] = array["chunk_grid"]["configuration"]["chunk_shape"][0] = count
+        (zarr_path / path / "zarr.json").write_text(json.dumps(array))
+        os.truncate(zarr_path / path / "c" / "/".join("0" * len(shape)), np.prod(shape) * np.dtype(dtype).itemsize)
+    (zarr_path / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(cache.StoreFormatError, match="instances must be a positive integer up to"):
+        cache.open_store(zarr_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1, "a": 1}',
+        '{"a": NaN}',
+        '{"a": -Infinity}',
+        '{"a": 1e999}',
+        '{"a": "\\ud800"}',
+        b'{"a": "\xff"}',
+        b"[1]\0",
+    ],
+)
+def test_json_that_parsers_read_differently_is_refused(text):
+    with pytest.raises(cache.StoreFormatError, match="here: not a JSON document"):
+        parse_document(text, "here")
+
+
+@pytest.mark.parametrize("depth", [40, 900, 100_000])
+def test_deep_nesting_is_refused(depth):
+    with pytest.raises(cache.StoreFormatError, match="not a JSON document"):
+        parse_document("[" * depth + "]" * depth, "here")
+    assert parse_document("[" * 30 + "]" * 30, "here")
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("path", ["frames/affine", "views/affine", "instances/bbox", "ground_truth/keypoints"])
+def test_a_column_that_is_not_finite_is_refused_under_right_checksums(tmp_path, suffix, value, path):
+    def lie(column):
+        return np.where(np.arange(column.size).reshape(column.shape) == 7, value, column).astype(column.dtype)
+
+    store_lies.forge(tmp_path / f"s{suffix}", {path: lie})
+    with pytest.raises(cache.StoreFormatError, match=f"column {path} holds values that are not finite"):
+        cache.open_store(tmp_path / f"s{suffix}").column(path)
+    assert [problem.what for problem in verify_store(tmp_path / f"s{suffix}")]
+
+
+@pytest.mark.parametrize("codec", [cache.FloatCodec("float16"), cache.FloatCodec()])
+@pytest.mark.parametrize("part", ["stored", "peak"])
+def test_maps_that_are_not_finite_are_refused_under_right_checksums(tmp_path, codec, part):
+    def lie(encoded):
+        changed = getattr(encoded, part).copy()
+        changed.reshape(-1)[1] = np.nan
+        return encoded._replace(**{part: changed})
+
+    store_lies.forge(tmp_path / "s.zarr", record=lie, codec=codec)
+    with pytest.raises(cache.StoreFormatError, match=r"instance 0 \(annotation 100\), view 0: .* not finite"):
+        cache.open_store(tmp_path / "s.zarr").heatmap(0)
+    assert verify_store(tmp_path / "s.zarr")
+
+
+def test_codes_beyond_the_table_are_refused_wherever_they_are_read(tmp_path):
+    """Whoever looks values up in `codec.tables` would read past their end."""
+
+    def lie(encoded):
+        stored = np.zeros_like(encoded.stored)
+        stored[0, 0, 0, 0] = 200
+        return encoded._replace(stored=stored)
+
+    store_lies.forge(tmp_path / "s.zarr", record=lie)
+    store = cache.open_store(tmp_path / "s.zarr")
+    for read in (store.codes, store.heatmap):
+        with pytest.raises(cache.StoreFormatError, match="above 127"):
+            read(0)
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_a_frame_size_that_wraps_around_is_refused(tmp_path, suffix):
+    """Offset + nbytes beyond 2**64 must not come back to the beginning."""
+    for path, value in (("frames/offset", 2**64 - 8), ("frames/nbytes", 2**32 - 1), ("frames/nbytes", 0)):
+
+        def lie(column, value=value):
+            return np.where(np.arange(len(column)) == 3, column.dtype.type(value), column)
+
+        store_lies.forge(tmp_path / f"s{suffix}", {path: lie})
+        with pytest.raises(cache.StoreFormatError, match="instance 3"):
+            cache.open_store(tmp_path / f"s{suffix}").frame(3)
+
+
+BOMBS = {
+    "zeros": lambda data: compress.zstd_compress(np.zeros(1 << 28, np.uint8)),
+    "declared size": lambda data: b"\x28\xb5\x2f\xfd\xe0" + b"\xff" * 7 + b"\x7f" + data[6:],
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_chunk_that_inflates_to_gigabytes_is_refused_in_little_memory(tmp_path, bomb):
+    store_lies.forge(tmp_path / "s.zarr", squeeze=BOMBS[bomb])
+    store = cache.open_store(tmp_path / "s.zarr")
+    tracemalloc.start()
+    with pytest.raises(cache.StoreFormatError, match="instance 0"):
+        store.heatmap(0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def change_hdf5(path, change):
+    with h5py.File(path, "r+") as file:
+        name = "instances/bbox"
+        kept, attributes = file[name][...], dict(file[name].attrs)
+        del file[name]
+        change(file, name, kept)
+        hard = isinstance(file.get(name, getlink=True), h5py.HardLink)
+        if hard and file.get(name, getclass=True) is h5py.Dataset:
+            file[name].attrs.update(attributes)
+
+
+def _virtual(file, name, kept):
+    layout = h5py.VirtualLayout(kept.shape, kept.dtype)
+    layout[...] = h5py.VirtualSource(".", "ground_truth/bbox", kept.shape)
+    file.create_virtual_dataset(name, layout)
+
+
+def _variable(file, name, kept):
+    file.create_dataset(name, kept.shape, h5py.vlen_dtype("f8"))
+
+
+HDF5 = {
+    "soft link": (lambda file, name, kept: file.__setitem__(name, h5py.SoftLink("/ground_truth/bbox")), "link"),
+    "link to itself": (lambda file, name, kept: file.__setitem__(name, h5py.SoftLink("/" + name)), "link"),
+    "group": (lambda file, name, kept: file.create_group(name), "not a dataset"),
+    "cycle": (lambda file, name, kept: file.__setitem__(name, file["/"]), "not a dataset"),
+    "virtual": (_virtual, "not a dataset of this file"),
+    "external storage": (
+        lambda file, name, kept: file.create_dataset(name, kept.shape, "f8", external=[("/etc/passwd", 0, 640)]),
+        "not a dataset of this file",
+    ),
+    "variable length": (_variable, "asks for"),
+    "text": (lambda file, name, kept: file.create_dataset(name, kept.shape, h5py.string_dtype()), "asks for"),
+    "references": (lambda file, name, kept: file.create_dataset(name, kept.shape, h5py.ref_dtype), "asks for"),
+    "big-endian": (lambda file, name, kept: file.create_dataset(name, data=kept.astype(">f8")), "asks for"),
+    "chunked": (lambda file, name, kept: file.create_dataset(name, data=kept, chunks=True), "contiguous"),
+    "huge": (lambda file, name, kept: file.create_dataset(name, (2**40, 4), "f8"), "asks for"),
+    "never allocated": (lambda file, name, kept: file.create_dataset(name, kept.shape, "f8"), "contiguous"),
+}
+
+
+@pytest.mark.parametrize("attack", HDF5)
+def test_a_dataset_that_the_format_forbids_is_refused(hdf5_path, attack):
+    change, message = HDF5[attack]
+    change_hdf5(hdf5_path, change)
+    with pytest.raises(cache.StoreFormatError, match=message):
+        cache.open_store(hdf5_path)
+
+
+def test_a_dataset_that_is_another_one_is_found(hdf5_path):
+    """A second hard link passes for a dataset of the right shape; its content is not what was written."""
+    with h5py.File(hdf5_path, "r+") as file:
+        del file["instances/area"]
+        file["instances/area"] = file["instances/score"]
+    assert any("content hash" in problem.what for problem in verify_store(hdf5_path))
+
+
+def test_a_filter_that_a_chunk_skips_is_refused(hdf5_path):
+    with h5py.File(hdf5_path, "r+") as file:
+        codes = file["heatmaps/codes"]
+        codes.id.write_direct_chunk((3, 0, 0, 0, 0), codes[3, 0].tobytes(), filter_mask=1)
+    with pytest.raises(cache.StoreFormatError, match=r"chunk .* is damaged"):
+        cache.open_store(hdf5_path).heatmap(0)
+
+
+def test_hdf5_without_checksums_of_its_structure_is_refused(hdf5_path, tmp_path):
+    old = tmp_path / "old.h5"
+    with h5py.File(hdf5_path) as file, h5py.File(old, "w", libver="earliest") as copy:
+        for name in file:
+            file.copy(name, copy)
+        copy.attrs.update(file.attrs)
+    with pytest.raises(cache.StoreFormatError, match="h5repack"):
+        cache.open_store(old)
