@@ -1,0 +1,118 @@
+"""The files of a remote store as a layout reads them: in blocks that are fetched once and kept on this machine."""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
+
+from cache.blocks import BlockFolder
+from cache.errors import StoreFormatError, StoreNotFoundError
+from cache.file_list import FileList
+from cache.location import Location
+from cache.range_file import RangeFile
+from cache.remote import Remote, Stat
+
+BLOCK = 1 << 20  # bytes: some 50 to 100 records of a view, and little beside the time that a request takes
+_PREFETCHED_AT_ONCE = 16
+
+
+class RemoteFiles:
+    """See `cache.files.ReadableFiles`. `listed` are the sizes and digests that are known already."""
+
+    def __init__(self, remote: Remote, blocks: BlockFolder, listed: FileList | None = None) -> None:
+        self.remote, self.blocks, self.listed = remote, blocks, listed
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self._stats: dict[str, Stat] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"remote": self.remote, "blocks": self.blocks, "listed": self.listed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def root(self) -> Location:
+        """See `ReadableFiles.root`."""
+        return self.remote.root
+
+    def path(self, key: str) -> Location:
+        """See `ReadableFiles.path`."""
+        return self.root / key
+
+    def size(self, key: str) -> int:
+        """See `ReadableFiles.size`."""
+        return self._stat(key).size
+
+    def read(self, key: str, offset: int, nbytes: int) -> bytes:
+        """See `ReadableFiles.read`; whole blocks are fetched and kept, unless nothing may be kept."""
+        stat = self._stat(key)
+        if offset < 0 or nbytes < 0 or offset + nbytes > stat.size:
+            raise StoreFormatError(
+                f"{self.path(key)}: truncated: {nbytes} bytes wanted at {offset}, the file has {stat.size}"
+            )
+        if not self.blocks.limit:
+            return self.remote.fetch(key, offset, nbytes, stat.size)
+        parts, position, end = [], offset, offset + nbytes
+        while position < end:
+            number, start = divmod(position, BLOCK)
+            parts.append(self._block(key, stat, number, start, min(BLOCK - start, end - position)))
+            position += len(parts[-1])
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read_all(self, key: str, limit: int) -> bytes:
+        """See `ReadableFiles.read_all`."""
+        size = self.size(key)
+        if size > limit:
+            raise StoreFormatError(f"{self.path(key)}: {size} bytes, more than the {limit} that make sense")
+        return self.read(key, 0, size)
+
+    def listing(self) -> Iterator[tuple[str, bool]]:
+        """See `ReadableFiles.listing`."""
+        return ((key, True) for key in self.remote.listing())
+
+    @contextmanager
+    def source(self) -> Iterator[BinaryIO]:
+        """See `ReadableFiles.source`."""
+        file = RangeFile(self, "")
+        try:
+            yield cast("BinaryIO", file)
+        except Exception as error:
+            raise file.failure or error from None
+
+    def prefetch(self, keys: Iterable[str]) -> None:
+        """Fetch small files at once rather than one after the other."""
+        if self.blocks.limit:
+            with ThreadPoolExecutor(_PREFETCHED_AT_ONCE) as pool:
+                list(pool.map(lambda key: self.read(key, 0, min(BLOCK, self.size(key))), keys))
+
+    def _block(self, key: str, stat: Stat, number: int, start: int, nbytes: int) -> bytes:
+        first = number * BLOCK
+        fetched = min(BLOCK, stat.size - first)
+        name = hashlib.sha256(f"{stat.identity} {stat.size} {number}".encode()).hexdigest()[:40]
+        return self.blocks.read(name, start, nbytes, lambda: self.remote.fetch(key, first, fetched, stat.size))
+
+    def _stat(self, key: str) -> Stat:
+        """Size and identity of a file, from the list or from the server, asked once a process."""
+        if self.listed is not None:
+            entry = self.listed.files.get(key)
+            if entry is None:
+                raise StoreNotFoundError(f"{self.path(key)}: missing; the store is incomplete or damaged")
+            return Stat(entry.size, entry.sha256)
+        if self._pid != os.getpid():
+            self._forget()
+        found = self._stats.get(key)
+        if found is None:
+            found = self.remote.stat(key)
+            if found is None:
+                raise StoreNotFoundError(f"{self.path(key)}: missing; the store is incomplete or damaged")
+            found = Stat(
+                found.size, f"{self.path(key).secret_url.partition('?')[0]} {found.identity or secrets.token_hex(8)}"
+            )
+            self._stats[key] = found
+        return found
