@@ -30,6 +30,7 @@ class ZipFiles:
     def __init__(self, archive: ReadableFiles) -> None:
         self.archive = archive
         self._members = _members(archive)
+        self._starts: dict[str, int] = {}
 
     @property
     def root(self) -> Place:
@@ -74,11 +75,14 @@ class ZipFiles:
         if member is None:
             raise StoreNotFoundError(f"{self.path(key)}: not in the archive; it is incomplete or no archive of a store")
         header, size, end = member
+        if key in self._starts:
+            return self._starts[key], size
         signature, name, extra = _HEADER.unpack(self.archive.read("", header, _HEADER.size))
         start = header + _HEADER.size + name + extra
         found = self.archive.read("", header + _HEADER.size, name)
         if signature != SIGNATURE or found != key.encode() or start + size > end:
             raise StoreFormatError(f"{self.path(key)}: the archive's directory and the member's header disagree")
+        self._starts[key] = start
         return start, size
 
 
