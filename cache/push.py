@@ -70,11 +70,10 @@ def _upload(place: Location, parts: Parts, overwrite: bool) -> None:
     if theirs != parts.listed:
         _make_way(remote, theirs, root, overwrite)
         beside.put("", _listed(parts).to_bytes())
-    files = _listed(parts).files
+    files, there = _listed(parts).files, remote.listing()
 
     def upload(key: str) -> None:
-        there = remote.stat(key)
-        if there is None or there.size != files[key].size:
+        if there.get(key) != files[key].size:
             remote.put(key, _path(parts, key))
 
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
@@ -84,16 +83,19 @@ def _upload(place: Location, parts: Parts, overwrite: bool) -> None:
 
 def _make_way(remote: Remote, theirs: FileList | None, root: str, overwrite: bool) -> None:
     """Refuse to touch another store, or remove its files, the one that makes it a store first."""
-    present = remote.stat(root) is not None
+    there = remote.listing()
+    present = root in there
     if not (present or theirs):
         return
     if not overwrite:
         state = "another store" if present else "an unfinished push of another store"
         raise StoreError(f"{remote.root}: {state} is there; replace it with --overwrite")
     old = theirs.files if theirs else open_store(remote.root, local_bytes=0).file_keys()
-    remote.delete(root)
-    for key in old:
-        remote.delete(key)
+    gone = there.keys() & set(old)
+    if present:
+        remote.delete(root)
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        list(pool.map(remote.delete, gone - {root}))
 
 
 def _commit(place: Location, parts: Parts, overwrite: bool) -> None:

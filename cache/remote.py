@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -82,16 +82,17 @@ class Remote:
             raise StoreFormatError(f"{self.root / key}: {found.size} bytes, more than the {limit} that make sense")
         return self.fetch(key, 0, found.size, found.size)
 
-    def listing(self) -> Iterator[str]:
-        """The keys below the root; none where the server cannot list (HTTP)."""
+    def listing(self) -> dict[str, int]:
+        """Key -> size of what is at and below the root; nothing where the server cannot list (HTTP)."""
         if self.root.scheme in ("http", "https"):
-            return iter(())
+            return {}
 
-        def once(fs: Any, path: str) -> list[str]:
+        def once(fs: Any, path: str) -> dict[str, int]:
             base = fs._strip_protocol(path).rstrip("/")
-            return [name[len(base) + 1 :] for name in fs.find(path) if name.startswith(base + "/")]
+            found = fs.find(path, detail=True).items()
+            return {name[len(base) + 1 :]: info["size"] for name, info in found if (name + "/").startswith(base + "/")}
 
-        return iter(self._try("", "be listed", once))
+        return self._try("", "be listed", once)
 
     def put(self, key: str, content: Path | bytes) -> None:
         """Upload a file, which appears whole."""
@@ -105,9 +106,8 @@ class Remote:
         self._try(key, "be written", once)
 
     def delete(self, key: str) -> None:
-        """Delete a file, if it is there."""
-        if self.stat(key) is not None:
-            self._try(key, "be deleted", lambda fs, path: fs.rm_file(path))
+        """Delete a file that is there."""
+        self._try(key, "be deleted", lambda fs, path: fs.rm_file(path))
 
     def commit(self, folder: Any, operations: list[Any], message: str) -> None:
         """One commit to the Hub's repository of `folder`, a resolved path."""

@@ -74,7 +74,7 @@ class RemoteFiles:
 
     def listing(self) -> Iterator[tuple[str, bool]]:
         """See `ReadableFiles.listing`."""
-        return ((key, True) for key in self.remote.listing())
+        return ((key, True) for key in self.remote.listing() if key)
 
     @contextmanager
     def source(self) -> Iterator[BinaryIO]:

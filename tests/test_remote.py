@@ -41,6 +41,12 @@ def server(folder, monkeypatch):
         yield server
 
 
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch, tmp_path):
+    """No test touches the user's own folder of blocks."""
+    monkeypatch.setenv("POSE_TEACHER_CACHE_DIR", str(tmp_path / "default"))
+
+
 @pytest.fixture(params=["s.zarr", "s.h5", "s.zip", "pushed.zarr"])
 def name(request):
     return request.param
@@ -292,3 +298,18 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(fsspec, "filesystem", missing)
     with pytest.raises(cache.StoreError, match=r"pip install 'pose-teacher-cache\[share\]'"):
         cache.open_store("s3://bucket/s.zarr")
+
+
+def test_the_trainer_streams_a_store(tmp_path, capsys):
+    """The commands of `train` take a URL where they take a path, and measure the same."""
+    from tests import people_store
+    from train.__main__ import main
+
+    people_store.make_store(tmp_path / "p.zarr", 6)
+    with RangeServer(tmp_path).running() as server:
+        found = []
+        for store in (str(tmp_path / "p.zarr"), f"http://me:secret@127.0.0.1:{server.port}/p.zarr"):
+            main(["evaluate", "--store", store, "--teacher", "--out", str(tmp_path / "m.json")])
+            found.append((tmp_path / "m.json").read_text())
+    assert found[0] == found[1]
+    assert "secret" not in capsys.readouterr().out
