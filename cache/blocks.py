@@ -79,9 +79,9 @@ class BlockFolder:
 
     def _held(self, name: str, offset: int, nbytes: int) -> bytes | None:
         """The range, if the block is here and sound; its checksum is looked at once a process."""
-        path, now = self._path(name), time.monotonic()
+        now = time.monotonic()
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            handle = os.open(f"{self.folder}/{name[:2]}/{name[2:]}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         try:

@@ -29,6 +29,7 @@ class RemoteFiles:
     def _forget(self) -> None:
         self._pid = os.getpid()
         self._stats: dict[str, Stat] = {}
+        self._names: dict[tuple[str, int], str] = {}  # of blocks
 
     def __getstate__(self) -> dict[str, Any]:
         return {"remote": self.remote, "blocks": self.blocks, "listed": self.listed}
@@ -94,25 +95,33 @@ class RemoteFiles:
     def _block(self, key: str, stat: Stat, number: int, start: int, nbytes: int) -> bytes:
         first = number * BLOCK
         fetched = min(BLOCK, stat.size - first)
-        name = hashlib.sha256(f"{stat.identity} {stat.size} {number}".encode()).hexdigest()[:40]
+        name = self._names.get((key, number))
+        if name is None:
+            text = f"{stat.identity} {stat.size} {number}"
+            name = self._names[key, number] = hashlib.sha256(text.encode()).hexdigest()[:40]
         return self.blocks.read(name, start, nbytes, lambda: self.remote.fetch(key, first, fetched, stat.size))
 
     def _stat(self, key: str) -> Stat:
         """Size and identity of a file, from the list or from the server, asked once a process."""
-        if self.listed is not None:
-            entry = self.listed.files.get(key)
-            if entry is None:
-                raise StoreNotFoundError(f"{self.path(key)}: missing; the store is incomplete or damaged")
-            return Stat(entry.size, entry.sha256)
         if self._pid != os.getpid():
             self._forget()
         found = self._stats.get(key)
         if found is None:
-            found = self.remote.stat(key)
-            if found is None:
-                raise StoreNotFoundError(f"{self.path(key)}: missing; the store is incomplete or damaged")
-            found = Stat(
-                found.size, f"{self.path(key).secret_url.partition('?')[0]} {found.identity or secrets.token_hex(8)}"
-            )
-            self._stats[key] = found
+            found = self._stats[key] = self._listed(key) if self.listed else self._asked(key)
         return found
+
+    def _listed(self, key: str) -> Stat:
+        entry = self.listed.files.get(key) if self.listed else None
+        if entry is None:
+            raise self._missing(key)
+        return Stat(entry.size, entry.sha256)
+
+    def _asked(self, key: str) -> Stat:
+        found = self.remote.stat(key)
+        if found is None:
+            raise self._missing(key)
+        version = found.identity or secrets.token_hex(8)  # without any, no block outlives this process
+        return Stat(found.size, f"{self.path(key).secret_url.partition('?')[0]} {version}")
+
+    def _missing(self, key: str) -> StoreNotFoundError:
+        return StoreNotFoundError(f"{self.path(key)}: missing; the store is incomplete or damaged")
