@@ -7,6 +7,11 @@ python -m cache diff    coco_val.zarr coco_val.h5  # the same content? exit 1 an
 python -m cache diff    exact.zarr coded.zarr --within-codec-error   # or as much the same as the codecs allow?
 python -m cache convert coco_val.zarr coco_val.h5  # the other form, the same content hash
 python -m cache convert exact.zarr small.h5 --codec root4:64         # another codec, its error measured and stated
+python -m cache push    coco_val.zarr s3://team/coco/    # for the others; docs/sharing.md
+python -m cache pull    s3://team/coco/coco_val.zarr .   # from the others; goes on where it was interrupted
+python -m cache pack    coco_val.zarr coco_val.zip       # one file, which opens as it is; unpack takes it apart
+
+A PATH may also be a URL: http(s)://, s3://, hf://datasets/...
 """
 
 import argparse
@@ -14,9 +19,11 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cache.errors import StoreError
+from cache.location import redact
 
 LISTED = 20  # problems printed for a person; --json has all
 
@@ -67,7 +74,26 @@ def _parser() -> argparse.ArgumentParser:
                 help="exit 0 also if the maps differ by no more than both codecs' stated errors explain",
             )
         command.set_defaults(run=run)
+    _add_sharing(commands)
     return parser
+
+
+def _add_sharing(commands: Any) -> None:
+    """The commands that copy a store; all of them go on where they were interrupted, or begin anew."""
+    for name, run, paths, text in (
+        ("push", _push, ["STORE", "URL"], "copy a store to a folder, s3:// or hf:// URL, whole or not at all"),
+        ("pull", _pull, ["URL", "STORE"], "copy a store from a folder or URL, checked, whole or not at all"),
+        ("pack", _pack, ["STORE", "ARCHIVE"], "write a Zarr store as one .zip file, which opens as it is"),
+        ("unpack", _pull, ["ARCHIVE", "STORE"], "write an archive as a .zarr directory again"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        for path in paths:
+            command.add_argument("src" if path == paths[0] else "dst", metavar=path)
+        command.add_argument("--overwrite", action="store_true", help=f"replace {paths[1]}, if it is a store")
+        if name == "pull":
+            command.add_argument("--split", metavar="NAME", help="URL is a folder of stores: take NAME.zarr or .h5")
+            command.add_argument("--limit", metavar="N", type=int, help="the first N instances, a store of its own")
+        command.set_defaults(run=run, split=None, limit=None)
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -88,7 +114,7 @@ def _verify(options: argparse.Namespace) -> int:
         print(json.dumps({**report(problems), **staged}, indent=1))
     else:
         if not problems:
-            print(f"{options.path}: sound: every record, hash and entry of the manifest")
+            print(f"{redact(options.path)}: sound: every record, hash and entry of the manifest")
         _list([problem.what for problem in problems])
         if staged:
             print(REPAIR.format(**staged))
@@ -120,7 +146,7 @@ def _diff(options: argparse.Namespace) -> int:
         print(json.dumps(found, indent=1))
     else:
         columns = [f"column {path}: {change}" for path, change in found["columns"].items()]
-        print(f"{options.a}, {options.b}: {verdict(found)}")
+        print(f"{redact(options.a)}, {redact(options.b)}: {verdict(found)}")
         _list([*_compared(found), *_grouped(found["manifest"]), *columns])
     return 0 if found["identical"] or (options.within_codec_error and found["within_codec_error"]) else 1
 
@@ -179,6 +205,49 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
+def _push(options: argparse.Namespace) -> int:
+    from cache.push import push_store
+
+    with _progress("push", "B") as progress:
+        place = push_store(options.src, options.dst, overwrite=options.overwrite, progress=progress)
+    print(place)
+    return 0
+
+
+def _pull(options: argparse.Namespace) -> int:
+    from cache.location import locate
+    from cache.part import pull_part
+    from cache.pull import find_split, pull_store
+    from cache.target import FORMS
+
+    source = locate(options.src)
+    if options.split:
+        source = find_split(source, options.split)
+    target, name = Path(options.dst), source.name
+    if options.command == "unpack":
+        name = name.removesuffix(".zip").removesuffix(".zarr") + ".zarr"
+    if target.suffix not in (*FORMS, ".zip"):
+        target = target / name
+    with _progress("pull", "B" if options.limit is None else " instances") as progress:
+        if options.limit is None:
+            path = pull_store(source, target, overwrite=options.overwrite, progress=progress)
+        else:
+            path = pull_part(source, target, options.limit, overwrite=options.overwrite, progress=progress)
+    print(path)
+    return 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from cache.pack import FAT32_LIMIT, pack_store
+
+    with _progress("pack", "B") as progress:
+        path = pack_store(options.src, options.dst, overwrite=options.overwrite, progress=progress)
+    print(path)
+    if path.stat().st_size > FAT32_LIMIT:
+        print(f"{path}: larger than 4 GiB, which a FAT32 disk cannot hold; exFAT can", file=sys.stderr)
+    return 0
+
+
 def _list(lines: Sequence[str]) -> None:
     """A line each, up to a screenful."""
     for line in lines[:LISTED]:
@@ -188,11 +257,11 @@ def _list(lines: Sequence[str]) -> None:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int], Any]]:
+def _progress(what: str, unit: str = " instances") -> Iterator[Callable[[int], Any]]:
     """A bar on a terminal, nothing elsewhere."""
     from tqdm import tqdm
 
-    with tqdm(desc=what, unit=" instances", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(desc=what, unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty()) as bar:
         yield bar.update
 
 

@@ -1,20 +1,53 @@
 """Reading byte ranges of a store's files: by position, safe over threads and forks, with few files open at once.
 
-Ranges are read with `pread` into memory of their own rather than mapped: reading at random through a large store
-then leaves the process as small as it was, and a file that shrinks is an error instead of a crash.
+`ReadableFiles` is what a layout asks of the files it reads; `Files` are those of this machine. Ranges are read with
+`pread` into memory of their own rather than mapped: reading at random through a large store then leaves the process
+as small as it was, and a file that shrinks is an error instead of a crash.
 """
 
 import os
 import stat
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 from cache.errors import StoreFormatError, StoreNotFoundError
+from cache.location import Place
 
 MAX_OPEN_FILES = 512
+
+
+class ReadableFiles(Protocol):
+    """Files named by keys, relative to `root`; the key of a store that is one file is empty.
+
+    Safe over threads and forks, and may be pickled. Failures are `StoreError`s that name file and range.
+    """
+
+    @property
+    def root(self) -> Place:
+        """Where the store is."""
+
+    def read(self, key: str, offset: int, nbytes: int) -> bytes:
+        """Exactly `nbytes` bytes of file `key` from `offset`; `StoreFormatError` if it ends before."""
+
+    def read_all(self, key: str, limit: int) -> bytes:
+        """The whole file `key`, which must not have more than `limit` bytes."""
+
+    def size(self, key: str) -> int:
+        """The size of file `key` in bytes."""
+
+    def path(self, key: str) -> Place:
+        """Where file `key` is."""
+
+    def listing(self) -> Iterator[tuple[str, bool]]:
+        """Whatever lies below the root, as far as that can be listed: its key, and whether it is a regular file."""
+
+    def source(self) -> AbstractContextManager[Path | BinaryIO]:
+        """The root, which is one file, for a library that wants a path or an open file."""
 
 
 class Files:
@@ -70,6 +103,18 @@ class Files:
     def path(self, key: str) -> Path:
         """Where file `key` is."""
         return self.root / key if key else self.root
+
+    def listing(self) -> Iterator[tuple[str, bool]]:
+        """See `ReadableFiles.listing`; directories are followed, links are not."""
+        for folder, directories, files in os.walk(self.root):
+            for path in (Path(folder, name) for name in [*directories, *files]):
+                mode = path.lstat().st_mode
+                if not stat.S_ISDIR(mode):
+                    yield path.relative_to(self.root).as_posix(), stat.S_ISREG(mode)
+
+    def source(self) -> AbstractContextManager[Path | BinaryIO]:
+        """See `ReadableFiles.source`."""
+        return nullcontext(self.root)
 
     def _file(self, key: str) -> FileIO:
         """The open file; the caller's reference keeps it open when the table drops it."""

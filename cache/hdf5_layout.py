@@ -7,7 +7,7 @@ global lock is not held while records are read.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cache import compress
 from cache.document import parse_document
 from cache.errors import StoreError, StoreFormatError
-from cache.files import Files
+from cache.files import ReadableFiles
 from cache.layout import Extent
 from cache.spec import FORMAT_NAME, Columns, StoreSpec, check_encoding
 
@@ -31,7 +31,7 @@ class Hdf5Layout:
 
     name = "hdf5"
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: ReadableFiles) -> None:
         self.files = files
         self._chunks: npt.NDArray[np.uint64] | None = None
         self._frames = Extent("", 0, 0)
@@ -70,6 +70,10 @@ class Hdf5Layout:
             file.visit_links(found.append)
         return (path for path in found if path not in expected)
 
+    def keys(self, spec: StoreSpec, columns: Columns) -> set[str]:
+        """See `Layout.keys`."""
+        return {""}
+
     def view(self, spec: StoreSpec, instance: int, view: int) -> Extent:
         """See `Layout.view`."""
         if self._chunks is None:
@@ -91,7 +95,7 @@ class Hdf5Layout:
     def _session(self) -> Iterator[h5py.File]:
         """The open file; whatever HDF5 says about a damaged one becomes a `StoreFormatError`."""
         try:
-            with _open(self.files.root) as file:
+            with self.files.source() as source, _open(source) as file:
                 yield file
         except StoreError:
             raise
@@ -140,7 +144,7 @@ class Hdf5Layout:
         return dataset
 
 
-def _open(path: Path) -> h5py.File:
+def _open(path: Path | BinaryIO) -> h5py.File:
     """Open for reading, without a lock where none can be had: read-only and network file systems, foreign handles."""
     try:
         return h5py.File(path, "r")

@@ -47,17 +47,13 @@ def _describe_store(store: Store) -> dict[str, Any]:
         "form": store.form,
         "shards": store.spec.shards,
         "shards_written": store.spec.shards,
-        "bytes": sum(file.stat().st_size for file in _files(store.path)),
+        "bytes": store.nbytes,
         "heatmap_bytes": maps,
         "heatmap_bytes_per_view": maps / views,
         "heatmap_ratio_to_float32": maps / views / nbytes,
         "frame_bytes": int(store.column("frames/nbytes").sum()) if store.has_frames else 0,
         **store.manifest,
     }
-
-
-def _files(path: Path) -> Iterator[Path]:
-    return (file for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
 def page(facts: Mapping[str, Any]) -> str:

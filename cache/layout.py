@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cache.files import Files
+from cache.files import ReadableFiles
 from cache.spec import Columns, StoreSpec
 
 MAX_DOCUMENT = 1 << 24  # bytes of a JSON document; a manifest has a few thousand
@@ -24,7 +24,7 @@ class Layout(Protocol):
     """Finds things in one form of a store and checks that they are declared as docs/format.md says."""
 
     name: str  # "zarr" or "hdf5"
-    files: Files
+    files: ReadableFiles
 
     def manifest(self) -> Any:
         """The parsed manifest, not yet validated."""
@@ -34,6 +34,9 @@ class Layout(Protocol):
 
     def strangers(self, spec: StoreSpec, columns: Columns) -> Iterator[str]:
         """What lies inside the store and is no part of it, or is a link or a device."""
+
+    def keys(self, spec: StoreSpec, columns: Columns) -> set[str]:
+        """The keys of all files of the store."""
 
     def view(self, spec: StoreSpec, instance: int, view: int) -> Extent:
         """Where the compressed codes of a view lie; no bytes: never written."""

@@ -5,7 +5,6 @@ reads ranges of bytes by position, and checks every record against its checksum.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,8 +13,10 @@ import numpy.typing as npt
 
 from cache.codec import Codec
 from cache.errors import MissingRecordError, StoreError, StoreFormatError
+from cache.files import ReadableFiles
 from cache.integrity import crc32c, view_checksum
 from cache.layout import Extent, Layout
+from cache.location import Location, Place
 from cache.manifest import check_manifest
 from cache.spec import Columns, StoreSpec
 from cache.table import ColumnTable
@@ -54,9 +55,32 @@ class Store:
         return f"<Store {self.path}: {self.spec.instances} instances, {self.spec.views} views, {self.codec.name}>"
 
     @property
-    def path(self) -> Path:
-        """Where the store is."""
+    def path(self) -> Place:
+        """Where the store is; of a remote one, `str()` shows no credentials and `name` is the last part of the URL."""
         return self._layout.files.root
+
+    @property
+    def is_remote(self) -> bool:
+        """Do records come over a network, unless they are kept on this machine already?"""
+        return isinstance(self.path, Location)
+
+    @property
+    def files(self) -> ReadableFiles:
+        """The files that the store is made of."""
+        return self._layout.files
+
+    def file_keys(self) -> list[str]:
+        """The keys of `files` that the store has, in order; of a store that is one file, the empty one."""
+        return sorted(self._layout.keys(self.spec, self._columns))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return sum(self.files.size(key) for key in self.file_keys())
+
+    def shard_of(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """The shard of each instance: reading shard after shard is kind to a remote store."""
+        return np.asarray(indices, np.int64) // self.spec.shard_instances
 
     @property
     def form(self) -> str:

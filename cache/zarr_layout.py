@@ -1,10 +1,7 @@
 """Finding the bytes of a store in Zarr form, without the zarr library: `zarr.json` documents and shard indices."""
 
 import math
-import os
-import stat
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +10,7 @@ import numpy.typing as npt
 from cache import compress, zarr_format
 from cache.document import parse_document
 from cache.errors import StoreFormatError
-from cache.files import Files
+from cache.files import ReadableFiles
 from cache.layout import MAX_DOCUMENT, Extent
 from cache.spec import FORMAT_NAME, FRAME_CHUNK, Columns, StoreSpec, check_encoding
 
@@ -26,7 +23,7 @@ class ZarrLayout:
 
     name = "zarr"
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: ReadableFiles) -> None:
         self.files = files
         self._codes_index: dict[int, npt.NDArray[np.uint64]] = {}
         self._frame_bytes: dict[int, int] = {}
@@ -53,15 +50,11 @@ class ZarrLayout:
 
     def strangers(self, spec: StoreSpec, columns: Columns) -> Iterator[str]:
         """See `Layout.strangers`."""
-        expected = self._expected(spec, columns)
-        for folder, directories, files in os.walk(self.files.root):
-            for path in (Path(folder, name) for name in [*directories, *files]):
-                key, mode = path.relative_to(self.files.root).as_posix(), path.lstat().st_mode
-                if not stat.S_ISDIR(mode) and not (stat.S_ISREG(mode) and key in expected):
-                    yield key
+        expected = self.keys(spec, columns)
+        return (key for key, regular in self.files.listing() if not (regular and key in expected))
 
-    def _expected(self, spec: StoreSpec, columns: Columns) -> set[str]:
-        """The keys of all files of the store."""
+    def keys(self, spec: StoreSpec, columns: Columns) -> set[str]:
+        """See `Layout.keys`."""
         arrays = [CODES, *([FRAMES] if spec.frames else []), *columns]
         shards = [codes_key(shard) for shard in range(spec.shards)]
         shards += [frames_key(shard) for shard in range(spec.shards)] if spec.frames else []

@@ -1,7 +1,6 @@
 """The store's own account of itself: its teacher, its data, its bytes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from train.report.evidence import Evidence
@@ -75,17 +74,11 @@ def _byte_facts(store: Any) -> list[Fact]:
         ("codec", f"{codec['name']} ({settings})"),
         ("its error at T = 1", f"{power(log['mean'])} nats, worst {power(log['worst'])}"),
         ("its error at T = 4", f"{power(soft['mean'])} nats, worst {power(soft['worst'])}"),
-        ("an instance", f"{size(_bytes_on_disk(store.path) / max(len(store), 1))} on disk, all told"),
+        ("an instance", f"{size(store.nbytes / max(len(store), 1))} on disk, all told"),
         ("its maps as float32", size(as_float)),
         ("frames", "in the store" if store.has_frames else "left out"),
         ("content", _hash(store.manifest["content_sha256"])),
     ]
-
-
-def _bytes_on_disk(path: Path) -> int:
-    return (
-        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
-    )
 
 
 def _height_by_width(size_: Sequence[int]) -> str:

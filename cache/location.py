@@ -1,0 +1,89 @@
+"""Where a store is: a path, or a URL that never shows its credentials.
+
+`str()` of a location, and all messages, have `***` for a user's name and password and for a query (signatures); the
+whole URL is used for requests alone.
+"""
+
+import re
+from pathlib import Path, PurePath
+from urllib.parse import unquote, urlsplit
+
+from cache.errors import StoreError
+
+SCHEMES = ("http", "https", "s3", "hf")
+_URL = re.compile(r"([a-z][a-z0-9+.-]+)://+(?=[^/])", re.IGNORECASE)
+_SQUEEZED = re.compile(rf"({'|'.join((*SCHEMES, 'file'))}):/+(?=[^/])", re.IGNORECASE)
+
+
+class Location:
+    """The URL of a store, or of a file of one."""
+
+    def __init__(self, url: str) -> None:
+        base, mark, query = url.partition("#")[0].partition("?")
+        self._base, self._query = base.rstrip("/"), mark + query
+
+    @property
+    def scheme(self) -> str:
+        """`http`, `https`, `s3` or `hf`."""
+        return self._base.partition(":")[0].lower()
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return unquote(self._base.rpartition("/")[2])
+
+    @property
+    def suffix(self) -> str:
+        """The end of the name, from its last dot on."""
+        return PurePath(self.name).suffix
+
+    @property
+    def secret_url(self) -> str:
+        """The whole URL, credentials included: for requests, never for messages."""
+        return self._base + self._query
+
+    def __truediv__(self, key: str) -> "Location":
+        """A file below: the query, which may sign for everything below, stays at the end."""
+        return Location(f"{self._base}/{key}{self._query}") if key else self
+
+    def with_name(self, name: str) -> "Location":
+        """A sibling."""
+        return Location(f"{self._base.rpartition('/')[0]}/{name}{self._query}")
+
+    def __str__(self) -> str:
+        return redact(self.secret_url)
+
+    def __repr__(self) -> str:
+        return f"Location({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Location) and self.secret_url == other.secret_url
+
+    def __hash__(self) -> int:
+        return hash(self.secret_url)
+
+
+Place = Path | Location
+
+
+def redact(text: object) -> str:
+    """`text` with the credentials of every URL in it replaced by `***`."""
+    hidden = re.sub(r"(?<=://)[^/?#\s'\"]*@", "***@", str(text))
+    return re.sub(r"(?<=[a-z0-9]://)([^\s?'\"<>]*)\?[^\s'\"<>)]+", r"\1?***", hidden)
+
+
+def locate(place: "str | Path | Location") -> Place:
+    """The path or location that a user's argument means; `file://` is a path."""
+    if isinstance(place, Location):
+        return place
+    text = str(place)
+    if isinstance(place, Path):  # a path made of a URL has lost a slash
+        text = _SQUEEZED.sub(r"\1://", text) if _SQUEEZED.match(text) else text
+    if text.lower().startswith("file:///"):
+        return Path(unquote(urlsplit(text).path))
+    url = _URL.match(text)
+    if url is None:
+        return Path(text)
+    if url[1].lower() not in SCHEMES:
+        raise StoreError(f"{redact(text)}: a store is a path, or a URL that begins with {', '.join(SCHEMES)} or file")
+    return Location(text)

@@ -1,0 +1,101 @@
+"""A folder served over HTTP on loopback, with ranges, and with the faults that real servers have."""
+
+import base64
+import contextlib
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class RangeServer:
+    """Serves `folder`; what a test sets on it happens to the requests that follow."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.requests = []  # (method, path with query, Range)
+        self.sent = 0  # bytes of bodies
+        self.ignores_ranges = False
+        self.entity_tags = True
+        self.fails = 0  # the next so many ranges answer 500
+        self.cuts = 0  # the next so many bodies end in the middle
+        self.dies_after = None  # after so many ranges, every request fails
+        self.password = None  # "user:password"
+        handler = type("Handler", (_Handler,), {"owner": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @contextlib.contextmanager
+    def running(self):
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+
+    def ranges(self, pattern=""):
+        """The requests for bytes so far whose path fits."""
+        return [request for request in self.requests if request[0] == "GET" and re.search(pattern, request[1])]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self._answer(body=False)
+
+    def do_GET(self):
+        self._answer(body=True)
+
+    def _answer(self, body):
+        owner = self.owner
+        owner.requests.append((self.command, self.path, self.headers.get("Range")))
+        path = owner.folder / self.path.partition("?")[0].lstrip("/")
+        if owner.password and self.headers.get("Authorization") != "Basic " + _basic(owner.password):
+            self._status(401)
+        elif owner.dies_after is not None and len(owner.ranges()) > owner.dies_after:
+            self._status(503)
+        elif body and owner.fails:
+            owner.fails -= 1
+            self._status(500)
+        elif not path.is_file():
+            self._status(404)
+        else:
+            self._send(path, body)
+
+    def _status(self, status):
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _send(self, path, body):
+        data, asked = path.read_bytes(), re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+        if asked and not self.owner.ignores_ranges:
+            first, last = int(asked[1]), min(int(asked[2]), len(data) - 1)
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+            data = data[first : last + 1]
+        else:
+            self.send_response(200)
+        if self.owner.entity_tags:
+            self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if not body:
+            return
+        if self.owner.cuts:
+            self.owner.cuts -= 1
+            data = data[: len(data) // 2]
+            self.close_connection = True
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(data)
+        self.owner.sent += len(data)
+
+
+def _basic(password):
+    return base64.b64encode(password.encode()).decode()
