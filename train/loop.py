@@ -88,7 +88,8 @@ class Trainer:
             self.board.add("train", losses, self.progress.step)
             if self.state.is_checkpoint_due():
                 self._save()
-        self._save()  # before the evaluation, which may take longer than a cluster grants
+        if self.state.has_unsaved_steps:  # the evaluation may take longer than a cluster grants
+            self._save()
         self._close_epoch()
 
     def _batches(self) -> Iterator[Batch]:

@@ -158,6 +158,11 @@ class State:
             say(f"torch.compile does not work here ({problem}): going on without --compile")
         return self.ranks.highest(problem is not None) == 0
 
+    @property
+    def has_unsaved_steps(self) -> bool:
+        """Would a kill now lose steps?"""
+        return self.progress.step > self._saved_step
+
     def is_checkpoint_due(self) -> bool:
         """Has the run gone on for long enough since the last checkpoint?"""
         steps, seconds = self.progress.step - self._saved_step, time.monotonic() - self._saved_at
