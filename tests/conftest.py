@@ -9,7 +9,6 @@ from kdlib.openmp import wait_passively
 wait_passively()  # as the commands do, before torch is imported
 
 
-
 @pytest.fixture(autouse=True)
 def no_fsync(monkeypatch):
     """Tests write to temporary folders and kill processes, not power: waiting for the disk is most of their time."""

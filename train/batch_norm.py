@@ -11,15 +11,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def share_statistics(model: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every batch norm of a model by one that looks at all ranks' samples; parameters and names stay."""
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+def share_statistics(model: nn.Module, device: torch.device) -> None:
+    """Let every `nn.BatchNorm2d` in a model look at all ranks' samples; parameters and names stay.
+
+    Classes derived from it, which may do more than normalise, are left alone: they see their own rank's samples.
+    """
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(module, name, GlobalBatchNorm2d.like(child))
-    return model
+            if type(child) is nn.BatchNorm2d:
+                synced = nn.SyncBatchNorm.convert_sync_batchnorm if device.type == "cuda" else GlobalBatchNorm2d.like
+                setattr(module, name, synced(child))
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):

@@ -111,7 +111,7 @@ class Loader:
             try:
                 return self.dataset.fill(batch, slot, chosen, epoch)
             except (StoreFormatError, BadRecordError) as error:
-                if not self.skip_bad or further == REPLACEMENTS or _is_unreadable(error):
+                if not self.skip_bad or further == REPLACEMENTS or not is_bad_record(error):
                     raise
                 bad[chosen] = str(error)
         return None
@@ -130,13 +130,15 @@ class Loader:
         }
 
 
-def _is_unreadable(error: BaseException | None) -> bool:
-    """Is the reason that the system could not read, rather than what it read?"""
+def is_bad_record(error: BaseException | None) -> bool:
+    """Does an error mean one damaged record, rather than that the system could not read at all?"""
+    if not isinstance(error, (StoreFormatError, BadRecordError)):
+        return False
     while error is not None:
         if isinstance(error, OSError):
-            return True
+            return False
         error = error.__cause__
-    return False
+    return True
 
 
 _Pending = tuple[dict[str, NDArray[Any]], list["Future[dict[int, str]]"]]

@@ -20,7 +20,7 @@ from cache.errors import StoreError
 from train.board import Board
 from train.errors import TrainError
 from train.evaluate import in_store_order, measure, predict, to_json
-from train.loader import Loader
+from train.loader import Loader, is_bad_record
 from train.progress import Progress
 from train.run import Run
 from train.run_folder import write_history, write_text
@@ -119,11 +119,12 @@ class Trainer:
 
     def _end(self, problem: Exception | None, who: str) -> None:
         """Write a checkpoint between two steps and end all ranks."""
+        reason = _reason(problem) if problem else None
         try:
             self._save()
         except TrainError as error:
-            problem = TrainError(f"{_reason(problem)}; and {error}") if problem else error
-        self.ranks.agree(f"{_reason(problem)}; {self.state.how_to_go_on()}" if problem else None)
+            reason = f"{reason}; and {error}" if reason else str(error)
+        self.ranks.agree(f"{reason}; {self.state.how_to_go_on()}" if reason else None)
         self.ranks.fail(f"stopped by {who}, {self.state.how_to_go_on()}")
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
@@ -164,6 +165,7 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, Any]:
         """Metrics of the student as it is, computed from all ranks' predictions; empty but on rank 0."""
+        self.state.stepper.agree_on_statistics()
         parts = self.ranks.gather(predict(self.state.stepper.student, self.state.supervision, self.state.val_loader))
         if not self.ranks.first:
             return dict.fromkeys(("ap", "ap50", "pck@0.05", "pck@0.1"))
@@ -195,9 +197,11 @@ class Trainer:
         return metrics
 
 
-def _reason(problem: Exception | None) -> str:
+def _reason(problem: Exception) -> str:
     """One line for what a loader met; where it was met if it is none of our own refusals."""
-    if isinstance(problem, (TrainError, StoreError, OSError)) or problem is None:
+    if is_bad_record(problem):
+        return f"{problem}; --skip-bad-records trains without such records"
+    if isinstance(problem, (TrainError, StoreError, OSError)):
         return str(problem)
     frame = traceback.extract_tb(problem.__traceback__)[-1]
     where = f"{Path(frame.filename).name}, line {frame.lineno}"

@@ -71,6 +71,12 @@ class Ranks:
                 dist.broadcast_object_list(values)
         return values[0]
 
+    def spread(self, values: Tensor) -> None:
+        """Overwrite a tensor with rank 0's."""
+        if self.world > 1:
+            with self.contact():
+                dist.broadcast(values, 0)
+
     def agree(self, problem: str | None) -> None:
         """End all ranks if one of them has a problem.
 

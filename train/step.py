@@ -57,9 +57,14 @@ class Stepper:
         """Let the weights, which are final now, be trained by all ranks and through the compiler."""
         if self.ranks.world > 1:
             with self.ranks.contact():
-                self.network = self._parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
+                self.network = self._parallel = DistributedDataParallel(self.model)
         if compiled:
             self.network = torch.compile(self.network)
+
+    def agree_on_statistics(self) -> None:
+        """Give all ranks the buffers of rank 0: those of batch norms that `share_statistics` does not know differ."""
+        for buffer in self.student.buffers():
+            self.ranks.spread(buffer)
 
     def state(self) -> dict[str, Any]:
         """Weights, average and optimiser, for a checkpoint."""
