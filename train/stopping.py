@@ -3,10 +3,13 @@
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAME = 2.0
+"""Seconds in which a second signal is the first one heard again: a terminal and ``torchrun`` both send Ctrl-C on."""
 
 
 class StopRequest:
@@ -17,7 +20,7 @@ class StopRequest:
     """
 
     def __init__(self, *, speak: bool) -> None:
-        self.signal, self._speak = "", speak
+        self.signal, self._speak, self._since = "", speak, 0.0
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
@@ -31,7 +34,9 @@ class StopRequest:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.signal:
+            if time.monotonic() - self._since < SAME:
+                return
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number).name
+        self.signal, self._since = signal.Signals(number).name, time.monotonic()
         if self._speak:
             sys.stderr.write(f"\n{self.signal}: stopping after this step with a checkpoint; again to stop at once\n")
