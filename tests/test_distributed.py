@@ -18,6 +18,7 @@ from train.__main__ import main
 from train.checkpoint import read
 from train.dataset import StoreDataset
 from train.evaluate import Predictions, in_store_order, student_loader
+from train.heads import PyramidHead
 from train.loader import Loader
 from train.loop import Trainer
 from train.supervision import Supervision
@@ -113,14 +114,16 @@ def fail_in_loader():
 
 
 def die():
-    step = Trainer._train_step
+    """In the middle of the second step, where the other rank waits for batch norm's sums."""
+    forward, calls = PyramidHead.forward, []
 
-    def dying(self, batch):
-        if self.progress.step == 1:
+    def dying(self, features):
+        calls.append(features)
+        if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        return step(self, batch)
+        return forward(self, features)
 
-    Trainer._train_step = dying
+    PyramidHead.forward = dying
 
 
 def ask_to_stop():

@@ -122,10 +122,8 @@ class Ranks:
         """
         try:
             yield
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:  # what gloo and NCCL raise when another process ends
-            if self.world == 1:
+        except RuntimeError as error:
+            if self.world == 1 or not _is_broken_contact(error):
                 raise
             reason = str(error).strip().splitlines()[0]
             self.fail(f"lost contact with the other processes: one of them failed or was killed ({reason})")
@@ -134,6 +132,11 @@ class Ranks:
         """Part from the others after the work is done."""
         if self.world > 1:
             dist.destroy_process_group()
+
+
+def _is_broken_contact(error: RuntimeError) -> bool:
+    """Is this what gloo (a plain `RuntimeError`) and NCCL raise when another process ends?"""
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "Connection"))
 
 
 def join(device: str, environment: Mapping[str, str] = os.environ) -> Ranks:

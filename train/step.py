@@ -89,13 +89,12 @@ class Stepper:
         shares = self._shares(parts)
         losses: list[Tensor] = []
         for i, part in enumerate(parts):
-            with self._keeping_gradients(i < len(parts) - 1):
+            with self.ranks.contact(), self._keeping_gradients(i < len(parts) - 1):
                 with self.autocast:
                     maps = self.network(normalise_images(part["image"]))
                 terms = self.supervision.terms(maps, part)
                 values = torch.stack([value * shares[i].get(name, 1.0) for name, value in terms.items()])
-                with self.ranks.contact():
-                    values.sum().backward()
+                values.sum().backward()
                 losses.append(values.detach())
         of_terms = (self.ranks.total(torch.stack(losses).sum(0)) / self.ranks.world).tolist()
         return {"loss": math.fsum(of_terms), **dict(zip(terms, of_terms, strict=True))}
