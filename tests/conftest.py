@@ -4,6 +4,10 @@ import os
 
 import pytest
 
+from kdlib.openmp import wait_passively
+
+wait_passively()  # as the commands do, before torch is imported
+
 
 @pytest.fixture(autouse=True)
 def no_fsync(monkeypatch):

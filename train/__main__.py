@@ -6,7 +6,8 @@
     python -m train evaluate --store val.zarr --teacher
     python -m train report   --store val.zarr --runs runs/baseline runs/distilled --out report.html
 
-The same commands run on a CPU and on a GPU. An interrupted run goes on with --resume.
+The same commands run on a CPU and on a GPU, and on several: torchrun --nproc-per-node 2 -m train distill ...
+An interrupted run goes on with --resume.
 """
 
 import argparse
@@ -54,6 +55,16 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val-images", type=Path, metavar="DIR", help="the same for --val-store")
     parser.add_argument("--threads", type=int, default=None, help="threads that make batches")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the student, where a compiler is found")
+    parser.add_argument(
+        "--checkpoint-every",
+        default="5m",
+        metavar="STEPS|MINUTESm",
+        help="write last.pt so often, e.g. 500 or 5m, beside the end of each epoch (default: 5m)",
+    )
+    parser.add_argument(
+        "--skip-bad-records", action="store_true", help="replace corrupt records by others, and count them, not stop"
+    )
     add_arguments(parser)
 
 
@@ -68,28 +79,41 @@ def _device(name: str) -> Any:
 
 def _train(arguments: argparse.Namespace) -> int:
     import cache
-    from train.loop import Run, fit, refuse_foreign
+    from train.interval import Interval
+    from train.loop import fit
+    from train.ranks import join
     from train.recipe import Recipe
+    from train.run import Run
+    from train.run_folder import refuse_foreign
 
-    recipe = Recipe.from_arguments(arguments)
+    recipe, interval = Recipe.from_arguments(arguments), Interval.parse(arguments.checkpoint_every)
     if arguments.overwrite and arguments.resume:
         raise TrainError("--resume goes on with a run and --overwrite throws it away: give one of them")
     if arguments.overwrite:
         refuse_foreign(arguments.out)
+    ranks = join(arguments.device)
+    with ranks.together():
+        store, val_store = cache.open_store(arguments.store), cache.open_store(arguments.val_store)
     run = Run(
-        store=cache.open_store(arguments.store),
-        val_store=cache.open_store(arguments.val_store),
+        store=store,
+        val_store=val_store,
         out=arguments.out,
         recipe=recipe,
         distil=arguments.command == "distill",
-        device=_device(arguments.device),
+        device=ranks.device,
         resume=arguments.resume,
         overwrite=arguments.overwrite,
         images=arguments.images,
         val_images=arguments.val_images,
         threads=arguments.threads,
+        skip_bad_records=arguments.skip_bad_records,
+        compile=arguments.compile,
+        checkpoint_every=interval,
+        ranks=ranks,
     )
-    print(_summary(fit(run)))
+    metrics = fit(run)
+    if ranks.first:
+        print(_summary(metrics))
     return 0
 
 

@@ -1,6 +1,8 @@
 """Student files: what a run writes to go on later, and what evaluation, report and export read.
 
 A checkpoint is a dict of tensors and plain values, written beside and renamed, and read with ``weights_only=True``.
+``best.pt`` holds a student as it was evaluated; ``last.pt`` the weights that train, their average, the optimiser and
+the run's progress.
 """
 
 import dataclasses
@@ -82,10 +84,10 @@ def supervision_of(recipe: Recipe, input_size: tuple[int, int], floor: float, *,
 
 
 def load_student(path: Path) -> TrainedStudent:
-    """Rebuild the student of a checkpoint, in evaluation mode."""
+    """Rebuild the student of a checkpoint, in evaluation mode: the average of its weights where the run kept one."""
     content = read(path)
     recipe, input_size = Recipe(**content["recipe"]), parse_size(content["input_size"])
     model = build_student(recipe.student, recipe.head, content["joints"], input_size)
-    model.load_state_dict(content["model"])
+    model.load_state_dict(content.get("ema", content["model"]))
     supervision = Supervision(**content["supervision"])
     return TrainedStudent(model.eval(), content["name"], recipe, input_size, supervision)

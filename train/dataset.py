@@ -16,7 +16,7 @@ from kdlib.geometry import box_to_region, clip_boxes, compose_affines, invert_af
 from kdlib.skeleton import FLIP_ORDER
 from kdlib.warp import warp_heatmaps, warp_image
 from train.augment import NONE, Augmentation, View, draw_view
-from train.errors import TrainError
+from train.errors import BadRecordError, TrainError
 from train.students import STRIDE
 
 
@@ -115,9 +115,9 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             affine = scale_affine(1.0)
         if frame is None:
             where = "its stored frame" if self.images is None else path
-            raise TrainError(f"row {row} of {self.store.path}: {where} is missing or is no image")
+            raise BadRecordError(f"row {row} of {self.store.path}: {where} is missing or is no image")
         if self.images is not None and frame.shape[1::-1] != tuple(self.store.instances["image_size"][row]):
-            raise TrainError(f"{path} is {frame.shape[1]}x{frame.shape[0]} and was annotated at another size")
+            raise BadRecordError(f"{path} is {frame.shape[1]}x{frame.shape[0]} and was annotated at another size")
         return np.asarray(frame, np.uint8), affine
 
     def _targets(self, row: int, view: View) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -53,7 +53,11 @@ def predict(
 ) -> Predictions:
     """Run a student over every instance of an unshuffled loader."""
     model.eval()
-    rows, points, scores = [], [], []
+    rows, points, scores = (
+        [np.empty(0, np.int64)],
+        [np.empty((0, model.joints, 2))],
+        [np.empty((0, model.joints), np.float32)],
+    )
     for batch in tqdm(loader.epoch(), total=len(loader), desc="evaluate", unit="batch", disable=not progress):
         images = normalise_images(batch["image"])
         heatmaps = supervision.heatmaps(model(images)).cpu().numpy()
@@ -64,12 +68,26 @@ def predict(
     return Predictions(np.concatenate(rows), np.concatenate(points), np.concatenate(scores))
 
 
+def in_store_order(parts: list[Predictions]) -> Predictions:
+    """The predictions of several ranks as those of one."""
+    rows = np.concatenate([part.rows for part in parts])
+    order = np.argsort(rows)
+    points = np.concatenate([part.points for part in parts])[order]
+    return Predictions(rows[order], points, np.concatenate([part.scores for part in parts])[order])
+
+
 def student_loader(
-    store: Any, input_size: tuple[int, int], batch_size: int, device: torch.device, images: Path | None = None
+    store: Any,
+    input_size: tuple[int, int],
+    batch_size: int,
+    device: torch.device,
+    images: Path | None = None,
+    *,
+    part: tuple[int, int] = (0, 1),
 ) -> Loader:
-    """The plain crops of a store, in its order."""
+    """The plain crops of a store, in its order; with several ranks, this one's batches."""
     dataset = StoreDataset(store, input_size, views=None, images=images)
-    return Loader(dataset, batch_size, shuffle=False, device=device)
+    return Loader(dataset, batch_size, shuffle=False, device=device, part=part)
 
 
 def cached_teacher(store: Any, decoder: str = "argmax") -> Predictions:

@@ -15,9 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache.errors import StoreFormatError
 from train.dataset import StoreDataset, as_tensors
+from train.errors import BadRecordError
+from train.order import epoch_order
 
 BATCHES_AHEAD = 3
+REPLACEMENTS = 16
+"""So many bad records one after the other are no accident: something else is wrong."""
 
 
 class Loader:
@@ -28,10 +33,13 @@ class Loader:
 
     Args:
         dataset: Where samples come from.
-        batch_size: Samples a batch.
+        batch_size: Samples a batch, over all ranks.
         shuffle: Random order, the last incomplete batch dropped; else the store's order, nothing dropped.
         threads: Threads that make samples; a number for the machine where None.
         device: Where batches go; pinned memory and asynchronous copies where it is a GPU.
+        order: How to shuffle, see `train.order.epoch_order`.
+        part: Rank and number of ranks: this one's part of every batch; of an unshuffled epoch, whole batches.
+        skip_bad: Put the next good record of the store in the place of a corrupt one, and note it in ``bad``.
     """
 
     def __init__(
@@ -42,27 +50,41 @@ class Loader:
         shuffle: bool,
         threads: int | None = None,
         device: torch.device | None = None,
+        order: str = "instances",
+        part: tuple[int, int] = (0, 1),
+        skip_bad: bool = False,
     ) -> None:
         self.dataset, self.shuffle, self.device = dataset, shuffle, device or torch.device("cpu")
         self.batch_size = min(batch_size, len(dataset)) if shuffle else batch_size
         self.threads = threads or min(8, os.cpu_count() or 1)
+        self.order, self.part, self.skip_bad = order, part, skip_bad
+        self.bad: dict[int, str] = {}
+        """Row -> what is wrong, of the bad records met so far."""
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        full, rest = divmod(len(self.dataset), self.batch_size)
-        return full + bool(rest and not self.shuffle)
+        if self.shuffle:
+            return len(self.dataset) // self.batch_size
+        return len(self._batches(0))
+
+    def _batches(self, number: int) -> list[NDArray[np.int64]]:
+        """The rows of every batch of an epoch, as far as they are this rank's."""
+        rows, (rank, world) = self.dataset.rows, self.part
+        if not self.shuffle:
+            starts = range(0, len(rows), self.batch_size)
+            return [rows[start : start + self.batch_size] for start in starts][rank::world]
+        shard = self.dataset.store.spec.shard_instances
+        rows = epoch_order(rows, self.order, shard, (self.dataset.seed, number))
+        whole = rows[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
+        return list(np.array_split(whole, world, axis=1)[rank])
 
     def epoch(self, number: int = 0, first: int = 0) -> Iterator[dict[str, torch.Tensor]]:
         """The batches of one epoch, from the ``first`` on."""
         cv2.setNumThreads(0)  # the samples are the parallel work
-        rows = self.dataset.rows
-        if self.shuffle:
-            rows = np.random.default_rng((self.dataset.seed, number)).permutation(rows)
-        starts = range(first * self.batch_size, len(self) * self.batch_size, self.batch_size)
         with ThreadPoolExecutor(self.threads, thread_name_prefix="loader") as pool:
             pending: collections.deque[_Pending] = collections.deque()
-            for start in starts:
-                pending.append(self._submit(pool, rows[start : start + self.batch_size], number))
+            for rows in self._batches(number)[first:]:
+                pending.append(self._submit(pool, rows, number))
                 if len(pending) > BATCHES_AHEAD:
                     yield self._finish(pending.popleft())
             while pending:
@@ -75,14 +97,29 @@ class Loader:
 
     def _fill(
         self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], rows: NDArray[np.int64], epoch: int
-    ) -> None:
+    ) -> dict[int, str]:
+        bad: dict[int, str] = {}
         for slot in slots:
-            self.dataset.fill(batch, int(slot), int(rows[slot]), epoch)
+            self._fill_slot(batch, int(slot), int(rows[slot]), epoch, bad)
+        return bad
+
+    def _fill_slot(self, batch: dict[str, NDArray[Any]], slot: int, row: int, epoch: int, bad: dict[int, str]) -> None:
+        rows = self.dataset.rows
+        at = int(np.searchsorted(rows, row))
+        for further in range(REPLACEMENTS + 1):
+            chosen = int(rows[(at + further) % len(rows)])
+            try:
+                return self.dataset.fill(batch, slot, chosen, epoch)
+            except (StoreFormatError, BadRecordError) as error:
+                if not self.skip_bad or further == REPLACEMENTS or not is_bad_record(error):
+                    raise
+                bad[chosen] = str(error)
+        return None
 
     def _finish(self, pending: "_Pending") -> dict[str, torch.Tensor]:
         batch, parts = pending
         for part in parts:
-            part.result()
+            self.bad |= part.result()
         tensors = as_tensors(batch)
         if self.device.type != "cuda":
             return tensors
@@ -93,4 +130,15 @@ class Loader:
         }
 
 
-_Pending = tuple[dict[str, NDArray[Any]], list["Future[None]"]]
+def is_bad_record(error: BaseException | None) -> bool:
+    """Does an error mean one damaged record, rather than that the system could not read at all?"""
+    if not isinstance(error, (StoreFormatError, BadRecordError)):
+        return False
+    while error is not None:
+        if isinstance(error, OSError):
+            return False
+        error = error.__cause__
+    return True
+
+
+_Pending = tuple[dict[str, NDArray[Any]], list["Future[dict[int, str]]"]]

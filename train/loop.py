@@ -1,314 +1,216 @@
 """The training loop: baseline and distillation are the same loop with other loss weights.
 
-A run folder holds ``config.json``, ``history.jsonl`` (a line an epoch), ``last.pt`` and ``best.pt`` (best AP on the
-validation store), ``metrics.json`` (the best student's evaluation) and TensorBoard's event files.
+A run can be killed at any moment: what its folder holds (`train.run_folder`) is whole, and the run that is resumed from
+it ends as the uninterrupted one would have, bit for bit on a CPU. Every random number is decided by the seed and by
+what it is for (epoch and row, or step and rank), so that there is no generator whose state could be lost.
 """
 
 import contextlib
-import dataclasses
 import json
-import math
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
-from kdlib.device import choose_precision
-from kdlib.geometry import parse_size
-from kdlib.images import normalise_images
-from train import checkpoint
-from train.augment import Augmentation
-from train.dataset import StoreDataset
+from cache.errors import StoreError
+from train.board import Board
 from train.errors import TrainError
-from train.evaluate import check_joints, measure, predict, student_loader, to_json
-from train.loader import Loader
-from train.recipe import Recipe
-from train.students import build_student, load_pretrained
+from train.evaluate import in_store_order, measure, predict, to_json
+from train.loader import Loader, is_bad_record
+from train.progress import Progress
+from train.run import Run
+from train.run_folder import write_history, write_text
+from train.state import State, say
+from train.stopping import StopRequest
 from train.supervision import Batch
 
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What to train, from what, and where to."""
-
-    store: Any
-    val_store: Any
-    out: Path
-    recipe: Recipe
-    distil: bool
-    device: torch.device
-    resume: bool = False
-    overwrite: bool = False
-    images: Path | None = None
-    val_images: Path | None = None
-    threads: int | None = None
-
-    @property
-    def name(self) -> str:
-        """How reports call this student."""
-        return "distilled" if self.distil else "baseline"
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """Width and height of the student's input."""
-        if self.recipe.input_size:
-            return parse_size(self.recipe.input_size)
-        width, height = self.store.manifest["provenance"]["teacher"]["input_size"]
-        return width, height
+RUNS, ASKED_TO_STOP, CANNOT = range(3)
+"""What a rank says before each step; the highest of all ranks decides."""
 
 
 def fit(run: Run) -> dict[str, Any]:
-    """Train a student and evaluate its best checkpoint.
+    """Train a student and evaluate its best epoch.
 
     Returns:
         The content of ``metrics.json``.
 
     Raises:
-        TrainError: If the run folder is taken, a checkpoint belongs to another run, or the loss is not finite.
+        TrainError: If the run folder is taken, a checkpoint belongs to another run, a record is damaged, the disk is
+            full, the loss is not finite, or somebody asked to stop.
     """
-    trainer = Trainer(run)
-    trainer.restore()
+    with run.ranks.together():
+        trainer = Trainer(run)
+    trainer.state.restore()
     trainer.train()
     return trainer.finish()
 
 
 class Trainer:
-    """The state of one run."""
+    """One run, from its first epoch that is left to its last."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.recipe = run, run.recipe
-        check_joints(run.val_store, run.store.spec.joints, "the training store")
-        torch.manual_seed(self.recipe.seed)
-        self.supervision = checkpoint.supervision_of(
-            self.recipe, run.input_size, run.store.manifest["provenance"]["logits"]["floor"], distil=run.distil
-        )
-        self.model = build_student(self.recipe.student, self.recipe.head, run.store.spec.joints, run.input_size)
-        self.model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.loader = Loader(
-            self._dataset(), self.recipe.batch_size, shuffle=True, threads=run.threads, device=run.device
-        )
-        self.val_loader = student_loader(run.val_store, run.input_size, 64, run.device, run.val_images)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, self.recipe.weight_decay), fused=True)
-        self.steps = self.recipe.epochs * len(self.loader)
-        self.epoch, self.step, self.best_ap = 0, 0, -1.0
-        self.seconds = 0.0
-        self.start = ""
-        self.precision = choose_precision(self.recipe.precision, run.device)
-        self.autocast = torch.autocast(run.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-
-    def _dataset(self) -> StoreDataset:
-        recipe = self.recipe
-        augmentation = Augmentation(recipe.flip, recipe.rotation, scale=recipe.scale, half_body=recipe.half_body)
-        needs_teacher = self.supervision.kd_weight > 0
-        return StoreDataset(
-            self.run.store,
-            self.run.input_size,
-            augmentation,
-            views=recipe.views if needs_teacher else None,
-            images=self.run.images,
-            seed=recipe.seed,
-        )
+        self.run, self.ranks, self.state = run, run.ranks, State(run)
+        self.stop = StopRequest(speak=self.ranks.first)
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The resolved configuration, as ``config.json`` keeps it and a resumed run must match it."""
-        width, height = self.run.input_size
-        return {
-            "name": self.run.name,
-            "recipe": dataclasses.asdict(self.recipe),
-            "supervision": dataclasses.asdict(self.supervision),
-            "input_size": f"{height}x{width}",
-            "joints": self.run.store.spec.joints,
-            "store": {"name": self.run.store.path.name, "content_sha256": self.run.store.manifest["content_sha256"]},
-            "val_store": {
-                "name": self.run.val_store.path.name,
-                "content_sha256": self.run.val_store.manifest["content_sha256"],
-            },
-        }
+    def progress(self) -> Progress:
+        """How far the run is."""
+        return self.state.progress
 
-    def restore(self) -> None:
-        """Start anew, or go on from ``last.pt``."""
-        out, last = self.run.out, self.run.out / "last.pt"
-        if self.run.resume and last.exists():
-            self._load(last)
-            return
-        if (out / "config.json").exists() and not (self.run.resume or self.run.overwrite):
-            raise TrainError(f"{out} already holds a run; give --resume to go on with it, --overwrite to start anew")
-        self.start = load_pretrained(self.model, self.recipe.student, self.recipe.pretrained)
-        say(self.start)
-        if self.run.overwrite:
-            discard(out)
-        out.mkdir(parents=True, exist_ok=True)
-        resolved = {"device": str(self.run.device), "precision": self.precision, "start": self.start}
-        (out / "config.json").write_text(json.dumps({**self.config, "resolved": resolved}, indent=2) + "\n")
-        (out / "history.jsonl").write_text("")
-
-    def _load(self, path: Path) -> None:
-        content = checkpoint.read(path)
-        differing = [key for key, value in self.config.items() if content.get(key) != value]
-        if differing:
-            raise TrainError(f"{path} belongs to another run: it differs in {', '.join(differing)}; give another --out")
-        self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.epoch, self.step = content["epoch"], content["step"]
-        self.best_ap, self.seconds = content["best_ap"], content["seconds"]
-        if self.precision != content["precision"]:
-            raise TrainError(
-                f"{path} was trained in {content['precision']} and this is {self.precision}: give --precision"
-            )
-
-    def save(self, name: str) -> None:
-        """Write the state as a checkpoint of that name."""
-        content = {
-            **self.config,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "best_ap": self.best_ap,
-            "seconds": self.seconds,
-            "precision": self.precision,
-        }
-        checkpoint.save(self.run.out / name, content)
+    @property
+    def loader(self) -> Loader:
+        """The training batches."""
+        return self.state.loader
 
     def train(self) -> None:
-        """Train the epochs that are left; an interrupt leaves a checkpoint to resume from."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        with contextlib.closing(SummaryWriter(str(self.run.out))) as board:
+        """Train the epochs that are left; a signal leaves a checkpoint to resume from."""
+        self.board = Board(self.run.out if self.ranks.first else None, self.progress.step)
+        with contextlib.closing(self.board), self.stop.heard():
             try:
-                while self.epoch < self.recipe.epochs:
-                    self._train_epoch(board)
+                while self.progress.epoch < self.run.recipe.epochs:
+                    self._train_epoch()
             except KeyboardInterrupt:
-                self.save("last.pt")
-                raise TrainError(
-                    f"interrupted in epoch {self.epoch + 1} of {self.recipe.epochs}; {self.run.out / 'last.pt'} holds "
-                    "the state, --resume goes on"
-                ) from None
+                self.ranks.fail(f"interrupted at once, {self.state.how_to_go_on()}")
 
-    def _train_epoch(self, board: Any) -> None:
-        self.model.train()
-        started, sums, done = time.perf_counter(), dict.fromkeys(("loss", "gt", "kd"), 0.0), 0
-        first = self.step - self.epoch * len(self.loader)
+    def _train_epoch(self) -> None:
+        self.state.model.train()
+        since = time.perf_counter()
+        for batch in self._batches():
+            losses = self._train_step(batch)
+            self._note_bad_records()
+            now = time.perf_counter()
+            self.progress.add_step(losses, now - since)
+            since = now
+            self.board.add("train", losses, self.progress.step)
+            if self.state.is_checkpoint_due():
+                self._save()
+        if self.state.has_unsaved_steps:  # the evaluation may take longer than a cluster grants
+            self._save()
+        self._close_epoch()
+
+    def _batches(self) -> Iterator[Batch]:
+        first, length = self.progress.steps_of_epoch, len(self.loader)
+        label = f"{self.run.name} {self.progress.epoch + 1}/{self.run.recipe.epochs}"
+        quiet = not (self.ranks.first and sys.stderr.isatty())
+        bar = tqdm(desc=label, total=length, initial=first, unit="step", leave=False, disable=quiet)
+        source = self.loader.epoch(self.progress.epoch, first)
+        with bar, contextlib.closing(source):  # type: ignore[type-var]
+            for _ in range(first, length):
+                yield self._next(source)
+                bar.update()
+
+    def _next(self, source: Iterator[Batch]) -> Batch:
+        """The next batch, once all ranks have theirs and nobody asked to stop."""
+        batch, problem = None, None
         try:
-            for batch in self._progress(self.loader.epoch(self.epoch, first), first):
-                terms = self._train_step(batch)
-                done += 1
-                for name, value in terms.items():
-                    sums[name] += value
-                    board.add_scalar(f"train/{name}", value, self.step)
-        finally:
-            elapsed = time.perf_counter() - started
-            self.seconds += elapsed
-        losses = {name: value / max(done, 1) for name, value in sums.items() if value or name == "loss"}
-        rate = round(done * self.loader.batch_size / elapsed, 1)
-        self._close_epoch({"epoch": self.epoch + 1, **losses, "instances_per_second": rate}, board)
+            batch = next(source)
+        except Exception as error:  # whatever a thread of the loader met
+            problem = error
+        wish = CANNOT if problem else ASKED_TO_STOP if self.stop.signal else RUNS
+        decided = self.ranks.highest(wish)
+        if decided != RUNS:
+            self._end(problem, self.stop.signal or "another process")
+        assert batch is not None  # noqa: S101 - a rank without a batch had a problem
+        return batch
 
-    def _progress(self, batches: Iterator[Batch], first: int) -> "tqdm[Batch]":
-        label = f"{self.run.name} {self.epoch + 1}/{self.recipe.epochs}"
-        quiet = not sys.stderr.isatty()
-        return tqdm(batches, desc=label, total=len(self.loader), initial=first, unit="step", leave=False, disable=quiet)
+    def _end(self, problem: Exception | None, who: str) -> None:
+        """Write a checkpoint between two steps and end all ranks."""
+        reason = _reason(problem) if problem else None
+        try:
+            self._save()
+        except TrainError as error:
+            reason = f"{reason}; and {error}" if reason else str(error)
+        self.ranks.agree(f"{reason}; {self.state.how_to_go_on()}" if reason else None)
+        self.ranks.fail(f"stopped by {who}, {self.state.how_to_go_on()}")
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
         """One step of the optimiser; returns the loss and its terms."""
-        learning_rate = self.recipe.learning_rate * _schedule(self.step, self.steps, self.recipe.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        with self.autocast:
-            maps = self.model(normalise_images(batch["image"]))
-        terms = self.supervision.terms(maps, batch)
-        loss = torch.stack(list(terms.values())).sum()
-        self._check_finite(loss, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.recipe.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        self.optimizer.step()
-        self.step += 1
-        return {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
+        losses = self.state.stepper.gradients(batch, self.progress.step)
+        self._check_finite(losses["loss"], batch)
+        self.state.stepper.update(self.progress.step)
+        return losses
 
-    def _check_finite(self, loss: Tensor, batch: Batch) -> None:
-        if torch.isfinite(loss):
+    def _check_finite(self, loss: float, batch: Batch) -> None:
+        if abs(loss) < float("inf"):
             return
-        ids = self.run.store.instances["annotation_id"][batch["row"].numpy()]
-        raise TrainError(
-            f"the loss is {loss.item()} at step {self.step + 1}, before the optimiser took it in; the batch's "
-            f"annotation ids are {', '.join(map(str, ids))}; {self.run.out / 'last.pt'} holds the last epoch's state: "
-            "look at these instances, or lower --learning-rate and start anew"
+        rows = [row for rows in self.ranks.gather(batch["row"].tolist()) for row in rows]
+        ids = self.run.store.instances["annotation_id"][rows]
+        self.ranks.fail(
+            f"the loss is {loss} at step {self.progress.step + 1}, before the optimiser took it in; the batch's "
+            f"annotation ids are {', '.join(map(str, ids))}: look at these instances, or lower --learning-rate and "
+            f"start anew ({self.state.kept()})"
         )
 
-    def _close_epoch(self, line: dict[str, Any], board: Any) -> None:
-        """Evaluate, keep the best, write the checkpoint and the line of the epoch."""
-        metrics = measure(self.run.val_store, predict(self.model, self.supervision, self.val_loader))
-        line |= {name: metrics[name] for name in ("ap", "ap50", "pck@0.05", "pck@0.1")}
-        for name in ("ap", "pck@0.05"):
-            board.add_scalar(f"val/{name}", metrics[name], self.step)
-        score = metrics["ap"] if math.isfinite(metrics["ap"]) else 0.0
-        self.epoch += 1  # closed once it is evaluated: an interrupt before this line evaluates it again
-        if score > self.best_ap:
-            self.best_ap = score
-            self.save("best.pt")
-        self.save("last.pt")
-        with (self.run.out / "history.jsonl").open("a") as file:
-            file.write(to_json(line) + "\n")
-        say(_epoch_line(self.run.name, self.recipe.epochs, line))
+    def _save(self) -> None:
+        self.board.flush()
+        self.state.save()
+
+    def _close_epoch(self) -> None:
+        """Evaluate, keep the best, write the checkpoint and then the history that it holds."""
+        metrics = self._evaluate()
+        more = {"bad_records": len(self.progress.bad_records)} if self.run.skip_bad_records else {}
+        line = self.progress.close_epoch(self.loader.batch_size, metrics, more)
+        if self.ranks.first:
+            self.board.add("val", {name: metrics[name] or 0.0 for name in ("ap", "pck@0.05")}, self.progress.step)
+            self.state.keep_best(metrics)
+            self._save()
+            write_history(self.run.out, self.progress.history)
+            say(_epoch_line(self.run.name, self.run.recipe.epochs, line))
+            for why in list(self.progress.bad_records.values())[:1]:
+                say(f"bad records so far, each replaced by another: {len(self.progress.bad_records)}, e.g. {why}")
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Metrics of the student as it is, computed from all ranks' predictions; empty but on rank 0."""
+        self.state.stepper.agree_on_statistics()
+        parts = self.ranks.gather(predict(self.state.stepper.student, self.state.supervision, self.state.val_loader))
+        if not self.ranks.first:
+            return dict.fromkeys(("ap", "ap50", "pck@0.05", "pck@0.1"))
+        metrics: dict[str, Any] = json.loads(to_json(measure(self.run.val_store, in_store_order(parts))))
+        return metrics
+
+    def _note_bad_records(self) -> None:
+        if self.run.skip_bad_records:
+            for of_rank in self.ranks.gather(self.loader.bad):
+                self.progress.bad_records |= of_rank
 
     def finish(self) -> dict[str, Any]:
-        """Evaluate the best student and write ``metrics.json``."""
-        best = checkpoint.load_student(self.run.out / "best.pt")
-        predictions = predict(best.model.to(self.run.device), best.supervision, self.val_loader)
+        """Write ``metrics.json``: the best epoch's evaluation, and what the training took."""
+        progress = self.progress
         metrics = {
-            **measure(self.run.val_store, predictions),
+            **(progress.best or {}),
             "model": self.run.name,
             "store": self.run.val_store.path.name,
-            "train_seconds": round(self.seconds, 1),
-            "train_instances_per_second": round(self.step * self.loader.batch_size / max(self.seconds, 1e-9), 1),
+            "train_seconds": round(progress.seconds, 1),
+            "train_instances_per_second": round(
+                progress.step * self.loader.batch_size / max(progress.seconds, 1e-9), 1
+            ),
         }
-        (self.run.out / "metrics.json").write_text(to_json(metrics, indent=2) + "\n")
+        if self.run.skip_bad_records:
+            metrics["bad_records"] = len(progress.bad_records)
+        if self.ranks.first:
+            write_text(self.run.out / "metrics.json", to_json(metrics, indent=2) + "\n")
+        self.ranks.leave()
         return metrics
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Kernels with weight decay; biases and norms without."""
-    kernels = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def _schedule(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate at a step: linear warm-up, then half a cosine to zero."""
-    warm = max(1, round(warmup * steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def say(line: str) -> None:
-    """A line on stderr, above a progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)
+def _reason(problem: Exception) -> str:
+    """One line for what a loader met; where it was met if it is none of our own refusals."""
+    if is_bad_record(problem):
+        return f"{problem}; --skip-bad-records trains without such records"
+    if isinstance(problem, (TrainError, StoreError, OSError)):
+        return str(problem)
+    frame = traceback.extract_tb(problem.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}, line {frame.lineno}"
+    return f"a loader thread failed: {type(problem).__name__}: {problem} ({where})"
 
 
 def _epoch_line(name: str, epochs: int, line: dict[str, Any]) -> str:
+    ap = float("nan") if line["ap"] is None else line["ap"]
     return (
-        f"{name} epoch {line['epoch']}/{epochs}: loss {line['loss']:.3f}, AP {line['ap']:.1f}, "
+        f"{name} epoch {line['epoch']}/{epochs}: loss {line['loss']:.3f}, AP {ap:.1f}, "
         f"PCK@0.05 {line['pck@0.05']:.1f}, {line['instances_per_second']:.0f} instances/s"
     )
-
-
-def refuse_foreign(out: Path) -> None:
-    """Raise `TrainError` if a folder is not empty and holds no run: nothing in it is ours to throw away."""
-    if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
-        raise TrainError(f"{out} is not a run folder, --overwrite leaves it alone; give another --out")
-
-
-def discard(out: Path) -> None:
-    """Delete the files of a run in a folder, and nothing else."""
-    for name in ("config.json", "history.jsonl", "last.pt", "best.pt", "metrics.json", "evaluation.json"):
-        (out / name).unlink(missing_ok=True)
-    for events in out.glob("events.out.tfevents.*"):
-        events.unlink()

@@ -23,13 +23,20 @@ class Recipe:
     pretrained: str = _knob("auto", "ImageNet weights: auto (download), none, or a file")
 
     epochs: int = _knob(20, "passes over the store")
-    batch_size: int = _knob(32, "instances a step")
+    batch_size: int = _knob(32, "instances a step, over all processes")
+    accumulate: int = _knob(1, "parts a step's batch is computed in, one after the other, where memory is short")
     learning_rate: float = _knob(2e-3, "peak learning rate of AdamW")
     weight_decay: float = _knob(1e-2, "of AdamW; not applied to biases and norms")
     warmup: float = _knob(0.05, "share of the steps with linearly growing learning rate; then cosine to zero")
     clip: float = _knob(1.0, "largest norm of the gradient; 0 never clips")
+    ema: float = _knob(0.0, "decay of a moving average of the weights, evaluated in their place, e.g. 0.999; 0: none")
     precision: str = _knob("auto", "auto, fp32, or bf16 (autocast)", choices=["auto", "fp32", "bf16"])
     seed: int = _knob(0, "of initialisation, order and augmentation")
+    order: str = _knob(
+        "instances",
+        "instances (a true permutation) or shards (a few of the store's shards at a time, for remote stores)",
+        choices=["instances", "shards"],
+    )
 
     loss: str = _knob("kl", "kl (maps are logits, spatial softmax) or mse (maps are heatmaps)", choices=["kl", "mse"])
     sigma: float = _knob(0.0, "ground-truth Gaussian in heatmap pixels; 0 takes HRNet's (2 for 64 rows), at least 1.5")
@@ -56,12 +63,14 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.scale < 1:
             raise TrainError(f"--scale must be at least 0 and below 1, got {self.scale}")
+        if not 0 <= self.ema < 1:
+            raise TrainError(f"--ema must be at least 0 and below 1, got {self.ema}")
         negative = [name for name in ("gt_weight", "kd_weight", "weight_decay", "sigma") if getattr(self, name) < 0]
         if negative:
             raise TrainError(
                 f"--{negative[0].replace('_', '-')} must not be negative, got {getattr(self, negative[0])}"
             )
-        positive = ("epochs", "batch_size", "learning_rate", "temperature")
+        positive = ("epochs", "batch_size", "accumulate", "learning_rate", "temperature")
         if self.input_size:
             try:
                 parse_size(self.input_size)

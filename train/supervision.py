@@ -55,6 +55,19 @@ class Supervision:
             terms["kd"] = self.kd_weight * self._teacher(maps, batch)
         return terms
 
+    def weights(self, batch: Batch) -> dict[str, Tensor]:
+        """What each of `terms` weighs in a mean over several batches: the sum of the weights it is a mean by."""
+        weights = {}
+        if self.gt_weight:
+            weights["gt"] = batch["labelled"].sum()
+        if self.kd_weight:
+            peaks = batch["heatmaps"].amax(dim=(-2, -1))
+            weight = self._joint_weights(batch["heatmaps"], batch["labelled"])
+            if self.loss == "kl":  # a map without support has no say
+                weight = weight * ~torch.isneginf(TRANSFORMS[self.logits](peaks, self.floor))
+            weights["kd"] = weight.sum()
+        return weights
+
     def heatmaps(self, maps: Tensor) -> Tensor:
         """What the student's maps say as heatmaps of height about 1, (B, K, H, W) float32."""
         return density_heatmaps(maps, self.sigma) if self.loss == "kl" else maps.float()

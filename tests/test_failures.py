@@ -1,0 +1,149 @@
+"""What goes wrong while a run trains ends it with one line that says what, where, and how to go on."""
+
+import errno
+import json
+import os
+import shutil
+
+import pytest
+
+import cache
+from tests.people_store import make_store
+from tests.tiny_runs import command, history, results
+from train.__main__ import main
+from train.checkpoint import read
+from train.dataset import StoreDataset
+from train.loop import Trainer
+
+BAD = (3, 4, 9)
+"""Rows of the damaged store; one follows another, so that a replacement is itself bad."""
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    make_store(folder / "train.zarr", 12)
+    make_store(folder / "val.h5", 4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def damaged(stores, tmp_path_factory):
+    """The same stores with one flipped bit in each of three frames."""
+    folder = tmp_path_factory.mktemp("damaged") / "stores"
+    shutil.copytree(stores, folder)
+    store = cache.open_store(folder / "train.zarr")
+    for row in BAD:
+        frame, found = store.frame(row), 0
+        for path in (folder / "train.zarr").rglob("*"):
+            if path.is_file() and frame in (content := path.read_bytes()):
+                at = content.index(frame) + len(frame) // 2
+                path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+                found += 1
+        assert found == 1
+    return folder
+
+
+def error_of(capsys):
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "Traceback" not in "\n".join(lines)
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    return lines[-1]
+
+
+def test_a_corrupt_record_ends_the_run_and_is_named(damaged, tmp_path, capsys):
+    assert main(command(damaged, tmp_path / "run")) == 1
+    error = error_of(capsys)
+    assert any(f"instance {row} (annotation {1000 + row}), frame: the bytes do not match" in error for row in BAD)
+    assert str(damaged / "train.zarr") in error
+    assert "--skip-bad-records" in error
+    assert "--resume goes on" in error
+
+
+def test_corrupt_records_are_replaced_counted_and_reported(damaged, tmp_path, capsys):
+    flags = {"skip_bad_records": True}
+    assert main(command(damaged, tmp_path / "one", **flags)) == 0
+    assert capsys.readouterr().err.count("bad records so far, each replaced by another: 3, e.g. ") == 2
+    assert json.loads((tmp_path / "one/metrics.json").read_text())["bad_records"] == 3
+    assert [line["bad_records"] for line in history(tmp_path / "one")] == [3, 3]
+    assert main(command(damaged, tmp_path / "two", threads=1, **flags)) == 0
+    assert results(tmp_path / "one") == results(tmp_path / "two")
+
+
+def test_skipping_goes_on_where_a_corrupt_record_ended_the_run(damaged, tmp_path):
+    assert main(command(damaged, tmp_path / "cut")) == 1
+    assert main(command(damaged, tmp_path / "cut", skip_bad_records=True, resume=True)) == 0
+    assert main(command(damaged, tmp_path / "whole", skip_bad_records=True)) == 0
+    assert results(tmp_path / "cut") == results(tmp_path / "whole")
+
+
+def test_a_store_of_bad_records_is_not_skipped_through(stores, tmp_path, monkeypatch, capsys):
+    def damaged(self, row):
+        raise cache.StoreFormatError(f"record {row} is damaged")
+
+    monkeypatch.setattr(cache.Store, "frame", damaged)
+    assert main(command(stores, tmp_path / "run", skip_bad_records=True)) == 1
+    assert "is damaged" in error_of(capsys)
+
+
+@pytest.mark.parametrize("skip", [{}, {"skip_bad_records": True}])
+def test_a_store_that_vanishes_ends_the_run_with_a_checkpoint(stores, tmp_path, monkeypatch, capsys, skip):
+    """As a network file system that goes away does: every read fails, and none of it is a bad record."""
+    pread, fill, gone = os.pread, StoreDataset.fill, []
+
+    def stale(handle, *where):
+        if gone:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return pread(handle, *where)
+
+    def vanish(self, batch, slot, row, epoch):
+        if epoch == 1:
+            gone.append(row)
+        fill(self, batch, slot, row, epoch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pread", stale)
+        patched.setattr(StoreDataset, "fill", vanish)
+        assert main(command(stores, tmp_path / "run", **skip)) == 1
+    error = error_of(capsys)
+    assert "train.zarr" in error
+    assert "Stale file handle" in error
+    assert "after step 3 of 6, in epoch 2" in error
+    assert read(tmp_path / "run/last.pt")["progress"]["step"] == 3
+    assert main(command(stores, tmp_path / "run", resume=True, **skip)) == 0
+
+
+def test_a_store_whose_folder_is_removed_ends_the_run(stores, tmp_path, monkeypatch, capsys):
+    moved = tmp_path / "stores"
+    shutil.copytree(stores, moved)
+    train = Trainer.train
+
+    def remove(self):
+        shutil.rmtree(moved / "train.zarr")
+        train(self)
+
+    monkeypatch.setattr(Trainer, "train", remove)
+    assert main(command(moved, tmp_path / "run")) == 1
+    error = error_of(capsys)
+    assert "missing; the store is incomplete or damaged" in error
+    assert "after step 0 of 6" in error
+
+
+def test_a_loader_thread_that_fails_is_named_with_its_place(stores, tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr("train.dataset.warp_image", broken)
+    assert main(command(stores, tmp_path / "run")) == 1
+    error = error_of(capsys)
+    assert "a loader thread failed: MemoryError: no more (test_failures.py, line " in error
+    assert "--resume goes on" in error
+
+
+def test_a_disk_too_full_for_tensorboard_ends_the_run_in_one_line(stores, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
+    assert main(command(stores, tmp_path / "run")) == 1
+    assert "could not write TensorBoard's events in" in error_of(capsys)

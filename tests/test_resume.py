@@ -1,0 +1,159 @@
+"""A run that ends too early, however it ends, goes on as if it had not ended."""
+
+import errno
+import functools
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.people_store import make_store
+from tests.tiny_runs import command, history, processes, results, run_quietly, same_weights
+from train.__main__ import main
+from train.checkpoint import read
+from train.loop import Trainer
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    make_store(folder / "train.zarr", 12)
+    make_store(folder / "val.h5", 4)
+    return folder
+
+
+EVERY = {"checkpoint_every": 1, "ema": 0.9}
+"""A checkpoint a step; with an average, there is more to lose."""
+
+
+@pytest.fixture(scope="module")
+def whole(stores, tmp_path_factory):
+    """A run of two epochs of three steps that nothing happened to."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert main(command(stores, out, **EVERY)) == 0
+    return out
+
+
+def die_at(moment, times):
+    """Make this process kill itself when a step is done, or a file is about to be put, or was put, in its place."""
+    seen = []
+
+    def count(what):
+        seen.append(what)
+        if seen.count(moment) == times:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    step, replace = Trainer._train_step, Path.replace
+
+    def counted_step(self, batch):
+        losses = step(self, batch)
+        count(f"step {self.progress.step + 1}")
+        return losses
+
+    def counted_replace(self, target):
+        count(f"before {Path(target).name}")
+        replace(self, target)
+        count(f"after {Path(target).name}")
+
+    Trainer._train_step, Path.replace = counted_step, counted_replace
+
+
+@pytest.mark.parametrize(
+    ("moment", "times"),
+    [
+        ("step 1", 1),
+        ("before last.pt", 2),
+        ("after best.pt", 1),  # between best.pt and last.pt
+        ("before history.jsonl", 2),  # between last.pt and its line of the history
+        ("step 5", 1),
+        ("before metrics.json", 1),
+    ],
+)
+def test_a_run_killed_at_any_moment_ends_as_an_uninterrupted_one(stores, whole, tmp_path, moment, times):
+    arguments, log = command(stores, tmp_path / "run", **EVERY), tmp_path / "log"
+    process = processes().Process(target=run_quietly, args=(arguments, log, functools.partial(die_at, moment, times)))
+    process.start()
+    process.join(200)
+    assert process.exitcode == -signal.SIGKILL, log.read_text()
+    assert main(command(stores, tmp_path / "run", resume=True, **EVERY)) == 0
+    assert results(tmp_path / "run") == results(whole)
+    assert same_weights(tmp_path / "run/last.pt", whole / "last.pt")
+    assert same_weights(tmp_path / "run/best.pt", whole / "best.pt")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(stores, whole, tmp_path, monkeypatch, capsys, number):
+    step = Trainer._train_step
+
+    def signalled(self, batch):
+        if self.progress.step == 4:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)  # as a terminal and torchrun send it, one right after the other
+        return step(self, batch)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_train_step", signalled)
+        assert main(command(stores, tmp_path / "run", ema=0.9)) == 1
+    assert signal.getsignal(number) is before
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"error: stopped by {number.name}, after step 5 of 6, in epoch 2")
+    assert "--resume goes on" in error
+    assert read(tmp_path / "run/last.pt")["progress"]["step"] == 5
+    assert main(command(stores, tmp_path / "run", resume=True, ema=0.9)) == 0
+    assert same_weights(tmp_path / "run/last.pt", whole / "last.pt")
+    assert results(tmp_path / "run") == results(whole)
+
+
+def test_a_second_signal_ends_the_run_at_once(stores, tmp_path, monkeypatch, capsys):
+    def signalled(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "_train_step", signalled)
+    monkeypatch.setattr("train.stopping.SAME", 0.0)
+    assert main(command(stores, tmp_path / "run")) == 1
+    assert "interrupted at once" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole_and_says_so(stores, whole, tmp_path, monkeypatch, capsys):
+    fsync, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return fsync(handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        assert main(command(stores, tmp_path / "run", **EVERY)) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "last.pt" in error or "best.pt" in error
+    assert "No space left on device; free some space and go on with --resume" in error
+    assert not list((tmp_path / "run").glob("*.tmp"))
+    assert 0 < read(tmp_path / "run/last.pt")["progress"]["step"] < 6
+    assert main(command(stores, tmp_path / "run", resume=True, **EVERY)) == 0
+    assert results(tmp_path / "run") == results(whole)
+
+
+def test_a_run_goes_on_only_as_the_run_it_was(stores, whole, tmp_path, capsys):
+    assert main(command(stores, whole, resume=True, **(EVERY | {"ema": 0.99}))) == 1
+    assert "differs in recipe" in capsys.readouterr().err
+    assert main(command(stores, whole, resume=True, **EVERY)) == 0  # nothing is left to do, and nothing is lost
+    assert len(history(whole)) == 2
+
+
+def test_checkpoints_hold_what_the_run_resolved_and_where_its_sampler_is(whole):
+    content = read(whole / "last.pt")
+    config = json.loads((whole / "config.json").read_text())
+    assert all(content[name] == value for name, value in config.items())
+    assert {"epoch": 2, "step": 6, "steps_of_epoch": 0}.items() <= content["progress"].items()
+    assert content["progress"]["history"] == history(whole)
+
+
+def test_the_time_between_checkpoints_is_read_as_written(stores, tmp_path, capsys):
+    assert main(command(stores, tmp_path / "run", checkpoint_every="often")) == 1
+    assert "--checkpoint-every takes steps, e.g. 500, or minutes, e.g. 5m; got 'often'" in capsys.readouterr().err

@@ -1,0 +1,71 @@
+"""Batch norm with the statistics of the whole batch when several processes share it.
+
+With the statistics of its own part alone, the same recipe would train another student on every number of processes.
+torch's ``SyncBatchNorm`` does this on GPUs only; `GlobalBatchNorm2d` does it on CPUs.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def share_statistics(model: nn.Module, device: torch.device) -> None:
+    """Let every `nn.BatchNorm2d` in a model look at all ranks' samples; parameters and names stay.
+
+    Classes derived from it, which may do more than normalise, are left alone: they see their own rank's samples.
+    """
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.BatchNorm2d:
+                synced = nn.SyncBatchNorm.convert_sync_batchnorm if device.type == "cuda" else GlobalBatchNorm2d.like
+                setattr(module, name, synced(child))
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` over the batches of all ranks together, which may differ in size."""
+
+    @classmethod
+    def like(cls, norm: nn.BatchNorm2d) -> "GlobalBatchNorm2d":
+        """One that shares the parameters and buffers of another."""
+        made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        made._parameters, made._buffers = norm._parameters, norm._buffers
+        return made.train(norm.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        if not self.training:
+            return super().forward(x)
+        wide = x.float()
+        count = _SumOverRanks.apply(wide.new_full((1,), wide.numel() / wide.shape[1]))
+        mean = _SumOverRanks.apply(wide.sum((0, 2, 3))) / count
+        centred = wide - mean[:, None, None]
+        variance = _SumOverRanks.apply(centred.square().sum((0, 2, 3))) / count
+        self._track(mean.detach(), variance.detach() * count / (count - 1))
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None  # noqa: S101, PT018 - as torch makes it
+        momentum = 0.1 if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance, momentum)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """A sum that every rank uses: its gradient is the sum of the gradients."""
+
+    @staticmethod
+    def forward(_: Any, part: Tensor) -> Tensor:
+        whole = part.clone()
+        dist.all_reduce(whole)
+        return whole
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        whole = gradient.clone()
+        dist.all_reduce(whole)
+        return whole

@@ -1,0 +1,54 @@
+"""The files of a run folder: taking it, throwing it away, and writing so that a kill never leaves half a file.
+
+``config.json``, ``history.jsonl`` (a line an epoch), ``last.pt`` and ``best.pt`` (best AP on the validation store),
+``metrics.json`` (the best student's evaluation) and TensorBoard's event files. The history is part of every checkpoint:
+the file is written from it, after it, and again when a run is resumed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from train.errors import TrainError
+from train.evaluate import to_json
+
+FILES = ("config.json", "history.jsonl", "last.pt", "best.pt", "metrics.json", "evaluation.json")
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise `TrainError` if a folder is not empty and holds no run: nothing in it is ours to throw away."""
+    if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
+        raise TrainError(f"{out} is not a run folder, --overwrite leaves it alone; give another --out")
+
+
+def refuse_taken(out: Path) -> None:
+    """Raise `TrainError` if a folder holds a run."""
+    if (out / "config.json").exists():
+        raise TrainError(f"{out} already holds a run; give --resume to go on with it, --overwrite to start anew")
+
+
+def discard(out: Path) -> None:
+    """Delete the files of a run in a folder, and nothing else."""
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)
+    for events in out.glob("events.out.tfevents.*"):
+        events.unlink()
+
+
+def write_history(out: Path, history: list[dict[str, Any]]) -> None:
+    """Write ``history.jsonl``."""
+    write_text(out / "history.jsonl", "".join(to_json(line) + "\n" for line in history))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file beside its place and rename it.
+
+    Raises:
+        TrainError: If it cannot be written; what was there stays.
+    """
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        beside.write_text(text)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise TrainError(f"could not write {path}: {error}; free some space and go on with --resume") from error

@@ -1,0 +1,202 @@
+"""The parts of one run (student, loaders, progress), and their way into a checkpoint and back."""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from kdlib.device import choose_precision
+from train import checkpoint
+from train.augment import Augmentation
+from train.compiling import compiler_problem
+from train.dataset import StoreDataset
+from train.errors import TrainError
+from train.evaluate import check_joints, student_loader
+from train.loader import Loader
+from train.progress import Progress
+from train.run import Run
+from train.run_folder import discard, refuse_taken, write_history, write_text
+from train.step import Stepper
+from train.students import build_student, load_pretrained
+
+VAL_BATCH = 64
+
+
+class State:
+    """Everything that a run is made of and that its checkpoints hold.
+
+    Raises:
+        TrainError: If the stores do not fit each other, the recipe, or the number of ranks.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.recipe, self.ranks = run, run.recipe, run.ranks
+        check_joints(run.val_store, run.store.spec.joints, "the training store")
+        torch.manual_seed(self.recipe.seed)
+        self.supervision = checkpoint.supervision_of(
+            self.recipe, run.input_size, run.store.manifest["provenance"]["logits"]["floor"], distil=run.distil
+        )
+        self.model = build_student(self.recipe.student, self.recipe.head, run.store.spec.joints, run.input_size)
+        self.model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.part = (self.ranks.rank, self.ranks.world)
+        self.loader = self._loader()
+        self.val_loader = student_loader(
+            run.val_store, run.input_size, VAL_BATCH, run.device, run.val_images, part=self.part
+        )
+        self.steps = self.recipe.epochs * len(self.loader)
+        self.precision = choose_precision(self.recipe.precision, run.device)
+        bf16 = self.precision == "bf16"
+        self.stepper = Stepper(self.model, self.supervision, self.recipe, self.steps, run.ranks, bf16=bf16)
+        self.progress = Progress()
+        self._saved_step, self._saved_at = 0, time.monotonic()
+
+    def _loader(self) -> Loader:
+        run, recipe = self.run, self.recipe
+        augmentation = Augmentation(recipe.flip, recipe.rotation, scale=recipe.scale, half_body=recipe.half_body)
+        views = recipe.views if self.supervision.kd_weight > 0 else None
+        dataset = StoreDataset(
+            run.store, run.input_size, augmentation, views=views, images=run.images, seed=recipe.seed
+        )
+        loader = Loader(
+            dataset,
+            recipe.batch_size,
+            shuffle=True,
+            threads=run.threads or self.ranks.threads,
+            device=run.device,
+            order=recipe.order,
+            part=self.part,
+            skip_bad=run.skip_bad_records,
+        )
+        if loader.batch_size < recipe.accumulate * self.ranks.world:
+            raise TrainError(
+                f"a batch of {loader.batch_size} cannot be shared by {self.ranks.world} processes with --accumulate "
+                f"{recipe.accumulate}: give a larger --batch-size"
+            )
+        return loader
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, as ``config.json`` keeps it and a resumed run must match it."""
+        width, height = self.run.input_size
+        return {
+            "name": self.run.name,
+            "recipe": dataclasses.asdict(self.recipe),
+            "supervision": dataclasses.asdict(self.supervision),
+            "input_size": f"{height}x{width}",
+            "joints": self.run.store.spec.joints,
+            "store": _identity(self.run.store),
+            "val_store": _identity(self.run.val_store),
+        }
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What was decided here and now."""
+        return {
+            "device": str(self.run.device),
+            "precision": self.precision,
+            "start": self.progress.start,
+            "processes": self.ranks.world,
+        }
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to go on from."""
+        return self.run.out / "last.pt"
+
+    def restore(self) -> None:
+        """Start anew, or go on from ``last.pt``; rank 0 reads, and all have it."""
+        content = None
+        with self.ranks.together():
+            if self.ranks.first and self.run.resume and self.last.exists():
+                content = self._read_last()
+            elif self.ranks.first:
+                self._begin()
+        content = self.ranks.from_first(content)
+        if content is not None:
+            self.stepper.load(content)
+            self.progress = Progress.of(content["progress"])
+            self._saved_step = self.progress.step
+        self.stepper.connect(self.run.compile and self._can_compile())
+
+    def _begin(self) -> None:
+        out = self.run.out
+        if not (self.run.resume or self.run.overwrite):
+            refuse_taken(out)
+        self.progress.start = load_pretrained(self.model, self.recipe.student, self.recipe.pretrained)
+        say(self.progress.start)
+        if self.run.overwrite:
+            discard(out)
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "config.json", json.dumps({**self.config, "resolved": self.resolved}, indent=2) + "\n")
+        write_history(out, [])
+
+    def _read_last(self) -> dict[str, Any]:
+        content = checkpoint.read(self.last)
+        differing = [key for key, value in self.config.items() if content.get(key) != value]
+        if differing:
+            raise TrainError(
+                f"{self.last} belongs to another run: it differs in {', '.join(differing)}; give another --out"
+            )
+        before = content["resolved"]
+        if self.precision != before["precision"]:
+            raise TrainError(
+                f"{self.last} was trained in {before['precision']} and this is {self.precision}: give --precision"
+            )
+        if self.ranks.world != before["processes"]:
+            say(f"{self.last} was written by {before['processes']} processes; going on with {self.ranks.world}")
+        write_history(self.run.out, content["progress"]["history"])
+        return content
+
+    def _can_compile(self) -> bool:
+        problem = compiler_problem(self.run.device)
+        if problem and self.ranks.first:
+            say(f"torch.compile does not work here ({problem}): going on without --compile")
+        return self.ranks.highest(problem is not None) == 0
+
+    @property
+    def has_unsaved_steps(self) -> bool:
+        """Would a kill now lose steps?"""
+        return self.progress.step > self._saved_step
+
+    def is_checkpoint_due(self) -> bool:
+        """Has the run gone on for long enough since the last checkpoint?"""
+        steps, seconds = self.progress.step - self._saved_step, time.monotonic() - self._saved_at
+        return self.run.checkpoint_every.is_over(steps, seconds)
+
+    def save(self) -> None:
+        """Write ``last.pt``."""
+        if self.ranks.first:
+            content = {**self.config, **self.stepper.state(), "resolved": self.resolved}
+            checkpoint.save(self.last, {**content, "progress": self.progress.as_dict()})
+        self._saved_step, self._saved_at = self.progress.step, time.monotonic()
+
+    def keep_best(self, metrics: dict[str, Any]) -> None:
+        """Write ``best.pt`` if no epoch was better."""
+        best = self.progress.best
+        if best is None or (metrics["ap"] or 0.0) > (best["ap"] or 0.0):
+            self.progress.best = metrics
+            content = {**self.config, "model": self.stepper.student.state_dict(), "resolved": self.resolved}
+            checkpoint.save(self.run.out / "best.pt", {**content, "epoch": self.progress.epoch})
+
+    def how_to_go_on(self) -> str:
+        """Where the run is, and what a resumed one would start from."""
+        where = f"after step {self.progress.step} of {self.steps}, in epoch {self.progress.epoch + 1}"
+        return f"{where}; {self.kept()}" + (", --resume goes on from it" if self.last.exists() else "")
+
+    def kept(self) -> str:
+        """What the last checkpoint holds."""
+        return f"{self.last} holds step {self._saved_step}" if self.last.exists() else "there is no checkpoint yet"
+
+
+def _identity(store: Any) -> dict[str, Any]:
+    return {"name": store.path.name, "content_sha256": store.manifest["content_sha256"]}
+
+
+def say(line: str) -> None:
+    """A line on stderr, above a progress bar if there is one."""
+    tqdm.write(line, file=sys.stderr)
