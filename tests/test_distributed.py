@@ -13,7 +13,7 @@ import torch
 
 import cache
 from tests.people_store import make_store
-from tests.tiny_runs import command, history, results, run_ranks, weights
+from tests.tiny_training import command, history, results, run_ranks, weights
 from train.__main__ import main
 from train.checkpoint import read
 from train.dataset import StoreDataset

@@ -9,7 +9,7 @@ import pytest
 
 import cache
 from tests.people_store import make_store
-from tests.tiny_runs import command, history, results
+from tests.tiny_training import command, history, results
 from train.__main__ import main
 from train.checkpoint import read
 from train.dataset import StoreDataset

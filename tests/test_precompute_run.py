@@ -18,13 +18,13 @@ from precompute.__main__ import main
 from precompute.hrnet import build_hrnet
 from precompute.photographs import UnreadableImageError, read_photograph
 from precompute.teacher import load_teacher, mirror
-from tests import tiny_run
-from tests.tiny_run import command
+from tests import tiny_precompute
+from tests.tiny_precompute import command
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return tiny_run.write(tmp_path_factory.mktemp("data"))
+    return tiny_precompute.write(tmp_path_factory.mktemp("data"))
 
 
 def refused(capsys, arguments):

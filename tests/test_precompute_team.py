@@ -14,7 +14,7 @@ from cache.diff import diff_stores
 from precompute.__main__ import main
 from precompute.errors import PrecomputeError
 from precompute.team import Team, own_device
-from tests import small_store, tiny_run
+from tests import small_store, tiny_precompute
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = f"""
@@ -42,13 +42,13 @@ sys.exit(main())
 
 def test_two_processes_make_what_one_makes_even_if_one_is_killed(tmp_path, monkeypatch):
     """Rank 1 is killed, torchrun starts both again, and they finish the dead rank's shard, too."""
-    data = tiny_run.write(tmp_path / "data")
+    data = tiny_precompute.write(tmp_path / "data")
     (data / "program.py").write_text(PROGRAM)
     with monkeypatch.context() as patched:
         patched.setattr("cache.spec.default_shard_instances", lambda _: 2)
-        assert main(tiny_run.command(data, tmp_path / "alone.zarr")) == 0
+        assert main(tiny_precompute.command(data, tmp_path / "alone.zarr")) == 0
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
-    command = [str(data / "program.py"), *tiny_run.command(data, tmp_path / "team.h5")]
+    command = [str(data / "program.py"), *tiny_precompute.command(data, tmp_path / "team.h5")]
     done = subprocess.run(
         [sys.executable, "-m", *torchrun, *command],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.people_store import make_store
-from tests.tiny_runs import command, history, processes, results, run_quietly, same_weights
+from tests.tiny_training import command, history, processes, results, run_quietly, same_weights
 from train.__main__ import main
 from train.checkpoint import read
 from train.loop import Trainer

@@ -14,7 +14,7 @@ from cache.__main__ import main
 from cache.diff import diff_stores
 from cache.repair import stage_repair
 from precompute.__main__ import main as precompute
-from tests import small_store, tiny_run
+from tests import small_store, tiny_precompute
 
 
 @pytest.fixture(params=[".zarr", ".h5"])
@@ -155,15 +155,15 @@ def test_an_unfinished_run_is_not_mixed_with_a_repair(path, capsys):
 def test_the_teacher_rebuilds_the_bad_shard(tmp_path, monkeypatch, capsys):
     """The whole way: a store of a teacher, damaged, repaired by the command that made it."""
     monkeypatch.setattr("cache.spec.default_shard_instances", lambda _: 3)
-    data = tiny_run.write(tmp_path / "data")
+    data = tiny_precompute.write(tmp_path / "data")
     path = tmp_path / "s.zarr"
-    assert precompute(tiny_run.command(data, path)) == 0
+    assert precompute(tiny_precompute.command(data, path)) == 0
     original = cache.open_store(path).manifest
     damage(path, 7)
     assert main(["verify", str(path), "--repair"]) == 1
     before = {file.name: file.stat().st_ino for file in (tmp_path / "s.zarr.partial" / "receipts").iterdir()}
     assert sorted(before) == ["00000.npz", "00001.npz", "00003.npz"]
-    assert precompute(tiny_run.command(data, path, "--resume")) == 0
+    assert precompute(tiny_precompute.command(data, path, "--resume")) == 0
     assert main(["verify", str(path)]) == 0
     repaired = cache.open_store(path).manifest
     assert {**repaired, "provenance": 0} == {**original, "provenance": 0}

@@ -55,7 +55,7 @@ def same_weights(one, two):
 def processes():
     """A context whose processes have torch imported and nothing else done."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.tiny_runs", "train.loop", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(["tests.tiny_training", "train.loop", "torch.utils.tensorboard"])
     return context
 
 
