@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from cache.codec import ERROR_KINDS
 from cache.errors import StoreError, StoreFormatError
 from cache.spec import (
     FORMAT_NAME,
@@ -35,7 +36,7 @@ _ENTRIES = ("complete", "spec", "columns", "provenance", "written", "codec_error
 _VALID: dict[str, Callable[[Any], bool]] = {
     "provenance": lambda value: isinstance(value, Mapping),
     "written": lambda value: type(value) is int,
-    "codec_error": lambda value: isinstance(value, Mapping) and all(map(_is_error, value.values())),
+    "codec_error": lambda value: isinstance(value, Mapping) and all(_is_error(value.get(k)) for k in ERROR_KINDS),
     "teacher_metrics": lambda value: value is None or isinstance(value, Mapping),
     "content_sha256": lambda value: isinstance(value, str),
 }
