@@ -26,6 +26,8 @@ class MapTally:
         self.changed = 0  # instances
         self.largest = self.total = 0.0  # of |difference|
         self._sum, self._worst = np.zeros(len(ERROR_KINDS)), np.zeros(len(ERROR_KINDS))
+        unchanged = int((a.written & b.written).sum()) * a.spec.views * a.spec.joints
+        self._maps = np.full(len(ERROR_KINDS), unchanged)  # until `add` knows better
 
     def add(self, found: tuple[float, float, npt.NDArray[np.float64]]) -> None:
         """Add what `measure` found of one instance."""
@@ -33,7 +35,8 @@ class MapTally:
         self.changed += largest > 0
         self.largest = max(self.largest, largest)
         self.total += mean
-        known = np.where(np.isnan(divergence), 0, divergence).reshape(-1, len(ERROR_KINDS))
+        known = np.nan_to_num(divergence, nan=0, posinf=np.inf).reshape(-1, len(ERROR_KINDS))
+        self._maps -= np.isnan(divergence).sum(axis=(0, 1))
         self._sum += known.sum(axis=0)
         self._worst = np.maximum(self._worst, known.max(axis=0))
 
@@ -46,9 +49,7 @@ class MapTally:
 
     def divergence(self) -> dict[str, dict[str, float]]:
         """Mean and worst of each kind over all written maps, in nats; inf: the maps vanish at different pixels."""
-        stated = self.reference.manifest["codec_error"]
-        count = [max(1, stated[kind].get("maps", 0)) for kind in ERROR_KINDS]
-        means = (self._sum / count).tolist()
+        means = (self._sum / np.maximum(1, self._maps)).tolist()
         return {
             kind: {"mean": mean, "worst": float(worst)}
             for kind, mean, worst in zip(ERROR_KINDS, means, self._worst, strict=True)

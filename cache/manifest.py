@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from cache.codec import ERROR_KINDS
 from cache.document import parse_document
 from cache.errors import StoreError, StoreFormatError
 from cache.spec import (
@@ -40,7 +41,7 @@ _ENTRIES = ("complete", "spec", "columns", "provenance", "written", "codec_error
 _VALID: dict[str, Callable[[Any], bool]] = {
     "provenance": lambda value: isinstance(value, Mapping),
     "written": lambda value: type(value) is int,
-    "codec_error": lambda value: isinstance(value, Mapping) and all(map(_is_error, value.values())),
+    "codec_error": lambda value: isinstance(value, Mapping) and all(_is_error(value.get(k)) for k in ERROR_KINDS),
     "teacher_metrics": lambda value: value is None or isinstance(value, Mapping),
     "content_sha256": lambda value: isinstance(value, str),
 }
