@@ -4,6 +4,7 @@ record checksum   CRC-32C of a view's stored maps, then its peaks, and of the fr
 record digest     SHA-256 of all views' stored maps, all peaks and the frame; not stored
 shard digest      SHA-256 of the digests of the shard's records, 32 zero bytes for one that was not written
 content hash      SHA-256 of a canonical JSON of version, spec and the SHA-256 of every column (shard digests included)
+manifest hash     SHA-256 of a canonical JSON of the manifest's other entries: provenance and metrics have no column
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from cache.compress import crc32c
 from cache.spec import FORMAT_VERSION, PLACE_COLUMNS, StoreSpec
 
 UNWRITTEN_DIGEST = bytes(32)
+SEAL = "manifest_sha256"
 
 
 def view_checksum(stored: npt.NDArray[Any], peak: npt.NDArray[np.float32]) -> int:
@@ -47,3 +49,9 @@ def content_hash(spec: StoreSpec, columns: Mapping[str, npt.NDArray[Any]]) -> st
     }
     content = {"version": FORMAT_VERSION, "spec": spec.to_json(), "columns": described}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with the hash of its other entries as `SEAL`."""
+    entries = {name: entry for name, entry in manifest.items() if name != SEAL}
+    return {**entries, SEAL: hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()}

@@ -9,6 +9,7 @@ written             how many instances have been written
 codec_error         KL in nats between exact and stored maps, mean and worst over the store
 teacher_metrics     the teacher's accuracy measured from this store, or null
 content_sha256      one hash of all logical content: equal for equal stores of either form
+manifest_sha256     hash of all entries above
 """
 
 import json
@@ -22,6 +23,7 @@ import numpy as np
 from cache.codec import ERROR_KINDS
 from cache.document import parse_document
 from cache.errors import StoreError, StoreFormatError
+from cache.integrity import SEAL, seal
 from cache.spec import (
     FORMAT_NAME,
     FORMAT_VERSION,
@@ -37,7 +39,10 @@ from cache.spec import (
 )
 
 VOLATILE = ("software", "created")  # entries of the provenance that may differ between runs of one store
-_ENTRIES = ("complete", "spec", "columns", "provenance", "written", "codec_error", "teacher_metrics", "content_sha256")
+_ENTRIES = (
+    *("complete", "spec", "columns", "provenance", "written", "codec_error", "teacher_metrics", "content_sha256"),
+    SEAL,
+)
 _VALID: dict[str, Callable[[Any], bool]] = {
     "provenance": lambda value: isinstance(value, Mapping),
     "written": lambda value: type(value) is int,
@@ -73,6 +78,8 @@ def check_manifest(manifest: Any, where: str) -> tuple[StoreSpec, Columns]:
     missing = [entry for entry in _ENTRIES if entry not in manifest]
     if missing:
         raise StoreFormatError(f"{where}: the manifest lacks {missing}")
+    if seal(manifest)[SEAL] != manifest[SEAL]:
+        raise StoreFormatError(f"{where}: the manifest does not match its own SHA-256: it was damaged or edited")
     wrong = [entry for entry, valid in _VALID.items() if not valid(manifest[entry])]
     if wrong:
         raise StoreFormatError(f"{where}: the manifest's {wrong} are not what the format says")

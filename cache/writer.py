@@ -25,7 +25,7 @@ from cache import staging
 from cache.codec import ERROR_KINDS
 from cache.columns import given_columns, record_columns
 from cache.errors import StoreError
-from cache.integrity import content_hash
+from cache.integrity import content_hash, seal
 from cache.lock import StagingLock, lock
 from cache.manifest import plain_json
 from cache.opening import open_store
@@ -160,7 +160,7 @@ class Writer:
         assert self._manifest is not None  # noqa: S101 - assemble sets it
         manifest = {**self._manifest, "teacher_metrics": plain_json(metrics, "metrics"), "complete": True}
         manifest["codec_error"] = codec_error or self._of_all_shards(manifest)
-        _form_writer(self._form).write_manifest(self._staged, manifest)
+        _form_writer(self._form).write_manifest(self._staged, seal(manifest))
         put_in_place(self._staged, self.path)
         shutil.rmtree(self._staging)
         return self.path
@@ -181,7 +181,7 @@ class Writer:
         self, columns: Mapping[str, npt.NDArray[Any]], receipts: list[dict[str, npt.NDArray[Any]]]
     ) -> dict[str, Any]:
         """The manifest of the assembled, not yet published, store."""
-        return {
+        entries = {
             "format": FORMAT_NAME,
             "version": FORMAT_VERSION,
             "complete": False,
@@ -193,6 +193,7 @@ class Writer:
             "teacher_metrics": None,
             "content_sha256": content_hash(self.spec, columns),
         }
+        return seal(entries)
 
 
 def _codec_error(summaries: npt.NDArray[np.float64]) -> dict[str, Any]:

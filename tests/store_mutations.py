@@ -12,6 +12,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+import cache
+from cache.document import parse_document
+from cache.integrity import seal
+
 STRANGE = (
     *(None, True, False, "", 0, -1, 1, 255, 256, 2**31, 2**32, 2**63, 2**64, 10**400, -(2**63), 0.5, -0.0, 1e308),
     *("\0", "\ud800", "ü" * 70, "../../etc/passwd", "/etc/passwd", "é\u202e", "NaN", "1", "true", "x" * 100000),
@@ -89,13 +93,28 @@ def json_documents(path: Path, rng: random.Random) -> str:
         documents = [file for file in files(path) if file.name == "zarr.json"]
         file = rng.choice([path / "zarr.json", rng.choice(documents)])  # the manifest's document every second time
         text, what = mutate_json(json.loads(file.read_text()), rng)
-        file.write_text(text, errors="surrogatepass")
+        file.write_text(resealed(text, rng), errors="surrogatepass")
         return f"{file.relative_to(path)}: {what}"
     with h5py.File(path, "r+") as hdf5:
         text, what = mutate_json(json.loads(hdf5.attrs["manifest"]), rng)
+        text = resealed(text, rng)
         if len(text) < 60000:  # the largest attribute that HDF5 keeps with its object
             hdf5.attrs["manifest"] = np.bytes_(text.encode(errors="surrogatepass"))
     return f"manifest: {what}"
+
+
+def resealed(text: str, rng: random.Random) -> str:
+    """The text; nine times in ten with the manifest in it sealed again, where it is still plain JSON with one."""
+    try:
+        document = parse_document(text, "mutated")
+        if "columns" in document:
+            sealed = seal(document)
+        else:
+            attributes = document["attributes"]
+            sealed = {**document, "attributes": {**attributes, "manifest": seal(attributes["manifest"])}}
+        return json.dumps(sealed) if rng.random() < 0.9 else text
+    except (cache.StoreError, ValueError, TypeError, KeyError, AttributeError):
+        return text
 
 
 def mutate_json(document, rng: random.Random) -> tuple[str, str]:

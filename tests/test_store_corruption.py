@@ -12,6 +12,7 @@ import pytest
 import cache
 from cache import compress, integrity
 from cache.document import parse_document
+from cache.integrity import seal
 from cache.verify import verify_store
 from tests import small_store, store_lies
 
@@ -47,26 +48,31 @@ def read_everything(path):
     )
 
 
-def edit_manifest(path, **changes):
-    """Change entries of the manifest in place, of either form; a dotted name reaches into mappings."""
+def edit_manifest(path, *, sealed=True, **changes):
+    """Change entries of the manifest in place, of either form; `a__b` reaches into mappings.
+
+    An attacker seals it again; an accident does not.
+    """
+    finish = seal if sealed else lambda manifest: manifest
     if path.suffix == ".zarr":
         document = json.loads((path / "zarr.json").read_text())
-        _change(document["attributes"]["manifest"], changes)
+        attributes = document["attributes"]
+        attributes["manifest"] = finish(_changed(attributes["manifest"], changes))
         (path / "zarr.json").write_text(json.dumps(document))
     else:
         with h5py.File(path, "r+") as file:
-            manifest = json.loads(file.attrs["manifest"])
-            _change(manifest, changes)
+            manifest = finish(_changed(json.loads(file.attrs["manifest"]), changes))
             file.attrs["manifest"] = np.bytes_(json.dumps(manifest).encode())
 
 
-def _change(manifest, changes):
+def _changed(manifest, changes):
     for name, value in changes.items():
         *parents, last = name.split("__")
         target = manifest
         for parent in parents:
             target = target[parent]
         target[last] = value
+    return manifest
 
 
 def flip(path, offset):
@@ -298,6 +304,18 @@ def _sound_or_refused(path, expected):
     assert same or verify_store(path)
 
 
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+@pytest.mark.parametrize("name", ["teacher_metrics", "provenance__teacher"])
+def test_an_account_that_was_edited_is_told_from_the_makers(pristine, tmp_path, suffix, name):
+    """What no column vouches for, such as the teacher's AP, cannot change by accident."""
+    path = tmp_path / f"s{suffix}"
+    source = pristine / path.name
+    shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
+    edit_manifest(path, sealed=False, **{name: {"ap": 99.0}})
+    with pytest.raises(cache.StoreFormatError, match="does not match its own SHA-256: it was damaged or edited"):
+        cache.open_store(path)
+
+
 def test_sizes_that_would_make_memory_are_refused(zarr_path):
     """A manifest of 2**28 instances whose columns are sparse files of the right size: no size contradicts it."""
     count = 2**28
@@ -312,6 +330,7 @@ def test_sizes_that_would_make_memory_are_refused(zarr_path):
         array["shape"][0] = array["chunk_grid"]["configuration"]["chunk_shape"][0] = count
         (zarr_path / path / "zarr.json").write_text(json.dumps(array))
         os.truncate(zarr_path / path / "c" / "/".join("0" * len(shape)), np.prod(shape) * np.dtype(dtype).itemsize)
+    document["attributes"]["manifest"] = seal(manifest)
     (zarr_path / "zarr.json").write_text(json.dumps(document))
     with pytest.raises(cache.StoreFormatError, match="instances must be a positive integer up to"):
         cache.open_store(zarr_path)
