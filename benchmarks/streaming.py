@@ -1,6 +1,6 @@
 """What does a store at a URL cost? `python -m benchmarks.streaming`.
 
-stream.cold   microseconds of one random view over HTTP on loopback, nothing fetched yet, over the local store's
+stream.cold   microseconds of one random view over HTTP on loopback, nothing fetched yet, over the local store
 stream.warm   the same when everything has been fetched: what the folder of blocks costs
 
 Wall time: a request waits. The server is a process of its own on this machine; a network adds its own time to `cold`.

@@ -81,7 +81,7 @@ def _remote_layout(root: Location, blocks: BlockFolder) -> Layout:
     from cache.zarr_layout import ZarrLayout
 
     remote = Remote(root)
-    listed = parse_file_list(Remote(root.with_name(root.name + SUFFIX)).read_whole("", MAX_LIST))
+    listed = parse_file_list(Remote(root.with_name(root.name + SUFFIX)).read_optional("", MAX_LIST))
     document = None if root.suffix in ONE_FILE else remote.read_whole(ROOT, MAX_DOCUMENT)
     if document is not None:
         entry = listed.files.get(ROOT) if listed else None

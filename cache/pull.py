@@ -107,7 +107,7 @@ def _list_beside(store: Store) -> FileList | None:
     if isinstance(beside, Location):
         from cache.remote import Remote
 
-        listed = parse_file_list(Remote(beside).read_whole("", MAX_LIST))
+        listed = parse_file_list(Remote(beside).read_optional("", MAX_LIST))
     else:
         listed = parse_file_list(beside.read_bytes()) if beside.is_file() else None
     return listed if listed and listed.content_sha256 == store.manifest["content_sha256"] else None

@@ -82,6 +82,13 @@ class Remote:
             raise StoreFormatError(f"{self.root / key}: {found.size} bytes, more than the {limit} that make sense")
         return self.fetch(key, 0, found.size, found.size)
 
+    def read_optional(self, key: str, limit: int) -> bytes | None:
+        """As `read_whole`; None also where it cannot be had: some servers refuse what is missing."""
+        try:
+            return self.read_whole(key, limit)
+        except StoreError:
+            return None
+
     def listing(self) -> dict[str, int]:
         """Key -> size of what is at and below the root; nothing where the server cannot list (HTTP)."""
         if self.root.scheme in ("http", "https"):
@@ -131,7 +138,7 @@ class Remote:
                 refused = _final(place, error)
                 if refused is not None:
                     raise refused from None  # the cause would show the URL with its credentials
-                reason = redact(f"{type(error).__name__}: {error}")
+                reason = redact(f"{type(error.__cause__ or error).__name__}: {error.__cause__ or error}")
             if attempt < ATTEMPTS:
                 time.sleep(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
         raise StoreError(f"{place}: cannot {what}, tried {ATTEMPTS} times: {reason}; check the connection, try again")
