@@ -16,7 +16,7 @@ def make_checkpoint(path, *, student="squeezenet1_1", head="interp", loss="kl", 
     torch.manual_seed(0)
     model = build_student(student, head, 17, input_size)
     with torch.no_grad():
-        model.head.final.weight.mul_(300)
+        model.head.final.weight.mul_(20)
     content = {
         "name": "distilled",
         "recipe": dataclasses.asdict(recipe),
