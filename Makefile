@@ -114,7 +114,7 @@ export: $(READY) ## the distilled student as ONNX, checked against PyTorch (EXPO
 	$(PY) -m train export --student "$(RUNS)/distilled/best.pt" --store "$(VAL_STORE)" --out "$(RUNS)/student.onnx" $(EXPORT_ARGS)
 
 predict: $(READY) ## keypoints of SOURCE=picture, folder or video with the exported student
-	$(PY) -m train predict "$(SOURCE)" --student "$(RUNS)/student.onnx" --out "$(RUNS)/predictions" $(PREDICT_ARGS)
+	$(if $(SOURCE),,$(error say what to look at: make predict SOURCE=photo.jpg))$(PY) -m train predict "$(SOURCE)" --student "$(RUNS)/student.onnx" --out "$(RUNS)/predictions" $(PREDICT_ARGS)
 
 test: $(READY) ## the whole test suite
 	$(PY) -m pytest

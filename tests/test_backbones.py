@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from tests.people_store import make_store
-from tests.trained_student import make_checkpoint
 from train.__main__ import main
 from train.alignment import BEYOND, STRIDES, TARGETS, align
 from train.errors import TrainError
@@ -161,11 +160,6 @@ def test_a_run_an_evaluation_and_a_prediction_of_another_backbone(tmp_path):
     assert main(["distill", *stores, *flags, "--out", str(tmp_path / "run"), "--device", "cpu"]) == 0
     best = ["--student", str(tmp_path / "run/best.pt")]
     assert main(["evaluate", "--store", str(tmp_path / "train.zarr"), *best]) == 0
-
-
-def test_another_backbone_leaves_as_a_file_too(tmp_path):
-    checkpoint = make_checkpoint(tmp_path / "best.pt", student="timm:resnet10t")
-    assert main(["export", "--student", str(checkpoint), "--out", str(tmp_path / "s.pt2"), "--check", "3"]) == 0
 
 
 def test_squeezenets_weights_keep_their_names():

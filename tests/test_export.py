@@ -102,12 +102,16 @@ def test_an_exported_student_evaluates_like_its_checkpoint(folder, student):
     assert main(["evaluate", "--store", str(folder / "val.zarr"), "--student", str(folder / "s.onnx")]) == 0
 
 
-def test_pytorchs_own_archive_agrees_and_carries_its_metadata(folder, student, tmp_path):
+def test_pytorchs_own_archive_agrees_and_carries_its_metadata_for_another_backbone_too(tmp_path):
+    checkpoint = make_checkpoint(tmp_path / "best.pt", student="torchvision:resnet18")
     out = tmp_path / "s.pt2"
-    assert main(["export", "--student", str(folder / "best.pt"), "--out", str(out), "--normalised"]) == 0
+    flags = ["--normalised", "--check", "6"]
+    assert main(["export", "--student", str(checkpoint), "--out", str(out), *flags]) == 0
     extra = {"metadata.json": ""}
     program = torch.export.load(out, extra_files=extra)
     assert json.loads(extra["metadata.json"])["input"] == "normalised"
+    assert json.loads(extra["metadata.json"])["student"] == "torchvision:resnet18"
+    student = load_student(checkpoint)
     network = Deployable(student, normalised=True)
     crops = network.inputs(torch.from_numpy(drawn_crops(student.input_size, 3)))
     with torch.inference_mode():

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from kdlib.openmp import wait_passively
 from train.errors import TrainError
-from train.export.command import add_arguments as add_export
-from train.predict.command import add_arguments as add_predict
+from train.export import command as export_command
+from train.predict import command as predict_command
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,8 +43,12 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders")
     report.add_argument("--out", type=Path, required=True, metavar="FILE")
     report.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
-    add_export(commands.add_parser("export", help="a student as ONNX or torch.export file, checked against PyTorch"))
-    add_predict(commands.add_parser("predict", help="keypoints of images or of a video, as COCO JSON and as pictures"))
+    for name, module, text in (
+        ("export", export_command, "a student as ONNX or torch.export file, checked against PyTorch"),
+        ("predict", predict_command, "keypoints of images or of a video, as COCO JSON and as pictures"),
+    ):
+        raw = argparse.RawDescriptionHelpFormatter
+        module.add_arguments(commands.add_parser(name, help=text, description=module.__doc__, formatter_class=raw))
     return parser
 
 
@@ -151,16 +155,12 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from train.export.command import run
-
-    run(arguments)
+    export_command.run(arguments)
     return 0
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from train.predict.command import run
-
-    return run(arguments)
+    return predict_command.run(arguments)
 
 
 def _summary(metrics: dict[str, Any]) -> str:
