@@ -7,6 +7,10 @@ FORMAT ?= zarr
 PRETRAINED ?= auto
 TORCH_INDEX ?=
 CACHE_ARGS ?=
+DATA_ARGS ?=
+EXPORT_ARGS ?=
+PREDICT_ARGS ?=
+SOURCE ?=
 TRAIN_ARGS ?=
 
 PYTHON ?= python3
@@ -27,32 +31,33 @@ RECIPE ?= --epochs 10 --batch-size 16 --rotation 20 --scale 0.2
 else ifeq ($(DATA),coco)
 DATA_DIR = data/coco
 TEACHER ?= hrnet_w32
-INPUT_SIZE ?= 256x192
 else
 DATA_DIR = $(DATA)
 TEACHER ?= hrnet_w32
-INPUT_SIZE ?= $(if $(filter onnx:%,$(TEACHER)),,256x192)
 endif
+INPUT_SIZE ?= $(if $(filter onnx:% hrnet_w32_% hrnet_w48_%,$(TEACHER)),,256x192)
 
 PRECOMPUTE = $(PY) -m precompute --data "$(DATA_DIR)" --teacher "$(TEACHER)" \
 	$(if $(INPUT_SIZE),--input-size $(INPUT_SIZE)) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --resume $(CACHE_ARGS)
 TRAIN = --store "$(TRAIN_STORE)" --val-store "$(VAL_STORE)" --pretrained "$(PRETRAINED)" $(RECIPE) $(TRAIN_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sample teacher cache baseline distill evaluate report test test-fast check bench clean
+.PHONY: help setup demo data sample teacher cache baseline distill evaluate report export predict test test-fast check bench clean
 
 help: ## this list
 	@echo "make TARGET [VARIABLE=value ...]"; echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
 	@echo; echo "Variables (value now):"
 	@echo "  DATA          sample, coco, or a data folder ($(DATA))"
-	@echo "  TEACHER       hrnet_w32, hrnet_w48, ... or onnx:FILE ($(TEACHER))"
-	@echo "  CHECKPOINT    weights of an HRNet teacher ($(CHECKPOINT))"
+	@echo "  TEACHER       hrnet_w32, hrnet_w48_384x288, ... or onnx:FILE ($(TEACHER))"
+	@echo "  CHECKPOINT    weights of an HRNet teacher; mmpose's published ones are downloaded ($(CHECKPOINT))"
 	@echo "  INPUT_SIZE    of the teacher, height x width ($(INPUT_SIZE))"
 	@echo "  STORE, RUNS   folders of the stores and of the runs ($(STORE), $(RUNS))"
 	@echo "  FORMAT        zarr or h5 ($(FORMAT))"
 	@echo "  PRETRAINED    the student's ImageNet weights: auto, none, or a file ($(PRETRAINED))"
 	@echo "  CACHE_ARGS    more flags for python -m precompute ($(CACHE_ARGS))"
+	@echo "  DATA_ARGS     more flags for python -m precompute.coco ($(DATA_ARGS))"
+	@echo "  SOURCE        what make predict looks at ($(SOURCE))"
 	@echo "  RECIPE        the student's training, where it is not the default ($(RECIPE))"
 	@echo "  TRAIN_ARGS    more flags for python -m train ($(TRAIN_ARGS))"
 	@echo "  TORCH_INDEX   package index of torch, e.g. https://download.pytorch.org/whl/cpu ($(TORCH_INDEX))"
@@ -83,7 +88,10 @@ sample: $(READY) ## the embedded sample: images and annotations in data/sample
 teacher: $(READY) ## train the sample's HRNet teacher again, and print its AP and PCK
 	$(PY) -m precompute.sample.train_teacher --data data/teacher --out data/teacher/hrnet_w16_sample.safetensors
 
-cache: $(READY) $(if $(filter sample,$(DATA)),sample) ## run the teacher once: train and val stores
+data: $(READY) ## the data of DATA=sample or DATA=coco (20 GB; DATA_ARGS="--splits val": 1 GB), resumable
+	$(if $(filter coco,$(DATA)),$(PY) -m precompute.coco --out "$(DATA_DIR)" $(DATA_ARGS),$(if $(filter sample,$(DATA)),$(PY) -m precompute.sample --out data/sample))
+
+cache: data ## run the teacher once: train and val stores
 	$(PRECOMPUTE) --split train --store "$(TRAIN_STORE)"
 	$(PRECOMPUTE) --split val --store "$(VAL_STORE)"
 
@@ -101,6 +109,12 @@ evaluate: $(READY) ## AP, AR and PCK of the cached teacher and of both students
 
 report: $(READY) ## one HTML file: teacher, baseline and distilled student side by side
 	@$(PY) -m train report --store "$(VAL_STORE)" --runs "$(RUNS)/baseline" "$(RUNS)/distilled" --out "$(RUNS)/report.html"
+
+export: $(READY) ## the distilled student as ONNX, checked against PyTorch (EXPORT_ARGS=--int8 for an 8-bit one too)
+	$(PY) -m train export --student "$(RUNS)/distilled/best.pt" --store "$(VAL_STORE)" --out "$(RUNS)/student.onnx" $(EXPORT_ARGS)
+
+predict: $(READY) ## keypoints of SOURCE=picture, folder or video with the exported student
+	$(if $(SOURCE),,$(error say what to look at: make predict SOURCE=photo.jpg))$(PY) -m train predict "$(SOURCE)" --student "$(RUNS)/student.onnx" --out "$(RUNS)/predictions" $(PREDICT_ARGS)
 
 test: $(READY) ## the whole test suite
 	$(PY) -m pytest

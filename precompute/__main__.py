@@ -3,6 +3,7 @@ r"""Run a teacher once over a data set and keep its heatmaps in a store.
     python -m precompute --images DIR --annotations FILE --teacher hrnet_w32 --input-size 256x192 \
            --checkpoint pose_hrnet_w32_256x192.pth --store coco-train.zarr
     python -m precompute --data DIR --split val --teacher onnx:FILE --store val.h5 --flip-test
+    python -m precompute --data data/coco --teacher hrnet_w48_384x288 --store coco-train.zarr   weights downloaded
     python -m precompute ... --dry-run          instances, bytes, time and disk, measured on a few batches
     python -m precompute ... --resume           go on with an interrupted run
     python -m precompute ... --check 100        run 100 random instances again and compare with the store
@@ -44,8 +45,10 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--limit", type=_positive, metavar="N", help="the first N instances only")
     data.add_argument("--skip-missing", action="store_true", help="leave out persons whose image or box is unusable")
     teacher = parser.add_argument_group("teacher")
-    teacher.add_argument("--teacher", required=True, help="hrnet_w32, hrnet_w48, ... or onnx:FILE")
-    teacher.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of an HRNet, in any known layout")
+    teacher.add_argument("--teacher", required=True, help="hrnet_w32, hrnet_w48_384x288, ... or onnx:FILE")
+    teacher.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="weights of an HRNet, in any known layout (published)"
+    )
     teacher.add_argument(
         "--ensemble",
         action="append",

@@ -5,7 +5,6 @@ import hashlib
 import importlib.metadata
 import platform
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 
 from kdlib.geometry import PADDING
 from kdlib.logits import DEFAULT_FLOOR
+from kdlib.version import project_version
 from precompute.crops import JPEG_QUALITY
 from precompute.teacher import Teacher
 from precompute.views import FRAME_MARGIN, ViewPlan
@@ -99,21 +99,5 @@ def software() -> dict[str, str]:
         "opencv": cv2.__version__,
         "libjpeg": found.group(1).strip() if found else "unknown",
         **{name: importlib.metadata.version(name) for name in names},
-        "project": _project_version(),
+        "project": project_version(),
     }
-
-
-def _project_version() -> str:
-    try:
-        version = importlib.metadata.version("pose-teacher-cache")
-    except importlib.metadata.PackageNotFoundError:
-        version = "unknown"
-    root = Path(__file__).resolve().parent.parent
-    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
-    if (root / ".git").exists():
-        try:
-            commit = subprocess.run(git, capture_output=True, text=True, check=False)
-        except OSError:  # no git here
-            return version
-        return f"{version} ({commit.stdout.strip()})" if commit.returncode == 0 else version
-    return version

@@ -1,6 +1,7 @@
 """The teacher of a precompute run: one object, whatever network is behind it.
 
     teacher = load_teacher("hrnet_w32", "pose_hrnet_w32_256x192.pth", input_size=(192, 256))
+    teacher = load_teacher("hrnet_w48_384x288")  # mmpose's published weights, downloaded once
     teacher = load_teacher("onnx:network.onnx")
     maps = teacher(crops)                       # (B, H, W, 3) uint8 RGB -> (B, K, h, w) float32, raw
     mirrored = teacher(mirror(crops))           # the flip view, raw; kdlib.heatmaps.flip_average joins the two
@@ -21,20 +22,21 @@ from kdlib.complexity import multiply_adds, parameter_count
 from kdlib.device import PRECISIONS, choose_device, choose_precision
 from kdlib.images import COLOUR_ORDER, IMAGENET_MEAN, IMAGENET_STD
 from kdlib.skeleton import JOINTS
+from precompute import zoo
 from precompute.checkpoint import CheckpointError, file_sha256, load_weights
 from precompute.hrnet import HRNETS, build_hrnet, heatmap_size
 from precompute.hrnet_network import HRNetNetwork
 from precompute.onnx_network import OnnxNetwork
 
 ONNX = "onnx:"
-_ZOO = (
-    "the official weights are in pose_coco/ of the model zoo that the README of "
-    "https://github.com/leoxiaobin/deep-high-resolution-net.pytorch links to ({file}); mmpose's are listed at "
-    "https://mmpose.readthedocs.io/en/latest/model_zoo/body_2d_keypoint.html"
+_OFFICIAL = (
+    "give --input-size 256x192 or 384x288 to have mmpose's published weights downloaded, or a file: the official "
+    "weights are in pose_coco/ of the model zoo that the README of "
+    "https://github.com/leoxiaobin/deep-high-resolution-net.pytorch links to ({file})"
 )
 _WHERE = {
-    "hrnet_w32": _ZOO.format(file="pose_hrnet_w32_256x192.pth or _384x288.pth"),
-    "hrnet_w48": _ZOO.format(file="pose_hrnet_w48_256x192.pth or _384x288.pth"),
+    "hrnet_w32": _OFFICIAL.format(file="pose_hrnet_w32_256x192.pth or _384x288.pth"),
+    "hrnet_w48": _OFFICIAL.format(file="pose_hrnet_w48_256x192.pth or _384x288.pth"),
     "hrnet_w16_sample": "precompute/sample/hrnet_w16_sample.safetensors (`make teacher` makes it anew)",
 }
 
@@ -98,33 +100,55 @@ def load_teacher(
     """Open a teacher and check that it is one.
 
     Args:
-        name: One of `precompute.hrnet.HRNETS`, or `onnx:FILE`.
-        checkpoint: The HRNet's weights, in any layout of `precompute.checkpoint`; not for ONNX.
-        input_size: (width, height) of the crops; may be left out for an ONNX file of fixed size.
+        name: One of `precompute.hrnet.HRNETS` or of `precompute.zoo.ZOO`, or `onnx:FILE`.
+        checkpoint: The HRNet's weights, in any layout of `precompute.checkpoint`; not for ONNX. Where it is left out,
+            published weights of that network and size are downloaded, if there are any.
+        input_size: (width, height) of the crops; may be left out for an ONNX file of fixed size and for the zoo.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32` or `bf16`; see `kdlib.device`.
 
     Raises:
         CheckpointError: If a file is missing or is not the weights of such a teacher.
+        DownloadError: If published weights cannot be had.
         ValueError: If the name, size, device or precision cannot be had.
     """
     if name.startswith(ONNX):
         return _load_onnx(Path(name.removeprefix(ONNX)), checkpoint, input_size, device, precision)
-    if name not in HRNETS:
-        raise ValueError(f"unknown teacher {name!r}; available: {', '.join(HRNETS)}, or {ONNX}FILE")
-    if checkpoint is None:
-        where = _WHERE.get(name, "no public pose weights of this one are known, only its own training makes them")
-        raise CheckpointError(f"{name} needs its weights (--checkpoint FILE): {where}")
+    name, input_size = _network_and_size(name, input_size)
+    on = choose_device(device)
+    computes_in = choose_precision(precision, on)
+    weights = _weights(name, checkpoint, input_size)
     if input_size is None:
         raise ValueError(f"{name} runs at many input sizes; say which (--input-size)")
     heatmap_size(input_size)
-    on = choose_device(device)
-    computes_in = choose_precision(precision, on)
     model = build_hrnet(name, len(JOINTS))
-    load_weights(model, checkpoint)
+    load_weights(model, weights)
     parameters = parameter_count(model)
-    teacher = _teacher(name, Path(checkpoint), HRNetNetwork(model, input_size, on, computes_in))
+    teacher = _teacher(name, weights, HRNetNetwork(model, input_size, on, computes_in))
     return replace(teacher, parameters=parameters, multiply_adds=_multiply_adds(name, input_size))
+
+
+def _network_and_size(name: str, input_size: tuple[int, int] | None) -> tuple[str, tuple[int, int] | None]:
+    """The network's name and its size, from a name that may carry the size."""
+    if name in zoo.ZOO:
+        published = zoo.ZOO[name]
+        if input_size not in (None, published.input_size):
+            raise ValueError(f"{name} runs at its own input size; leave out --input-size, or name {published.network}")
+        return published.network, published.input_size
+    if name not in HRNETS:
+        raise ValueError(f"unknown teacher {name!r}; available: {', '.join([*HRNETS, *zoo.ZOO])}, or {ONNX}FILE")
+    return name, input_size
+
+
+def _weights(name: str, checkpoint: str | Path | None, input_size: tuple[int, int] | None) -> Path:
+    """The file that was given, else the published one."""
+    if checkpoint is not None:
+        return Path(checkpoint)
+    published = zoo.find(name, input_size)
+    if published is None:
+        where = _WHERE.get(name, "no public pose weights of this one are known, only its own training makes them")
+        raise CheckpointError(f"{name} needs its weights (--checkpoint FILE): {where}")
+    return zoo.weights_file(published)
 
 
 def _multiply_adds(name: str, input_size: tuple[int, int]) -> int:

@@ -16,6 +16,11 @@ FORBIDDEN = {
     "precompute": {"train", "zarr", "h5py"},
     "train": {"precompute", "onnxruntime", "onnx", "zarr", "h5py"},
 }
+ALLOWED = {
+    "train/export/formats.py": {"onnx"},  # inside functions: students leave as ONNX files, none of these is a teacher
+    "train/export/onnx_session.py": {"onnxruntime"},
+    "train/export/quantise.py": {"onnx", "onnxruntime"},
+}
 GRAB_BAGS = {"utils.py", "common.py", "helpers.py", "misc.py"}
 
 
@@ -32,7 +37,8 @@ def imported(path):
 def test_no_file_imports_what_its_room_must_not_know(package):
     files = sorted((ROOT / package).rglob("*.py"))
     assert files
-    offences = [(str(f.relative_to(ROOT)), name) for f in files for name in imported(f) if name in FORBIDDEN[package]]
+    names = [(f.relative_to(ROOT).as_posix(), name) for f in files for name in imported(f)]
+    offences = [(f, name) for f, name in names if name in FORBIDDEN[package] - ALLOWED.get(f, set())]
     assert offences == []
 
 

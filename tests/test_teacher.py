@@ -190,7 +190,7 @@ def test_a_device_that_is_not_there_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "where"),
     [
-        ("hrnet_w32", r"pose_hrnet_w32_256x192\.pth .*mmpose"),
+        ("hrnet_w32", r"mmpose.*pose_hrnet_w32_256x192\.pth"),
         ("hrnet_w48", r"pose_hrnet_w48_256x192\.pth"),
         ("hrnet_w18_small", "no public pose weights"),
         (SMALL, r"precompute/sample/hrnet_w16_sample\.safetensors"),

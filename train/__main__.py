@@ -5,6 +5,8 @@
     python -m train evaluate --store val.zarr --student runs/distilled/best.pt
     python -m train evaluate --store val.zarr --teacher
     python -m train report   --store val.zarr --runs runs/baseline runs/distilled --out report.html
+    python -m train export   --student runs/distilled/best.pt --store val.zarr --out student.onnx
+    python -m train predict  photo.jpg --student student.onnx --out predictions
 
 The same commands run on a CPU and on a GPU, and on several: torchrun --nproc-per-node 2 -m train distill ...
 An interrupted run goes on with --resume.
@@ -13,10 +15,12 @@ An interrupted run goes on with --resume.
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kdlib.openmp import wait_passively
 from train.errors import TrainError
+from train.export import command as export_command
+from train.predict import command as predict_command
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -29,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="AP, AR and PCK of a student or of the store's teacher")
     evaluate.add_argument("--store", type=Path, required=True, help="store to evaluate on")
     who = evaluate.add_mutually_exclusive_group(required=True)
-    who.add_argument("--student", type=Path, metavar="FILE", help="checkpoint, e.g. RUN/best.pt")
+    who.add_argument("--student", type=Path, metavar="FILE", help="RUN/best.pt, or an exported .onnx")
     who.add_argument("--teacher", action="store_true", help="decode the heatmaps in the store")
     evaluate.add_argument("--decoder", choices=["argmax", "dark"], default="argmax")
     evaluate.add_argument("--out", type=Path, metavar="FILE", help="also write the metrics as JSON")
@@ -40,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders")
     report.add_argument("--out", type=Path, required=True, metavar="FILE")
     report.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
+    for name, module, text in (
+        ("export", export_command, "a student as ONNX or torch.export file, checked against PyTorch"),
+        ("predict", predict_command, "keypoints of images or of a video, as COCO JSON and as pictures"),
+    ):
+        raw = argparse.RawDescriptionHelpFormatter
+        module.add_arguments(commands.add_parser(name, help=text, description=module.__doc__, formatter_class=raw))
     return parser
 
 
@@ -118,16 +128,27 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    import torch
+
     import cache
     from train import evaluate
     from train.checkpoint import load_student
     from train.complexity import complexity
+    from train.export.onnx_session import OnnxStudent
 
     store, device = cache.open_store(arguments.store), _device(arguments.device)
     extra: dict[str, Any] = {}
     if arguments.teacher:
         name = str(store.manifest["provenance"]["teacher"]["name"])
         predictions = evaluate.cached_teacher(store, arguments.decoder)
+    elif arguments.student.suffix == ".onnx":
+        exported = OnnxStudent(arguments.student, arguments.device)
+        name = exported.name
+        evaluate.check_joints(store, exported.joints, str(arguments.student))
+        loader = evaluate.student_loader(store, exported.input_size, 64, torch.device("cpu"), arguments.images)
+        predictions = evaluate.predict_exported(
+            exported, loader, decoder=arguments.decoder, progress=sys.stderr.isatty()
+        )
     else:
         student = load_student(arguments.student)
         name, extra = student.name, complexity(student.model, student.input_size)
@@ -157,17 +178,36 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _export(arguments: argparse.Namespace) -> int:
+    export_command.run(arguments)
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    return predict_command.run(arguments)
+
+
 def _summary(metrics: dict[str, Any]) -> str:
     names = ("ap", "ap50", "ar", "pck@0.05", "pck@0.1", "pck@0.2")
     numbers = ", ".join(f"{name} {metrics[name]:.1f}" for name in names)
     return f"{metrics['model']} on {metrics['instances']} instances of {metrics['store']}: {numbers}"
 
 
+COMMANDS: Final = {
+    "distill": _train,
+    "baseline": _train,
+    "evaluate": _evaluate,
+    "report": _report,
+    "export": _export,
+    "predict": _predict,
+}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when done, 1 with one line on stderr when refused."""
     arguments = _parser().parse_args(argv)
     wait_passively()
-    command: Any = {"distill": _train, "baseline": _train, "evaluate": _evaluate, "report": _report}[arguments.command]
+    command: Any = COMMANDS[arguments.command]
     import cache
 
     try:
@@ -175,7 +215,8 @@ def main(argv: list[str] | None = None) -> int:
     except (TrainError, cache.StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("error: interrupted; the same command with --resume goes on", file=sys.stderr)
+        goes_on = "; the same command with --resume goes on" if arguments.command in ("distill", "baseline") else ""
+        print(f"error: interrupted{goes_on}", file=sys.stderr)
     return 1
 
 

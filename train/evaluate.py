@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +54,36 @@ def predict(
 ) -> Predictions:
     """Run a student over every instance of an unshuffled loader."""
     model.eval()
-    rows, points, scores = (
+
+    def heatmaps(images: torch.Tensor) -> NDArray[np.float32]:
+        return supervision.heatmaps(model(normalise_images(images))).cpu().numpy()
+
+    return _decode_all(heatmaps, loader, decoder, progress=progress)
+
+
+def predict_exported(
+    student: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    loader: Loader,
+    *,
+    decoder: str = "argmax",
+    progress: bool = False,
+) -> Predictions:
+    """The same with an exported student, which takes crops (B, H, W, 3) uint8 RGB to heatmaps (B, K, h, w)."""
+    return _decode_all(lambda images: student(images.cpu().numpy()), loader, decoder, progress=progress)
+
+
+def _decode_all(
+    heatmaps: Callable[[torch.Tensor], NDArray[np.float32]], loader: Loader, decoder: str, *, progress: bool
+) -> Predictions:
+    joints = loader.dataset.store.spec.joints
+    rows, points, scores = (  # a rank may have no batch
         [np.empty(0, np.int64)],
-        [np.empty((0, model.joints, 2))],
-        [np.empty((0, model.joints), np.float32)],
+        [np.empty((0, joints, 2))],
+        [np.empty((0, joints), np.float32)],
     )
     for batch in tqdm(loader.epoch(), total=len(loader), desc="evaluate", unit="batch", disable=not progress):
-        images = normalise_images(batch["image"])
-        heatmaps = supervision.heatmaps(model(images)).cpu().numpy()
-        batch_points, batch_scores = decode_to_image(heatmaps, batch["affine"].numpy(), STRIDE, decoder)
+        affines = batch["affine"].numpy()
+        batch_points, batch_scores = decode_to_image(heatmaps(batch["image"]), affines, STRIDE, decoder)
         rows.append(batch["row"].numpy())
         points.append(batch_points)
         scores.append(batch_scores)

@@ -17,7 +17,7 @@ def _knob(default: Any, text: str, **options: Any) -> Any:
 class Recipe:
     """How to train one student."""
 
-    student: str = _knob("squeezenet1_1", "backbone: squeezenet1_1 or squeezenet1_0")
+    student: str = _knob("squeezenet1_1", "backbone: squeezenet1_1, squeezenet1_0, timm:NAME or torchvision:NAME")
     head: str = _knob("pyramid", "pyramid (takes in finer features), deconv (light, learnt) or interp (the notebook's)")
     input_size: str = _knob("", "HEIGHTxWIDTH, e.g. 256x192, of the student's input; the teacher's where not given")
     pretrained: str = _knob("auto", "ImageNet weights: auto (download), none, or a file")

@@ -1,4 +1,4 @@
-"""Students: SqueezeNet's features under a head that turns them into heatmaps.
+"""Students: SqueezeNet's features, or another backbone's, under a head that turns them into heatmaps.
 
 SqueezeNet (Iandola et al. 2016, arXiv 1602.07360; torchvision's layers and weights) pads neither its first convolution
 nor its pools, so its features lie off the heatmap grid (heatmap pixel u at input pixel 4 u). `Student` pads the
@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 import torchvision
 from torch import Tensor, nn
 
+from train.alignment import align
+from train.backbones import is_library_name, open_backbone, timm_pretrained, torchvision_pretrained
 from train.errors import TrainError
 from train.heads import HEADS, Taps
 
@@ -29,7 +30,23 @@ PADDING: Final = {"squeezenet1_1": (9, 6, 9, 6), "squeezenet1_0": (11, 4, 11, 4)
 
 
 class Student(nn.Module):
-    """A backbone and a head: (B, 3, H, W) normalised pictures to (B, K, H / 4, W / 4) maps.
+    """A backbone and a head: (B, 3, H, W) normalised pictures to (B, K, H / 4, W / 4) maps."""
+
+    joints: int
+    features: nn.Module
+    head: nn.Module
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps of the pictures; what they mean (logits or heatmaps) is the loss's choice."""
+        return self.head(self.taps(images))
+
+    def taps(self, images: Tensor) -> Taps[Tensor]:
+        """The backbone's features on the heads' grid."""
+        raise NotImplementedError
+
+
+class SqueezeNetStudent(Student):
+    """SqueezeNet's own features.
 
     Args:
         name: Key of `BACKBONES`.
@@ -40,19 +57,43 @@ class Student(nn.Module):
     def __init__(self, name: str, head: str, joints: int) -> None:
         super().__init__()
         self.joints, self.padding = joints, PADDING[name]
-        self.features = BACKBONES[name](weights=None).features
-        self.head = HEADS[head](_channels(self.features), joints)
+        layers: nn.Sequential = BACKBONES[name](weights=None).features
+        self.features = layers
+        self.head = HEADS[head](_channels(layers), joints)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Maps of the pictures; what they mean (logits or heatmaps) is the loss's choice."""
+    def taps(self, images: Tensor) -> Taps[Tensor]:
+        """Features before the pools, and the last ones."""
         x = nn.functional.pad(images, self.padding)
         before_pools = []
-        for layer in self.features:
+        for layer in self.features.children():
             if isinstance(layer, nn.MaxPool2d):
                 before_pools.append(x)
             x = layer(x)
         _, stride4, stride8 = before_pools
-        return self.head(Taps(stride4, stride8, x))
+        return Taps(stride4, stride8, x)
+
+
+class BackboneStudent(Student):
+    """A network of timm or torchvision, its features brought onto the heads' grid.
+
+    Args:
+        name: ``timm:NAME`` or ``torchvision:NAME``.
+        head: Key of `train.heads.HEADS`.
+        joints: Number of maps K.
+        input_size: Width and height of the pictures.
+    """
+
+    def __init__(self, name: str, head: str, joints: int, input_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.joints = joints
+        self.features, channels = open_backbone(name)
+        self.alignment = align(self.features, name, input_size)
+        self.head = HEADS[head](channels, joints)
+
+    def taps(self, images: Tensor) -> Taps[Tensor]:
+        """Features of strides 4, 8 and 16, padded, cut and shifted."""
+        features = list(self.features(self.alignment.pad(images)))
+        return self.alignment.apply(features, (images.shape[-1], images.shape[-2]))
 
 
 def _channels(features: nn.Sequential) -> Taps[int]:
@@ -70,14 +111,18 @@ def build_student(name: str, head: str, joints: int, input_size: tuple[int, int]
     Raises:
         TrainError: If the name, the head or the input size (width, height) is none that students have.
     """
-    if name not in BACKBONES:
-        raise TrainError(f"no student is called {name!r}; there are {', '.join(BACKBONES)}")
+    if name not in BACKBONES and not is_library_name(name):
+        raise TrainError(
+            f"no student is called {name!r}; there are {', '.join(BACKBONES)}, timm:NAME and torchvision:NAME"
+        )
     if head not in HEADS:
         raise TrainError(f"no head is called {head!r}; there are {', '.join(HEADS)}")
     if any(side <= 0 or side % FEATURE_STRIDE for side in input_size):
         width, height = input_size
         raise TrainError(f"students need an input divisible by {FEATURE_STRIDE}, got {height}x{width} (height x width)")
-    return Student(name, head, joints)
+    if is_library_name(name):
+        return BackboneStudent(name, head, joints, input_size)
+    return SqueezeNetStudent(name, head, joints)
 
 
 def load_pretrained(student: Student, name: str, source: str) -> str:
@@ -85,9 +130,9 @@ def load_pretrained(student: Student, name: str, source: str) -> str:
 
     Args:
         student: Changed in place.
-        name: Key of `BACKBONES`.
-        source: ``none``, ``auto`` (torchvision's download; random weights where that is not to be had) or a file with
-            torchvision's state dict.
+        name: What the student was built from.
+        source: ``none``, ``auto`` (the library's download; random weights where that is not to be had) or a file with
+            its state dict.
 
     Returns:
         One line that says what was done.
@@ -101,30 +146,45 @@ def load_pretrained(student: Student, name: str, source: str) -> str:
         return _download(student, name)
     path = Path(source)
     try:
-        _fill(student, torch.load(path, map_location="cpu", weights_only=True))
+        _fill(student, _pretrained(name, path))
     except FileNotFoundError as error:
         raise TrainError(f"no pretrained weights at {path}; give another file, or --pretrained none") from error
     except Exception as error:  # torch raises many kinds here; all of them mean this
         reason = str(error).strip().splitlines()[0]
-        raise TrainError(
-            f"{path} does not hold ImageNet weights of {name} in torchvision's layout: {reason}"
-        ) from error
+        layout = "timm" if name.startswith("timm:") else "torchvision"
+        raise TrainError(f"{path} does not hold ImageNet weights of {name} in {layout}'s layout: {reason}") from error
     return f"student starts from {path.name}"
 
 
+def _pretrained(name: str, path: Path | None) -> dict[str, Tensor]:
+    """ImageNet weights of a file, or of the library's download, under the names of the student's ``features``."""
+    source, _, network = name.rpartition(":")
+    if path is not None and not path.exists():
+        raise FileNotFoundError(path)
+    if source == "timm":
+        return timm_pretrained(network, str(path) if path else None)
+    weights = torchvision_pretrained(network, str(path) if path else None)
+    if source == "torchvision":
+        return weights
+    prefix = "extractor.features."
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
 def _download(student: Student, name: str) -> str:
-    weights = torchvision.models.get_model_weights(name).DEFAULT
     try:
-        _fill(student, weights.get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError) as error:  # RuntimeError: the download has another hash
+        _fill(student, _pretrained(name, None))
+    except TrainError:
+        raise
+    except Exception as error:  # no network, no such weights, another hash: each library raises its own kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return (
-            f"ImageNet weights of {name} could not be downloaded from {weights.url} ({error}): the student starts from "
+            f"ImageNet weights of {name} could not be downloaded ({reason}): the student starts from "
             "random weights; give a file with --pretrained FILE, or --pretrained none to say so"
         )
-    return f"student starts from torchvision's {weights}"
+    return f"student starts from the ImageNet weights of {name}"
 
 
-def _fill(student: Student, state: dict[str, Tensor]) -> None:
-    prefix = "features."
-    features = {key.removeprefix(prefix): value.float() for key, value in state.items() if key.startswith(prefix)}
-    student.features.load_state_dict(features)
+def _fill(student: Student, weights: dict[str, Tensor]) -> None:
+    """Every weight of the backbone, and no other, out of those of the whole network."""
+    features = student.features
+    features.load_state_dict({key: weights[key] for key in features.state_dict() if key in weights})

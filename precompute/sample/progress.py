@@ -33,7 +33,7 @@ def _lines(what: str, unit: str) -> Callable[[int, int], None]:
         now = time.monotonic()
         if done == total or now - told >= _SECONDS_BETWEEN_LINES:
             told = now
-            rate = done / max(now - start, 1e-9)
+            rate = max(done, 1) / max(now - start, 1e-9)
             sys.stderr.write(f"{what}: {done}/{total} {unit} ({rate:.0f}/s, {(total - done) / rate:.0f} s to go)\n")
 
     return tell

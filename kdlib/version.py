@@ -1,0 +1,22 @@
+"""Which version and commit of this project made a file."""
+
+import importlib.metadata
+import subprocess
+from pathlib import Path
+
+
+def project_version() -> str:
+    """The installed version, with the commit in brackets where the code lies in a git checkout."""
+    try:
+        version = importlib.metadata.version("pose-teacher-cache")
+    except importlib.metadata.PackageNotFoundError:
+        version = "unknown"
+    root = Path(__file__).resolve().parent.parent
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+    if (root / ".git").exists():
+        try:
+            commit = subprocess.run(git, capture_output=True, text=True, check=False)
+        except OSError:  # no git here
+            return version
+        return f"{version} ({commit.stdout.strip()})" if commit.returncode == 0 else version
+    return version

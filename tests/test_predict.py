@@ -1,0 +1,216 @@
+"""Keypoints of pictures and videos: coordinates, image ids, files on disk, and what cannot be read."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.trained_student import make_checkpoint
+from train.__main__ import main
+from train.errors import TrainError
+from train.predict.boxes import Boxes, BoxFile
+from train.predict.draw import draw_people
+from train.predict.people import Scene, estimate, whole_picture
+from train.predict.sources import find_pictures
+from train.report.overlays import COLOURS
+
+
+class DotFinder:
+    """A student that sees the one bright dot of a crop: its heatmaps are the crop's brightness, four times smaller."""
+
+    name, input_size, joints = "dots", (96, 128), 17
+
+    def __call__(self, crops):
+        self.batch = len(crops)
+        grey = crops.astype(np.float32).mean(axis=3) / 255
+        small = np.stack([cv2.GaussianBlur(g, (0, 0), 4)[::4, ::4] for g in grey])
+        return np.repeat((small / small.max(axis=(1, 2), keepdims=True))[:, None], 17, axis=1)
+
+
+def dotted(size, *dots):
+    image = np.zeros((size[1], size[0], 3), np.uint8)
+    for dot in dots:
+        cv2.circle(image, dot, 5, (255, 255, 255), -1, cv2.LINE_AA)
+    return image
+
+
+def test_points_come_back_in_the_pixels_of_their_picture_whatever_the_batches():
+    wide, tall = dotted((400, 150), (90, 60), (330, 100)), dotted((120, 300), (70, 210))
+    boxes = Boxes(np.array([[40.0, 20, 100, 90], [280, 60, 90, 80]]), np.array([0.5, 0.9]))
+    scenes = [Scene("wide", 1, wide, boxes), Scene("tall", 2, tall, whole_picture(tall))]
+    for batch_size in (1, 2, 32):
+        one, two = estimate(DotFinder(), scenes, batch_size)
+        np.testing.assert_allclose(one.scores, [0.9, 0.5])  # best first
+        np.testing.assert_allclose(one.points[:, 3], [[330, 100], [90, 60]], atol=1.5)
+        np.testing.assert_allclose(two.points[0, 16], [70, 210], atol=2.5)
+        np.testing.assert_array_equal(one.boxes, boxes.xywh[::-1])
+
+
+def test_no_batch_is_larger_than_asked_for():
+    image = dotted((200, 100), (50, 50))
+    boxes = Boxes(np.tile([[30.0, 30, 40, 40]], (7, 1)) + np.arange(7)[:, None] * [3.0, 2, 0, 0], np.ones(7))
+    student, sizes = DotFinder(), []
+    call = student.__call__
+    student_call = type("Counted", (DotFinder,), {"__call__": lambda _, crops: sizes.append(len(crops)) or call(crops)})
+    list(estimate(student_call(), [Scene("a", 1, image, boxes)] * 2, 3))
+    assert max(sizes) == 3
+    assert sum(sizes) == 14
+
+
+def test_boxes_outside_their_picture_are_left_out_and_duplicates_suppressed():
+    image = dotted((200, 100), (50, 50))
+    boxes = Boxes(np.array([[30.0, 30, 40, 40], [300, 20, 50, 50], [30, 30, 40, 40]]), np.array([0.4, 1.0, 0.8]))
+    (people,) = estimate(DotFinder(), [Scene("a", 1, image, boxes)], 8)
+    np.testing.assert_allclose(people.scores, [0.8])
+
+
+def test_a_drawing_leaves_its_picture_alone_and_colours_the_sides():
+    image = dotted((160, 120), (80, 60))
+    (people,) = estimate(DotFinder(), [Scene("a", 1, image, whole_picture(image))], 8)
+    people.points[0] = np.stack([np.linspace(10, 150, 17), np.full(17, 30.0)], axis=1)
+    before = image.copy()
+    drawn = draw_people(people, 0.5)
+    assert (image == before).all()
+    for joint, side in ((0, "mid"), (9, "left"), (16, "right")):
+        x, y = people.points[0, joint].round().astype(int)
+        assert tuple(drawn[y, x][::-1]) == COLOURS[side]
+    assert (draw_people(people, 1.5) == image).all()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("student") / "best.pt")
+
+
+def write_pictures(folder, *names, size=(90, 70)):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), np.random.default_rng(i).integers(0, 256, (size[1], size[0], 3), np.uint8))
+
+
+def keypoints(out):
+    return json.loads((out / "keypoints.json").read_text())
+
+
+def test_a_folder_gives_coco_results_and_pictures_and_goes_on_past_what_is_broken(checkpoint, tmp_path, capsys):
+    write_pictures(tmp_path / "in", "000000000139.jpg", "sub/000000000285.png")
+    (tmp_path / "in/000000000300.jpg").write_bytes(b"no picture")
+    (tmp_path / "in/notes.txt").write_text("not looked at")
+    out = tmp_path / "out"
+    assert main(["predict", str(tmp_path / "in"), "--student", str(checkpoint), "--out", str(out)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert "000000000300.jpg is no picture" in lines[0]
+    assert lines[-1] == "error: 1 of 3 pictures could not be read; the others are done"
+    assert [(r["image_id"], r["file_name"]) for r in keypoints(out)] == [
+        (139, "000000000139.jpg"),
+        (285, "sub/000000000285.png"),
+    ]
+    drawn = cv2.imread(str(out / "pictures/sub/000000000285.jpg"))
+    assert drawn.shape == (70, 90, 3)
+
+
+def test_pycocotools_reads_the_results(checkpoint, tmp_path):
+    from pycocotools.coco import COCO
+
+    write_pictures(tmp_path / "in", "7.jpg")
+    assert main(["predict", str(tmp_path / "in/7.jpg"), "--student", str(checkpoint), "--out", str(tmp_path)]) == 0
+    truth = COCO()
+    truth.dataset = {"images": [{"id": 7}], "annotations": [], "categories": [{"id": 1}]}
+    truth.createIndex()
+    loaded = truth.loadRes(str(tmp_path / "keypoints.json"))
+    (annotation,) = loaded.loadAnns(loaded.getAnnIds())
+    assert len(annotation["keypoints"]) == 51
+    assert annotation["keypoints"][2] > 0  # the height of the joint's heatmap
+
+
+def test_detections_say_where_to_look(checkpoint, tmp_path, capsys):
+    write_pictures(tmp_path / "in", "000139.jpg", "000285.jpg")
+    detections = [
+        {"image_id": 139, "category_id": 1, "bbox": [5, 5, 30, 50], "score": 0.9},
+        {"image_id": 139, "category_id": 1, "bbox": [50, 10, 30, 40], "score": 0.8},
+        {"image_id": 139, "category_id": 1, "bbox": [1, 1, 9, 9], "score": 0.1},
+        {"image_id": 139, "category_id": 3, "bbox": [1, 1, 9, 9], "score": 1.0},
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(detections))
+    command = ["predict", str(tmp_path / "in"), "--student", str(checkpoint), "--boxes", str(tmp_path / "boxes.json")]
+    assert main([*command, "--out", str(tmp_path / "out"), "--no-pictures"]) == 0
+    assert "1 of 2 pictures have no boxes" in capsys.readouterr().err
+    assert sorted(r["bbox"] for r in keypoints(tmp_path / "out")) == [[5, 5, 30, 50], [50, 10, 30, 40]]
+    assert not (tmp_path / "out/pictures").exists()
+
+
+def test_a_box_file_is_found_by_id_by_name_and_through_its_images(tmp_path):
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps([{"file_name": "a/b.jpg", "bbox": [1, 2, 3, 4]}, {"image_id": 9, "bbox": [5, 6, 7, 8]}]))
+    boxes = BoxFile(path)
+    assert boxes.of("a/b.jpg", None).xywh.tolist() == [[1, 2, 3, 4]]
+    assert boxes.of("9.jpg", 9).scores.tolist() == [1]
+    assert boxes.of("c.jpg", None) is None
+    annotations = [
+        {"image_id": 4, "category_id": 1, "bbox": [1, 1, 2, 2], "iscrowd": 1},
+        {"image_id": 4, "category_id": 1, "bbox": [3, 3, 4, 4]},
+    ]
+    path.write_text(json.dumps({"images": [{"id": 4, "file_name": "x.jpg"}], "annotations": annotations}))
+    assert BoxFile(path).of("x.jpg", None).xywh.tolist() == [[3, 3, 4, 4]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("nonsense", "is not JSON"),
+        ('{"boxes": []}', "neither a list of COCO detections nor"),
+        ('[{"image_id": 1, "bbox": [1, 2, 3]}]', "entry 0: a bbox is four finite numbers"),
+        ('[{"image_id": 1, "bbox": [1, 2, 3, NaN]}]', "entry 0: a bbox is four finite numbers"),
+        ('[{"image_id": 1}]', "entry 0: needs image_id"),
+    ],
+)
+def test_a_file_that_holds_no_boxes_is_refused(tmp_path, content, message):
+    (tmp_path / "boxes.json").write_text(content)
+    with pytest.raises(TrainError, match=message):
+        BoxFile(tmp_path / "boxes.json")
+
+
+def test_pictures_are_upright_and_names_that_are_no_numbers_are_counted(tmp_path):
+    content = cv2.imencode(".jpg", dotted((40, 20), (5, 10)))[1].tobytes()
+    orientation = b"\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00"  # a quarter turn
+    exif = b"\xff\xe1\x00\x22Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00" + orientation + bytes(4)
+    (tmp_path / "turned.jpg").write_bytes(content[:2] + exif + content[2:])
+    (picture,) = find_pictures(tmp_path)
+    assert picture.read().shape == (40, 20, 3)
+    assert picture.number is None
+
+
+def test_a_video_comes_back_frame_by_frame(checkpoint, tmp_path, capsys):
+    clip = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    for i in range(5):
+        writer.write(np.full((48, 64, 3), 40 * i, np.uint8))
+    writer.release()
+    (tmp_path / "boxes.json").write_text(json.dumps([{"image_id": 3, "bbox": [2, 2, 50, 40]}]))
+    command = ["predict", str(clip), "--student", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert main([*command, "--batch-size", "2"]) == 0
+    assert [r["image_id"] for r in keypoints(tmp_path / "out")] == [0, 1, 2, 3, 4]
+    capture = cv2.VideoCapture(str(tmp_path / "out/clip.mp4"))
+    assert [capture.read()[0] for _ in range(6)] == [True] * 5 + [False]
+    assert main([*command, "--boxes", str(tmp_path / "boxes.json")]) == 0
+    assert [r["image_id"] for r in keypoints(tmp_path / "out")] == [3]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"clip.mp4", "keypoints.json"}
+    assert main(["predict", str(clip), "--student", str(checkpoint), "--out", str(tmp_path)]) == 1
+    assert "is the video itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.jpg", "there is no picture"),
+        ("empty", "holds no pictures"),
+        ("text.avi", "neither a picture nor a video"),
+    ],
+)
+def test_a_source_without_pictures_is_refused_in_one_line(checkpoint, tmp_path, name, message, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.avi").write_text("hello")
+    assert main(["predict", str(tmp_path / name), "--student", str(checkpoint), "--out", str(tmp_path / "out")]) == 1
+    assert message in capsys.readouterr().err

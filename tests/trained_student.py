@@ -1,0 +1,29 @@
+"""A student's checkpoint without the training: seeded random weights whose maps are far from uniform."""
+
+import dataclasses
+
+import torch
+
+from train.checkpoint import save, supervision_of
+from train.recipe import Recipe
+from train.students import build_student
+
+
+def make_checkpoint(path, *, student="squeezenet1_1", head="interp", loss="kl", input_size=(48, 64)):
+    """Write a checkpoint that `load_student` reads; input size is (width, height)."""
+    width, height = input_size
+    recipe = Recipe(student=student, head=head, loss=loss, input_size=f"{height}x{width}", pretrained="none")
+    torch.manual_seed(0)
+    model = build_student(student, head, 17, input_size)
+    with torch.no_grad():
+        model.head.final.weight.mul_(20)
+    content = {
+        "name": "distilled",
+        "recipe": dataclasses.asdict(recipe),
+        "supervision": dataclasses.asdict(supervision_of(recipe, input_size, 0.003, distil=True)),
+        "input_size": recipe.input_size,
+        "joints": 17,
+        "model": model.state_dict(),
+    }
+    save(path, content)
+    return path

@@ -1,0 +1,63 @@
+"""A web server on this machine with the faults that real ones have."""
+
+import contextlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Site:
+    """What is served, and how badly.
+
+    Attributes:
+        files: Content by path.
+        ranges: Whether Range requests are honoured.
+        drop_after: Bytes after which a connection breaks; None never.
+        version: Part of the ETag.
+        requests: (path, Range header) of every request so far.
+    """
+
+    def __init__(self):
+        self.files, self.ranges, self.drop_after, self.version, self.requests = {}, True, None, 1, []
+        self.url = ""
+
+
+@contextlib.contextmanager
+def serve():
+    """A `Site` at ``site.url`` for the length of the block."""
+    site = Site()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked = self.headers.get("Range")
+            site.requests.append((self.path, asked))
+            content = site.files.get(self.path)
+            if content is None:
+                self.send_error(404)
+                return
+            tag = f'"{site.version}"'
+            start = 0
+            if asked and site.ranges and self.headers.get("If-Range") in (None, tag):
+                start = int(asked.removeprefix("bytes=").removesuffix("-"))
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            else:
+                self.send_response(200)
+            self.send_header("ETag", tag)
+            self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            end = len(content) if site.drop_after is None else min(len(content), start + site.drop_after)
+            self.wfile.write(content[start:end])
+            self.close_connection = True
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    site.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield site
+    finally:
+        server.shutdown()
+        server.server_close()

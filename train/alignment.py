@@ -1,0 +1,134 @@
+"""Bringing any backbone's features onto the grid on which the heads build.
+
+The heads want stride 16 at input pixels 16 u + 6, stride 8 at 8 u - 2 and stride 4 at 4 u - 6: from there doublings and
+2x2 kernels end on heatmap pixels, 4 u (docs/decisions/0007). Where a backbone's features look is found by
+`train.feature_grid`; padding the picture in front brings stride 16 there, whole features cut off in front bring the
+others near, and what is left, a fraction of a feature, is interpolated away. Left over is stride 16's rounding to whole
+pixels of padding: at most half an input pixel, an eighth of a heatmap pixel.
+"""
+
+import copy
+import dataclasses
+import math
+from typing import Final
+
+import numpy as np
+from torch import Tensor, nn
+
+from train.errors import TrainError
+from train.feature_grid import Grid, walk
+from train.heads import Taps
+
+STRIDES: Final = Taps(4, 8, 16)
+TARGETS: Final = Taps(-6.0, -2.0, 6.0)
+"""Input pixel, of the picture without its padding, at which the first feature of each stride must lie."""
+BEYOND: Final = Taps(2, 1, 0)
+"""Features that the heads take of each stride, beyond the picture's width over the stride."""
+NEGLIGIBLE: Final = 1 / 64
+"""Fraction of a feature that is not interpolated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """How to pad a picture, and what to do with the features of each stride.
+
+    Args:
+        before: Pixels of padding left and above.
+        after: Pixels of padding right and below.
+        skip: Features to leave out in front.
+        shift: Fraction of a feature, in [0, 1), to interpolate further.
+    """
+
+    before: int
+    after: int
+    skip: Taps[int]
+    shift: Taps[float]
+
+    def pad(self, images: Tensor) -> Tensor:
+        """The padded picture (B, 3, H, W)."""
+        return nn.functional.pad(images, (self.before, self.after, self.before, self.after))
+
+    def apply(self, features: list[Tensor], size: tuple[int, int]) -> Taps[Tensor]:
+        """Features on the heads' grid, of a picture of that (width, height)."""
+        taps = []
+        for i, x in enumerate(features):
+            columns, rows = (side // STRIDES[i] + BEYOND[i] for side in size)
+            taps.append(_shifted(x, self.skip[i], self.shift[i], rows, columns))
+        return Taps(*taps)
+
+
+def _shifted(x: Tensor, skip: int, shift: float, rows: int, columns: int) -> Tensor:
+    """Features from ``skip + shift`` on, interpolated linearly on both axes."""
+    if not shift:
+        return x[..., skip : skip + rows, skip : skip + columns]
+    x = x[..., skip : skip + rows + 1, skip : skip + columns + 1]
+    x = x[..., :-1, :] * (1 - shift) + x[..., 1:, :] * shift
+    return x[..., :-1] * (1 - shift) + x[..., 1:] * shift
+
+
+def align(backbone: nn.Module, name: str, input_size: tuple[int, int]) -> Alignment:
+    """Find the alignment of a backbone that puts out features of strides 4, 8 and 16.
+
+    Args:
+        backbone: Its weights are not touched.
+        name: For messages.
+        input_size: Width and height of the pictures, divisible by 16.
+
+    Raises:
+        TrainError: If the features have no place on the picture, or are too few.
+    """
+    blank = copy.deepcopy(backbone).to("meta").eval()
+    for extra in (16, 32, 48):
+        shapes, grids = _walked(blank, name, (input_size[0] + extra, input_size[1] + extra))
+        found = _solve(_firsts(grids, shapes, name), extra)
+        if found is not None and _are_enough(found, shapes, input_size):
+            return found
+    raise TrainError(f"{name} makes too few features of a {input_size[1]}x{input_size[0]} picture for the heads")
+
+
+def _walked(
+    blank: nn.Module, name: str, size: tuple[int, int]
+) -> tuple[tuple[tuple[int, ...], ...], tuple[Grid | None, ...]]:
+    try:
+        found = walk(blank, size)
+    except Exception as error:  # whatever a network raises that was made for one size of pictures
+        reason = str(error).strip().splitlines()[0]
+        raise TrainError(f"{name} does not run on {size[1]}x{size[0]} pictures: {reason}") from error
+    return tuple(shape for shape, _ in found), tuple(grid for _, grid in found)
+
+
+def _firsts(grids: tuple[Grid | None, ...], shapes: tuple[tuple[int, ...], ...], name: str) -> Taps[float]:
+    """Input pixel of the first feature of each stride."""
+    firsts = []
+    for stride, grid, shape in zip(STRIDES, grids, shapes, strict=True):
+        if grid is None or len(shape) != 4:
+            raise TrainError(
+                f"{name} cannot be a student: its features of stride {stride} have no place on the picture (attention, "
+                "or another order of axes); take a convolutional backbone"
+            )
+        if not np.allclose(grid.step, stride) or grid.first[0] != grid.first[1]:
+            raise TrainError(f"{name} cannot be a student: its features of stride {stride} step {grid.step} pixels")
+        firsts.append(float(grid.first[0]))
+    return Taps(*firsts)
+
+
+def _solve(firsts: Taps[float], extra: int) -> Alignment | None:
+    """The alignment with that much padding in all; None if it takes more."""
+    before = round(firsts.stride16 - TARGETS.stride16) % 16
+    while before <= extra:
+        places = [(t - c + before) / s for t, c, s in zip(TARGETS, firsts, STRIDES, strict=True)]
+        places[2] = round(places[2])  # what the padding could not do, below half a pixel, stays
+        if min(places) >= 0:
+            skip = [math.floor(place + NEGLIGIBLE) for place in places]
+            shift = [p - k if p - k > NEGLIGIBLE else 0.0 for p, k in zip(places, skip, strict=True)]
+            return Alignment(before, extra - before, Taps(*skip), Taps(*shift))
+        before += 16
+    return None
+
+
+def _are_enough(found: Alignment, shapes: tuple[tuple[int, ...], ...], input_size: tuple[int, int]) -> bool:
+    for i, shape in enumerate(shapes):
+        for there, side in zip(shape[2:], reversed(input_size), strict=True):
+            if there < found.skip[i] + bool(found.shift[i]) + side // STRIDES[i] + BEYOND[i]:
+                return False
+    return True

@@ -1,0 +1,81 @@
+"""What an exported file computes, and what it says of itself.
+
+Input ``image``: (B, H, W, 3) uint8 RGB, as an image library gives it; normalisation is inside. Or, ``normalised``:
+(B, 3, H, W) float32, (x / 255 - mean) / std, as torchvision has it and as a teacher ``onnx:FILE`` is fed.
+Output ``heatmaps``: (B, K, H / 4, W / 4) float32 of height about 1; heatmap pixel u lies at input pixel 4 u.
+"""
+
+import json
+import math
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from kdlib.images import COLOUR_ORDER, IMAGENET_MEAN, IMAGENET_STD, normalise_images
+from kdlib.skeleton import JOINTS
+from kdlib.version import project_version
+from train.checkpoint import TrainedStudent
+from train.students import STRIDE
+
+FORMAT: Final = "pose-student-1"
+INPUT, OUTPUT = "image", "heatmaps"
+MEANING: Final = {
+    "kl": "density: softmax over the pixels of a map, times 2 pi sigma^2: a Gaussian of that sigma peaks at 1",
+    "mse": "regressed: Gaussians of height 1, as HRNet puts them out",
+}
+"""What the heatmaps are, by the loss that the student was trained with."""
+
+
+class Deployable(nn.Module):
+    """A student between its crops and its heatmaps, with everything a user would otherwise have to know."""
+
+    def __init__(self, student: TrainedStudent, *, normalised: bool = False) -> None:
+        super().__init__()
+        self.model, self.normalised = student.model.cpu().eval(), normalised
+        supervision = student.supervision
+        self.height = 2 * math.pi * supervision.sigma**2 if supervision.loss == "kl" else None
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Heatmaps of the crops."""
+        maps = self.model(image if self.normalised else normalise_images(image))
+        if self.height is None:
+            return maps
+        return (maps.flatten(-2).softmax(-1) * self.height).view_as(maps)
+
+    def inputs(self, crops: Tensor) -> Tensor:
+        """Crops (B, H, W, 3) uint8 RGB in the form that `forward` takes."""
+        return normalise_images(crops).contiguous() if self.normalised else crops
+
+
+def describe(student: TrainedStudent, *, normalised: bool, precision: str = "fp32") -> dict[str, Any]:
+    """The metadata of an exported student: what a program needs to use it, and where it comes from."""
+    width, height = student.input_size
+    return {
+        "format": FORMAT,
+        "student": student.recipe.student,
+        "head": student.recipe.head,
+        "run": student.name,
+        "input_size": f"{height}x{width}",
+        "input": "normalised" if normalised else "uint8",
+        "colour_order": COLOUR_ORDER,
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+        "stride": STRIDE,
+        "heatmaps": MEANING[student.supervision.loss],
+        "sigma": student.supervision.sigma,
+        "joints": list(JOINTS) if student.model.joints == len(JOINTS) else student.model.joints,
+        "precision": precision,
+        "project": project_version(),
+    }
+
+
+def to_strings(facts: dict[str, Any]) -> dict[str, str]:
+    """Metadata as ONNX keeps it: text for text, JSON for the rest."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+
+
+def sample_crops(student: TrainedStudent, crops: int = 2) -> Tensor:
+    """Black crops of the student's size, to trace it with."""
+    width, height = student.input_size
+    return torch.zeros(crops, height, width, 3, dtype=torch.uint8)

@@ -1,0 +1,1 @@
+"""A student at work: keypoints of images and videos, as COCO results and as pictures."""

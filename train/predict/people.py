@@ -1,0 +1,113 @@
+"""From pictures and boxes to keypoints, a batch of crops at a time."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdlib.coco_eval import REGION_ASPECT, person_scores, suppress
+from kdlib.evaluation import decode_to_image
+from kdlib.geometry import box_to_region, clip_boxes, region_affine
+from kdlib.skeleton import JOINTS
+from kdlib.warp import warp_image
+from train.predict.boxes import Boxes
+from train.student_file import StudentFile
+from train.students import STRIDE
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """A picture and where its persons are."""
+
+    name: str
+    image_id: int
+    pixels: NDArray[np.uint8]
+    """(H, W, 3) BGR."""
+    boxes: Boxes
+
+
+@dataclasses.dataclass(frozen=True)
+class People:
+    """The N persons of a scene, best first."""
+
+    scene: Scene
+    boxes: NDArray[np.float64]
+    """(N, 4) x, y, width, height in image pixels."""
+    points: NDArray[np.float64]
+    """(N, K, 2) image pixels."""
+    joint_scores: NDArray[np.float32]
+    """(N, K) heatmap heights."""
+    scores: NDArray[np.float64]
+    """(N,) the box's score times the mean of the joint scores above 0.2, as COCO results of HRNet have it."""
+
+
+def whole_picture(pixels: NDArray[np.uint8]) -> Boxes:
+    """One box around everything."""
+    height, width = pixels.shape[:2]
+    return Boxes(np.array([[0.0, 0.0, width, height]]), np.ones(1))
+
+
+def estimate(
+    student: StudentFile, scenes: Iterable[Scene], batch_size: int, decoder: str = "argmax"
+) -> Iterator[People]:
+    """Find the keypoints of every box, scene after scene; boxes outside their picture are left out."""
+    waiting: list[tuple[Scene, Boxes]] = []
+    crops: list[NDArray[np.uint8]] = []
+    affines: list[NDArray[np.float64]] = []
+    for scene in scenes:
+        boxes = _inside(scene)
+        waiting.append((scene, boxes))
+        for affine in _affines(boxes, scene, student.input_size):
+            affines.append(affine)
+            crops.append(np.ascontiguousarray(warp_image(scene.pixels, affine, student.input_size)[:, :, ::-1]))
+        if len(crops) >= batch_size:
+            yield from _people(student, waiting, crops, affines, batch_size, decoder)
+            waiting, crops, affines = [], [], []
+    yield from _people(student, waiting, crops, affines, batch_size, decoder)
+
+
+def _inside(scene: Scene) -> Boxes:
+    kept = (_clipped(scene.boxes, scene)[:, 2:] > 0).all(axis=1)
+    return Boxes(scene.boxes.xywh[kept], scene.boxes.scores[kept])
+
+
+def _clipped(boxes: Boxes, scene: Scene) -> NDArray[np.float64]:
+    height, width = scene.pixels.shape[:2]
+    return clip_boxes(boxes.xywh, np.tile([width, height], (len(boxes.xywh), 1)))
+
+
+def _affines(boxes: Boxes, scene: Scene, input_size: tuple[int, int]) -> list[NDArray[np.float64]]:
+    centers, sizes = box_to_region(_clipped(boxes, scene), input_size)
+    return [region_affine(c, s, input_size) for c, s in zip(centers, sizes, strict=True)]
+
+
+def _people(
+    student: StudentFile,
+    waiting: list[tuple[Scene, Boxes]],
+    crops: list[NDArray[np.uint8]],
+    affines: list[NDArray[np.float64]],
+    batch_size: int,
+    decoder: str,
+) -> Iterator[People]:
+    """The people of the waiting scenes, whose crops follow each other."""
+    points, scores = np.empty((0, student.joints, 2)), np.empty((0, student.joints), np.float32)
+    for start in range(0, len(crops), batch_size):
+        batch = slice(start, start + batch_size)
+        found = decode_to_image(student(np.stack(crops[batch])), np.stack(affines[batch]), STRIDE, decoder)
+        points, scores = np.concatenate([points, found[0]]), np.concatenate([scores, found[1]])
+    start = 0
+    for scene, boxes in waiting:
+        rows = slice(start, start + len(boxes.xywh))
+        yield _ranked(scene, boxes, points[rows], scores[rows])
+        start = rows.stop
+
+
+def _ranked(scene: Scene, boxes: Boxes, points: NDArray[np.float64], joint_scores: NDArray[np.float32]) -> People:
+    """Best first, near-duplicates left out as in HRNet's evaluation (for COCO's joints)."""
+    scores = person_scores(boxes.scores, joint_scores)
+    if points.shape[1] == len(JOINTS):
+        order = suppress(points, scores, box_to_region(boxes.xywh, REGION_ASPECT)[1].prod(axis=1))
+    else:
+        order = np.argsort(-scores, kind="stable")
+    return People(scene, boxes.xywh[order], points[order], joint_scores[order], scores[order])
