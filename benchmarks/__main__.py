@@ -21,13 +21,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--full", action="store_true")
     arguments = parser.parse_args(argv)
-    from benchmarks import codec, loader, reading, scale, training, writing
+    from benchmarks import codec, first_step, loader, memory, reading, scale, training, writing
     from benchmarks.effort import QUICK, Effort
     from benchmarks.report import keep
     from benchmarks.workspace import Workspace
 
     effort = QUICK if arguments.quick else Effort(full=arguments.full)
-    scripts = [codec, reading, writing, loader, training, *([scale] if effort.full else [])]
+    scripts = [codec, reading, writing, loader, training, first_step, *([scale, memory] if effort.full else [])]
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder), effort)
