@@ -21,13 +21,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--full", action="store_true")
     arguments = parser.parse_args(argv)
-    from benchmarks import codec, loader, reading, scale, streaming, training, writing
+    from benchmarks import (
+        averaging,
+        codec,
+        first_step,
+        loader,
+        memory,
+        reading,
+        scale,
+        streaming,
+        training,
+        warping,
+        writing,
+    )
     from benchmarks.effort import QUICK, Effort
     from benchmarks.report import keep
     from benchmarks.workspace import Workspace
 
     effort = QUICK if arguments.quick else Effort(full=arguments.full)
-    scripts = [codec, reading, streaming, writing, loader, training, *([scale] if effort.full else [])]
+    long = [scale, memory, warping, averaging] if effort.full else []
+    scripts = [codec, reading, streaming, writing, loader, training, first_step, *long]
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder), effort)

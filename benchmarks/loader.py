@@ -55,6 +55,7 @@ def _lines(timings: Timings, source: str, size: tuple[int, int]) -> Iterator[Lin
                 "input_size": f"{size[1]}x{size[0]}",
                 "views": views,
                 "targets": meaning,
+                "instances_per_core_second": round(timings.rate(views)),
                 "spread": timings.spread(views, metric),
             }
             yield Line("loader", metric, timings.median(views) * 1e3, "ms", timings.items[views], peer, theirs, extra)

@@ -42,7 +42,7 @@ def picture(points, size, affine):
     return image
 
 
-def make_store(path, count=8, *, frames=True, shift=0.0, provenance=None):
+def make_store(path, count=8, *, frames=True, shift=0.0, provenance=None, codec="root4"):
     """Write the store; ``shift`` moves the teacher's opinion off the labels, in heatmap pixels along x."""
     columns = persons(count)
     centers, sizes = box_to_region(columns["bbox"] - [0, 0, 1, 1], INPUT_SIZE)
@@ -55,7 +55,13 @@ def make_store(path, count=8, *, frames=True, shift=0.0, provenance=None):
         ]
     )
     spec = cache.StoreSpec(
-        instances=count, views=2, joints=17, height=HEATMAP_SIZE[1], width=HEATMAP_SIZE[0], frames=frames
+        instances=count,
+        views=2,
+        joints=17,
+        height=HEATMAP_SIZE[1],
+        width=HEATMAP_SIZE[0],
+        frames=frames,
+        codec=cache.codec_from_name(codec),
     )
     teacher = {"name": "gaussians", "weights_sha256": "0" * 64, "input_size": INPUT_SIZE, "heatmap_size": HEATMAP_SIZE}
     provenance = {"teacher": teacher, "logits": {"transform": "log", "floor": 0.003}, **(provenance or {})}

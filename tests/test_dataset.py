@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib.geometry import scale_affine
+from kdlib.geometry import compose_affines, invert_affine, scale_affine
 from kdlib.heatmaps import decode_dark
+from kdlib.skeleton import FLIP_ORDER
+from kdlib.warp import warp_heatmaps
 from tests.people_store import INPUT_SIZE, make_store, picture
 from train.augment import Augmentation
 from train.dataset import StoreDataset
@@ -51,6 +53,32 @@ def test_the_plain_view_is_the_teachers_own_crop(store):
     dataset = StoreDataset(store, views="first")
     for i in range(len(dataset)):
         np.testing.assert_allclose(dataset[i]["heatmaps"].numpy(), store.heatmap(i, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("codec", ["root4", "float32"])
+def test_fused_decoding_equals_decoding_then_warping(tmp_path, codec):
+    store = make_store(tmp_path / "s.zarr", codec=codec)
+    dataset = StoreDataset(store, (72, 112), STRONG, views="matching", seed=2)
+    for i in range(len(dataset)):
+        sample = dataset[i]
+        view = int(np.linalg.det(sample["affine"][:, :2].numpy()) < 0)
+        to_maps = compose_affines(
+            scale_affine(1 / 4), compose_affines(store.view_affine[i, view], store.frame_affine[i])
+        )
+        affine = compose_affines(compose_affines(scale_affine(1 / 4), sample["affine"]), invert_affine(to_maps))
+        expected = warp_heatmaps(store.heatmap(i, view).transpose(1, 2, 0), affine, (18, 28))
+        np.testing.assert_allclose(sample["heatmaps"].numpy(), expected.transpose(2, 0, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("codec", ["root4", "float32"])
+def test_the_average_takes_each_view_where_it_sees_and_changes_left_and_right(tmp_path, codec):
+    store = make_store(tmp_path / "s.zarr", codec=codec)
+    sample = StoreDataset(store, None, views="average")[1]
+    mirror = compose_affines(store.view_affine[1, 0], invert_affine(store.view_affine[1, 1]))
+    mirror = compose_affines(scale_affine(1 / 4), compose_affines(mirror, scale_affine(4)))
+    turned = warp_heatmaps(store.heatmap(1, 1)[FLIP_ORDER].transpose(1, 2, 0), mirror, (24, 32)).transpose(2, 0, 1)
+    expected = (store.heatmap(1, 0) + turned) / 2
+    np.testing.assert_allclose(sample["heatmaps"].numpy()[:, :, 1:-1], expected[:, :, 1:-1], atol=1e-5)
 
 
 def test_unlabelled_joints_and_joints_outside_are_not_supervised(store):

@@ -8,7 +8,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from kdlib.geometry import invert_affine, region_affine, scale_affine
-from kdlib.warp import crop_image, warp_heatmaps, warp_image
+from kdlib.warp import crop_image, mean_heatmaps, spread_codes, warp_heatmaps, warp_image
 from tests.shared_data import COCO_REAL, PARITY, needs_coco, needs_parity
 
 AFFINE = region_affine((33.3, 21.7), (50, 66), (30, 40), 25.0, flip=True)
@@ -75,3 +75,23 @@ def test_an_array_to_fill_is_filled():
     out = np.full((16, 12, 3), np.nan, np.float32)
     assert warp_heatmaps(maps, AFFINE, (12, 16), out) is out
     assert np.isfinite(out).all()
+
+
+def test_views_are_averaged_over_those_that_see_a_pixel():
+    rng = np.random.default_rng(5)
+    maps = rng.random((3, 44, 36, 4), np.float32)
+    affines = [region_affine((18 + 9 * v, 22 - 6 * v), (36, 48), (30, 40), 20.0 * v, flip=v == 1) for v in range(3)]
+    mean = mean_heatmaps(maps, np.stack([invert_affine(affine) for affine in affines]), (30, 40))
+    total = sum(np.stack([exact(maps[v, :, :, k], affines[v], (30, 40)) for k in range(4)], 2) for v in range(3))
+    coverage = sum(exact(np.ones((44, 36)), affine, (30, 40)) for affine in affines)
+    assert {1, 2, 3} <= set(np.round(coverage, 6).ravel().tolist())
+    np.testing.assert_allclose(mean, total / np.maximum(coverage, 1)[:, :, None], atol=1e-5)
+
+
+def test_codes_are_looked_up_joint_by_joint_in_the_order_asked():
+    rng = np.random.default_rng(6)
+    codes, tables = rng.integers(0, 9, (3, 5, 7), np.uint8), rng.random((3, 9), np.float32)
+    maps, order = np.full((5, 7, 3), np.nan, np.float32), np.array([2, 0, 1])
+    spread_codes(codes, tables, order, maps)
+    expected = np.stack([tables[j][codes[j]] for j in order], axis=2)
+    np.testing.assert_array_equal(maps, expected)

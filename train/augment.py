@@ -63,14 +63,14 @@ def draw_view(
     draws = rng.random(3)
     if draws[0] < augmentation.half_body:
         center, size = _half_body(rng, keypoints, region, input_size)
-    scale = np.clip(rng.normal(1.0, augmentation.scale), 1 - augmentation.scale, 1 + augmentation.scale)
+    spread = augmentation.scale
+    scale = np.float64(min(max(rng.normal(1.0, spread), 1 - spread), 1 + spread))
     rotation = 0.0
     if draws[1] < augmentation.rotation_probability:
-        rotation = np.clip(
-            rng.normal(0.0, augmentation.rotation), -2 * augmentation.rotation, 2 * augmentation.rotation
-        )
+        limit = 2 * augmentation.rotation
+        rotation = min(max(rng.normal(0.0, augmentation.rotation), -limit), limit)
     flip = bool(draws[2] < augmentation.flip)
-    return View(region_affine(center, size * scale, input_size, float(rotation), flip=flip), flip)
+    return View(region_affine(center, size * scale, input_size, rotation, flip=flip), flip)
 
 
 def _half_body(

@@ -12,12 +12,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdlib.geometry import box_to_region, clip_boxes, compose_affines, invert_affine, scale_affine, transform_points
+from kdlib.geometry import (
+    Affine,
+    box_to_region,
+    clip_boxes,
+    compose_affines,
+    invert_affine,
+    scale_affine,
+    transform_points,
+)
 from kdlib.skeleton import FLIP_ORDER
-from kdlib.warp import warp_heatmaps, warp_image
+from kdlib.warp import mean_heatmaps, spread_codes, warp_image
 from train.augment import NONE, Augmentation, View, draw_view
 from train.errors import BadRecordError, TrainError
 from train.students import STRIDE
+
+_SAME_ORDER = np.arange(len(FLIP_ORDER))
 
 
 class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
@@ -58,6 +68,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.teacher_stride = teacher["input_size"][0] / teacher["heatmap_size"][0]
         if images is None and not store.has_frames:
             raise TrainError(f"{store.path} holds no frames; name the folder of its images with --images DIR")
+        self.flips = tuple(bool(flip) for flip in store.view_flip)
         columns = store.instances
         self.rows = np.flatnonzero(store.written)
         if not len(self.rows):
@@ -91,13 +102,16 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     def fill(self, batch: dict[str, NDArray[Any]], slot: int, row: int, epoch: int) -> None:
         """Put the sample of a row, as this epoch sees it, into a slot of a batch. Safe in threads."""
         view = self._view(row, epoch)
+        to_image = invert_affine(view.affine)
         pixels, image_to_pixels = self._pixels(row)
-        affine = compose_affines(view.affine, invert_affine(image_to_pixels))
-        batch["image"][slot] = warp_image(pixels, affine, self.input_size)[:, :, ::-1]
+        affine = invert_affine(compose_affines(image_to_pixels, to_image))
+        warp_image(pixels, affine, self.input_size, batch["image"][slot])
         batch["keypoints"][slot], batch["labelled"][slot] = self._targets(row, view)
         batch["affine"][slot], batch["row"][slot] = view.affine, row
         if self.views is not None:
-            self._fill_heatmaps(batch["heatmaps"][slot], row, view)
+            chosen = self._stored_views(view.flip)
+            inverses = self._to_maps(row, chosen, to_image)
+            mean_heatmaps(self._maps(row, chosen, view.flip), inverses, self.heatmap_size, batch["heatmaps"][slot])
 
     def _view(self, row: int, epoch: int) -> View:
         rng = np.random.default_rng((self.seed, epoch, row))
@@ -105,13 +119,13 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return draw_view(rng, self.augmentation, region, self.keypoints[row], self.input_size)
 
     def _pixels(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-        """BGR pixels that show the person, and the affine from image pixels to them."""
+        """RGB pixels that show the person, and the affine from image pixels to them."""
         if self.images is None:
-            frame = cv2.imdecode(np.frombuffer(self.store.frame(row), np.uint8), cv2.IMREAD_COLOR)
+            frame = cv2.imdecode(np.frombuffer(self.store.frame(row), np.uint8), cv2.IMREAD_COLOR_RGB)
             affine = self.store.frame_affine[row]
         else:
             path = self.images / self.store.instances["file_name"][row]
-            frame = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+            frame = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
             affine = scale_affine(1.0)
         if frame is None:
             where = "its stored frame" if self.images is None else path
@@ -122,37 +136,37 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
     def _targets(self, row: int, view: View) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         keypoints = self.keypoints[row][FLIP_ORDER] if view.flip else self.keypoints[row]
-        points = transform_points(keypoints[:, :2], compose_affines(scale_affine(1 / STRIDE), view.affine))
+        points = transform_points(keypoints[:, :2], view.affine) * (1 / STRIDE)
         inside = ((points > -0.5) & (points < np.array(self.heatmap_size) - 0.5)).all(axis=1)
         return points.astype(np.float32), ((keypoints[:, 2] > 0) & inside).astype(np.float32)
 
-    def _fill_heatmaps(self, out: NDArray[np.float32], row: int, view: View) -> None:
-        chosen = self._stored_views(view.flip)
-        for i, stored in enumerate(chosen):
-            warped = self._warped_heatmaps(row, stored, view, out if i == 0 else None)
-            if i > 0:
-                out += warped
-        if len(chosen) > 1:
-            out /= len(chosen)
-
     def _stored_views(self, flip: bool) -> list[int]:
-        flips = self.store.view_flip
+        """Which stored views a sample of that handedness is made of."""
         if self.views == "average":
-            return list(range(len(flips)))
-        matching = [v for v in range(len(flips)) if bool(flips[v]) == flip]
+            return list(range(len(self.flips)))
+        matching = [v for v, mirrored in enumerate(self.flips) if mirrored == flip]
         return matching[:1] if self.views == "matching" and matching else [0]
 
-    def _warped_heatmaps(
-        self, row: int, stored: int, view: View, out: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
-        """The maps of a stored view as this view sees them, (H, W, K), left and right by this view's picture."""
-        image_to_teacher = compose_affines(self.store.view_affine[row, stored], self.store.frame_affine[row])
-        to_maps = compose_affines(scale_affine(1 / self.teacher_stride), image_to_teacher)
-        affine = compose_affines(compose_affines(scale_affine(1 / STRIDE), view.affine), invert_affine(to_maps))
-        maps = self.store.heatmap(row, stored)
-        if bool(self.store.view_flip[stored]) != view.flip:
-            maps = maps[FLIP_ORDER]
-        return warp_heatmaps(maps.transpose(1, 2, 0), affine, self.heatmap_size, out)
+    def _to_maps(self, row: int, chosen: list[int], to_image: Affine) -> NDArray[np.float64]:
+        """(V, 2, 3) heatmap pixels of the sample to pixels of each stored view's maps."""
+        to_frame = compose_affines(self.store.frame_affine[row], compose_affines(to_image, scale_affine(STRIDE)))
+        return compose_affines(self.store.view_affine[row, chosen] / self.teacher_stride, to_frame)
+
+    def _maps(self, row: int, chosen: list[int], flip: bool) -> NDArray[np.float32]:
+        """(V, H, W, K) stored maps, joints last, left and right as in a sample of that handedness."""
+        joints, height, width = self.store.spec.map_shape
+        maps = np.empty((len(chosen), height, width, joints), np.float32)
+        for view, out in zip(chosen, maps, strict=True):
+            order = FLIP_ORDER if self.flips[view] != flip else _SAME_ORDER
+            self._stored_maps(row, view, order, out)
+        return maps
+
+    def _stored_maps(self, row: int, view: int, order: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        if self.store.codec.name == "root4":
+            codes, peak = self.store.codes(row, view)
+            spread_codes(codes, self.store.codec.tables(peak), order, out)
+        else:
+            out[...] = self.store.heatmap(row, view)[order].transpose(1, 2, 0)
 
 
 def as_tensors(batch: dict[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
