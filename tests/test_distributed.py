@@ -224,7 +224,7 @@ def test_the_mean_of_a_batch_is_that_of_its_parts_by_weight(joints, loss, logits
         "labelled": (torch.rand((6, 5), generator=rng) > 0.4).float(),
     }
     maps = torch.randn((6, 5, 12, 8), generator=rng)
-    supervision = Supervision(loss, 1.5, 0.7, 1.3, 2.0, logits, 0.003, joints)
+    supervision = Supervision(loss, 1.5, 0.7, 1.3, 2.0, logits, 0.003, joints, mse_weight=5.0)
     parts = [{name: value[rows] for name, value in batch.items()} for rows in (slice(0, 2), slice(2, 6))]
     means = [supervision.terms(maps[rows], part) for rows, part in zip((slice(0, 2), slice(2, 6)), parts, strict=True)]
     weigh = [supervision.weights(part) for part in parts]

@@ -39,9 +39,15 @@ class Recipe:
     )
 
     loss: str = _knob("kl", "kl (maps are logits, spatial softmax) or mse (maps are heatmaps)", choices=["kl", "mse"])
+    mse_weight: float = _knob(0.0, "weight of an MSE between heatmaps beside the KL, e.g. 100")
     sigma: float = _knob(0.0, "ground-truth Gaussian in heatmap pixels; 0 takes HRNet's (2 for 64 rows), at least 1.5")
     gt_weight: float = _knob(0.0, "weight of the ground-truth term when distilling")
     kd_weight: float = _knob(1.0, "weight of the teacher's term when distilling")
+    kd_schedule: str = _knob(
+        "constant",
+        "the teacher's weight over the run: constant, or linear (falls to 0, the labels stay)",
+        choices=["constant", "linear"],
+    )
     temperature: float = _knob(1.0, "softens teacher and student before their KL")
     logits: str = _knob("log", "log (of the heatmap above the store's floor) or raw", choices=["log", "raw"])
     joints: str = _knob(
@@ -65,7 +71,11 @@ class Recipe:
             raise TrainError(f"--scale must be at least 0 and below 1, got {self.scale}")
         if not 0 <= self.ema < 1:
             raise TrainError(f"--ema must be at least 0 and below 1, got {self.ema}")
-        negative = [name for name in ("gt_weight", "kd_weight", "weight_decay", "sigma") if getattr(self, name) < 0]
+        negative = [
+            name
+            for name in ("gt_weight", "kd_weight", "mse_weight", "weight_decay", "sigma")
+            if getattr(self, name) < 0
+        ]
         if negative:
             raise TrainError(
                 f"--{negative[0].replace('_', '-')} must not be negative, got {getattr(self, negative[0])}"
