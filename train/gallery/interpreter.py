@@ -1,0 +1,40 @@
+"""FiftyOne in an interpreter of its own: it is 1 GB and pins libraries that training does not."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from train.errors import TrainError
+
+
+def require_fiftyone(python: str) -> None:
+    """Refuse an interpreter without FiftyOne, before anything is computed for it.
+
+    Raises:
+        TrainError: With what to type.
+    """
+    probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('fiftyone') is None)"
+    try:
+        found = subprocess.run([python, "-c", probe], check=False, capture_output=True).returncode == 0
+    except OSError as error:
+        raise TrainError(f"{python} is no Python interpreter: {error.strerror}") from error
+    if not found:
+        raise TrainError(
+            f"{python} has no FiftyOne: `make fiftyone` gives it an environment of its own (1 GB), "
+            "`pip install 'pose-teacher-cache[fiftyone]'` puts it beside everything else, and --python FILE names an "
+            "interpreter that has it"
+        )
+
+
+def open_in_fiftyone(python: str, arguments: Sequence[str]) -> int:
+    """Run `train.gallery` with an interpreter that has FiftyOne; its exit code."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    command = [python, "-m", "train.gallery", *arguments]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as app:
+        while True:
+            try:
+                return app.wait()
+            except KeyboardInterrupt:  # it went to the App as well, which closes now
+                continue
