@@ -178,19 +178,21 @@ def test_the_reading_half_needs_neither_torch_nor_numpy(folder, images):
 
 def test_fiftyone_sorts_persons_from_worst_to_best(store, folder, images, tmp_path):
     python = with_fiftyone()
+    name = "pose-" + json.loads((folder / "ground_truth.json").read_text())["info"]["description"]
     database = {**os.environ, "FIFTYONE_DATABASE_DIR": str(tmp_path / "db"), "FIFTYONE_DO_NOT_TRACK": "true"}
     program = (
         "import json, math, fiftyone as fo\nfrom train.gallery.__main__ import main\n"
         f"arguments = ['--gallery', {str(folder)!r}, '--images', {str(images)!r}, '--no-app']\n"
         "assert main(arguments) == 0 and main(arguments) == 0\n"
-        "dataset = fo.load_dataset('pose val.h5')\n"
-        "points = dataset.values('ground_truth.keypoints.points', unwind=True)\n"
+        f"dataset = fo.load_dataset({name!r})\n"
+        "persons = sum(dataset.values('ground_truth.keypoints.points'), [])\n"
         "print(json.dumps({\n"
         "    'joints': dataset.default_skeleton.labels,\n"
         "    'images': len(dataset), 'boxes': dataset.count('boxes.detections'),\n"
-        "    'unlabelled': sum(math.isnan(x) for person in points for x, _ in person),\n"
+        "    'unlabelled': sum(math.isnan(x) for person in persons for x, _ in person),\n"
         "    'oks': dataset.load_saved_view('worst persons: teacher').values('boxes.oks_teacher'),\n"
-        "    'worst': dataset.load_saved_view('worst images: teacher').values('worst_oks_teacher')}))"
+        "    'worst': dataset.load_saved_view('worst images: teacher').values('worst_oks_teacher')}))\n"
+        "dataset.delete()"  # FiftyOne attaches to a database that already runs, whatever its folder
     )
     done = subprocess.run(
         [python, "-c", program], cwd=ROOT, env=database, capture_output=True, text=True, timeout=240, check=False

@@ -36,7 +36,7 @@ def _has_display() -> bool:
 def _open_app(fo: Any, dataset: Any, port: int) -> None:
     """Serve the App until it is interrupted; where there is no display, the browser is the reader's to open."""
     session = fo.launch_app(dataset, port=port, remote=not _has_display())
-    print(f"the App shows {dataset.name!r} at http://localhost:{port}; Ctrl-C ends it")
+    print(f"open http://localhost:{port}/datasets/{dataset.name} (Ctrl-C ends it)", flush=True)
     try:
         session.wait(-1)
     except KeyboardInterrupt:

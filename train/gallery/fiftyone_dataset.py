@@ -25,7 +25,7 @@ def build(fo: Any, gallery: Gallery) -> Any:
     Raises:
         TrainError: If a dataset of that name was made by somebody else.
     """
-    name = f"pose {gallery.name}"
+    name = f"pose-{gallery.name}"
     if fo.dataset_exists(name) and fo.load_dataset(name).info.get("made_by") != MADE_BY:
         raise TrainError(f"FiftyOne has a dataset {name!r} that was not made here; rename or delete it first")
     dataset = fo.Dataset(name, overwrite=True, persistent=True)

@@ -85,11 +85,16 @@ def annotations(store: Any) -> dict[str, Any]:
     rows = [int(row) for row in np.flatnonzero(store.written)]
     images = {int(columns["image_id"][row]): row for row in rows}
     return {
-        "info": {"description": store.path.name, "content_sha256": store.manifest["content_sha256"]},
+        "info": {"description": _title(store), "content_sha256": store.manifest["content_sha256"]},
         "images": [_image(columns, image_id, row) for image_id, row in images.items()],
         "annotations": [_annotation(columns, row) for row in rows],
         "categories": [{"id": 1, "name": "person", "keypoints": list(JOINTS), "skeleton": _skeleton()}],
     }
+
+
+def _title(store: Any) -> str:
+    """The store's folder and name, ``coco-val``: fit for an address."""
+    return re.sub(r"[^\w-]+", "-", f"{store.path.parent.name}-{store.path.stem}".strip("-"))
 
 
 def _skeleton() -> list[list[int]]:

@@ -60,7 +60,7 @@ def _visibility_dots(
         hits, _ = joint_hits(evidence.store, subject)
         chosen = evidence.store.instances["keypoints"][subject.predictions.rows][..., 2] == visibility
         value = 100 * float(hits[chosen].mean()) if chosen.any() else float("nan")
-        dots.append(Dot(c, value, f"{subject.name}: {fixed(value)} % of {whole(chosen.sum())} joints"))
+        dots.append(Dot(c, value, f"{subject.name}: {fixed(value)} % of {whole(int(chosen.sum()))} joints"))
     return dots
 
 
