@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tests.headless_browser import browser
-from tests.people_store import make_store
+from tests.people_store import HEATMAP_SIZE, INPUT_SIZE, make_store
 from train.__main__ import main
 
+LONG = "onnx:a_teacher_with_a_name_that_no_phone_is_wide_enough_for_256x192.onnx"
 DECODED = """
 Promise.all([...document.querySelectorAll('image')].map(async element => {
     const image = new Image();
@@ -39,7 +40,8 @@ TEXTS_OUTSIDE = """
 def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     make_store(folder / "train.zarr", 8)
-    make_store(folder / "val.h5", 10, shift=0.7)
+    teacher = {"name": LONG, "weights_sha256": "ab" * 32, "input_size": INPUT_SIZE, "heatmap_size": HEATMAP_SIZE}
+    make_store(folder / "val.h5", 10, shift=0.7, provenance={"teacher": teacher})
     fast = ["--pretrained", "none", "--batch-size", "8", "--epochs", "1", "--threads", "1", "--precision", "fp32"]
     stores = ["--store", str(folder / "train.zarr"), "--val-store", str(folder / "val.h5")]
     for command in ("baseline", "distill"):

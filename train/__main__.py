@@ -149,7 +149,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _fiftyone(arguments: argparse.Namespace) -> int:
     import cache
-    from train.gallery.interpreter import open_in_fiftyone, require_fiftyone
+    from train.gallery.interpreter import become_fiftyone, require_fiftyone
     from train.gallery.write import predictions_by_name, write_gallery
 
     require_fiftyone(arguments.python)
@@ -161,7 +161,7 @@ def _fiftyone(arguments: argparse.Namespace) -> int:
     write_gallery(store, said, arguments.out)
     print(f"gallery: {arguments.out}", flush=True)
     options = ["--gallery", str(arguments.out), "--images", str(arguments.images), "--port", str(arguments.port)]
-    return open_in_fiftyone(arguments.python, [*options, *(["--no-app"] if arguments.no_app else [])])
+    become_fiftyone(arguments.python, [*options, *(["--no-app"] if arguments.no_app else [])])
 
 
 def _summary(metrics: dict[str, Any]) -> str:

@@ -34,8 +34,11 @@ def _has_display() -> bool:
 
 
 def _open_app(fo: Any, dataset: Any, port: int) -> None:
-    """Serve the App until it is interrupted; where there is no display, the browser is the reader's to open."""
-    session = fo.launch_app(dataset, port=port, remote=not _has_display())
+    """Serve the App to this machine alone until it is interrupted.
+
+    Where there is no display, the browser is the reader's to open.
+    """
+    session = fo.launch_app(dataset, port=port, address="127.0.0.1", remote=not _has_display())
     print(f"open http://localhost:{port}/datasets/{dataset.name} (Ctrl-C ends it)", flush=True)
     try:
         session.wait(-1)

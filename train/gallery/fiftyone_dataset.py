@@ -64,9 +64,13 @@ def _sample(fo: Any, picture: Picture) -> Any:
 
 
 def _save_worst(dataset: Any, network: str) -> None:
-    """Views that go from a network's worst person or image to its best."""
+    """Views that go from a network's worst person or image to its best.
+
+    Crops come without skeletons: the App stretches a crop over the points of the whole image, and shows nothing at all
+    where one of them is NaN (seen with FiftyOne 1.22).
+    """
     field = f"boxes.oks_{network}"
-    crops = dataset.to_patches("boxes", other_fields=True).exists(field).sort_by(field)
+    crops = dataset.to_patches("boxes").exists(field).sort_by(field)
     dataset.save_view(f"worst persons: {network}", crops)
     images = dataset.exists(f"worst_oks_{network}").sort_by(f"worst_oks_{network}")
     dataset.save_view(f"worst images: {network}", images)

@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from train.errors import TrainError
 
@@ -27,14 +28,9 @@ def require_fiftyone(python: str) -> None:
         )
 
 
-def open_in_fiftyone(python: str, arguments: Sequence[str]) -> int:
-    """Run `train.gallery` with an interpreter that has FiftyOne; its exit code."""
+def become_fiftyone(python: str, arguments: Sequence[str]) -> NoReturn:
+    """Go on as `train.gallery` under an interpreter that has FiftyOne, so that a signal meets the App itself."""
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [python, "-m", "train.gallery", *arguments]
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as app:
-        while True:
-            try:
-                return app.wait()
-            except KeyboardInterrupt:  # it went to the App as well, which closes now
-                continue
+    os.execvpe(python, command, {**os.environ, "PYTHONPATH": path})

@@ -134,7 +134,8 @@ class Dot:
 
 def dot_plot(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], row_height: float = 27.0) -> Markup:
     """Rows of dots on a scale from 0 to 100, each row joined by a thin line."""
-    axes = Axes([0, 20, 40, 60, 80, 100], [0, 1], 440.0, row_height * len(rows) + 34, left=76, right=14, bottom=30)
+    left = 14 + 7.2 * max(len(label) for label, _ in rows)
+    axes = Axes([0, 20, 40, 60, 80, 100], [0, 1], 440.0, row_height * len(rows) + 34, left=left, right=14, bottom=30)
     foot = axes.height - axes.bottom
     grid = [
         element("line", x1=axes.x(tick), x2=axes.x(tick), y1=4.0, y2=foot, class_="grid")
