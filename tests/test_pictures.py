@@ -92,3 +92,18 @@ def test_drawing_leaves_the_student_in_evaluation_mode_and_needs_no_gradient(pic
     pictures.draw(student, SUPERVISION)
     assert not student.training
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+
+
+def test_tensorboard_shows_the_grid_as_it_was_drawn(pictures, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    grid = pictures.draw(Says(one_joint(0, 5, 5)), SUPERVISION)
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_image("val/people", grid, 7, dataformats="HWC")
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    (event,) = board.Images("val/people")
+    assert event.step == 7
+    shown = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(shown[..., ::-1], grid)

@@ -22,9 +22,9 @@ def require_fiftyone(python: str) -> None:
         raise TrainError(f"{python} is no Python interpreter: {error.strerror}") from error
     if not found:
         raise TrainError(
-            f"{python} has no FiftyOne: `make fiftyone` gives it an environment of its own (1 GB), "
-            "`pip install 'pose-teacher-cache[fiftyone]'` puts it beside everything else, and --python FILE names an "
-            "interpreter that has it"
+            f"{python} has no FiftyOne: `make fiftyone` gives it an environment of its own (1 GB), `pip install -e "
+            "'.[fiftyone]'` in this repository puts it beside everything else, and --python FILE names an interpreter "
+            "that has it"
         )
 
 
