@@ -176,6 +176,7 @@ def test_the_reading_half_needs_neither_torch_nor_numpy(folder, images):
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.slow
 def test_fiftyone_sorts_persons_from_worst_to_best(store, folder, images, tmp_path):
     python = with_fiftyone()
     name = "pose-" + json.loads((folder / "ground_truth.json").read_text())["info"]["description"]
