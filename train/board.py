@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from train.errors import TrainError
 
 
 class Board:
-    """Scalars of one run.
+    """Scalars and pictures of one run.
 
     Args:
         out: Run folder; None keeps nothing.
@@ -30,6 +33,12 @@ class Board:
             with self._space():
                 for name, value in values.items():
                     self._writer.add_scalar(f"{group}/{name}", value, step)
+
+    def show(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
+        """Keep a picture (H, W, 3) RGB of a step."""
+        if self._writer is not None:
+            with self._space():
+                self._writer.add_image(name, picture, step, dataformats="HWC")
 
     def flush(self) -> None:
         """Bring what was noted to disk."""
