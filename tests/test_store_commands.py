@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import h5py
 import numpy as np
@@ -13,6 +12,7 @@ import cache
 from cache.__main__ import main
 from cache.codec import log_divergence
 from cache.diff import diff_stores
+from cache.integrity import seal
 from tests import small_store
 
 
@@ -88,19 +88,22 @@ def test_convert_loses_nothing(path, tmp_path, capsys, target):
     assert run(capsys, "convert", path, tmp_path / target, "--overwrite")[0] == 0
 
 
-def test_convert_refuses_a_source_whose_content_hash_lies(path, tmp_path, capsys):
+@pytest.mark.parametrize("sealed", [True, False])
+def test_convert_refuses_a_source_whose_content_hash_lies(path, tmp_path, capsys, sealed):
+    """With a manifest that vouches for the lie the content is compared, and else the manifest is refused."""
     store = cache.open_store(path)
+    manifest = {**store.manifest, "content_sha256": "0" * 64}
+    manifest = seal(manifest) if sealed else manifest
     if store.form == "zarr":
         document = json.loads((path / "zarr.json").read_text())
-        document["attributes"]["manifest"]["content_sha256"] = "0" * 64
+        document["attributes"]["manifest"] = manifest
         (path / "zarr.json").write_text(json.dumps(document))
     else:
         with h5py.File(path, "r+") as file:
-            manifest = {**store.manifest, "content_sha256": "0" * 64}
             file.attrs["manifest"] = np.bytes_(json.dumps(manifest).encode())
     code, _, error = run(capsys, "convert", path, tmp_path / "t.zarr")
     assert code == 1
-    assert "not copied" in error
+    assert ("not copied" if sealed else "damaged or edited") in error
     assert not (tmp_path / "t.zarr").exists()
 
 
@@ -232,13 +235,11 @@ def test_a_refusal_is_one_line_and_code_1(tmp_path, capsys, command):
     assert len((out + error).splitlines()) == 1
 
 
-def test_help_answers_at_once_and_without_heavy_imports():
+def test_help_answers_without_heavy_imports():
     code = "import sys; from cache.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "print(sorted({'torch', 'numba', 'zarr', 'h5py', 'numcodecs', 'cv2', 'kdlib'} & set(sys.modules)))"
-    start = time.perf_counter()
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "[]"
-    assert time.perf_counter() - start < 10  # a second on a machine with nothing else to do
 
 
 def test_usage_errors_exit_with_2():
