@@ -231,8 +231,16 @@ def test_a_refusal_is_one_line_and_code_1(tmp_path, capsys, command):
     second = [tmp_path / "b.zarr"] if command in ("diff", "convert") else []
     code, out, error = run(capsys, command, tmp_path / "a.zarr", *second)
     assert code == 1
-    assert "no such store" in out + error
-    assert len((out + error).splitlines()) == 1
+    assert "no such store" in error
+    assert out == ""
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_a_url_of_a_kind_that_is_not_known_is_named_as_it_was_given(capsys, command):
+    code, _, error = run(capsys, command, "htp://host/x.zarr")
+    assert code == 1
+    assert error.startswith("error: htp://host/x.zarr: a store is a path, or a URL that begins with http, https, s3, hf")
 
 
 def test_help_answers_without_heavy_imports():
