@@ -24,6 +24,7 @@ from typing import Any
 
 from cache.errors import StoreError
 from cache.location import redact
+from cache.pipe import exit_with
 
 LISTED = 20  # problems printed for a person; --json has all
 
@@ -266,4 +267,4 @@ def _progress(what: str, unit: str = " instances") -> Iterator[Callable[[int], A
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -1,8 +1,10 @@
 """`python -m cache`: what a person or a script is told about a store, and with which exit code."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -13,7 +15,9 @@ from cache.__main__ import main
 from cache.codec import log_divergence
 from cache.diff import diff_stores
 from cache.integrity import seal
-from tests import small_store
+from tests import people_store, small_store
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(params=[".zarr", ".h5"])
@@ -240,7 +244,9 @@ def test_a_refusal_is_one_line_and_code_1(tmp_path, capsys, command):
 def test_a_url_of_a_kind_that_is_not_known_is_named_as_it_was_given(capsys, command):
     code, _, error = run(capsys, command, "htp://host/x.zarr")
     assert code == 1
-    assert error.startswith("error: htp://host/x.zarr: a store is a path, or a URL that begins with http, https, s3, hf")
+    assert error.startswith(
+        "error: htp://host/x.zarr: a store is a path, or a URL that begins with http, https, s3, hf"
+    )
 
 
 def test_help_answers_without_heavy_imports():
@@ -254,3 +260,24 @@ def test_usage_errors_exit_with_2():
     with pytest.raises(SystemExit) as left:
         main(["inspect"])
     assert left.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "codes"),
+    [
+        ("cache", ["info", "s.zarr"], {141}),
+        ("train", ["evaluate", "--teacher", "--store", "s.zarr"], {141}),
+        ("precompute", ["--help"], {0, 141}),  # argparse itself forgives a closed pipe, if it notices
+    ],
+)
+def test_a_reader_that_stops_is_no_mistake(tmp_path, package, arguments, codes):
+    """As with `| head`: the pipe is closed before anything is written."""
+    people_store.make_store(tmp_path / "s.zarr")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", package, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert done.stderr == b""
+    assert done.returncode in codes
