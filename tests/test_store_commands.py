@@ -118,7 +118,7 @@ def make_other(tmp_path, **changes):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"skip": (4, 7)}, "only_one_written 1"),
+        ({"skip": (4, 7)}, "records: 1 are written in only one of the stores"),
         ({"metrics": {"ap": 0.4}}, "teacher_metrics.ap: 0.512 -> 0.4"),
         ({"views": 1}, "spec.views: 2 -> 1"),
         ({"codec": cache.RootCodec(levels=64)}, "maps: 19 instances differ"),
