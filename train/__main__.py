@@ -244,6 +244,8 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         return command(arguments)
+    except BrokenPipeError:
+        raise  # see cache/pipe.py
     except (TrainError, cache.StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -253,4 +255,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from cache.pipe import exit_with
+
+    exit_with(main)
