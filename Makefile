@@ -135,10 +135,10 @@ $(FIFTYONE_READY):
 	@touch $@
 
 test: $(READY) ## the whole test suite
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist loadfile
 
 test-fast: $(READY) ## the suite without the slow tests
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -n auto --dist loadfile -m "not slow"
 
 check: $(READY) ## lint, format, types and the import law
 	$(PY) -m ruff check .
