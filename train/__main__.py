@@ -67,6 +67,13 @@ def _add_fiftyone(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto")
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"a positive whole number is needed, got {text}")
+    return number
+
+
 def _add_training(parser: argparse.ArgumentParser) -> None:
     from train.recipe import add_arguments
 
@@ -77,7 +84,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="throw away the run in --out")
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder of a store without frames")
     parser.add_argument("--val-images", type=Path, metavar="DIR", help="the same for --val-store")
-    parser.add_argument("--threads", type=int, default=None, help="threads that make batches")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="threads that make batches")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--compile", action="store_true", help="torch.compile the student, where a compiler is found")
     parser.add_argument(

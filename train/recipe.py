@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Self
 
 from kdlib.geometry import parse_size
@@ -11,6 +12,18 @@ from train.errors import TrainError
 def _knob(default: Any, text: str, **options: Any) -> Any:
     """A field with the help and the argparse options of its flag."""
     return dataclasses.field(default=default, metadata={"help": text, "options": options})
+
+
+_RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
+    "positive": (lambda value: value > 0, ("epochs", "batch_size", "accumulate", "learning_rate", "temperature")),
+    "0 or more": (
+        lambda value: value >= 0,
+        ("gt_weight", "kd_weight", "mse_weight", "weight_decay", "sigma", "clip", "rotation", "seed"),
+    ),
+    "at least 0 and below 1": (lambda value: 0 <= value < 1, ("scale", "ema", "warmup")),
+    "between 0 and 1": (lambda value: 0 <= value <= 1, ("flip", "half_body")),
+}
+"""What numbers may be; nan is none of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,28 +80,15 @@ class Recipe:
     half_body: float = _knob(0.0, "probability of showing half a person")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.scale < 1:
-            raise TrainError(f"--scale must be at least 0 and below 1, got {self.scale}")
-        if not 0 <= self.ema < 1:
-            raise TrainError(f"--ema must be at least 0 and below 1, got {self.ema}")
-        negative = [
-            name
-            for name in ("gt_weight", "kd_weight", "mse_weight", "weight_decay", "sigma")
-            if getattr(self, name) < 0
-        ]
-        if negative:
-            raise TrainError(
-                f"--{negative[0].replace('_', '-')} must not be negative, got {getattr(self, negative[0])}"
-            )
-        positive = ("epochs", "batch_size", "accumulate", "learning_rate", "temperature")
+        for wanted, (fits, names) in _RANGES.items():
+            wrong = next((name for name in names if not fits(getattr(self, name))), None)
+            if wrong:
+                raise TrainError(f"--{wrong.replace('_', '-')} must be {wanted}, got {getattr(self, wrong)}")
         if self.input_size:
             try:
                 parse_size(self.input_size)
             except ValueError as error:
                 raise TrainError(f"--input-size: {error}") from error
-        wrong = [name for name in positive if not getattr(self, name) > 0]
-        if wrong:
-            raise TrainError(f"--{wrong[0].replace('_', '-')} must be positive, got {getattr(self, wrong[0])}")
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace) -> Self:
