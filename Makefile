@@ -30,7 +30,7 @@ ifeq ($(TEACHER),hrnet_w16_sample)
 CHECKPOINT ?= precompute/sample/hrnet_w16_sample.safetensors
 INPUT_SIZE ?= 128x96
 endif
-RECIPE ?= --epochs 10 --batch-size 16 --rotation 20 --scale 0.2
+RECIPE ?= --config configs/sample.toml
 else ifeq ($(DATA),coco)
 DATA_DIR = data/coco
 TEACHER ?= hrnet_w32

@@ -4,6 +4,7 @@ r"""Run a teacher once over a data set and keep its heatmaps in a store.
            --checkpoint pose_hrnet_w32_256x192.pth --store coco-train.zarr
     python -m precompute --data DIR --split val --teacher onnx:FILE --store val.h5 --flip-test
     python -m precompute --data data/coco --teacher hrnet_w48_384x288 --store coco-train.zarr   weights downloaded
+    python -m precompute --config configs/coco-teacher.toml     flags from a file; those typed beside it win
     python -m precompute ... --dry-run          instances, bytes, time and disk, measured on a few batches
     python -m precompute ... --resume           go on with an interrupted run
     python -m precompute ... --check 100        run 100 random instances again and compare with the store
@@ -20,6 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kdlib.config_file import ConfigError, add_config, parse
 from kdlib.openmp import wait_passively
 from precompute.errors import PrecomputeError
 
@@ -35,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m precompute", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_config(parser)
     data = parser.add_argument_group("data: --data and --split, or --images and --annotations")
     data.add_argument("--data", type=Path, metavar="DIR", help="data folder in COCO's layout, ours, or FiftyOne's")
     data.add_argument("--split", default="train", help="split of --data, and its name in the manifest (train)")
@@ -230,7 +233,11 @@ def _summary(path: Path, metrics: dict[str, Any], skipped: int) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run; 0 when done, 1 with one line on stderr when refused."""
-    arguments = _parser().parse_args(argv)
+    try:
+        arguments = parse(_parser(), argv)
+    except (ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     wait_passively()
     import cache
 

@@ -10,7 +10,7 @@
     python -m train fiftyone --store val.zarr --images data/val2017 --teacher --student runs/distilled/best.pt
 
 The same commands run on a CPU and on a GPU, and on several: torchrun --nproc-per-node 2 -m train distill ...
-An interrupted run goes on with --resume.
+An interrupted run goes on with --resume. --config FILE takes the flags of distill and baseline from a TOML file.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from kdlib.config_file import ConfigError, add_config, parse
 from kdlib.openmp import wait_passively
 from train.errors import TrainError
 from train.export import command as export_command
@@ -77,6 +78,7 @@ def _positive(text: str) -> int:
 def _add_training(parser: argparse.ArgumentParser) -> None:
     from train.recipe import add_arguments
 
+    add_config(parser)
     parser.add_argument("--store", type=Path, required=True, help="store to learn from")
     parser.add_argument("--val-store", type=Path, required=True, help="store that chooses the best checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="run folder")
@@ -244,7 +246,11 @@ COMMANDS: Final = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when done, 1 with one line on stderr when refused."""
-    arguments = _parser().parse_args(argv)
+    try:
+        arguments = parse(_parser(), argv)
+    except (ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     wait_passively()
     command: Any = COMMANDS[arguments.command]
     import cache
