@@ -48,7 +48,7 @@ TRAIN = --store "$(TRAIN_STORE)" --val-store "$(VAL_STORE)" --pretrained "$(PRET
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data sample teacher cache baseline distill evaluate report export predict fiftyone test test-fast \
-	check bench clean
+	check docs bench clean
 
 help: ## this list
 	@echo "make TARGET [VARIABLE=value ...]"; echo
@@ -146,8 +146,12 @@ check: $(READY) ## lint, format, types and the import law
 	$(PY) -m mypy
 	$(PY) -m pytest tests/test_imports.py
 
+docs: $(READY) ## the documentation as a site in site/, with the Python API; a warning is an error
+	$(PY) -m sphinx -q -W --keep-going -b html docs site
+	@echo "open $(CURDIR)/site/index.html"
+
 bench: $(READY) ## every benchmark; JSON lines to stdout and benchmarks/results/
 	$(PY) -m benchmarks
 
-clean: ## delete the sample, stores, runs and caches, but not the environment
-	rm -rf data/sample stores/sample runs/sample .mypy_cache .ruff_cache .pytest_cache
+clean: ## delete the sample, stores, runs, site and caches, but not the environment
+	rm -rf data/sample stores/sample runs/sample site .mypy_cache .ruff_cache .pytest_cache
