@@ -29,11 +29,20 @@ def _navigation(_: Any, page: str, source: list[str]) -> None:
     if page != "index":
         return
     for part in source[0].split("\n## ")[1:]:
-        pages = re.findall(r"^[-|] \[[^]]*\]\(([\w/.-]+)\.(?:md|rst)\)", part, re.MULTILINE)
+        links = re.findall(r"^- \[(.+?)\]\((.+?)\.(?:md|rst)\)", part, re.MULTILINE)
+        pages = [f"{text} <{target}>" for text, target in links]
         lines = ["```{toctree}", ":hidden:", f":caption: {part.splitlines()[0]}", "", *pages, "```"]
         source[0] += "\n" + "\n".join(lines) + "\n"
+
+
+def _code_of_modules(_: Any, what: str, name: str, module: Any, options: Any, lines: list[str]) -> None:
+    """Show what a module's docstring indents as code, as the command line's help does."""
+    if what == "module":
+        text = re.sub(r"(?m)^(?=\S.*\n\n    )(.*)$", r"\1\n\n::", "\n".join(lines))
+        lines[:] = text.split("\n")
 
 
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _navigation)
+    app.connect("autodoc-process-docstring", _code_of_modules)
