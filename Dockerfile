@@ -1,0 +1,10 @@
+# docs/platforms.md has the commands. CPU by default; --build-arg TORCH_INDEX=https://pypi.org/simple brings CUDA.
+FROM python:3.12-slim
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+WORKDIR /app
+COPY . .
+RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" 'torch>=2.6' 'torchvision>=0.21' \
+    && pip install --no-cache-dir -e '.[teacher,share,export]'
+ENV HOME=/tmp
+USER 1000
+CMD ["python", "-m", "train", "--help"]
