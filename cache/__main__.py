@@ -106,10 +106,15 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from cache.verify import bad_shards, report, verify_store
+    from cache.hdf5_probe import crash_of
+    from cache.verify import Problem, bad_shards, report, verify_store
 
-    with _progress("verify") as progress:
-        problems = verify_store(options.path, progress)
+    crash = crash_of(options.path)
+    if crash:
+        options.repair, problems = False, [Problem(None, crash)]
+    else:
+        with _progress("verify") as progress:
+            problems = verify_store(options.path, progress)
     staged = _repair(options.path, bad_shards(problems)) if options.repair and problems else {}
     if options.json:
         print(json.dumps({**report(problems), **staged}, indent=1))
