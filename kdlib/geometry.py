@@ -117,8 +117,15 @@ def _inverse(affine: list[list[float]]) -> list[list[float]]:
 def compose_affines(outer: ArrayLike, inner: ArrayLike) -> NDArray[np.float64]:
     """The affine that applies ``inner`` first and ``outer`` to its result; broadcasts, (..., 2, 3) float64."""
     outer, inner = np.asarray(outer, np.float64), np.asarray(inner, np.float64)
+    if outer.ndim == inner.ndim == 2:  # one sample's: in plain numbers, a third of the time
+        return np.array(_product(outer.tolist(), inner.tolist()))
     linear = outer[..., :2] @ inner[..., :2]
     return np.concatenate([linear, outer[..., :2] @ inner[..., 2:] + outer[..., 2:]], axis=-1)
+
+
+def _product(outer: list[list[float]], inner: list[list[float]]) -> list[list[float]]:
+    (a, b, x), (c, d, y) = inner
+    return [[p * a + q * c, p * b + q * d, p * x + q * y + r] for p, q, r in outer]
 
 
 def transform_points(points: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:

@@ -80,18 +80,18 @@ def _half_body(
     input_size: tuple[int, int],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Region around the labelled joints of the upper or lower body, or the region as it was where there are too few."""
-    labelled = keypoints[:, 2] > 0
-    if labelled.sum() <= HALF_BODY_JOINTS:
+    points = keypoints.tolist()
+    labelled = [k for k, (_, _, visibility) in enumerate(points) if visibility > 0]
+    if len(labelled) <= HALF_BODY_JOINTS:
         return region
-    upper = np.isin(np.arange(len(keypoints)), UPPER_BODY)
-    first, second = (upper, ~upper) if rng.random() < 0.5 else (~upper, upper)
-    chosen = labelled & (first if (labelled & first).sum() > 2 else second)
-    if chosen.sum() < 2:
+    upper, lower = [k for k in labelled if k in UPPER_BODY], [k for k in labelled if k not in UPPER_BODY]
+    first, second = (upper, lower) if rng.random() < 0.5 else (lower, upper)
+    chosen = first if len(first) > 2 else second
+    if len(chosen) < 2:
         return region
-    points = keypoints[chosen, :2]
-    low, high = points.min(axis=0), points.max(axis=0)
-    width, height = high - low
+    columns, rows = [points[k][0] for k in chosen], [points[k][1] for k in chosen]
+    width, height = max(columns) - min(columns), max(rows) - min(rows)
     aspect = input_size[0] / input_size[1]
     size = np.array([max(width, height * aspect), max(height, width / aspect)], np.float32) * HALF_BODY_PADDING
-    smallest = region[1] / (4 * PADDING)
-    return points.mean(axis=0), np.maximum(size, smallest).astype(np.float32)
+    center = np.array([sum(columns) / len(columns), sum(rows) / len(rows)], np.float32)
+    return center, np.maximum(size, region[1] / (4 * PADDING)).astype(np.float32)

@@ -4,10 +4,10 @@
 fills whole batches through `StoreDataset.fill`.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,9 +22,12 @@ from kdlib.geometry import (
     transform_points,
 )
 from kdlib.skeleton import FLIP_ORDER
-from kdlib.warp import mean_heatmaps, spread_codes, warp_image
+from kdlib.warp_maps import bordered_shape, mean_heatmaps, spread_codes, spread_values
+from kdlib.warp_packed import warp_packed
 from train.augment import NONE, Augmentation, View, draw_view
 from train.errors import BadRecordError, TrainError
+from train.pixels import decode_frame, read_image
+from train.scratch import SCRATCH
 from train.students import STRIDE
 
 _SAME_ORDER = np.arange(len(FLIP_ORDER))
@@ -104,14 +107,14 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         view = self._view(row, epoch)
         to_image = invert_affine(view.affine)
         pixels, image_to_pixels = self._pixels(row)
-        affine = invert_affine(compose_affines(image_to_pixels, to_image))
-        warp_image(pixels, affine, self.input_size, batch["image"][slot])
+        warp_packed(pixels, compose_affines(image_to_pixels, to_image), batch["image"][slot])
         batch["keypoints"][slot], batch["labelled"][slot] = self._targets(row, view)
         batch["affine"][slot], batch["row"][slot] = view.affine, row
         if self.views is not None:
             chosen = self._stored_views(view.flip)
             inverses = self._to_maps(row, chosen, to_image)
-            mean_heatmaps(self._maps(row, chosen, view.flip), inverses, self.heatmap_size, batch["heatmaps"][slot])
+            size = (self.store.spec.width, self.store.spec.height)
+            mean_heatmaps(self._maps(row, chosen, view.flip), inverses, size, batch["heatmaps"][slot])
 
     def _view(self, row: int, epoch: int) -> View:
         rng = np.random.default_rng((self.seed, epoch, row))
@@ -119,20 +122,18 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return draw_view(rng, self.augmentation, region, self.keypoints[row], self.input_size)
 
     def _pixels(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-        """RGB pixels that show the person, and the affine from image pixels to them."""
+        """Pixels (H, W, 4) that show the person, and the affine from image pixels to them."""
         if self.images is None:
-            frame = cv2.imdecode(np.frombuffer(self.store.frame(row), np.uint8), cv2.IMREAD_COLOR_RGB)
-            affine = self.store.frame_affine[row]
+            frame, affine = decode_frame(self.store.frame(row)), self.store.frame_affine[row]
         else:
             path = self.images / self.store.instances["file_name"][row]
-            frame = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-            affine = scale_affine(1.0)
+            frame, affine = read_image(path), scale_affine(1.0)
         if frame is None:
             where = "its stored frame" if self.images is None else path
             raise BadRecordError(f"row {row} of {self.store.path}: {where} is missing or is no image")
         if self.images is not None and frame.shape[1::-1] != tuple(self.store.instances["image_size"][row]):
             raise BadRecordError(f"{path} is {frame.shape[1]}x{frame.shape[0]} and was annotated at another size")
-        return np.asarray(frame, np.uint8), affine
+        return frame, affine
 
     def _targets(self, row: int, view: View) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         keypoints = self.keypoints[row][FLIP_ORDER] if view.flip else self.keypoints[row]
@@ -150,23 +151,19 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     def _to_maps(self, row: int, chosen: list[int], to_image: Affine) -> NDArray[np.float64]:
         """(V, 2, 3) heatmap pixels of the sample to pixels of each stored view's maps."""
         to_frame = compose_affines(self.store.frame_affine[row], compose_affines(to_image, scale_affine(STRIDE)))
-        return compose_affines(self.store.view_affine[row, chosen] / self.teacher_stride, to_frame)
+        views = self.store.view_affine[row]
+        return np.array([compose_affines(views[view], to_frame) for view in chosen]) / self.teacher_stride
 
-    def _maps(self, row: int, chosen: list[int], flip: bool) -> NDArray[np.float32]:
-        """(V, H, W, K) stored maps, joints last, left and right as in a sample of that handedness."""
-        joints, height, width = self.store.spec.map_shape
-        maps = np.empty((len(chosen), height, width, joints), np.float32)
-        for view, out in zip(chosen, maps, strict=True):
+    def _maps(self, row: int, chosen: list[int], flip: bool) -> Iterator[NDArray[np.float32]]:
+        """Each view's bordered maps, left and right as in a sample of that handedness, one after the other."""
+        bordered = SCRATCH.array("maps", bordered_shape(self.store.spec.map_shape), np.float32)
+        for view in chosen:
             order = FLIP_ORDER if self.flips[view] != flip else _SAME_ORDER
-            self._stored_maps(row, view, order, out)
-        return maps
-
-    def _stored_maps(self, row: int, view: int, order: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-        if self.store.codec.name == "root4":
-            codes, peak = self.store.codes(row, view)
-            spread_codes(codes, self.store.codec.tables(peak), order, out)
-        else:
-            out[...] = self.store.heatmap(row, view)[order].transpose(1, 2, 0)
+            if self.store.codec.name == "root4":
+                codes, peak = self.store.codes(row, view)
+                yield spread_codes(codes, self.store.codec.tables(peak), order, bordered)
+            else:
+                yield spread_values(self.store.heatmap(row, view)[order], bordered)
 
 
 def as_tensors(batch: dict[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
