@@ -12,10 +12,13 @@ EXPORT_ARGS ?=
 PREDICT_ARGS ?=
 SOURCE ?=
 TRAIN_ARGS ?=
+FIFTYONE_ARGS ?=
 
 PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/ready
+FIFTYONE_PY := .venv-fiftyone/bin/python
+FIFTYONE_READY := .venv-fiftyone/ready
 
 TRAIN_STORE = $(STORE)/train.$(FORMAT)
 VAL_STORE = $(STORE)/val.$(FORMAT)
@@ -37,12 +40,15 @@ TEACHER ?= hrnet_w32
 endif
 INPUT_SIZE ?= $(if $(filter onnx:% hrnet_w32_% hrnet_w48_%,$(TEACHER)),,256x192)
 
+IMAGES ?= $(firstword $(wildcard $(addprefix $(DATA_DIR)/,val2017 images/val2017 val images/val images validation/data)))
+
 PRECOMPUTE = $(PY) -m precompute --data "$(DATA_DIR)" --teacher "$(TEACHER)" \
 	$(if $(INPUT_SIZE),--input-size $(INPUT_SIZE)) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --resume $(CACHE_ARGS)
 TRAIN = --store "$(TRAIN_STORE)" --val-store "$(VAL_STORE)" --pretrained "$(PRETRAINED)" $(RECIPE) $(TRAIN_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data sample teacher cache baseline distill evaluate report export predict test test-fast check bench clean
+.PHONY: help setup demo data sample teacher cache baseline distill evaluate report export predict fiftyone test test-fast \
+	check bench clean
 
 help: ## this list
 	@echo "make TARGET [VARIABLE=value ...]"; echo
@@ -59,6 +65,8 @@ help: ## this list
 	@echo "  DATA_ARGS     more flags for python -m precompute.coco ($(DATA_ARGS))"
 	@echo "  SOURCE        what make predict looks at ($(SOURCE))"
 	@echo "  RECIPE        the student's training, where it is not the default ($(RECIPE))"
+	@echo "  IMAGES        folder of the validation images, for FiftyOne ($(IMAGES))"
+	@echo "  FIFTYONE_ARGS more flags for python -m train fiftyone, e.g. --port 5152 ($(FIFTYONE_ARGS))"
 	@echo "  TRAIN_ARGS    more flags for python -m train ($(TRAIN_ARGS))"
 	@echo "  TORCH_INDEX   package index of torch, e.g. https://download.pytorch.org/whl/cpu ($(TORCH_INDEX))"
 
@@ -116,11 +124,21 @@ export: $(READY) ## the distilled student as ONNX, checked against PyTorch (EXPO
 predict: $(READY) ## keypoints of SOURCE=picture, folder or video with the exported student
 	$(if $(SOURCE),,$(error say what to look at: make predict SOURCE=photo.jpg))$(PY) -m train predict "$(SOURCE)" --student "$(RUNS)/student.onnx" --out "$(RUNS)/predictions" $(PREDICT_ARGS)
 
+fiftyone: $(READY) $(FIFTYONE_READY) ## labels, teacher and students on the original images, in FiftyOne's App
+	@set --; for run in baseline distilled; do if [ -f "$(RUNS)/$$run/best.pt" ]; then set -- "$$@" "$(RUNS)/$$run/best.pt"; fi; done; \
+	$(PY) -m train fiftyone --store "$(VAL_STORE)" --images "$(IMAGES)" --teacher $${1:+--student} "$$@" \
+		--out "$(RUNS)/fiftyone" --python $(FIFTYONE_PY) $(FIFTYONE_ARGS)
+
+$(FIFTYONE_READY):
+	@echo "installing FiftyOne into .venv-fiftyone (1 GB: some minutes)"
+	@$(PYTHON) -m venv .venv-fiftyone && $(FIFTYONE_PY) -m pip install -q --disable-pip-version-check 'fiftyone>=1.0'
+	@touch $@
+
 test: $(READY) ## the whole test suite
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist loadfile
 
 test-fast: $(READY) ## the suite without the slow tests
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -n auto --dist loadfile -m "not slow"
 
 check: $(READY) ## lint, format, types and the import law
 	$(PY) -m ruff check .

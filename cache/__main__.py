@@ -24,6 +24,7 @@ from typing import Any
 
 from cache.errors import StoreError
 from cache.location import redact
+from cache.pipe import exit_with
 
 LISTED = 20  # problems printed for a person; --json has all
 
@@ -139,54 +140,16 @@ def _repair(path: str, bad: Sequence[int]) -> dict[str, Any]:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    from cache.diff import diff_stores, verdict
+    from cache.diff import diff_stores
+    from cache.diff_page import findings, verdict
 
     found = diff_stores(options.a, options.b)
     if options.json:
         print(json.dumps(found, indent=1))
     else:
-        columns = [f"column {path}: {change}" for path, change in found["columns"].items()]
         print(f"{redact(options.a)}, {redact(options.b)}: {verdict(found)}")
-        _list([*_compared(found), *_grouped(found["manifest"]), *columns])
+        _list(findings(found))
     return 0 if found["identical"] or (options.within_codec_error and found["within_codec_error"]) else 1
-
-
-def _grouped(changes: Sequence[str]) -> Iterator[str]:
-    """Changes of the manifest; of a part that differs in many entries, or is only on one side, only how many."""
-    groups: dict[str, list[str]] = {}
-    for change in changes:
-        name = next((part for part in MANY if change.startswith(part)), change)
-        groups.setdefault(name, []).append(change)
-    for name, members in groups.items():
-        yield from members if len(members) <= FEW else [f"{name}: {len(members)} entries differ"]
-
-
-MANY, FEW = ("teacher_metrics", "codec_error", "provenance.conversions"), 3
-
-
-def _compared(found: dict[str, Any]) -> Iterator[str]:
-    """What `diff` says of instances, maps and frames."""
-    if found["identical"]:
-        return
-    one, two = (found["instances"][f"only_in_{which}"] for which in ("first", "second"))
-    ids = "the same" if found["instances"]["same"] else f"{one} only in the first, {two} only in the second store"
-    yield f"instances: {ids}" if one or two or found["instances"]["same"] else "instances: in another order"
-    if "records" not in found:
-        yield "maps: not compared, since instances or sizes differ"
-        return
-    records = found["records"]
-    if records["only_one_written"]:
-        yield f"records: only_one_written {records['only_one_written']}"
-    largest, mean = records["largest_difference"], records["mean_difference"]
-    yield f"maps: {records['maps']} instances differ, by {largest:.3g} at most and {mean:.2g} on average"
-    for kind, apart in records["divergence"].items() if records["maps"] else ():
-        numbers = {name: "infinite" if value is None else f"{value:.1e}" for name, value in apart.items()}
-        explained = records["explained"][kind]
-        yield (
-            f"maps: {kind} {numbers['mean']} nats apart on average, {numbers['worst']} at worst; the codecs explain "
-            f"{explained['mean']:.1e} and {explained['worst']:.1e}"
-        )
-    yield f"frames: {records['frames']} differ"
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -266,4 +229,4 @@ def _progress(what: str, unit: str = " instances") -> Iterator[Callable[[int], A
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

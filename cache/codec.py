@@ -21,7 +21,7 @@ from cache.errors import StoreFormatError
 
 DEFAULT_FLOOR = 0.003
 DEFAULT_LEVELS = 127  # 1/34 of float32 at 4e-5 nats, 9e-5 at worst, on a COCO teacher; see docs/decisions/0005
-ERROR_KINDS = ("log_t1", "log_t4", "raw_t1")  # logits and temperature of the three divergences of `Encoded.error`
+ERROR_KINDS = ("log_t1", "log_t4", "raw_t1", "raw_t4")  # logits and temperature of the divergences of `Encoded.error`
 
 
 class Encoded(NamedTuple):
@@ -29,7 +29,7 @@ class Encoded(NamedTuple):
 
     stored: npt.NDArray[Any]  # (V, K, H, W) of the codec's dtype: what the disk gets
     peak: npt.NDArray[np.float32]  # (V, K): the largest value of each map
-    error: npt.NDArray[np.float64]  # (V, K, 3): KL(exact || stored) in nats, ERROR_KINDS; nan: no value above the floor
+    error: npt.NDArray[np.float64]  # (V, K, 4): KL(exact || stored) in nats, ERROR_KINDS; nan: no value above the floor
 
 
 class Codec(Protocol):
@@ -206,7 +206,7 @@ def codec_from_json(description: Mapping[str, Any]) -> Codec:
 def divergences(
     exact: npt.NDArray[np.float32], stored: npt.NDArray[np.float32], floor: float
 ) -> npt.NDArray[np.float64]:
-    """KL in nats between exact and stored maps (V, K, H, W), as in `Encoded.error`: (V, K, 3); releases the GIL.
+    """KL in nats between exact and stored maps (V, K, H, W), as in `Encoded.error`: (V, K, 4); releases the GIL.
 
     Infinite where the two do not reach the floor at the same pixels.
     """

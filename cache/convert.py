@@ -11,14 +11,15 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cache.codec import ERROR_KINDS, Codec, Encoded, codec_from_name
+from cache.codec import Codec, codec_from_name
+from cache.copying import copy_record, frame_or_none
 from cache.errors import StoreFormatError
 from cache.opening import open_store
+from cache.shard_writer import ShardWriter
 from cache.store import Store
 from cache.writer import Writer, create_store
 
@@ -57,44 +58,18 @@ def convert_store(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for number in writer.pending_shards():
             with writer.shard(number) as shard:
-                put = _copying(store, shard) if wanted == store.codec else _encoding(store, shard)
+                put = partial(copy_record if wanted == store.codec else _encode_record, store, shard)
                 list(pool.map(put, writer.shard_range(number)))
             progress(len(writer.shard_range(number)))
     return _publish_copy(store, writer) if wanted == store.codec else _publish_converted(store, writer)
 
 
-def _copying(store: Store, shard: Any) -> Callable[[int], None]:
-    """A function that copies an instance as it is stored."""
-
-    def put(index: int) -> None:
-        if store.written[index]:
-            shard.put_encoded(index, _encoded(store, index), _frame(store, index))
-        else:
-            shard.skip(index)
-
-    return put
-
-
-def _encoding(store: Store, shard: Any) -> Callable[[int], None]:
-    """A function that encodes an instance's decoded maps anew."""
-
-    def put(index: int) -> None:
-        if store.written[index]:
-            shard.put(index, store.heatmaps([index])[0], _frame(store, index))
-        else:
-            shard.skip(index)
-
-    return put
-
-
-def _frame(store: Store, index: int) -> bytes | None:
-    return store.frame(index) if store.has_frames else None
-
-
-def _encoded(store: Store, index: int) -> Encoded:
-    views = [store.stored(index, view) for view in range(store.spec.views)]
-    stored, peak = (np.stack(parts) for parts in zip(*views, strict=True))
-    return Encoded(stored, peak, np.full((*peak.shape, len(ERROR_KINDS)), np.nan))  # the exact maps are not known here
+def _encode_record(store: Store, shard: ShardWriter, index: int) -> None:
+    """Encode an instance's decoded maps anew."""
+    if store.written[index]:
+        shard.put(index, store.heatmaps([index])[0], frame_or_none(store, index))
+    else:
+        shard.skip(index)
 
 
 def _publish_copy(store: Store, writer: Writer) -> Path:

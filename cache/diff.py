@@ -53,13 +53,6 @@ def diff_stores(first: str | Path, second: str | Path) -> dict[str, Any]:
     return result
 
 
-def verdict(found: dict[str, Any]) -> str:
-    """What `diff_stores` found, in a few words."""
-    if found["identical"]:
-        return "identical"
-    return "equal within the codecs' error" if found["within_codec_error"] else "different"
-
-
 def _manifest(a: Store, b: Store) -> list[str]:
     one, two = ({name: store.manifest[name] for name in _COMPARED} for store in (a, b))
     return differences(one, two, ignore=[f"provenance.{name}" for name in VOLATILE])

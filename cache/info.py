@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import staging
+from cache.location import locate
 from cache.manifest import flatten
 from cache.opening import open_store
 from cache.spec import spec_from_json
@@ -14,12 +15,13 @@ from cache.store import Store
 
 def describe(path: str | Path) -> dict[str, Any]:
     """All that `info --json` prints of the store at `path`, or, where there is none yet, of its staging directory."""
-    root = Path(path)
-    if not root.exists() and (staging.staging_path(root) / PLAN).is_file():
-        root = staging.staging_path(root)
-    if (root / PLAN).is_file():
-        return _describe_staging(root)
-    return _describe_store(open_store(root, allow_incomplete=True))
+    place = locate(path)
+    if isinstance(place, Path):
+        if not place.exists() and (staging.staging_path(place) / PLAN).is_file():
+            place = staging.staging_path(place)
+        if (place / PLAN).is_file():
+            return _describe_staging(place)
+    return _describe_store(open_store(place, allow_incomplete=True))
 
 
 def _describe_staging(root: Path) -> dict[str, Any]:

@@ -176,27 +176,34 @@ def _exp_series(x: float) -> float:
 
 
 @njit(nogil=True, cache=True)
-def _raw_divergence(row: Array, top: float, codes: Array, values: Array) -> float:
-    """KL in nats at T = 1 between softmax(exact), whose peak is `top`, and softmax(stored)."""
+def _raw_divergence(row: Array, top: float, codes: Array, values: Array) -> tuple[float, float]:
+    """KL in nats at T = 1 and T = 4 between softmax(exact / T), whose peak is `top`, and softmax(stored / T)."""
     stored_top = np.float64(values.max())
     weights = np.exp(values.astype(np.float64) - stored_top)
-    zp = zq = e = 0.0
+    roots = np.exp((values.astype(np.float64) - stored_top) / 4)
+    zp1 = zq1 = e1 = zp4 = zq4 = e4 = 0.0
     for p in range(row.size):
         code = codes[p]
         h = np.float64(row[p]) - np.float64(top)
         gap = h - (np.float64(values[code]) - stored_top)
-        weight = weights[code] * _exp_series(gap) if abs(gap) < SMALL else math.exp(h)
-        zp += weight
-        zq += weights[code]
-        e += weight * gap
-    return e / zp + math.log(zq / zp)
+        if abs(gap) < SMALL:
+            weight, root = weights[code] * _exp_series(gap), roots[code] * _exp_series(gap / 4)
+        else:
+            weight, root = math.exp(h), math.exp(h / 4)
+        zp1 += weight
+        zq1 += weights[code]
+        e1 += weight * gap
+        zp4 += root
+        zq4 += roots[code]
+        e4 += root * gap
+    return e1 / zp1 + math.log(zq1 / zp1), e4 / zp4 / 4 + math.log(zq4 / zp4)
 
 
 @njit(nogil=True, cache=True)
 def encode_root(maps: Array, floor: float, levels: int, residuals: Array, peaks: Array, error: Array) -> int:
     """Encode `maps` (C, H, W) float32 into `residuals` (C, H, W) uint8 and `peaks` (C,) float32.
 
-    `error` (C, 3) float64 receives the KL of each map in nats: log logits at T = 1 and T = 4, raw logits at T = 1.
+    `error` (C, 4) float64 receives the KL of each map in nats: log logits at T = 1 and T = 4, raw logits at both.
     Returns the index of the first map that holds a non-finite value, or -1.
     """
     values = np.empty(levels + 1, np.float32)
@@ -213,22 +220,22 @@ def encode_root(maps: Array, floor: float, levels: int, residuals: Array, peaks:
         else:
             _encode_row(row, top, floor, levels, codes)
             error[c, 0], error[c, 1] = _log_divergence(row, codes, values)
-        error[c, 2] = _raw_divergence(row, peak, codes, values)
+        error[c, 2], error[c, 3] = _raw_divergence(row, peak, codes, values)
         _difference(residuals[c])
     return -1
 
 
 @njit(nogil=True, cache=True)
 def divergences(exact: Array, stored: Array, floor: float, error: Array) -> None:
-    """KL in nats of each pair of maps `exact`, `stored` (C, H, W) float32 into `error` (C, 3) float64.
+    """KL in nats of each pair of maps `exact`, `stored` (C, H, W) float32 into `error` (C, 4) float64.
 
     Log logits at T = 1 and T = 4 over the pixels at or above the floor, infinite if these are not the same pixels, nan
-    if there are none; raw logits at T = 1 over all pixels.
+    if there are none; raw logits at T = 1 and T = 4 over all pixels.
     """
     for c in range(exact.shape[0]):
         row, other = exact[c].ravel(), stored[c].ravel()
         error[c, 0], error[c, 1] = _pair_log_divergence(row, other, floor)
-        error[c, 2] = _pair_raw_divergence(row, other)
+        error[c, 2], error[c, 3] = _pair_raw_divergence(row, other)
 
 
 @njit(nogil=True, cache=True)
@@ -256,14 +263,18 @@ def _pair_log_divergence(row: Array, other: Array, floor: float) -> tuple[float,
 
 
 @njit(nogil=True, cache=True)
-def _pair_raw_divergence(row: Array, other: Array) -> float:
+def _pair_raw_divergence(row: Array, other: Array) -> tuple[float, float]:
     """See `_raw_divergence`; both maps as values."""
     top, other_top = np.float64(row.max()), np.float64(other.max())
-    zp = zq = e = 0.0
+    zp1 = zq1 = e1 = zp4 = zq4 = e4 = 0.0
     for p in range(row.size):
         h, v = np.float64(row[p]) - top, np.float64(other[p]) - other_top
         weight, other_weight = math.exp(h), math.exp(v)
-        zp += weight
-        zq += other_weight
-        e += weight * (h - v)
-    return e / zp + math.log(zq / zp)
+        root = math.sqrt(math.sqrt(weight))
+        zp1 += weight
+        zq1 += other_weight
+        e1 += weight * (h - v)
+        zp4 += root
+        zq4 += math.sqrt(math.sqrt(other_weight))
+        e4 += root * (h - v)
+    return e1 / zp1 + math.log(zq1 / zp1), e4 / zp4 / 4 + math.log(zq4 / zp4)

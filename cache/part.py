@@ -1,16 +1,16 @@
 """The first instances of a store, as a store of its own that says what it is a part of."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cache.codec import ERROR_KINDS, Encoded
+from cache.copying import copy_record
 from cache.errors import StoreError
 from cache.location import Location
 from cache.opening import open_store
-from cache.spec import StoreSpec
 from cache.store import Store
 from cache.writer import create_store
 
@@ -35,7 +35,7 @@ def pull_part(
     kept = np.isin(store.ground_truth["image_id"], store.instances["image_id"][:count])
     writer = create_store(
         target,
-        _spec(store.spec, count),
+        replace(store.spec, instances=count),
         {**store.manifest["provenance"], "part_of": _whole(store, count)},
         {name: column[:count] for name, column in store.instances.items()},
         {name: column[kept] for name, column in store.ground_truth.items()},
@@ -48,26 +48,9 @@ def pull_part(
     for number in writer.pending_shards():
         with writer.shard(number) as shard:
             for index in writer.shard_range(number):
-                if store.written[index]:
-                    shard.put_encoded(index, _encoded(store, index), store.frame(index) if store.has_frames else None)
-                else:
-                    shard.skip(index)
+                copy_record(store, shard, index)
         progress(len(writer.shard_range(number)))
     return writer.publish(None, codec_error=store.manifest["codec_error"])
-
-
-def _spec(whole: StoreSpec, count: int) -> StoreSpec:
-    return StoreSpec(
-        count,
-        whole.views,
-        whole.joints,
-        whole.height,
-        whole.width,
-        whole.codec,
-        whole.frames,
-        whole.shard_instances,
-        whole.frame_limit,
-    )
 
 
 def _whole(store: Store, count: int) -> dict[str, Any]:
@@ -79,9 +62,3 @@ def _whole(store: Store, count: int) -> dict[str, Any]:
         "teacher_metrics": store.manifest["teacher_metrics"],
         "codec_error": "of the whole",
     }
-
-
-def _encoded(store: Store, index: int) -> Encoded:
-    views = [store.stored(index, view) for view in range(store.spec.views)]
-    stored, peak = (np.stack(parts) for parts in zip(*views, strict=True))
-    return Encoded(stored, peak, np.full((*peak.shape, len(ERROR_KINDS)), np.nan))  # the exact maps are not known here

@@ -1,5 +1,6 @@
 """Bringing a store to this machine: file by file, checked, resumable, and renamed when it is whole.
 
+    STORE.pulling/lock         one pull at a time (cache/lock.py)
     STORE.pulling/pull.json    what is being fetched; another store than that is refused
     STORE.pulling/store...     its files; one that is not whole yet ends in `.part` and is continued
 
@@ -20,9 +21,10 @@ from cache.errors import StoreError, StoreFormatError, StoreNotFoundError, Store
 from cache.file_list import MAX_LIST, SUFFIX, FileList, parse_file_list, sha256_of
 from cache.files import Files, ReadableFiles
 from cache.location import Location, Place
+from cache.lock import StagingLock, lock
 from cache.opening import open_store
 from cache.spec import FORMAT_NAME
-from cache.staging import json_bytes, sync_tree, write_whole
+from cache.staging import is_unbegun, json_bytes, make_folder, sync_tree, write_whole, writing
 from cache.store import Store
 from cache.target import FORMS, put_in_place
 from cache.verify import verify_store
@@ -66,8 +68,8 @@ def pull_store(
     `progress` is called with the bytes that were added.
 
     Raises:
-        StoreError: the target exists and is another store, an unfinished copy is of another store, or the content is
-            not what was promised.
+        StoreError: the target exists and is another store, an unfinished copy is of another store, another process is
+            pulling to the same place, or the content is not what was promised.
     """
     store, target = open_store(source, local_bytes=0), Path(target)
     parts, content = parts_of(store, target.name, _list_beside(store)), store.manifest["content_sha256"]
@@ -76,7 +78,7 @@ def pull_store(
             return target
         raise StoreError(f"{target} exists and is another store than {store.path}; replace it with --overwrite")
     staging = target.with_name(target.name + ".pulling")
-    _begin(staging, store, overwrite)
+    held = _begin(staging, store, overwrite)
     staged = staging / ("store" + target.suffix)
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         list(pool.map(lambda key: _copy(parts, key, staged / key if key else staged, progress), parts.keys))
@@ -84,6 +86,7 @@ def pull_store(
     sync_tree(staging)
     put_in_place(staged, target)
     shutil.rmtree(staging)
+    del held  # until here nobody else could begin
     return target
 
 
@@ -113,20 +116,30 @@ def _list_beside(store: Store) -> FileList | None:
     return listed if listed and listed.content_sha256 == store.manifest["content_sha256"] else None
 
 
-def _begin(staging: Path, store: Store, overwrite: bool) -> None:
-    """Make the staging directory, or find it to be of the same store."""
-    plan = {"format": FORMAT_NAME, "pull": str(store.path), "content_sha256": store.manifest["content_sha256"]}
-    if staging.exists():
-        try:
-            begun = json.loads((staging / PLAN).read_bytes())["content_sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise StoreError(f"{staging} is in the way and no unfinished pull; move it") from None
-        if begun == plan["content_sha256"]:
-            return
-        if not overwrite:
-            raise StoreError(f"{staging} is an unfinished pull of another store; start anew with --overwrite")
+def _begin(staging: Path, store: Store, overwrite: bool) -> StagingLock:
+    """Make the staging directory, or find it to be of the same store; while it is locked it is ours alone."""
+    begun, content = _begun(staging), store.manifest["content_sha256"]
+    if begun not in (None, content) and not overwrite:
+        raise StoreError(f"{staging} is an unfinished pull of another store; start anew with --overwrite")
+    with writing(staging.parent, 0):
+        make_folder(staging)
+    held = lock(staging)
+    if begun not in (None, content):
         shutil.rmtree(staging)
+        return _begin(staging, store, overwrite=False)
+    plan = {"format": FORMAT_NAME, "pull": str(store.path), "content_sha256": content}
     write_whole(staging / PLAN, [json_bytes(plan)])
+    return held
+
+
+def _begun(staging: Path) -> str | None:
+    """The content hash of the store whose unfinished copy lies in `staging`; None: there is none."""
+    if not staging.exists() or is_unbegun(staging, PLAN):
+        return None
+    try:
+        return str(json.loads((staging / PLAN).read_bytes())["content_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StoreError(f"{staging} is in the way and no unfinished pull; move it") from None
 
 
 def _copy(parts: Parts, key: str, target: Path, progress: Progress) -> None:

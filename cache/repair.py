@@ -6,6 +6,7 @@ checksum, and the plan of the run, which also remembers the content hash and the
 """
 
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import staging
-from cache.codec import ERROR_KINDS, Encoded
+from cache.codec import ERROR_KINDS
+from cache.copying import copy_record
 from cache.errors import StoreError
 from cache.integrity import content_hash
 from cache.opening import open_store
@@ -58,19 +60,11 @@ def _begin(path: Path, store: Store) -> Writer:
 
 
 def _copy_shard(store: Store, writer: Writer, number: int) -> None:
+    """Copy a shard; of its records' error only the mean over the store is known."""
+    error_of = partial(_mean_error, store.manifest["codec_error"], floor=store.codec.floor)
     with writer.shard(number) as shard:
         for index in writer.shard_range(number):
-            if store.written[index]:
-                shard.put_encoded(index, _record(store, index), store.frame(index) if store.has_frames else None)
-            else:
-                shard.skip(index)
-
-
-def _record(store: Store, index: int) -> Encoded:
-    """A record as it is; of its error only the mean over the store is known."""
-    views = [store.stored(index, view) for view in range(store.spec.views)]
-    stored, peak = (np.stack(parts) for parts in zip(*views, strict=True))
-    return Encoded(stored, peak, _mean_error(store.manifest["codec_error"], peak, store.codec.floor))
+            copy_record(store, shard, index, error_of)
 
 
 def _mean_error(stated: Any, peak: npt.NDArray[np.float32], floor: float) -> npt.NDArray[np.float64]:

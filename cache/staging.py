@@ -140,10 +140,10 @@ def awaits_repair(path: Path) -> bool:
     return (staging / PLAN).is_file() and REPAIR in read_plan(staging)
 
 
-def is_unbegun(staging: Path) -> bool:
+def is_unbegun(staging: Path, plan: str = PLAN) -> bool:
     """Was the run killed before its plan was whole, so that there is nothing but an attempt at it?"""
     return staging.is_dir() and all(
-        entry.name == LOCK or entry.name.startswith(f".{PLAN}.") for entry in staging.iterdir()
+        entry.name == LOCK or entry.name.startswith(f".{plan}.") for entry in staging.iterdir()
     )
 
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cache.errors import StoreError
+from cache.errors import StoreError, StoreNotFoundError
 from cache.integrity import UNWRITTEN_DIGEST, content_hash, record_digest
+from cache.location import locate
 from cache.opening import open_store
 from cache.spec import SHARD_DIGESTS
 from cache.store import Store
@@ -28,21 +29,34 @@ def verify_store(path: str | Path, progress: Callable[[int], object] = lambda do
     """Everything that is wrong with the store at `path`; empty: nothing.
 
     `progress` is called with the number of instances that were checked since its last call.
+
+    Raises:
+        StoreNotFoundError: there is nothing at this path of this machine.
     """
+    place = locate(path)
+    if isinstance(place, Path) and not place.exists():
+        raise StoreNotFoundError(f"{place}: no such store")
     try:
-        store = open_store(path)
+        store = open_store(place)
     except StoreError as error:
         return [Problem(None, str(error))]
-    problems = [Problem(None, f"{path}: no part of the store, or a link or device") for path in store.strangers()]
-    try:
-        problems += _manifest(store)
-    except StoreError as error:
-        problems.append(Problem(None, str(error)))
+    problems: list[Problem] = []
+    for check in (_strangers, _manifest):
+        try:
+            problems += check(store)
+        except StoreError as error:
+            problems.append(Problem(None, str(error)))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for shard, found in enumerate(pool.map(lambda shard: list(_shard(store, shard)), range(store.spec.shards))):
             problems += found
             progress(len(store.spec.shard_range(shard)))
     return problems
+
+
+def _strangers(store: Store) -> Iterator[Problem]:
+    """What lies in the store and is no part of it."""
+    for path in store.strangers():
+        yield Problem(None, f"{path}: no part of the store, or a link or device")
 
 
 def _manifest(store: Store) -> Iterator[Problem]:

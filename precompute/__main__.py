@@ -236,6 +236,8 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         return _run(arguments)
+    except BrokenPipeError:
+        raise  # see cache/pipe.py
     except (PrecomputeError, cache.StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -244,4 +246,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from cache.pipe import exit_with
+
+    exit_with(main)

@@ -7,6 +7,7 @@ import pytest
 from kdlib.openmp import wait_passively
 
 wait_passively()  # as the commands do, before torch is imported
+os.environ["OMP_NUM_THREADS"] = "1"  # sums in one order in every process, whatever the machine; the work is tiny anyway
 
 
 @pytest.fixture(autouse=True)

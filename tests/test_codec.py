@@ -36,7 +36,8 @@ def test_stated_error_equals_an_independent_computation(codec):
         shown = codec.decode(stored, peak)
         for view, joint in np.ndindex(error.shape[:2]):
             h, v = record[view, joint], shown[view, joint]
-            expected = [kl(log_logits(h, h, t), log_logits(h, v, t)) for t in (1, 4)] + [kl(h, v)]
+            expected = [kl(log_logits(h, h, t), log_logits(h, v, t)) for t in (1, 4)]
+            expected += [kl(h / t, v / t) for t in (1, 4)]
             np.testing.assert_allclose(error[view, joint], expected, rtol=1e-5, atol=1e-10)
 
 
@@ -186,9 +187,9 @@ def test_a_codec_of_a_newer_program_says_so():
 
 
 def test_the_manifest_states_the_error_of_what_is_read_back(tmp_path):
-    """Mean and worst of all three divergences over the written maps, from the exact maps and the store's."""
+    """Mean and worst of all four divergences over the written maps, from the exact maps and the store's."""
     store = small_store.make(tmp_path / "s.zarr", skip=(4,), codec=cache.RootCodec(levels=24))
-    nats = {"log_t1": [], "log_t4": [], "raw_t1": []}
+    nats = {"log_t1": [], "log_t4": [], "raw_t1": [], "raw_t4": []}
     for index, exact in enumerate(blobs(20, 2)):
         if index == 4:
             continue
@@ -196,6 +197,7 @@ def test_the_manifest_states_the_error_of_what_is_read_back(tmp_path):
             nats["log_t1"].append(kl(log_logits(h, h, 1), log_logits(h, v, 1)))
             nats["log_t4"].append(kl(log_logits(h, h, 4), log_logits(h, v, 4)))
             nats["raw_t1"].append(kl(h, v))
+            nats["raw_t4"].append(kl(h / 4, v / 4))
     for kind, found in nats.items():
         expected = {"mean": np.mean(found), "worst": np.max(found), "maps": 19 * 2 * 5}
         assert store.manifest["codec_error"][kind] == pytest.approx(expected, rel=1e-4)

@@ -16,6 +16,8 @@ from train.errors import TrainError
 from train.evaluate import cached_teacher, measure
 from train.report import write_report
 from train.report.axes import nice_ticks, spread
+from train.report.breakdown import sizes, tolerance_curves
+from train.report.calibration import calibration_error, ranking_quality, reliability
 from train.report.charts import Line, Style, line_chart
 from train.report.checks import checks
 from train.report.comparison import pairs, pck_interval
@@ -24,7 +26,7 @@ from train.report.markup import Markup, element, join
 from train.report.numbers import DASH, MINUS, TIMES, duration, exact, fixed, power, signed, size
 from train.report.overlays import SIDES, heat_png, limb_side
 from train.report.page import headline
-from train.report.people import FEWEST_LABELS, SHOWN, people
+from train.report.people import FEWEST_LABELS, SHOWN, WORST, cards
 
 FAST = ["--pretrained", "none", "--batch-size", "8", "--epochs", "2", "--threads", "1", "--precision", "fp32"]
 PEOPLE = 14
@@ -167,27 +169,46 @@ def test_no_path_of_this_machine_is_on_the_page(page_text, folder):
 # --- persons ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_shown_person_has_one_frame_and_the_pictures_of_everybody(page, evidence, store):
+def shown_rows(page_text, section):
+    """Rows of a section's persons in its order."""
+    inside = re.search(rf'<section id="{section}">(.*?)</section>', page_text, re.DOTALL).group(1)
+    return [int(name) - 1000 for name in re.findall(r"annotation (\d+)<", inside)]
+
+
+def eligible(store):
+    return (store.instances["keypoints"][..., 2] > 0).sum(axis=1) >= FEWEST_LABELS
+
+
+def test_every_shown_person_has_one_frame_and_the_pictures_of_everybody(page, page_text, store):
     frames = [a for a in page.all("image") if a["href"].startswith("data:image/jpeg")]
-    labelled = (store.instances["keypoints"][..., 2] > 0).sum(axis=1) >= FEWEST_LABELS
-    assert len(frames) == min(SHOWN, labelled.sum()) == len(page.all("article"))
+    across, worst = shown_rows(page_text, "people"), shown_rows(page_text, "worst")
+    assert (len(across), len(worst)) == tuple(min(count, eligible(store).sum()) for count in (SHOWN, WORST))
+    assert len(frames) == len({*across, *worst})
+    assert len(page.all("article")) == len(across) + len(worst)
     heat = [a for a in page.all("image") if a["href"].startswith("data:image/png")]
-    assert len(heat) == 3 * len(frames)
+    assert len(heat) == 3 * len(page.all("article"))
     captions = re.findall(r"OKS (?=\d\.\d\d)", page.text)
-    assert len(captions) == 3 * len(frames)
+    assert len(captions) == 3 * len(page.all("article"))
 
 
 def test_persons_go_from_the_worst_to_the_best_of_the_distilled_student(evidence, page_text):
-    shown = [int(row) for row in re.findall(r'id="frame-(\d+)"', page_text)]
+    shown = shown_rows(page_text, "people")
     distilled = evidence.students[-1]
     scores = distilled.oks[np.searchsorted(distilled.predictions.rows, shown)]
     assert (np.diff(scores) >= 0).all()
-    labelled = (evidence.store.instances["keypoints"][..., 2] > 0).sum(axis=1) >= FEWEST_LABELS
-    assert scores[[0, -1]].tolist() == [distilled.oks[labelled].min(), distilled.oks[labelled].max()]
+    everybody = distilled.oks[eligible(evidence.store)]
+    assert scores[[0, -1]].tolist() == [everybody.min(), everybody.max()]
 
 
-def test_nobody_to_show_is_no_picture(evidence):
-    assert people(evidence, np.array([], np.int64), ["teacher", "s0", "s1"]) == ""
+def test_the_worst_are_the_worst_and_sorted(evidence, page_text):
+    distilled = evidence.students[-1]
+    scores = distilled.oks[np.searchsorted(distilled.predictions.rows, shown_rows(page_text, "worst"))]
+    expected = np.sort(distilled.oks[eligible(evidence.store)])[:WORST]
+    np.testing.assert_array_equal(scores, expected)
+
+
+def test_nobody_to_show_is_no_card(evidence):
+    assert cards(evidence, np.array([], np.int64), ["teacher", "s0", "s1"]) == {}
 
 
 def test_a_heatmap_is_opaque_where_it_is_high_and_has_the_colour_of_its_side():
@@ -213,6 +234,64 @@ def test_a_limb_has_the_side_of_its_joints():
         "left",
         "right",
     )
+
+
+# --- breakdown and confidence -----------------------------------------------------------------------------------------
+
+
+def test_each_size_and_kind_of_joint_shows_its_own_number(evidence, store):
+    drawn = Page(sizes(evidence, ["teacher", "s0", "s1"])).text
+    columns, said = store.instances, evidence.teacher.predictions
+    assert f"teacher: AP {fixed(evidence.teacher.metrics['ap_medium'])} of medium persons" in drawn
+    assert f"teacher: AR {fixed(evidence.teacher.metrics['ar_medium'])} of medium persons" in drawn
+    offsets = np.linalg.norm(said.points - columns["keypoints"][..., :2], axis=2)
+    near = offsets <= 0.05 * columns["bbox"][:, 2:].max(axis=1, keepdims=True)
+    for visibility in (1, 2):
+        chosen = columns["keypoints"][..., 2] == visibility
+        assert f"teacher: {fixed(100 * near[chosen].mean())} % of {chosen.sum()} joints" in drawn
+
+
+def test_the_curve_of_tolerances_goes_through_every_pck(evidence):
+    from train.report import breakdown
+
+    points = dict(breakdown._shares(evidence, evidence.students[0]))
+    for threshold in (0.05, 0.1, 0.2):
+        nearest = min(points, key=lambda t: abs(t - 100 * threshold))
+        assert points[nearest] == pytest.approx(evidence.students[0].metrics[f"pck@{threshold:g}"])
+    assert len(Page(tolerance_curves(evidence, ["teacher", "s0", "s1"])).all("path")) == 3
+
+
+def test_a_network_that_is_as_often_right_as_it_claims_has_no_calibration_error():
+    confidence = np.repeat([0.25, 0.75, 1.0], 400)
+    right = np.concatenate([np.arange(400) < 100, np.arange(400) < 300, np.ones(400, bool)])
+    found = reliability(confidence, right)
+    assert [(b.confidence, b.right, b.count) for b in found] == [(0.25, 0.25, 400), (0.75, 0.75, 400), (1.0, 1.0, 400)]
+    assert calibration_error(found) == 0
+    assert calibration_error(reliability(confidence, np.zeros(1200, bool))) == pytest.approx(2 / 3)
+    assert math.isnan(calibration_error([]))
+
+
+def test_confidence_beyond_its_range_counts_as_its_end():
+    found = reliability(np.array([-0.2, 1.3]), np.array([False, True]))
+    assert [(b.confidence, b.right, b.count) for b in found] == [(0.0, 0.0, 1), (1.0, 1.0, 1)]
+
+
+def test_ranking_quality_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(0)
+    confidence, right = rng.integers(0, 8, 60) / 8, rng.random(60) < 0.4
+    pairs_ = [(r > w) + 0.5 * (r == w) for r in confidence[right] for w in confidence[~right]]
+    assert ranking_quality(confidence, right) == pytest.approx(np.mean(pairs_))
+    assert math.isnan(ranking_quality(confidence, np.ones(60, bool)))
+
+
+def test_calibration_is_shown_of_every_network(page, evidence):
+    from train.report.comparison import joint_hits
+
+    shown = {float(a["value"]) for a in page.all("data")}
+    for subject in (evidence.teacher, *evidence.students):
+        hits, labelled = joint_hits(evidence.store, subject)
+        error = calibration_error(reliability(subject.predictions.scores[labelled], hits[labelled]))
+        assert any(math.isclose(100 * error, value, rel_tol=1e-9) for value in shown)
 
 
 # --- comparison -------------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_says_so(stores, whole,
 
 def test_a_run_goes_on_only_as_the_run_it_was(stores, whole, tmp_path, capsys):
     assert main(command(stores, whole, resume=True, **(EVERY | {"ema": 0.99}))) == 1
-    assert "differs in recipe" in capsys.readouterr().err
+    assert "resuming would change recipe.ema: 0.9 -> 0.99: give the flags it was begun with" in capsys.readouterr().err
     assert main(command(stores, whole, resume=True, **EVERY)) == 0  # nothing is left to do, and nothing is lost
     assert len(history(whole)) == 2
 

@@ -1,6 +1,7 @@
 """Push, pull, parts and archives: whole or not at all, checked, and going on where they were interrupted."""
 
 import copy
+import fcntl
 import json
 import os
 import shutil
@@ -129,6 +130,22 @@ def test_an_unfinished_pull_of_another_store_is_not_continued(server, tmp_path):
     (staging / "pull.json").write_text("mine")
     with pytest.raises(cache.StoreError, match="in the way"):
         pull_store(f"{server.url}/train.zarr", tmp_path / "t.zarr", overwrite=True)
+
+
+def test_two_pulls_to_one_place_do_not_mix(server, folder, tmp_path):
+    """The second is refused while the first holds the lock, which ends with its process."""
+    target, staging = tmp_path / "t.zarr", tmp_path / "t.zarr.pulling"
+    staging.mkdir()
+    (staging / ".pull.json.1.ab.tmp").write_text("{")  # of a pull that was killed at its first write
+    with (staging / "lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write("process 7 on a host")
+        other.flush()
+        with pytest.raises(cache.StoreError, match=r"t.zarr.pulling: being written by process 7 on a host"):
+            pull_store(f"{server.url}/train.zarr", target)
+    pull_store(f"{server.url}/train.zarr", target)
+    assert tree(target) == tree(folder / "train.zarr")
+    assert os.listdir(tmp_path) == ["t.zarr"]
 
 
 def test_the_form_of_a_copy_is_that_of_the_store(server, tmp_path):

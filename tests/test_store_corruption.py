@@ -506,3 +506,13 @@ def test_hdf5_without_checksums_of_its_structure_is_refused(hdf5_path, tmp_path)
         copy.attrs.update(file.attrs)
     with pytest.raises(cache.StoreFormatError, match="h5repack"):
         cache.open_store(old)
+
+
+def test_verify_reports_links_that_hdf5_cannot_list(tmp_path, hdf5_path, monkeypatch):
+    """A tree of links that HDF5 fails to walk is a problem of the store, and no failure of `verify`."""
+
+    def fail(*_):
+        raise RuntimeError("Link visitation failed")
+
+    monkeypatch.setattr(h5py.File, "visit_links", fail)
+    assert [problem.what for problem in verify_store(hdf5_path)] == [f"{hdf5_path}: damaged: Link visitation failed"]

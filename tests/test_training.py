@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cache
 from tests.people_store import make_store
@@ -54,7 +55,9 @@ def test_a_run_leaves_its_configuration_history_metrics_and_students(stores, tmp
     history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in history] == [1, 2]
     assert ("kd" in history[0]) == (name == "distill")
-    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
+    board = EventAccumulator(str(tmp_path / "run"))
+    board.Reload()
+    assert [event.step for event in board.Images("val/people")] == [3, 6]
     assert "pck@0.05" in capsys.readouterr().out
 
 
@@ -142,10 +145,20 @@ def test_refusals_are_one_line_and_lose_nothing(stores, tmp_path, capsys):
     capsys.readouterr()
     before = (out / "best.pt").read_bytes()
     assert "already holds a run" in refused(command(stores, out, "baseline", "--epochs", "1"))
-    assert "differs in recipe" in refused(command(stores, out, "baseline", "--resume"))
+    assert "would change recipe.epochs: 1 -> 2: give the flags" in refused(command(stores, out, "baseline", "--resume"))
     assert "divisible by 16" in refused(command(stores, tmp_path / "a", "distill", "--input-size", "100x90"))
     assert "looks like 256x192" in refused(command(stores, tmp_path / "a", "distill", "--input-size", "big"))
     assert "--epochs must be positive" in refused(command(stores, tmp_path / "a", "distill", "--epochs", "0"))
+    for flag, value, wanted in (
+        ("--warmup", "2", "at least 0 and below 1"),
+        ("--flip", "1.5", "between 0 and 1"),
+        ("--clip", "-1", "0 or more"),
+        ("--learning-rate", "nan", "positive"),
+    ):
+        assert f"{flag} must be {wanted}" in refused(command(stores, tmp_path / "a", "distill", flag, value))
+    with pytest.raises(SystemExit, match="2"):
+        main(command(stores, tmp_path / "a", "distill", "--threads", "-1"))
+    assert not (tmp_path / "a").exists()
     assert "no device" in refused(command(stores, tmp_path / "a", "distill", "--device", "cuda:7"))
     assert "nowhere.zarr" in refused(["evaluate", "--store", "nowhere.zarr", "--teacher"])
     assert "no student at" in refused(["evaluate", "--store", str(stores / "val.h5"), "--student", "no.pt"])

@@ -7,6 +7,7 @@
     python -m train report   --store val.zarr --runs runs/baseline runs/distilled --out report.html
     python -m train export   --student runs/distilled/best.pt --store val.zarr --out student.onnx
     python -m train predict  photo.jpg --student student.onnx --out predictions
+    python -m train fiftyone --store val.zarr --images data/val2017 --teacher --student runs/distilled/best.pt
 
 The same commands run on a CPU and on a GPU, and on several: torchrun --nproc-per-node 2 -m train distill ...
 An interrupted run goes on with --resume.
@@ -50,7 +51,27 @@ def _parser() -> argparse.ArgumentParser:
     ):
         raw = argparse.RawDescriptionHelpFormatter
         module.add_arguments(commands.add_parser(name, help=text, description=module.__doc__, formatter_class=raw))
+    _add_fiftyone(commands.add_parser("fiftyone", help="teacher and students on the original images, in FiftyOne"))
     return parser
+
+
+def _add_fiftyone(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--store", type=Path, required=True, help="validation store")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the original images")
+    parser.add_argument("--student", type=Path, nargs="+", default=[], metavar="FILE", help="checkpoints: RUN/best.pt")
+    parser.add_argument("--teacher", action="store_true", help="also what the store's teacher says")
+    parser.add_argument("--out", type=Path, default=Path("runs/fiftyone"), metavar="DIR", help="COCO files of it all")
+    parser.add_argument("--python", default=sys.executable, metavar="FILE", help="interpreter that has FiftyOne")
+    parser.add_argument("--port", type=int, default=5151, help="of the App (default: %(default)s)")
+    parser.add_argument("--no-app", action="store_true", help="make the dataset and stop")
+    parser.add_argument("--device", default="auto")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"a positive whole number is needed, got {text}")
+    return number
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +84,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="throw away the run in --out")
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder of a store without frames")
     parser.add_argument("--val-images", type=Path, metavar="DIR", help="the same for --val-store")
-    parser.add_argument("--threads", type=int, default=None, help="threads that make batches")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="threads that make batches")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--compile", action="store_true", help="torch.compile the student, where a compiler is found")
     parser.add_argument(
@@ -187,6 +208,23 @@ def _predict(arguments: argparse.Namespace) -> int:
     return predict_command.run(arguments)
 
 
+def _fiftyone(arguments: argparse.Namespace) -> int:
+    import cache
+    from train.gallery.interpreter import become_fiftyone, require_fiftyone
+    from train.gallery.write import predictions_by_name, write_gallery
+
+    require_fiftyone(arguments.python)
+    store = cache.open_store(arguments.store)
+    device = _device(arguments.device)
+    said = predictions_by_name(
+        store, arguments.student, teacher=arguments.teacher, device=device, images=arguments.images
+    )
+    write_gallery(store, said, arguments.out)
+    print(f"gallery: {arguments.out}", flush=True)
+    options = ["--gallery", str(arguments.out), "--images", str(arguments.images), "--port", str(arguments.port)]
+    become_fiftyone(arguments.python, [*options, *(["--no-app"] if arguments.no_app else [])])
+
+
 def _summary(metrics: dict[str, Any]) -> str:
     names = ("ap", "ap50", "ar", "pck@0.05", "pck@0.1", "pck@0.2")
     numbers = ", ".join(f"{name} {metrics[name]:.1f}" for name in names)
@@ -200,6 +238,7 @@ COMMANDS: Final = {
     "report": _report,
     "export": _export,
     "predict": _predict,
+    "fiftyone": _fiftyone,
 }
 
 
@@ -212,6 +251,8 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         return command(arguments)
+    except BrokenPipeError:
+        raise  # see cache/pipe.py
     except (TrainError, cache.StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -221,4 +262,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from cache.pipe import exit_with
+
+    exit_with(main)

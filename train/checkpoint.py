@@ -80,6 +80,8 @@ def supervision_of(recipe: Recipe, input_size: tuple[int, int], floor: float, *,
         logits=recipe.logits,
         floor=floor,
         joints=recipe.joints,
+        mse_weight=recipe.mse_weight,
+        kd_schedule=recipe.kd_schedule if distil else "constant",
     )
 
 

@@ -21,6 +21,7 @@ from train.board import Board
 from train.errors import TrainError
 from train.evaluate import in_store_order, measure, predict, to_json
 from train.loader import Loader, is_bad_record
+from train.pictures import Pictures
 from train.progress import Progress
 from train.run import Run
 from train.run_folder import write_history, write_text
@@ -54,6 +55,7 @@ class Trainer:
 
     def __init__(self, run: Run) -> None:
         self.run, self.ranks, self.state = run, run.ranks, State(run)
+        self.pictures: Pictures | None = None
         self.stop = StopRequest(speak=self.ranks.first)
 
     @property
@@ -155,13 +157,21 @@ class Trainer:
         more = {"bad_records": len(self.progress.bad_records)} if self.run.skip_bad_records else {}
         line = self.progress.close_epoch(self.loader.batch_size, metrics, more)
         if self.ranks.first:
-            self.board.add("val", {name: metrics[name] or 0.0 for name in ("ap", "pck@0.05")}, self.progress.step)
+            self._show(metrics)
             self.state.keep_best(metrics)
             self._save()
             write_history(self.run.out, self.progress.history)
             say(_epoch_line(self.run.name, self.run.recipe.epochs, line))
             for why in list(self.progress.bad_records.values())[:1]:
                 say(f"bad records so far, each replaced by another: {len(self.progress.bad_records)}, e.g. {why}")
+
+    def _show(self, metrics: dict[str, Any]) -> None:
+        """Numbers and a few persons of the validation store, for TensorBoard."""
+        self.board.add("val", {name: metrics[name] or 0.0 for name in ("ap", "pck@0.05")}, self.progress.step)
+        if self.pictures is None:
+            self.pictures = Pictures(self.run.val_store, self.run.input_size, self.run.val_images)
+        picture = self.pictures.draw(self.state.stepper.student, self.state.supervision)
+        self.board.show("val/people", picture, self.progress.step)
 
     def _evaluate(self) -> dict[str, Any]:
         """Metrics of the student as it is, computed from all ranks' predictions; empty but on rank 0."""

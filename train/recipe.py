@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Self
 
 from kdlib.geometry import parse_size
@@ -11,6 +12,18 @@ from train.errors import TrainError
 def _knob(default: Any, text: str, **options: Any) -> Any:
     """A field with the help and the argparse options of its flag."""
     return dataclasses.field(default=default, metadata={"help": text, "options": options})
+
+
+_RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
+    "positive": (lambda value: value > 0, ("epochs", "batch_size", "accumulate", "learning_rate", "temperature")),
+    "0 or more": (
+        lambda value: value >= 0,
+        ("gt_weight", "kd_weight", "mse_weight", "weight_decay", "sigma", "clip", "rotation", "seed"),
+    ),
+    "at least 0 and below 1": (lambda value: 0 <= value < 1, ("scale", "ema", "warmup")),
+    "between 0 and 1": (lambda value: 0 <= value <= 1, ("flip", "half_body")),
+}
+"""What numbers may be; nan is none of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +52,15 @@ class Recipe:
     )
 
     loss: str = _knob("kl", "kl (maps are logits, spatial softmax) or mse (maps are heatmaps)", choices=["kl", "mse"])
+    mse_weight: float = _knob(0.0, "weight of an MSE between heatmaps beside the KL, e.g. 100")
     sigma: float = _knob(0.0, "ground-truth Gaussian in heatmap pixels; 0 takes HRNet's (2 for 64 rows), at least 1.5")
     gt_weight: float = _knob(0.0, "weight of the ground-truth term when distilling")
     kd_weight: float = _knob(1.0, "weight of the teacher's term when distilling")
+    kd_schedule: str = _knob(
+        "constant",
+        "the teacher's weight over the run: constant, or linear (falls to 0, the labels stay)",
+        choices=["constant", "linear"],
+    )
     temperature: float = _knob(1.0, "softens teacher and student before their KL")
     logits: str = _knob("log", "log (of the heatmap above the store's floor) or raw", choices=["log", "raw"])
     joints: str = _knob(
@@ -61,24 +80,15 @@ class Recipe:
     half_body: float = _knob(0.0, "probability of showing half a person")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.scale < 1:
-            raise TrainError(f"--scale must be at least 0 and below 1, got {self.scale}")
-        if not 0 <= self.ema < 1:
-            raise TrainError(f"--ema must be at least 0 and below 1, got {self.ema}")
-        negative = [name for name in ("gt_weight", "kd_weight", "weight_decay", "sigma") if getattr(self, name) < 0]
-        if negative:
-            raise TrainError(
-                f"--{negative[0].replace('_', '-')} must not be negative, got {getattr(self, negative[0])}"
-            )
-        positive = ("epochs", "batch_size", "accumulate", "learning_rate", "temperature")
+        for wanted, (fits, names) in _RANGES.items():
+            wrong = next((name for name in names if not fits(getattr(self, name))), None)
+            if wrong:
+                raise TrainError(f"--{wrong.replace('_', '-')} must be {wanted}, got {getattr(self, wrong)}")
         if self.input_size:
             try:
                 parse_size(self.input_size)
             except ValueError as error:
                 raise TrainError(f"--input-size: {error}") from error
-        wrong = [name for name in positive if not getattr(self, name) > 0]
-        if wrong:
-            raise TrainError(f"--{wrong[0].replace('_', '-')} must be positive, got {getattr(self, wrong[0])}")
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace) -> Self:

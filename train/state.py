@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from cache.manifest import differences
 from kdlib.device import choose_precision
 from train import checkpoint
 from train.augment import Augmentation
@@ -137,10 +138,11 @@ class State:
 
     def _read_last(self) -> dict[str, Any]:
         content = checkpoint.read(self.last)
-        differing = [key for key, value in self.config.items() if content.get(key) != value]
+        differing = differences({key: content.get(key) for key in self.config}, self.config)
         if differing:
             raise TrainError(
-                f"{self.last} belongs to another run: it differs in {', '.join(differing)}; give another --out"
+                f"{self.last} belongs to another run, and resuming would change {'; '.join(differing)}: give the "
+                "flags it was begun with, or another --out"
             )
         before = content["resolved"]
         if self.precision != before["precision"]:

@@ -92,7 +92,7 @@ class Stepper:
             with self.ranks.contact(), self._keeping_gradients(i < len(parts) - 1):
                 with self.autocast:
                     maps = self.network(normalise_images(part["image"]))
-                terms = self.supervision.terms(maps, part)
+                terms = self.supervision.terms(maps, part, step / self.steps)
                 values = torch.stack([value * shares[i].get(name, 1.0) for name, value in terms.items()])
                 values.sum().backward()
                 losses.append(values.detach())

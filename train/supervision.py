@@ -25,6 +25,10 @@ class Supervision:
         logits: Transform that makes logits of the teacher's maps.
         floor: Background threshold of the ``log`` transform.
         joints: ``labelled``, ``all`` or ``confidence``.
+        mse_weight: Under ``kl``, weight of an MSE between heatmaps in both terms beside the KL; the student's are its
+            softmax at the height of a Gaussian of that sigma.
+        kd_schedule: ``constant``, or ``linear``: the teacher's weight falls to 0 over the run, as in DWPose's
+            distillation (Yang et al. 2023, arXiv 2307.15880).
     """
 
     loss: str
@@ -35,24 +39,30 @@ class Supervision:
     logits: str
     floor: float
     joints: str
+    mse_weight: float = 0.0
+    kd_schedule: str = "constant"
 
     def __post_init__(self) -> None:
         if not self.gt_weight and not self.kd_weight:
             raise TrainError("nothing teaches the student: --gt-weight and --kd-weight are both 0")
+        if self.kd_schedule == "linear" and not self.gt_weight:
+            raise TrainError("--kd-schedule linear ends without a teacher: give the labels a weight, --gt-weight 1")
 
-    def terms(self, maps: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, maps: Tensor, batch: Batch, progress: float = 0.0) -> dict[str, Tensor]:
         """Weighted loss terms, ``gt`` and ``kd``, whose sum is to be minimised.
 
         Args:
             maps: (B, K, H, W) what the student says.
             batch: ``keypoints`` (B, K, 2) in heatmap pixels, ``labelled`` (B, K), and ``heatmaps`` (B, K, H, W) where
                 the teacher teaches.
+            progress: How much of the run is over, 0 to 1.
         """
         terms = {}
         if self.gt_weight:
             terms["gt"] = self.gt_weight * self._ground_truth(maps, batch)
         if self.kd_weight:
-            terms["kd"] = self.kd_weight * self._teacher(maps, batch)
+            left = 1 - progress if self.kd_schedule == "linear" else 1.0
+            terms["kd"] = left * self.kd_weight * self._teacher(maps, batch)
         return terms
 
     def weights(self, batch: Batch) -> dict[str, Tensor]:
@@ -61,11 +71,7 @@ class Supervision:
         if self.gt_weight:
             weights["gt"] = batch["labelled"].sum()
         if self.kd_weight:
-            peaks = batch["heatmaps"].amax(dim=(-2, -1))
-            weight = self._joint_weights(batch["heatmaps"], batch["labelled"])
-            if self.loss == "kl":  # a map without support has no say
-                weight = weight * ~torch.isneginf(TRANSFORMS[self.logits](peaks, self.floor))
-            weights["kd"] = weight.sum()
+            weights["kd"] = self._teacher_weights(batch).sum()
         return weights
 
     def heatmaps(self, maps: Tensor) -> Tensor:
@@ -75,23 +81,30 @@ class Supervision:
     def _ground_truth(self, maps: Tensor, batch: Batch) -> Tensor:
         size = (maps.shape[-1], maps.shape[-2])
         logits = gaussian_logits(batch["keypoints"], size, self.sigma)
-        if self.loss == "mse":
-            return heatmap_mse(maps, logits.exp(), batch["labelled"])
-        return spatial_kl(maps, logits, batch["labelled"])
+        return self._distance(maps, logits, logits.exp(), batch["labelled"], 1.0)
 
     def _teacher(self, maps: Tensor, batch: Batch) -> Tensor:
         heatmaps = batch["heatmaps"]
-        weight = self._joint_weights(heatmaps, batch["labelled"])
+        logits = TRANSFORMS[self.logits](heatmaps, self.floor)
+        return self._distance(maps, logits, heatmaps, self._teacher_weights(batch), self.temperature)
+
+    def _distance(self, maps: Tensor, logits: Tensor, heatmaps: Tensor, weight: Tensor, temperature: float) -> Tensor:
+        """Of the student's maps from a target, given as logits and as heatmaps (B, K, H, W)."""
         if self.loss == "mse":
             return heatmap_mse(maps, heatmaps, weight)
-        return spatial_kl(maps, TRANSFORMS[self.logits](heatmaps, self.floor), weight, self.temperature)
+        divergence = spatial_kl(maps, logits, weight, temperature)
+        if not self.mse_weight:
+            return divergence
+        return divergence + self.mse_weight * heatmap_mse(self.heatmaps(maps), heatmaps, weight)
 
-    def _joint_weights(self, heatmaps: Tensor, labelled: Tensor) -> Tensor:
-        if self.joints == "labelled":
-            return labelled
-        if self.joints == "all":
-            return torch.ones_like(labelled)
-        return heatmaps.amax(dim=(-2, -1)).clamp(0, 1)
+    def _teacher_weights(self, batch: Batch) -> Tensor:
+        """(B, K) what each of the teacher's maps counts."""
+        heatmaps, labelled = batch["heatmaps"], batch["labelled"]
+        peaks = heatmaps.amax(dim=(-2, -1))
+        weight = {"labelled": labelled, "all": torch.ones_like(labelled), "confidence": peaks.clamp(0, 1)}[self.joints]
+        if self.loss == "mse" or self.logits == "raw":
+            return weight
+        return weight * (peaks >= self.floor)  # a map without support has no say
 
 
 def default_sigma(heatmap_rows: int) -> float:

@@ -24,6 +24,10 @@ class Line:
     dashed: bool = False
     marks: list[tuple[float, float, str]] = dataclasses.field(default_factory=list)
     """(x, y, text) of numbered points on the line."""
+    texts: Sequence[str] = ()
+    """What each point says on hover; its x and y where not given."""
+    dots: bool = True
+    """Are its points shown, where the chart shows any?"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,9 @@ class Style:
     digits: int = 1
     width: float = 350.0
     height: float = 235.0
+    x_ticks: Sequence[float] = ()
+    y_ticks: Sequence[float] = ()
+    """Ticks of an axis, the first and the last its ends; chosen to enclose the lines where not given."""
 
 
 def line_chart(style: Style, lines: Sequence[Line]) -> Markup:
@@ -57,9 +64,9 @@ def _axes(style: Style, lines: Sequence[Line]) -> Axes:
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points if has_value(y)]
     longest = max(len(_short(line.label)) for line in lines)
-    x_ticks = _whole_ticks(min(xs), max(xs))
-    y_ticks = nice_ticks(0.0 if style.y_zero else min(ys), max(ys))
-    return Axes(x_ticks, y_ticks, style.width, style.height, right=20 + 6.5 * longest)
+    x_ticks = style.x_ticks or _whole_ticks(min(xs), max(xs))
+    y_ticks = style.y_ticks or nice_ticks(0.0 if style.y_zero else min(ys), max(ys))
+    return Axes(list(x_ticks), list(y_ticks), style.width, style.height, right=20 + 6.5 * longest)
 
 
 def _whole_ticks(low: float, high: float) -> list[float]:
@@ -73,7 +80,9 @@ def _whole_ticks(low: float, high: float) -> list[float]:
 
 def _line(axes: Axes, line: Line, style: Style) -> Markup:
     path = element("path", d=_path(axes, line.points), class_="line dashed" if line.dashed else "line")
-    dots = [_dot(axes, line.label, x, y, style.digits) for x, y in line.points if style.dots and has_value(y)]
+    texts = line.texts or [f"{line.label}, {style.x_label} {x:g}: {fixed(y, style.digits)}" for x, y in line.points]
+    points = list(zip(line.points, texts, strict=True)) if style.dots and line.dots else []
+    dots = [_dot(axes, text, x, y) for (x, y), text in points if has_value(y)]
     return element("g", path, *dots, class_=line.series)
 
 
@@ -86,9 +95,8 @@ def _path(axes: Axes, points: Sequence[tuple[float, float]]) -> str:
     return "".join(steps)
 
 
-def _dot(axes: Axes, label: str, x: float, y: float, digits: int) -> Markup:
-    text = element("title", f"{label}, epoch {x:g}: {fixed(y, digits)}")
-    return element("circle", text, cx=axes.x(x), cy=axes.y(y), r=2.6, class_="dot")
+def _dot(axes: Axes, text: str, x: float, y: float) -> Markup:
+    return element("circle", element("title", text), cx=axes.x(x), cy=axes.y(y), r=2.6, class_="dot")
 
 
 def _mark(axes: Axes, x: float, y: float, text: str) -> Markup:
@@ -126,7 +134,8 @@ class Dot:
 
 def dot_plot(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], row_height: float = 27.0) -> Markup:
     """Rows of dots on a scale from 0 to 100, each row joined by a thin line."""
-    axes = Axes([0, 20, 40, 60, 80, 100], [0, 1], 440.0, row_height * len(rows) + 34, left=76, right=14, bottom=30)
+    left = 14 + 7.2 * max(len(label) for label, _ in rows)
+    axes = Axes([0, 20, 40, 60, 80, 100], [0, 1], 440.0, row_height * len(rows) + 34, left=left, right=14, bottom=30)
     foot = axes.height - axes.bottom
     grid = [
         element("line", x1=axes.x(tick), x2=axes.x(tick), y1=4.0, y2=foot, class_="grid")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kdlib.metrics import normalised_distances
 from train.report.evidence import Subject, Trained
 
-TEACHER_KNOBS = {"gt_weight", "kd_weight", "temperature", "logits", "joints", "views"}
+TEACHER_KNOBS = {"gt_weight", "kd_weight", "kd_schedule", "temperature", "logits", "joints", "views"}
 """Recipe entries that only mean something, or may differ fairly, when there is a teacher."""
 DRAWS = 1000
 

@@ -78,14 +78,19 @@ def heat_layer(heatmaps: NDArray[np.floating], to_frame: NDArray[np.float64]) ->
 
 
 def heat_png(heatmaps: NDArray[np.floating]) -> bytes:
-    """A picture (H, W): as opaque as the strongest joint, in the colours of the sides by their strengths."""
+    """`heat_pixels` as a PNG file."""
+    pixels = heat_pixels(heatmaps)[..., [2, 1, 0, 3]]
+    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+
+
+def heat_pixels(heatmaps: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """RGBA (H, W, 4) of maps (K, H, W): as opaque as the strongest joint, coloured by the strengths of the sides."""
     strength = np.stack([_strongest(heatmaps, side) for side in COLOURS])
     mixture = strength / np.maximum(strength.sum(axis=0), 1e-6)
     colour = np.tensordot(mixture, np.array(list(COLOURS.values()), np.float64), axes=(0, 0))
     value = strength.max(axis=0)
     opacity = np.where(value < FAINTEST, 0, 255 * value**0.6)
-    pixels = np.dstack([colour[..., ::-1] * (opacity > 0)[..., None], opacity]).round().astype(np.uint8)
-    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+    return np.dstack([colour * (opacity > 0)[..., None], opacity]).round().astype(np.uint8)
 
 
 def _strongest(heatmaps: NDArray[np.floating], side: str) -> NDArray[np.float64]:

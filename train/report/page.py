@@ -11,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from train.errors import TrainError
-from train.report import facts, figures, recipes, tables
+from train.report import breakdown, facts, figures, recipes, tables
+from train.report.calibration import FEWEST
 from train.report.checks import Check, checks
 from train.report.comparison import Pair, pairs
+from train.report.confidence import confidence
 from train.report.evidence import Evidence, Subject, Trained, gather
 from train.report.markup import Markup, element
 from train.report.numbers import MINUS, TIMES, fixed, signed, whole
-from train.report.people import FEWEST_LABELS, choose, people
+from train.report.people import FEWEST_LABELS, WORST, cards, choose, frames, worst_first
 
 COLOURS = 6
 """Series colours of students in report.css; further ones begin anew."""
@@ -92,7 +94,8 @@ def _sections(evidence: Evidence, paired: Sequence[Pair], title: str) -> list[Ma
         _section("Checks", "checks", _checks(checks(evidence)), "Tried while this page was written."),
         _learning(evidence, series),
         _differences(evidence, series, ranked, places),
-        _people(evidence, series, ranked, places),
+        _confidence(evidence, series),
+        *_people(evidence, series, ranked, places),
         _section("The store", "store", facts.store_facts(evidence)),
         _section(
             "Recipes", "recipes", recipes.recipes(evidence.students, series[1:]), "Where they leave the defaults."
@@ -111,22 +114,48 @@ def _learning(evidence: Evidence, series: list[str]) -> Markup:
 
 def _differences(evidence: Evidence, series: list[str], ranked: Subject, places: NDArray[np.int64]) -> Markup:
     subjects = [evidence.teacher, *evidence.students]
-    charts = figures.joints(evidence, series) + figures.ranking(subjects, series, ranked, places)
-    lead = "Left and right joints are taken together; each side's number shows on hover. Numbered persons follow below."
-    content = element("div", charts, class_="charts")
+    charts = [
+        figures.joints(evidence, series),
+        figures.ranking(subjects, series, ranked, places),
+        breakdown.sizes(evidence, series),
+        breakdown.tolerance_curves(evidence, series),
+    ]
+    lead = (
+        "Left and right joints are taken together; each side's number shows on hover. Numbered persons follow below. "
+        f"COCO calls a person of 32² to 96² pixels medium and a bigger one large: "
+        f"{breakdown.size_counts(evidence)}."
+    )
+    content = element("div", *charts, class_="charts in-twos")
     return _section("Where they differ", "differences", content, lead, _legend(subjects, series))
 
 
-def _people(evidence: Evidence, series: list[str], ranked: Subject, places: NDArray[np.int64]) -> Markup:
+def _confidence(evidence: Evidence, series: list[str]) -> Markup:
+    lead = (
+        "Each labelled joint has a confidence, the height of its peak, and is right within PCK@0.05 or not. On the "
+        f"dotted line a network is as often right as it claims. Each point holds at least {FEWEST} joints."
+    )
+    return _section("Confidence", "confidence", confidence(evidence, series), lead)
+
+
+def _people(evidence: Evidence, series: list[str], ranked: Subject, places: NDArray[np.int64]) -> list[Markup]:
+    """Persons over the whole ranking, and the end of it where everything fails."""
+    worst = worst_first(evidence, ranked)[:WORST]
+    everybody = np.union1d(places, worst)
+    shown = cards(evidence, everybody, series)
     lead = (
         f"{len(places)} of the persons with at least {FEWEST_LABELS} labelled joints, evenly spaced over their ranking "
         f"by the OKS of {ranked.name}: the worst first, the best last, none picked by hand. Heatmaps show the maximum "
         "over the joints, all on one scale."
     )
-    content = element(
-        "div", people(evidence, places, series), class_="people one-column" if len(series) > 4 else "people"
-    )
-    return _section("People", "people", content, lead, _limb_legend())
+    worst_lead = f"The {len(worst)} of them with the lowest OKS of {ranked.name}, the worst first."
+    width = "one-column" if len(series) > 4 else ""
+    across = element("div", *(shown[int(place)] for place in places), class_=f"people numbered {width}")
+    failing = element("div", *(shown[int(place)] for place in worst), class_=f"people {width}")
+    return [
+        frames(evidence, everybody),
+        _section("People", "people", across, lead, _limb_legend()),
+        _section("The worst", "worst", failing, worst_lead, _limb_legend()),
+    ]
 
 
 def ranked_student(students: Sequence[Trained]) -> Subject:

@@ -1,4 +1,4 @@
-"""Persons chosen over the whole range of success, each with its labels and with what every network says."""
+"""Persons with their labels and with what every network says of them: some of all, and the worst of all."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -16,12 +16,13 @@ from train.dataset import as_tensors
 from train.errors import TrainError
 from train.evaluate import student_loader
 from train.report.evidence import Evidence, Subject, Trained
-from train.report.markup import Markup, compact, element, join
+from train.report.markup import Markup, compact, element
 from train.report.numbers import fixed
 from train.report.overlays import data_uri, heat_layer, panel, skeleton
 from train.students import STRIDE
 
 SHOWN = 10
+WORST = 12
 FEWEST_LABELS = 6
 """A person with fewer labelled joints says little about a network."""
 JPEG_QUALITY = 85
@@ -39,10 +40,15 @@ def choose(evidence: Evidence, ranked: Subject, count: int = SHOWN) -> NDArray[n
     Returns:
         Indices into ``predictions.rows``.
     """
+    order = worst_first(evidence, ranked)
+    return order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(np.int64))] if len(order) else order
+
+
+def worst_first(evidence: Evidence, ranked: Subject) -> NDArray[np.int64]:
+    """Every person with enough labels by a network's OKS, the worst first: indices into ``predictions.rows``."""
     labelled = (evidence.store.instances["keypoints"][ranked.predictions.rows][..., 2] > 0).sum(axis=1)
     (eligible,) = np.nonzero(labelled >= FEWEST_LABELS)
-    order = eligible[np.argsort(ranked.oks[eligible], kind="stable")]
-    return order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(np.int64))] if len(order) else order
+    return eligible[np.argsort(ranked.oks[eligible], kind="stable")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +63,8 @@ class Drawn:
     """(n, 2, 3) heatmap to image pixels."""
 
 
-def people(evidence: Evidence, places: NDArray[np.int64], series: list[str]) -> Markup:
-    """A card for each place in the ranking's predictions.
+def cards(evidence: Evidence, places: NDArray[np.int64], series: list[str]) -> dict[int, Markup]:
+    """A card for each place in the ranking's predictions; `frames` of the same places has its pictures.
 
     Args:
         evidence: What was measured.
@@ -68,7 +74,13 @@ def people(evidence: Evidence, places: NDArray[np.int64], series: list[str]) -> 
     rows = evidence.teacher.predictions.rows[places]
     drawn = [_teacher(evidence, rows, series[0])]
     drawn += [_student(evidence, s, rows, name) for s, name in zip(evidence.students, series[1:], strict=True)]
-    return join(_card(evidence, drawn, number, int(place)) for number, place in enumerate(places))
+    return {int(place): _card(evidence, drawn, i, int(place)) for i, place in enumerate(places)}
+
+
+def frames(evidence: Evidence, places: NDArray[np.int64]) -> Markup:
+    """The frame of each person, once and out of sight: every picture of a card refers to it."""
+    images = (_frame(evidence, int(evidence.teacher.predictions.rows[place])) for place in places)
+    return element("svg", *images, class_="unseen", aria_hidden="true")
 
 
 def _teacher(evidence: Evidence, rows: NDArray[np.int64], series: str) -> Drawn:
@@ -128,7 +140,6 @@ def _card(evidence: Evidence, drawn: list[Drawn], number: int, place: int) -> Ma
     store, row = evidence.store, int(evidence.teacher.predictions.rows[place])
     title = element(
         "h3",
-        element("span", number + 1, class_="badge"),
         element("span", f"annotation {store.instances['annotation_id'][row]}"),
         element("small", store.instances["file_name"][row]),
     )
@@ -137,17 +148,21 @@ def _card(evidence: Evidence, drawn: list[Drawn], number: int, place: int) -> Ma
     return element("article", title, element("div", *pictures, class_="panels"), class_="person")
 
 
-def _ground_truth(evidence: Evidence, row: int) -> Markup:
-    store, window = evidence.store, _window(evidence.store, row)
+def _frame(evidence: Evidence, row: int) -> Markup:
     jpeg = _jpeg(evidence, row)
     height, width = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)).shape[:2]
-    frame = element("image", id=_name(row), width=width, height=height, href=data_uri(jpeg, "jpeg"))
+    return element("image", id=_name(row), width=width, height=height, href=data_uri(jpeg, "jpeg"))
+
+
+def _ground_truth(evidence: Evidence, row: int) -> Markup:
+    store, window = evidence.store, _window(evidence.store, row)
     keypoints = store.instances["keypoints"][row]
     labelled = keypoints[:, 2] > 0
     points = transform_points(keypoints[:, :2], store.frame_affine[row])
+    lines = skeleton(points, labelled, labelled, window.limb)
     return element(
         "figure",
-        panel([frame, skeleton(points, labelled, labelled, window.limb)], window.view_box, "labels"),
+        panel([_again(row), lines], window.view_box, "labels"),
         panel([_again(row)], window.view_box, "frame"),
         element("figcaption", element("b", "labels"), element("span", f"{labelled.sum()} of {len(labelled)} joints")),
     )
@@ -179,7 +194,7 @@ def _name(row: int) -> str:
 
 
 def _again(row: int) -> Markup:
-    """The frame that another picture of the page holds."""
+    """The frame that `frames` holds."""
     return element("use", href=f"#{_name(row)}")
 
 

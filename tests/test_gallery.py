@@ -1,0 +1,216 @@
+"""The gallery: COCO files that agree with the store, relative coordinates, and what FiftyOne makes of them."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import cache
+from kdlib.coco_eval import person_scores
+from kdlib.metrics import oks
+from kdlib.skeleton import JOINTS, LIMBS
+from tests.people_store import IMAGE_SIZE, make_store
+from train.__main__ import main
+from train.errors import TrainError
+from train.evaluate import cached_teacher, measure
+from train.gallery.interpreter import require_fiftyone
+from train.gallery.read import read_gallery, relative_box, relative_points
+from train.gallery.write import annotations, results, write_gallery
+
+ROOT = Path(__file__).resolve().parent.parent
+PEOPLE = 5
+"""Two in each of the first two images, one in the third."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("gallery") / "val.h5", PEOPLE, shift=1.5)
+
+
+@pytest.fixture(scope="module")
+def images(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for name in set(store.instances["file_name"]):
+        cv2.imwrite(str(folder / name), np.full((IMAGE_SIZE[1], IMAGE_SIZE[0], 3), 90, np.uint8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("out") / "gallery"
+    write_gallery(store, {"teacher": cached_teacher(store)}, folder)
+    return folder
+
+
+def with_fiftyone():
+    """An interpreter that has FiftyOne: this one, or that of `make fiftyone`."""
+    for python in (sys.executable, str(ROOT / ".venv-fiftyone/bin/python"), os.environ.get("FIFTYONE_PYTHON", "")):
+        try:
+            require_fiftyone(python)
+        except TrainError:
+            continue
+        return python
+    return pytest.skip("FiftyOne is in no environment here (`make fiftyone` makes one, FIFTYONE_PYTHON names one)")
+
+
+# --- the files --------------------------------------------------------------------------------------------------------
+
+
+def test_coco_reads_the_files_and_measures_what_the_store_measures(store, folder):
+    coco, cocoeval = (pytest.importorskip(f"pycocotools.{name}") for name in ("coco", "cocoeval"))
+    truth = coco.COCO(str(folder / "ground_truth.json"))
+    evaluation = cocoeval.COCOeval(truth, truth.loadRes(str(folder / "teacher.json")), "keypoints")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert 100 * evaluation.stats[0] == pytest.approx(measure(store, cached_teacher(store))["ap"], abs=1e-3)
+    (category,) = truth.loadCats([1])
+    assert category["keypoints"] == list(JOINTS)
+    assert [(a - 1, b - 1) for a, b in category["skeleton"]] == list(LIMBS)
+
+
+def test_every_person_has_its_oks_and_its_share_of_right_joints(store):
+    said = cached_teacher(store)
+    entries = results(store, said)
+    columns = store.instances
+    assert [entry["annotation_id"] for entry in entries] == columns["annotation_id"].tolist()
+    expected = oks(said.points, columns["keypoints"], columns["area"])
+    assert [entry["oks"] for entry in entries] == pytest.approx(expected.tolist())
+    assert [entry["score"] for entry in entries] == pytest.approx(person_scores(columns["score"], said.scores).tolist())
+    for i, entry in enumerate(entries):
+        offsets = said.points[i] - columns["keypoints"][i, :, :2]
+        near = np.linalg.norm(offsets, axis=1) <= 0.05 * columns["bbox"][i, 2:].max()
+        labelled = columns["keypoints"][i, :, 2] > 0
+        assert entry["pck"] == pytest.approx(near[labelled].mean())
+
+
+def test_a_person_without_labels_has_no_oks(store, tmp_path):
+    columns = {name: np.array(store.instances[name]) for name in store.instances if name != "file_name"}
+    columns["keypoints"][2, :, 2] = 0
+
+    class Unlabelled:
+        instances = columns
+
+    entry = results(Unlabelled, cached_teacher(store))[2]
+    assert (entry["oks"], entry["pck"]) == (None, None)
+
+
+def test_what_is_no_gallery_is_left_alone_and_an_old_gallery_is_replaced(store, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/precious.json").write_text("x")
+    with pytest.raises(TrainError, match="not empty and no gallery"):
+        write_gallery(store, {}, tmp_path / "mine")
+    assert (tmp_path / "mine/precious.json").read_text() == "x"
+    said = cached_teacher(store)
+    write_gallery(store, {"old": said, "teacher": said}, tmp_path / "ours")
+    write_gallery(store, {"teacher": said}, tmp_path / "ours")
+    assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == ["ground_truth.json", "teacher.json"]
+
+
+# --- relative coordinates ---------------------------------------------------------------------------------------------
+
+
+def test_points_and_boxes_are_over_width_and_height_of_an_image_that_is_not_square():
+    assert relative_points([50, 30, 2, 100, 75, 0], 200, 150) == [(0.25, 0.2), (0.5, 0.5)]
+    labelled = relative_points([50, 30, 1, 0, 0, 0], 200, 150, labelled_only=True)
+    assert labelled[0] == (0.25, 0.2)
+    assert all(math.isnan(value) for value in labelled[1])
+    assert relative_box([20, 30, 100, 75], 200, 150) == [0.1, 0.2, 0.5, 0.5]
+
+
+def test_every_image_holds_all_of_its_persons_and_every_field_the_same_ones(store, folder, images):
+    gallery = read_gallery(folder, images)
+    assert [len(picture.figures["ground_truth"]) for picture in gallery.pictures] == [2, 2, 1]
+    for picture in gallery.pictures:
+        ids = [[f.attributes["annotation_id"] for f in picture.figures[name]] for name in ("ground_truth", "teacher")]
+        assert ids[0] == ids[1] == [about["annotation_id"] for _, about in picture.boxes]
+        assert picture.path.is_absolute()
+
+
+def test_labels_come_back_in_image_pixels_and_unlabelled_joints_are_nowhere(store, folder, images):
+    keypoints = store.instances["keypoints"]
+    figures = [f for picture in read_gallery(folder, images).pictures for f in picture.figures["ground_truth"]]
+    for row, figure in enumerate(figures):
+        points = np.array(figure.points) * IMAGE_SIZE
+        labelled = keypoints[row, :, 2] > 0
+        assert np.isnan(points[~labelled]).all()
+        np.testing.assert_allclose(points[labelled], keypoints[row, labelled, :2], atol=1e-3)
+
+
+def test_missing_images_are_refused_with_one_name(folder, images, tmp_path):
+    with pytest.raises(TrainError, match=r"3 of 3 images are not in .*000.jpg for one"):
+        read_gallery(folder, tmp_path)
+    with pytest.raises(TrainError, match="is no file of a gallery"):
+        read_gallery(tmp_path, images)
+
+
+# --- FiftyOne ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_interpreter_without_fiftyone_is_refused_before_anything_is_computed(store, images, tmp_path, capsys):
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    for python in (tmp_path / "python", tmp_path / "nowhere"):
+        places = ["--store", str(store.path), "--images", str(images), "--out", str(tmp_path / "out")]
+        assert main(["fiftyone", *places, "--teacher", "--python", str(python)]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+
+
+def test_the_reading_half_needs_neither_torch_nor_numpy(folder, images):
+    program = (
+        "import sys\nfrom pathlib import Path\nimport train.gallery.__main__\n"
+        "from train.gallery.read import read_gallery\n"
+        f"assert len(read_gallery(Path({str(folder)!r}), Path({str(images)!r})).pictures) == 3\n"
+        "print(sorted({'torch', 'numpy', 'cv2', 'cache', 'kdlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.slow
+def test_fiftyone_sorts_persons_from_worst_to_best(store, folder, images, tmp_path):
+    python = with_fiftyone()
+    name = "pose-" + json.loads((folder / "ground_truth.json").read_text())["info"]["description"]
+    database = {**os.environ, "FIFTYONE_DATABASE_DIR": str(tmp_path / "db"), "FIFTYONE_DO_NOT_TRACK": "true"}
+    program = (
+        "import json, math, fiftyone as fo\nfrom train.gallery.__main__ import main\n"
+        f"arguments = ['--gallery', {str(folder)!r}, '--images', {str(images)!r}, '--no-app']\n"
+        "assert main(arguments) == 0 and main(arguments) == 0\n"
+        f"dataset = fo.load_dataset({name!r})\n"
+        "persons = sum(dataset.values('ground_truth.keypoints.points'), [])\n"
+        "print(json.dumps({\n"
+        "    'joints': dataset.default_skeleton.labels,\n"
+        "    'images': len(dataset), 'boxes': dataset.count('boxes.detections'),\n"
+        "    'unlabelled': sum(math.isnan(x) for person in persons for x, _ in person),\n"
+        "    'oks': dataset.load_saved_view('worst persons: teacher').values('boxes.oks_teacher'),\n"
+        "    'worst': dataset.load_saved_view('worst images: teacher').values('worst_oks_teacher')}))\n"
+        "dataset.delete()"  # FiftyOne attaches to a database that already runs, whatever its folder
+    )
+    done = subprocess.run(
+        [python, "-c", program], cwd=ROOT, env=database, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert found["joints"] == list(JOINTS)
+    assert (found["images"], found["boxes"]) == (3, PEOPLE)
+    assert found["unlabelled"] == (store.instances["keypoints"][..., 2] == 0).sum()
+    expected = sorted(entry["oks"] for entry in results(store, cached_teacher(store)))
+    assert found["oks"] == pytest.approx(expected)
+    assert found["worst"] == sorted(found["worst"])
+    assert found["worst"][0] == pytest.approx(expected[0])
+
+
+def test_the_annotations_of_a_store_are_its_written_persons(store):
+    document = annotations(store)
+    assert [image["width"] for image in document["images"]] == [IMAGE_SIZE[0]] * 3
+    assert [annotation["id"] for annotation in document["annotations"]] == list(range(1000, 1000 + PEOPLE))
+    assert cache.open_store(store.path).manifest["content_sha256"] == document["info"]["content_sha256"]

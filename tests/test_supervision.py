@@ -1,0 +1,92 @@
+"""What a batch teaches, against float64 numpy: the mix of losses, the schedule, and who has a say."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from train.errors import TrainError
+from train.supervision import Supervision
+
+SHAPE = (3, 5, 8, 6)
+FLOOR, SIGMA = 0.003, 1.5
+PLAIN = Supervision("kl", SIGMA, 1.0, 1.0, 1.0, "log", FLOOR, "confidence")
+
+
+@pytest.fixture
+def batch():
+    """Teacher's maps with one map below the floor and one below zero; a third of the joints unlabelled."""
+    rng = np.random.default_rng(0)
+    heatmaps = rng.uniform(0, 1, SHAPE) ** 4
+    heatmaps[0, 1] = FLOOR / 2
+    heatmaps[1, 2] = -0.1
+    return {
+        "heatmaps": torch.from_numpy(heatmaps.astype(np.float32)),
+        "keypoints": torch.from_numpy(rng.uniform(0, 6, (*SHAPE[:2], 2)).astype(np.float32)),
+        "labelled": torch.from_numpy((rng.random(SHAPE[:2]) > 0.3).astype(np.float32)),
+    }
+
+
+@pytest.fixture
+def maps():
+    return torch.from_numpy(np.random.default_rng(1).normal(size=SHAPE).astype(np.float32))
+
+
+def density(maps):
+    """softmax(maps) at the height of a Gaussian, in float64."""
+    p = np.exp(maps.numpy().astype(np.float64))
+    return p / p.sum((-2, -1), keepdims=True) * 2 * math.pi * SIGMA**2
+
+
+def weighted_mse(maps, heatmaps, weight):
+    squares = ((density(maps) - heatmaps) ** 2).mean((-2, -1))
+    return (squares * weight).sum() / weight.sum()
+
+
+def test_the_mix_adds_the_mse_between_heatmaps_to_both_terms(maps, batch):
+    mixed, plain = (s.terms(maps, batch) for s in (dataclasses.replace(PLAIN, mse_weight=70.0), PLAIN))
+    teacher = batch["heatmaps"].numpy().astype(np.float64)
+    peaks = teacher.max((-2, -1))
+    weight = np.where(peaks >= FLOOR, peaks.clip(0, 1), 0)
+    expected = 70 * weighted_mse(maps, teacher, weight)
+    assert (mixed["kd"] - plain["kd"]).item() == pytest.approx(expected, rel=1e-4)
+    rows, columns = np.mgrid[: SHAPE[2], : SHAPE[3]]
+    x, y = np.moveaxis(batch["keypoints"].numpy().astype(np.float64), -1, 0)[..., None, None]
+    truth = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * SIGMA**2))
+    expected = 70 * weighted_mse(maps, truth, batch["labelled"].numpy())
+    assert (mixed["gt"] - plain["gt"]).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_teachers_weight_falls_to_nothing_and_the_labels_stay(maps, batch):
+    falling = dataclasses.replace(PLAIN, kd_schedule="linear")
+    start, middle, end = (falling.terms(maps, batch, progress) for progress in (0.0, 0.25, 1.0))
+    assert start["kd"] == PLAIN.terms(maps, batch, 0.9)["kd"]
+    assert middle["kd"].item() == pytest.approx(0.75 * start["kd"].item())
+    assert end["kd"].item() == 0
+    assert start["gt"] == end["gt"]
+
+
+def test_a_schedule_that_would_end_with_nothing_is_refused():
+    with pytest.raises(TrainError, match=r"--kd-schedule linear ends without a teacher: .* --gt-weight 1"):
+        dataclasses.replace(PLAIN, kd_schedule="linear", gt_weight=0.0)
+
+
+@pytest.mark.parametrize("joints", ["labelled", "all", "confidence"])
+def test_what_the_teacher_says_nothing_of_does_not_count(maps, batch, joints):
+    """A map without a value above the floor neither teaches nor dilutes the others."""
+    supervision = dataclasses.replace(PLAIN, joints=joints, mse_weight=10.0)
+    before = supervision.terms(maps, batch)["kd"]
+    changed = maps.clone()
+    changed[0, 1], changed[1, 2] = 50 * torch.rand(2, *SHAPE[2:], generator=torch.Generator().manual_seed(0))
+    assert supervision.terms(changed, batch)["kd"] == before
+    labelled = batch["labelled"].numpy()
+    peaks = batch["heatmaps"].numpy().max((-2, -1))
+    weight = {"labelled": labelled, "all": np.ones_like(labelled), "confidence": peaks.clip(0, 1)}[joints]
+    assert supervision.weights(batch)["kd"].item() == pytest.approx((weight * (peaks >= FLOOR)).sum(), rel=1e-6)
+
+
+def test_raw_maps_have_no_floor_and_all_have_a_say(batch):
+    raw = dataclasses.replace(PLAIN, logits="raw", joints="all")
+    assert raw.weights(batch)["kd"].item() == SHAPE[0] * SHAPE[1]
