@@ -20,7 +20,7 @@ from benchmarks.workspace import Precompute, Workspace
 from kdlib.evaluation import decode_to_image, evaluate_points
 from kdlib.geometry import compose_affines, invert_affine, scale_affine
 from kdlib.skeleton import FLIP_ORDER
-from kdlib.warp import warp_heatmaps
+from kdlib.warp_maps import warp_heatmaps
 from precompute.run import fill
 
 VIEWS = (1, 2, 4, 8)

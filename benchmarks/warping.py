@@ -35,7 +35,8 @@ from kdlib.geometry import (
 )
 from kdlib.heatmaps import peaks
 from kdlib.skeleton import FLIP_ORDER
-from kdlib.warp import crop_image, warp_heatmaps
+from kdlib.warp import crop_image
+from kdlib.warp_maps import warp_heatmaps
 from precompute.photographs import read_photograph
 from precompute.teacher import Teacher
 

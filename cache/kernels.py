@@ -100,18 +100,22 @@ def undo_differences(residuals: Array, codes: Array) -> int:
     Returns the largest code.
     """
     count, height, width = residuals.shape
+    row = np.empty(width, np.uint8)
     largest = np.uint8(0)
     for c in range(count):
+        row[:] = 0
         for y in range(height):
-            step = np.uint8(0)
+            differs = np.uint8(0)
             for x in range(width):
-                step = np.uint8(step + residuals[c, y, x])
-                codes[c, y, x] = step
-            if y:
+                differs |= residuals[c, y, x]
+            if differs:  # most rows differ in nothing from the row above
+                step = np.uint8(0)
                 for x in range(width):
-                    codes[c, y, x] += codes[c, y - 1, x]
-            for x in range(width):
-                largest = max(largest, codes[c, y, x])
+                    step = np.uint8(step + residuals[c, y, x])
+                    row[x] = np.uint8(row[x] + step)
+                for x in range(width):
+                    largest = max(largest, row[x])
+            codes[c, y] = row
     return int(largest)
 
 

@@ -7,12 +7,15 @@ is that of deep-high-resolution-net.pytorch (lib/dataset/coco.py, lib/utils/tran
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Affine = NDArray[np.float64]
 """(2, 3) matrix that takes column vectors (x, y, 1) of one pixel grid to (x, y) of another."""
+Rows = list[list[float]]
+"""An affine in plain numbers: for a single one, a quarter of the time that numpy takes."""
 
 PADDING = 1.25
 """HRNet's crops show the box grown by a quarter."""
@@ -78,12 +81,19 @@ def region_affine(
     Returns:
         (2, 3) float64.
     """
-    (cx, cy), (width, height) = np.asarray(center, np.float64).tolist(), output_size
-    scale = width / float(np.asarray(size).reshape(-1)[0])
-    angle = math.radians(rotation)
+    scale_from = float(np.asarray(size).reshape(-1)[0])
+    return np.array(region_rows(np.asarray(center, np.float64).tolist(), scale_from, output_size, rotation, flip=flip))
+
+
+def region_rows(
+    center: Sequence[float], region_width: float, output_size: tuple[int, int], rotation: float, *, flip: bool
+) -> Rows:
+    """`region_affine` in plain numbers, of a region of that width."""
+    (cx, cy), (width, height) = center, output_size
+    scale, angle = width / region_width, math.radians(rotation)
     a, b = scale * math.cos(angle), scale * math.sin(angle)
-    affine = np.array([[a, b, width / 2 - a * cx - b * cy], [-b, a, height / 2 + b * cx - a * cy]])
-    return compose_affines(mirror_affine(width), affine) if flip else affine
+    x, y = width / 2 - a * cx - b * cy, height / 2 + b * cx - a * cy
+    return [[-a, -b, width - 1.0 - x], [-b, a, y]] if flip else [[a, b, x], [-b, a, y]]
 
 
 def mirror_affine(width: int) -> Affine:
@@ -99,13 +109,12 @@ def scale_affine(scale: float) -> Affine:
 def invert_affine(affine: ArrayLike) -> NDArray[np.float64]:
     """Inverse of one or many affines, (..., 2, 3) float64. Raises numpy.linalg.LinAlgError if one is singular."""
     affine = np.asarray(affine, np.float64)
-    if affine.ndim == 2:  # one sample's: in plain numbers, a quarter of the time
-        return np.array(_inverse(affine.tolist()))
     linear = np.linalg.inv(affine[..., :2])
     return np.concatenate([linear, -linear @ affine[..., 2:]], axis=-1)
 
 
-def _inverse(affine: list[list[float]]) -> list[list[float]]:
+def invert_rows(affine: Rows) -> Rows:
+    """`invert_affine` of one affine in plain numbers."""
     (a, b, x), (c, d, y) = affine
     determinant = a * d - b * c
     if not determinant:
@@ -119,6 +128,12 @@ def compose_affines(outer: ArrayLike, inner: ArrayLike) -> NDArray[np.float64]:
     outer, inner = np.asarray(outer, np.float64), np.asarray(inner, np.float64)
     linear = outer[..., :2] @ inner[..., :2]
     return np.concatenate([linear, outer[..., :2] @ inner[..., 2:] + outer[..., 2:]], axis=-1)
+
+
+def compose_rows(outer: Rows, inner: Rows) -> Rows:
+    """`compose_affines` of two affines in plain numbers."""
+    (a, b, x), (c, d, y) = inner
+    return [[p * a + q * c, p * b + q * d, p * x + q * y + r] for p, q, r in outer]
 
 
 def transform_points(points: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:

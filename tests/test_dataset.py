@@ -8,7 +8,7 @@ import torch
 from kdlib.geometry import compose_affines, invert_affine, scale_affine
 from kdlib.heatmaps import decode_dark
 from kdlib.skeleton import FLIP_ORDER
-from kdlib.warp import warp_heatmaps
+from kdlib.warp_maps import warp_heatmaps
 from tests.people_store import INPUT_SIZE, make_store, picture
 from train.augment import Augmentation
 from train.dataset import StoreDataset

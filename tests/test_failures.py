@@ -133,7 +133,7 @@ def test_a_loader_thread_that_fails_is_named_with_its_place(stores, tmp_path, mo
     def broken(*_):
         raise MemoryError("no more")
 
-    monkeypatch.setattr("train.dataset.warp_image", broken)
+    monkeypatch.setattr("train.dataset.warp_packed", broken)
     assert main(command(stores, tmp_path / "run")) == 1
     error = error_of(capsys)
     assert "a loader thread failed: MemoryError: no more (test_failures.py, line " in error

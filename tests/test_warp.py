@@ -8,7 +8,9 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from kdlib.geometry import invert_affine, region_affine, scale_affine
-from kdlib.warp import crop_image, mean_heatmaps, spread_codes, warp_heatmaps, warp_image
+from kdlib.warp import crop_image, warp_image
+from kdlib.warp_maps import bordered_shape, mean_heatmaps, spread_codes, spread_values, warp_heatmaps
+from kdlib.warp_packed import warp_packed
 from tests.shared_data import COCO_REAL, PARITY, needs_coco, needs_parity
 
 AFFINE = region_affine((33.3, 21.7), (50, 66), (30, 40), 25.0, flip=True)
@@ -55,7 +57,14 @@ def test_heatmaps_are_interpolated_joint_by_joint():
     np.testing.assert_allclose(warped, reference, atol=1e-4)
 
 
-@pytest.mark.parametrize("warp", [crop_image, warp_image])
+def packed(image, affine, size):
+    """The loader's resampling of a picture of three channels."""
+    out = np.full((size[1], size[0], 3), 77, np.uint8)
+    warp_packed(np.concatenate([image, np.full_like(image[..., :1], 255)], axis=2), invert_affine(affine), out)
+    return out
+
+
+@pytest.mark.parametrize("warp", [crop_image, warp_image, packed])
 def test_the_identity_changes_nothing_and_far_away_is_black(warp):
     image = np.random.default_rng(2).integers(1, 256, (20, 31, 3), dtype=np.uint8)
     np.testing.assert_array_equal(warp(image, scale_affine(1.0), (31, 20)), image)
@@ -64,34 +73,50 @@ def test_the_identity_changes_nothing_and_far_away_is_black(warp):
     assert not warp(image, away, (31, 20)).any()
 
 
-def test_the_fast_warp_differs_from_the_exact_one_by_few_grey_levels():
+def test_opencvs_warp_differs_from_the_exact_one_by_few_grey_levels():
     image = cv2.GaussianBlur(np.random.default_rng(3).integers(0, 256, (60, 90, 3), dtype=np.uint8), (5, 5), 0)
     difference = np.abs(warp_image(image, AFFINE, (30, 40)).astype(int) - crop_image(image, AFFINE, (30, 40)))
     assert difference.max() <= 8
 
 
-def test_an_array_to_fill_is_filled():
-    maps = np.random.default_rng(4).normal(size=(16, 12, 3)).astype(np.float32)
-    out = np.full((16, 12, 3), np.nan, np.float32)
-    assert warp_heatmaps(maps, AFFINE, (12, 16), out) is out
-    assert np.isfinite(out).all()
+@pytest.mark.parametrize("angle", [0.0, 25.0, 90.0, 133.0, 180.0])
+@pytest.mark.parametrize("region", [(50, 66), (8, 11), (200, 260)])
+def test_the_loaders_warp_is_within_two_grey_levels_of_exact_interpolation(angle, region):
+    image = np.random.default_rng(3).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    affine = region_affine((33.3, 21.7), region, (30, 40), angle, flip=True)
+    exact_planes = np.stack([exact(image[:, :, c], affine, (30, 40)) for c in range(3)], axis=2)
+    difference = np.abs(packed(image, affine, (30, 40)) - exact_planes)
+    assert difference.max() <= 3.0  # noise: neighbours differ by up to 255, of which 1/256 pixel is one
+    assert difference.mean() < 0.6
+
+
+def mean_of(maps, affines, size):
+    views = [
+        spread_values(m.transpose(2, 0, 1), np.empty(bordered_shape(m.shape[2:] + m.shape[:2]), np.float32))
+        for m in maps
+    ]
+    out = np.full((size[1], size[0], maps.shape[3]), np.nan, np.float32)
+    mean_heatmaps(views, np.stack([invert_affine(affine) for affine in affines]), maps.shape[2:0:-1], out)
+    return out
 
 
 def test_views_are_averaged_over_those_that_see_a_pixel():
     rng = np.random.default_rng(5)
     maps = rng.random((3, 44, 36, 4), np.float32)
     affines = [region_affine((18 + 9 * v, 22 - 6 * v), (36, 48), (30, 40), 20.0 * v, flip=v == 1) for v in range(3)]
-    mean = mean_heatmaps(maps, np.stack([invert_affine(affine) for affine in affines]), (30, 40))
+    mean = mean_of(maps, affines, (30, 40))
     total = sum(np.stack([exact(maps[v, :, :, k], affines[v], (30, 40)) for k in range(4)], 2) for v in range(3))
     coverage = sum(exact(np.ones((44, 36)), affine, (30, 40)) for affine in affines)
     assert {1, 2, 3} <= set(np.round(coverage, 6).ravel().tolist())
     np.testing.assert_allclose(mean, total / np.maximum(coverage, 1)[:, :, None], atol=1e-5)
 
 
-def test_codes_are_looked_up_joint_by_joint_in_the_order_asked():
+@pytest.mark.parametrize("width", [7, 16])
+def test_codes_are_looked_up_joint_by_joint_in_the_order_asked(width):
     rng = np.random.default_rng(6)
-    codes, tables = rng.integers(0, 9, (3, 5, 7), np.uint8), rng.random((3, 9), np.float32)
-    maps, order = np.full((5, 7, 3), np.nan, np.float32), np.array([2, 0, 1])
-    spread_codes(codes, tables, order, maps)
-    expected = np.stack([tables[j][codes[j]] for j in order], axis=2)
-    np.testing.assert_array_equal(maps, expected)
+    codes = rng.integers(0, 9, (3, 5, width), np.uint8) * (rng.random((3, 5, width)) < 0.1).astype(np.uint8)
+    tables, order = rng.random((3, 9), np.float32), np.array([2, 0, 1])
+    tables[:, 0] = 0
+    bordered = spread_codes(codes, tables, order, np.full(bordered_shape(codes.shape), np.nan, np.float32))
+    expected = np.pad(np.stack([tables[j][codes[j]] for j in order], axis=2), ((1, 2), (1, 2), (0, 0)))
+    np.testing.assert_array_equal(bordered, expected)

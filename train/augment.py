@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.geometry import PADDING, Affine, region_affine
+from kdlib.geometry import PADDING, Rows, region_rows
 from kdlib.skeleton import UPPER_BODY
 
 HALF_BODY_JOINTS = 8
@@ -31,6 +31,8 @@ class Augmentation:
     """Probability of showing the upper or the lower body alone."""
 
 
+Region = tuple[tuple[float, float], tuple[float, float]]
+"""Centre (x, y) and size (width, height) in image pixels."""
 NONE = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
@@ -38,7 +40,7 @@ NONE = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0)
 class View:
     """One view of a person."""
 
-    affine: Affine
+    affine: Rows
     """Image pixels to input pixels, the mirror included."""
     flip: bool
 
@@ -46,7 +48,7 @@ class View:
 def draw_view(
     rng: np.random.Generator,
     augmentation: Augmentation,
-    region: tuple[NDArray[np.float32], NDArray[np.float32]],
+    region: Region,
     keypoints: NDArray[np.float32],
     input_size: tuple[int, int],
 ) -> View:
@@ -55,43 +57,40 @@ def draw_view(
     Args:
         rng: The only source of randomness.
         augmentation: What to draw from.
-        region: Centre (2,) and size (2,) of the plain crop in image pixels.
+        region: The plain crop.
         keypoints: (K, 3) x, y in image pixels and visibility.
         input_size: Width and height of the student's input.
     """
-    center, size = region
-    draws = rng.random(3)
+    draws = rng.random(3).tolist()
     if draws[0] < augmentation.half_body:
-        center, size = _half_body(rng, keypoints, region, input_size)
+        region = _half_body(rng, keypoints, region, input_size)
     spread = augmentation.scale
-    scale = np.float64(min(max(rng.normal(1.0, spread), 1 - spread), 1 + spread))
+    scale = min(max(rng.normal(1.0, spread), 1 - spread), 1 + spread)
     rotation = 0.0
     if draws[1] < augmentation.rotation_probability:
         limit = 2 * augmentation.rotation
         rotation = min(max(rng.normal(0.0, augmentation.rotation), -limit), limit)
-    flip = bool(draws[2] < augmentation.flip)
-    return View(region_affine(center, size * scale, input_size, rotation, flip=flip), flip)
+    flip = draws[2] < augmentation.flip
+    return View(region_rows(region[0], region[1][0] * scale, input_size, rotation, flip=flip), flip)
 
 
 def _half_body(
-    rng: np.random.Generator,
-    keypoints: NDArray[np.float32],
-    region: tuple[NDArray[np.float32], NDArray[np.float32]],
-    input_size: tuple[int, int],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    rng: np.random.Generator, keypoints: NDArray[np.float32], region: Region, input_size: tuple[int, int]
+) -> Region:
     """Region around the labelled joints of the upper or lower body, or the region as it was where there are too few."""
-    labelled = keypoints[:, 2] > 0
-    if labelled.sum() <= HALF_BODY_JOINTS:
+    points = keypoints.tolist()
+    labelled = [k for k, (_, _, visibility) in enumerate(points) if visibility > 0]
+    if len(labelled) <= HALF_BODY_JOINTS:
         return region
-    upper = np.isin(np.arange(len(keypoints)), UPPER_BODY)
-    first, second = (upper, ~upper) if rng.random() < 0.5 else (~upper, upper)
-    chosen = labelled & (first if (labelled & first).sum() > 2 else second)
-    if chosen.sum() < 2:
+    upper, lower = [k for k in labelled if k in UPPER_BODY], [k for k in labelled if k not in UPPER_BODY]
+    first, second = (upper, lower) if rng.random() < 0.5 else (lower, upper)
+    chosen = first if len(first) > 2 else second
+    if len(chosen) < 2:
         return region
-    points = keypoints[chosen, :2]
-    low, high = points.min(axis=0), points.max(axis=0)
-    width, height = high - low
+    columns, rows = [points[k][0] for k in chosen], [points[k][1] for k in chosen]
+    width, height = max(columns) - min(columns), max(rows) - min(rows)
     aspect = input_size[0] / input_size[1]
-    size = np.array([max(width, height * aspect), max(height, width / aspect)], np.float32) * HALF_BODY_PADDING
-    smallest = region[1] / (4 * PADDING)
-    return points.mean(axis=0), np.maximum(size, smallest).astype(np.float32)
+    sides = (max(width, height * aspect), max(height, width / aspect))
+    smallest = 1 / (4 * PADDING)
+    grown = [max(side * HALF_BODY_PADDING, old * smallest) for side, old in zip(sides, region[1], strict=True)]
+    return (sum(columns) / len(columns), sum(rows) / len(rows)), (grown[0], grown[1])

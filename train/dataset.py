@@ -4,30 +4,27 @@
 fills whole batches through `StoreDataset.fill`.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdlib.geometry import (
-    Affine,
-    box_to_region,
-    clip_boxes,
-    compose_affines,
-    invert_affine,
-    scale_affine,
-    transform_points,
-)
+from kdlib.geometry import Rows, box_to_region, clip_boxes, compose_rows, invert_rows
 from kdlib.skeleton import FLIP_ORDER
-from kdlib.warp import mean_heatmaps, spread_codes, warp_image
+from kdlib.warp_maps import bordered_shape, mean_heatmaps, spread_codes, spread_values
+from kdlib.warp_packed import warp_packed
 from train.augment import NONE, Augmentation, View, draw_view
 from train.errors import BadRecordError, TrainError
+from train.pixels import decode_frame, read_image
+from train.scratch import SCRATCH
 from train.students import STRIDE
 
 _SAME_ORDER = np.arange(len(FLIP_ORDER))
+_SAME_PIXELS: Rows = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
 
 
 class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
@@ -102,43 +99,38 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     def fill(self, batch: dict[str, NDArray[Any]], slot: int, row: int, epoch: int) -> None:
         """Put the sample of a row, as this epoch sees it, into a slot of a batch. Safe in threads."""
         view = self._view(row, epoch)
-        to_image = invert_affine(view.affine)
+        to_image = invert_rows(view.affine)
         pixels, image_to_pixels = self._pixels(row)
-        affine = invert_affine(compose_affines(image_to_pixels, to_image))
-        warp_image(pixels, affine, self.input_size, batch["image"][slot])
-        batch["keypoints"][slot], batch["labelled"][slot] = self._targets(row, view)
-        batch["affine"][slot], batch["row"][slot] = view.affine, row
+        warp_packed(pixels, np.array(compose_rows(image_to_pixels, to_image)), batch["image"][slot])
+        affine = batch["affine"][slot]
+        affine[...], batch["row"][slot] = view.affine, row
+        order = FLIP_ORDER if view.flip else _SAME_ORDER
+        targets = batch["keypoints"][slot], batch["labelled"][slot]
+        _fill_targets(self.keypoints[row], order, affine, self.heatmap_size, *targets)
         if self.views is not None:
             chosen = self._stored_views(view.flip)
             inverses = self._to_maps(row, chosen, to_image)
-            mean_heatmaps(self._maps(row, chosen, view.flip), inverses, self.heatmap_size, batch["heatmaps"][slot])
+            size = (self.store.spec.width, self.store.spec.height)
+            mean_heatmaps(self._maps(row, chosen, view.flip), inverses, size, batch["heatmaps"][slot])
 
     def _view(self, row: int, epoch: int) -> View:
         rng = np.random.default_rng((self.seed, epoch, row))
-        region = (self.centers[row], self.sizes[row])
-        return draw_view(rng, self.augmentation, region, self.keypoints[row], self.input_size)
+        (x, y), (width, height) = self.centers[row].tolist(), self.sizes[row].tolist()
+        return draw_view(rng, self.augmentation, ((x, y), (width, height)), self.keypoints[row], self.input_size)
 
-    def _pixels(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-        """RGB pixels that show the person, and the affine from image pixels to them."""
+    def _pixels(self, row: int) -> tuple[NDArray[np.uint8], Rows]:
+        """Pixels (H, W, 4) that show the person, and the affine from image pixels to them."""
         if self.images is None:
-            frame = cv2.imdecode(np.frombuffer(self.store.frame(row), np.uint8), cv2.IMREAD_COLOR_RGB)
-            affine = self.store.frame_affine[row]
+            frame, affine = decode_frame(self.store.frame(row)), self.store.frame_affine[row].tolist()
         else:
             path = self.images / self.store.instances["file_name"][row]
-            frame = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-            affine = scale_affine(1.0)
+            frame, affine = read_image(path), _SAME_PIXELS
         if frame is None:
             where = "its stored frame" if self.images is None else path
             raise BadRecordError(f"row {row} of {self.store.path}: {where} is missing or is no image")
         if self.images is not None and frame.shape[1::-1] != tuple(self.store.instances["image_size"][row]):
             raise BadRecordError(f"{path} is {frame.shape[1]}x{frame.shape[0]} and was annotated at another size")
-        return np.asarray(frame, np.uint8), affine
-
-    def _targets(self, row: int, view: View) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        keypoints = self.keypoints[row][FLIP_ORDER] if view.flip else self.keypoints[row]
-        points = transform_points(keypoints[:, :2], view.affine) * (1 / STRIDE)
-        inside = ((points > -0.5) & (points < np.array(self.heatmap_size) - 0.5)).all(axis=1)
-        return points.astype(np.float32), ((keypoints[:, 2] > 0) & inside).astype(np.float32)
+        return frame, affine
 
     def _stored_views(self, flip: bool) -> list[int]:
         """Which stored views a sample of that handedness is made of."""
@@ -147,26 +139,34 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         matching = [v for v, mirrored in enumerate(self.flips) if mirrored == flip]
         return matching[:1] if self.views == "matching" and matching else [0]
 
-    def _to_maps(self, row: int, chosen: list[int], to_image: Affine) -> NDArray[np.float64]:
+    def _to_maps(self, row: int, chosen: list[int], to_image: Rows) -> NDArray[np.float64]:
         """(V, 2, 3) heatmap pixels of the sample to pixels of each stored view's maps."""
-        to_frame = compose_affines(self.store.frame_affine[row], compose_affines(to_image, scale_affine(STRIDE)))
-        return compose_affines(self.store.view_affine[row, chosen] / self.teacher_stride, to_frame)
+        from_maps = [[a * STRIDE, b * STRIDE, x] for a, b, x in to_image]
+        to_frame = compose_rows(self.store.frame_affine[row].tolist(), from_maps)
+        views = self.store.view_affine[row].tolist()
+        return np.array([compose_rows(views[view], to_frame) for view in chosen]) / self.teacher_stride
 
-    def _maps(self, row: int, chosen: list[int], flip: bool) -> NDArray[np.float32]:
-        """(V, H, W, K) stored maps, joints last, left and right as in a sample of that handedness."""
-        joints, height, width = self.store.spec.map_shape
-        maps = np.empty((len(chosen), height, width, joints), np.float32)
-        for view, out in zip(chosen, maps, strict=True):
+    def _maps(self, row: int, chosen: list[int], flip: bool) -> Iterator[NDArray[np.float32]]:
+        """Each view's bordered maps, left and right as in a sample of that handedness, one after the other."""
+        bordered = SCRATCH.array("maps", bordered_shape(self.store.spec.map_shape), np.float32)
+        for view in chosen:
             order = FLIP_ORDER if self.flips[view] != flip else _SAME_ORDER
-            self._stored_maps(row, view, order, out)
-        return maps
+            if self.store.codec.name == "root4":
+                codes, peak = self.store.codes(row, view)
+                yield spread_codes(codes, self.store.codec.tables(peak), order, bordered)
+            else:
+                yield spread_values(self.store.heatmap(row, view)[order], bordered)
 
-    def _stored_maps(self, row: int, view: int, order: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-        if self.store.codec.name == "root4":
-            codes, peak = self.store.codes(row, view)
-            spread_codes(codes, self.store.codec.tables(peak), order, out)
-        else:
-            out[...] = self.store.heatmap(row, view)[order].transpose(1, 2, 0)
+
+@numba.njit(nogil=True, cache=True)
+def _fill_targets(keypoints, order, affine, size, points, labelled):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Fill points (K, 2) and labelled (K,) with keypoints[order] in heatmap pixels, and whether they lie in the map."""
+    for k in range(len(order)):
+        x, y, visibility = keypoints[order[k]]
+        u = (affine[0, 0] * x + affine[0, 1] * y + affine[0, 2]) / STRIDE
+        v = (affine[1, 0] * x + affine[1, 1] * y + affine[1, 2]) / STRIDE
+        inside = -0.5 < u < size[0] - 0.5 and -0.5 < v < size[1] - 0.5
+        points[k, 0], points[k, 1], labelled[k] = u, v, visibility > 0 and inside
 
 
 def as_tensors(batch: dict[str, NDArray[Any]]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,154 @@
+"""Resampling heatmaps into another view: the mean of the stored views of one person, joints last.
+
+Maps are *bordered* on the way: zeros around them, so that no tap of the interpolation needs a check, and all joints of
+a pixel beside each other, so that one set of weights serves them all, eight at a time.
+"""
+
+from collections.abc import Iterable
+
+import numba
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kdlib.geometry import invert_affine
+
+BEFORE, AFTER = 1, 2
+"""Border rows and columns in front and behind: a tap lies up to a pixel outside and has neighbours behind it."""
+
+
+@numba.njit(nogil=True, cache=True)
+def _spread_codes(words, codes, tables, order, bordered):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Fill bordered with tables[j, codes[j]], j = order[k], skipping the words of codes (K, H, W) that are all 0."""
+    joints, rows, count = words.shape
+    each = codes.shape[2] // count
+    bordered[...] = 0
+    for k in range(joints):
+        j = order[k]
+        for y in range(rows):
+            for word in range(count):
+                if words[j, y, word]:
+                    for x in range(word * each, word * each + each):
+                        bordered[y + 1, x + 1, k] = tables[j, codes[j, y, x]]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _fill_share(inverses, rows, columns, share):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Fill share (h, w): 1 over how often the views cover a pixel, 1 where that is less than once."""
+    zero, one = np.float32(0), np.float32(1)
+    for v in range(share.shape[0]):
+        share[v] = 0
+        for view in range(len(inverses)):
+            dx, dy = np.float32(inverses[view, 0, 0]), np.float32(inverses[view, 1, 0])
+            x0 = np.float32(inverses[view, 0, 1] * v + inverses[view, 0, 2])
+            y0 = np.float32(inverses[view, 1, 1] * v + inverses[view, 1, 2])
+            for u in range(share.shape[1]):
+                x, y = dx * np.float32(u) + x0, dy * np.float32(u) + y0
+                wide = min(max(min(x + one, np.float32(columns) - x), zero), one)
+                high = min(max(min(y + one, np.float32(rows) - y), zero), one)
+                share[v, u] += wide * high
+        for u in range(share.shape[1]):
+            share[v, u] = one / max(share[v, u], one)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _add_view(bordered, inverse, share, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Add share (h, w) times the resampled bordered maps (H + 3, W + 3, K) to out (h, w, K)."""
+    zero, one = np.float32(0), np.float32(1)
+    lowest, rightmost = np.float32(bordered.shape[0] - 2), np.float32(bordered.shape[1] - 2)
+    joints = bordered.shape[2]
+    pixel, line = np.uint64(joints), np.uint64(bordered.shape[1] * joints)  # unsigned indices never count from the end
+    values, shares, results = bordered.ravel(), share.ravel(), out.reshape(-1, joints)
+    dx, dy, at = np.float32(inverse[0, 0]), np.float32(inverse[1, 0]), np.uint64(0)
+    for v in range(out.shape[0]):
+        x0 = np.float32(inverse[0, 1] * v + inverse[0, 2] + 1)
+        y0 = np.float32(inverse[1, 1] * v + inverse[1, 2] + 1)
+        for u in range(out.shape[1]):
+            x = min(max(x0 + dx * np.float32(u), zero), rightmost)
+            y = min(max(y0 + dy * np.float32(u), zero), lowest)
+            column, row = np.int32(x), np.int32(y)
+            right, down = x - np.float32(column), y - np.float32(row)
+            up, down = shares[at] * (one - down), shares[at] * down
+            a, b, c, d = up * (one - right), up * right, down * (one - right), down * right
+            i = np.uint64(np.uint32(row)) * line + np.uint64(np.uint32(column)) * pixel
+            j = i + line
+            north_west, north_east = values[i : i + pixel], values[i + pixel : i + pixel + pixel]
+            south_west, south_east = values[j : j + pixel], values[j + pixel : j + pixel + pixel]
+            here = results[at]
+            for k in range(joints):
+                here[k] += a * north_west[k] + b * north_east[k] + c * south_west[k] + d * south_east[k]
+            at += np.uint64(1)
+
+
+def bordered_shape(map_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Shape of the bordered form of maps (K, H, W)."""
+    joints, height, width = map_shape
+    return BEFORE + height + AFTER, BEFORE + width + AFTER, joints
+
+
+def spread_codes(
+    codes: NDArray[np.uint8], tables: NDArray[np.float32], order: NDArray[np.int64], bordered: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Look codes up and turn the joints' axis to the end, as `mean_heatmaps` wants them.
+
+    Most of a heatmap is background, code 0: eight such pixels in a row are passed over in one step.
+
+    Args:
+        codes: (K, H, W) uint8.
+        tables: (K, 256 or fewer) float32 value of each code, 0 of code 0; every code must be in it.
+        order: (K,) joint of the codes that each joint of the maps is taken from.
+        bordered: Contiguous float32 array of `bordered_shape` to fill.
+
+    Returns:
+        That array.
+    """
+    words = codes.view(np.uint64) if codes.shape[2] % 8 == 0 else codes
+    _spread_codes(words, codes, tables, order, bordered)
+    return bordered
+
+
+def spread_values(maps: NDArray[np.float32], bordered: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Maps (K, H, W) float32 in their bordered form, in an array that is filled and returned."""
+    bordered[...] = 0
+    bordered[BEFORE:-AFTER, BEFORE:-AFTER] = maps.transpose(1, 2, 0)
+    return bordered
+
+
+def mean_heatmaps(
+    views: Iterable[NDArray[np.float32]],
+    inverses: NDArray[np.float64],
+    map_size: tuple[int, int],
+    out: NDArray[np.float32],
+) -> None:
+    """Resample several views' heatmaps of one person bilinearly onto one grid and average them.
+
+    A pixel is the mean of the views that see it; where together they cover it less than once, the rest counts as zero.
+
+    Args:
+        views: Each view's bordered maps; an iterator may fill one array again and again.
+        inverses: (V, 2, 3) float64 pixels of the result to pixels of each view's maps.
+        map_size: Width and height of the views' maps, without their borders.
+        out: Contiguous (height, width, K) float32 array to fill.
+    """
+    share = np.empty(out.shape[:2], np.float32)
+    _fill_share(inverses, map_size[1], map_size[0], share)
+    out[...] = 0
+    for bordered, inverse in zip(views, inverses, strict=True):
+        _add_view(bordered, inverse, share, out)
+
+
+def warp_heatmaps(maps: NDArray[np.float32], affine: ArrayLike, output_size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resample the heatmaps of one view.
+
+    Args:
+        maps: (H, W, K) float32.
+        affine: (2, 3) pixels of these maps to pixels of the new ones.
+        output_size: Width and height of the new maps.
+
+    Returns:
+        (height, width, K) float32.
+    """
+    height, width, joints = maps.shape
+    bordered = spread_values(maps.transpose(2, 0, 1), np.empty(bordered_shape((joints, height, width)), np.float32))
+    out = np.empty((output_size[1], output_size[0], joints), np.float32)
+    mean_heatmaps([bordered], invert_affine(affine)[None], (width, height), out)
+    return out
