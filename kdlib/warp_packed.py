@@ -14,6 +14,8 @@ from kdlib.warp import resample_pixel
 
 LANES = 0x00FF00FF
 """Two channels of a packed pixel, each with 8 bits of room above."""
+LARGEST_SIDE = 32_767
+"""Pixels: positions are 32-bit numbers in 1/65536 pixel."""
 
 
 @numba.njit(nogil=True, cache=True)
@@ -134,7 +136,7 @@ def warp_packed(image: NDArray[np.uint8], inverse: NDArray[np.float64], out: NDA
     """Resample an image bilinearly, nine times as fast as `crop_image`.
 
     Args:
-        image: Contiguous (H, W, 4) uint8 of at most 32,767 pixels a side; the last channel is ignored.
+        image: Contiguous (H, W, 4) uint8 of at most `LARGEST_SIDE` pixels a side; the last channel is ignored.
         inverse: (2, 3) float64 pixels of the result to image pixels.
         out: Contiguous (height, width, 3) uint8 array to fill.
     """

@@ -105,7 +105,7 @@ def test_a_student_that_draws_random_numbers_is_resumed_exactly(store, tmp_path)
     """Every step seeds torch from the run's seed and its own number, so there is no generator's state to lose."""
 
     def with_dropout():
-        made = trainer(store, tmp_path)
+        made = trainer(store, tmp_path, head="pyramid")
         made.state.model.head.narrow.append(torch.nn.Dropout(0.5))
         made.state.model.train()
         return made

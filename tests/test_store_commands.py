@@ -16,6 +16,7 @@ from cache.codec import log_divergence
 from cache.diff import diff_stores
 from cache.integrity import seal
 from tests import people_store, small_store
+from tests.hdf5_mutations import lookup3, sealed_blocks
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,6 +64,20 @@ def test_verify_of_a_sound_store(path, capsys):
     assert run(capsys, "verify", path)[0] == 0
     found = json.loads(run(capsys, "verify", path, "--json")[1])
     assert found == {"ok": True, "bad_instances": [], "bad_shards": [], "problems": []}
+
+
+def test_verify_survives_what_kills_hdf5s_library(tmp_path, capsys):
+    """A B-tree whose records have size 0, under a checksum made to match: HDF5 divides by it."""
+    data = bytearray((Path(__file__).parent / "golden" / "v1-root4.h5").read_bytes())
+    start, length = next(b for b in sealed_blocks(bytes(data)) if data[b[0] : b[0] + 4] == b"BTHD")
+    data[start + 10 : start + 12] = b"\0\0"
+    data[start + length : start + length + 4] = lookup3(bytes(data[start : start + length])).to_bytes(4, "little")
+    path = tmp_path / "bent.h5"
+    path.write_bytes(data)
+    assert main(["verify", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert "dies of this file" in out + err
+    assert path.read_bytes() == data
 
 
 def test_verify_lists_bad_records(tmp_path, capsys):

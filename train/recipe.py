@@ -31,14 +31,16 @@ class Recipe:
     """How to train one student."""
 
     student: str = _knob("squeezenet1_1", "backbone: squeezenet1_1, squeezenet1_0, timm:NAME or torchvision:NAME")
-    head: str = _knob("pyramid", "pyramid (takes in finer features), deconv (light, learnt) or interp (the notebook's)")
+    head: str = _knob(
+        "deconv", "deconv (learnt doublings), pyramid (takes in finer features) or interp (the notebook's)"
+    )
     input_size: str = _knob("", "HEIGHTxWIDTH, e.g. 256x192, of the student's input; the teacher's where not given")
     pretrained: str = _knob("auto", "ImageNet weights: auto (download), none, or a file")
 
     epochs: int = _knob(20, "passes over the store")
     batch_size: int = _knob(32, "instances a step, over all processes")
     accumulate: int = _knob(1, "parts a step's batch is computed in, one after the other, where memory is short")
-    learning_rate: float = _knob(2e-3, "peak learning rate of AdamW")
+    learning_rate: float = _knob(1e-3, "peak learning rate of AdamW")
     weight_decay: float = _knob(1e-2, "of AdamW; not applied to biases and norms")
     warmup: float = _knob(0.05, "share of the steps with linearly growing learning rate; then cosine to zero")
     clip: float = _knob(1.0, "largest norm of the gradient; 0 never clips")
