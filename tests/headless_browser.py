@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
-import select
+import selectors
 import shutil
 import subprocess
 import sys
@@ -32,6 +32,8 @@ class Browser:
     def __init__(self, process, to, fro):
         self.process, self.to, self.fro = process, to, fro
         self.events, self.buffer, self.count, self.session = [], b"", 0, None
+        self.waiting = selectors.DefaultSelector()  # select() itself knows no descriptor above 1,023
+        self.waiting.register(fro, selectors.EVENT_READ)
         targets = self.call("Target.getTargets")["targetInfos"]
         page = next(target["targetId"] for target in targets if target["type"] == "page")
         self.session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
@@ -53,7 +55,7 @@ class Browser:
     def _next(self):
         deadline = time.monotonic() + PATIENCE
         while b"\0" not in self.buffer:
-            if not select.select([self.fro], [], [], max(0, deadline - time.monotonic()))[0]:
+            if not self.waiting.select(max(0, deadline - time.monotonic())):
                 raise TimeoutError(f"the browser said nothing for {PATIENCE} s")
             data = os.read(self.fro, 1 << 20)
             assert data, "the browser ended"
@@ -112,7 +114,9 @@ def browser(profile):
     for end in (read_end, write_end, *inside):
         os.close(end)
     try:
-        yield Browser(process, to, fro)
+        opened = Browser(process, to, fro)
+        yield opened
+        opened.waiting.close()
     finally:
         os.close(to)
         os.close(fro)
