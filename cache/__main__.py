@@ -110,12 +110,9 @@ def _verify(options: argparse.Namespace) -> int:
     from cache.verify import Problem, bad_shards, report, verify_store
 
     crash = crash_of(options.path)
-    if crash:
-        options.repair, problems = False, [Problem(None, crash)]
-    else:
-        with _progress("verify") as progress:
-            problems = verify_store(options.path, progress)
-    staged = _repair(options.path, bad_shards(problems)) if options.repair and problems else {}
+    with _progress("verify") as progress:
+        problems = [Problem(None, crash)] if crash else verify_store(options.path, progress)
+    staged = _repair(options.path, bad_shards(problems)) if options.repair and problems and not crash else {}
     if options.json:
         print(json.dumps({**report(problems), **staged}, indent=1))
     else:

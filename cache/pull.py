@@ -20,7 +20,6 @@ from typing import NamedTuple
 from cache.errors import StoreError, StoreFormatError, StoreNotFoundError, StoreSpaceError
 from cache.file_list import MAX_LIST, SUFFIX, FileList, parse_file_list, sha256_of
 from cache.files import Files, ReadableFiles
-from cache.hdf5_probe import crash_of
 from cache.location import Location, Place
 from cache.lock import StagingLock, lock
 from cache.opening import open_store
@@ -186,10 +185,6 @@ def _fetch(files: ReadableFiles, key: str, size: int, target: Path, progress: Pr
 def _check(staged: Path, content: str, parts: Parts, source: Store) -> None:
     """The copy is the store that was promised; what is wrong is removed, so that the same command fetches it again."""
     if parts.listed is None:
-        crash = crash_of(staged)
-        if crash:
-            staged.unlink()
-            raise StoreFormatError(f"{source.path}: {crash}")
         problems = verify_store(staged)
         if problems:
             bad = {problem.instance for problem in problems}

@@ -96,11 +96,6 @@ def region_rows(
     return [[-a, -b, width - 1.0 - x], [-b, a, y]] if flip else [[a, b, x], [-b, a, y]]
 
 
-def mirror_affine(width: int) -> Affine:
-    """The mirror of a picture of that width: column x becomes width - 1 - x. (2, 3) float64."""
-    return np.array([[-1.0, 0.0, width - 1.0], [0.0, 1.0, 0.0]])
-
-
 def scale_affine(scale: float) -> Affine:
     """Multiply coordinates by a factor, as between heatmap and input pixels. (2, 3) float64."""
     return np.array([[scale, 0.0, 0.0], [0.0, scale, 0.0]])

@@ -1,7 +1,7 @@
 """The fast resampling of the loader: pictures of four bytes a pixel, in whole numbers, to 1/256 pixel.
 
 A packed pixel is one 32-bit word, so that a tap is one load and two channels are weighted by one multiplication. It is
-nearer to exact interpolation than OpenCV 4's warp (1/32 pixel): within one grey level.
+nearer to exact interpolation than OpenCV 4's warp (1/32 pixel): within two grey levels, on photographs mostly one.
 """
 
 import math

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
-import selectors
+import select
 import shutil
 import subprocess
 import sys
@@ -32,8 +32,8 @@ class Browser:
     def __init__(self, process, to, fro):
         self.process, self.to, self.fro = process, to, fro
         self.events, self.buffer, self.count, self.session = [], b"", 0, None
-        self.waiting = selectors.DefaultSelector()  # select() itself knows no descriptor above 1,023
-        self.waiting.register(fro, selectors.EVENT_READ)
+        self.waiting = select.poll()  # select() knows no descriptor above 1,023
+        self.waiting.register(fro, select.POLLIN)
         targets = self.call("Target.getTargets")["targetInfos"]
         page = next(target["targetId"] for target in targets if target["type"] == "page")
         self.session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
@@ -55,7 +55,7 @@ class Browser:
     def _next(self):
         deadline = time.monotonic() + PATIENCE
         while b"\0" not in self.buffer:
-            if not self.waiting.select(max(0, deadline - time.monotonic())):
+            if not self.waiting.poll(1000 * max(0, deadline - time.monotonic())):
                 raise TimeoutError(f"the browser said nothing for {PATIENCE} s")
             data = os.read(self.fro, 1 << 20)
             assert data, "the browser ended"
@@ -114,9 +114,7 @@ def browser(profile):
     for end in (read_end, write_end, *inside):
         os.close(end)
     try:
-        opened = Browser(process, to, fro)
-        yield opened
-        opened.waiting.close()
+        yield Browser(process, to, fro)
     finally:
         os.close(to)
         os.close(fro)

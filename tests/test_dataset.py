@@ -111,6 +111,15 @@ def test_a_store_without_frames_reads_the_image_folder(tmp_path):
         from_folder[0]
 
 
+def test_a_picture_with_too_long_a_side_is_a_bad_record(store, monkeypatch):
+    """Its positions would not fit the 32-bit numbers of the loader's resampling."""
+    wide = cv2.imencode(".jpg", np.zeros((2, 40_000, 3), np.uint8))[1].tobytes()
+    dataset = StoreDataset(store)
+    monkeypatch.setattr(store, "frame", lambda row: wide)
+    with pytest.raises(TrainError, match=r"row 1 of .*: its picture is 40000x2, more than 32,767 a side"):
+        dataset[1]
+
+
 def as_numbers(batches):
     return [{name: tensor.numpy().copy() for name, tensor in batch.items()} for batch in batches]
 

@@ -86,7 +86,7 @@ def test_the_loaders_warp_is_within_two_grey_levels_of_exact_interpolation(angle
     affine = region_affine((33.3, 21.7), region, (30, 40), angle, flip=True)
     exact_planes = np.stack([exact(image[:, :, c], affine, (30, 40)) for c in range(3)], axis=2)
     difference = np.abs(packed(image, affine, (30, 40)) - exact_planes)
-    assert difference.max() <= 3.0  # noise: neighbours differ by up to 255, of which 1/256 pixel is one
+    assert difference.max() <= 2.5  # noise: neighbours differ by up to 255, of which 1/256 pixel is one
     assert difference.mean() < 0.6
 
 
