@@ -91,7 +91,40 @@ class PyramidHead(nn.Module):
         return self.final(self.merge4(fine + self.lateral4(features.stride4[..., 1 : rows + 2, 1 : columns + 2])))
 
 
+class FusedHead(nn.Module):
+    """The doublings of `DeconvHead`, to each of which the finer features of its resolution are added.
+
+    As where HRNet fuses its branches, each side of a sum has a batch norm of its own. SqueezeNet has none, and its fine features are
+    so much larger than its coarse ones that they would drown them. The finer side's norm starts at zero: the head begins as a
+    `DeconvHead`. Finer features lie between the pixels of the doubled ones; the mean of four brings them onto the grid.
+    """
+
+    def __init__(self, channels: Taps[int], joints: int) -> None:
+        super().__init__()
+        self.double16, self.norm16 = _doubling(channels.stride16, 128), nn.BatchNorm2d(128)
+        self.lateral8 = _lateral(channels.stride8, 128)
+        self.double8, self.norm8 = _doubling(128, 64), nn.BatchNorm2d(64)
+        self.lateral4 = _lateral(channels.stride4, 64)
+        self.final = _initialised(nn.Conv2d(64, joints, 1))
+
+    def forward(self, features: Taps[Tensor]) -> Tensor:
+        """(B, K, H / 4, W / 4)."""
+        coarse = self.norm16(self.double16(features.stride16))
+        rows, columns = coarse.shape[-2:]
+        middle = (coarse + self.lateral8(features.stride8[..., : rows + 1, : columns + 1])).relu()
+        fine = self.norm8(self.double8(middle))
+        rows, columns = fine.shape[-2:]
+        return self.final((fine + self.lateral4(features.stride4[..., 1 : rows + 2, 1 : columns + 2])).relu())
+
+
+def _lateral(inputs: int, outputs: int) -> nn.Module:
+    norm = nn.BatchNorm2d(outputs)
+    nn.init.zeros_(norm.weight)
+    return nn.Sequential(nn.AvgPool2d(2, stride=1), nn.Conv2d(inputs, outputs, 1, bias=False), norm)
+
+
 HEADS: Final[dict[str, Callable[[Taps[int], int], nn.Module]]] = {
+    "fused": FusedHead,
     "pyramid": PyramidHead,
     "deconv": DeconvHead,
     "interp": InterpHead,
