@@ -42,21 +42,27 @@ def picture(points, size, affine):
     return image
 
 
-def make_store(path, count=8, *, frames=True, shift=0.0, provenance=None, codec="root4"):
-    """Write the store; ``shift`` moves the teacher's opinion off the labels, in heatmap pixels along x."""
+def make_store(path, count=8, *, frames=True, shift=0.0, provenance=None, codec="root4", turned=False):
+    """Write the store; ``shift`` moves the teacher's opinion off the labels, in heatmap pixels along x.
+
+    With ``turned``, a third view looks at 1.2 times the region, turned by 30 degrees.
+    """
     columns = persons(count)
     centers, sizes = box_to_region(columns["bbox"] - [0, 0, 1, 1], INPUT_SIZE)
     frame_size = (round(INPUT_SIZE[0] * MARGIN), round(INPUT_SIZE[1] * MARGIN))
     frame = np.stack([region_affine(c, s * MARGIN, frame_size) for c, s in zip(centers, sizes, strict=True)])
     views = np.stack(
         [
-            [compose_affines(region_affine(c, s, INPUT_SIZE, flip=flip), invert_affine(f)) for flip in (False, True)]
+            [
+                compose_affines(region_affine(c, s * size, INPUT_SIZE, angle, flip=flip), invert_affine(f))
+                for flip, size, angle in ((False, 1, 0), (True, 1, 0), (False, 1.2, 30))[: 2 + turned]
+            ]
             for c, s, f in zip(centers, sizes, frame, strict=True)
         ]
     )
     spec = cache.StoreSpec(
         instances=count,
-        views=2,
+        views=2 + turned,
         joints=17,
         height=HEATMAP_SIZE[1],
         width=HEATMAP_SIZE[0],
@@ -66,13 +72,13 @@ def make_store(path, count=8, *, frames=True, shift=0.0, provenance=None, codec=
     teacher = {"name": "gaussians", "weights_sha256": "0" * 64, "input_size": INPUT_SIZE, "heatmap_size": HEATMAP_SIZE}
     provenance = {"teacher": teacher, "logits": {"transform": "log", "floor": 0.003}, **(provenance or {})}
     truth = {k: columns[k] for k in ("annotation_id", "image_id", "bbox", "area", "iscrowd", "keypoints")}
-    writer = cache.create_store(path, spec, provenance, columns, truth, frame, views, np.array([0, 1], np.uint8))
+    writer = cache.create_store(path, spec, provenance, columns, truth, frame, views, np.array([0, 1, 0][: 2 + turned], np.uint8))
     for k in writer.pending_shards():
         with writer.shard(k) as shard:
             for i in writer.shard_range(k):
                 points = columns["keypoints"][i, :, :2]
                 maps = np.stack(
-                    [_maps(points, compose_affines(views[i, v], frame[i]), v == 1, shift) for v in range(2)]
+                    [_maps(points, compose_affines(views[i, v], frame[i]), v == 1, shift) for v in range(2 + turned)]
                 )
                 _, jpeg = cv2.imencode(".jpg", picture(points, frame_size, frame[i]), [cv2.IMWRITE_JPEG_QUALITY, 95])
                 shard.put(i, maps, jpeg.tobytes() if frames else None)

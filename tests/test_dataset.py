@@ -24,7 +24,7 @@ def store(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("input_size", [None, (128, 192)])
-@pytest.mark.parametrize("views", ["average", "matching", "first"])
+@pytest.mark.parametrize("views", ["average", "matching", "first", "replay"])
 def test_picture_keypoints_and_heatmaps_agree_in_every_view(store, input_size, views):
     dataset = StoreDataset(store, input_size, STRONG, views=views, seed=3)
     width, height = input_size or INPUT_SIZE
@@ -53,6 +53,20 @@ def test_the_plain_view_is_the_teachers_own_crop(store):
     dataset = StoreDataset(store, views="first")
     for i in range(len(dataset)):
         np.testing.assert_allclose(dataset[i]["heatmaps"].numpy(), store.heatmap(i, 0), atol=1e-5)
+
+
+def test_a_replayed_view_is_what_the_teacher_saw(tmp_path):
+    store = make_store(tmp_path / "s.zarr", turned=True)
+    dataset = StoreDataset(store, views="replay", seed=4)
+    replayed = set()
+    for dataset.epoch in range(6):
+        for row in range(len(dataset)):
+            sample = dataset[row]
+            seen = compose_affines(store.view_affine[row], store.frame_affine[row])
+            (view,) = np.flatnonzero(np.abs(seen - sample["affine"].numpy()).max(axis=(1, 2)) < 1e-6)
+            np.testing.assert_allclose(sample["heatmaps"].numpy(), store.heatmap(row, view), atol=1e-5)
+            replayed.add((row, int(view)))
+    assert len(replayed) > 0.85 * 3 * len(store)  # of three views each, a view is missed with probability (2 / 3) ** 6
 
 
 @pytest.mark.parametrize("codec", ["root4", "float32"])

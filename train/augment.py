@@ -43,6 +43,8 @@ class View:
     affine: Rows
     """Image pixels to input pixels, the mirror included."""
     flip: bool
+    replayed: int | None = None
+    """The stored view that it starts from, and that alone teaches it."""
 
 
 def draw_view(

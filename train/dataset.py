@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdlib.geometry import Rows, box_to_region, clip_boxes, compose_rows, invert_rows
+from kdlib.geometry import Rows, box_to_region, clip_boxes, compose_rows, invert_rows, transform_points
 from kdlib.skeleton import FLIP_ORDER
 from kdlib.warp_maps import bordered_shape, mean_heatmaps, spread_codes, spread_values
 from kdlib.warp_packed import LARGEST_SIDE, warp_packed
@@ -40,6 +40,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         input_size: Width and height of the student's input; the teacher's where None.
         augmentation: Random views; the plain crop where None.
         views: Stored views the teacher's maps are made of: ``average``, ``matching``, ``first``; None leaves them out.
+            ``replay`` shows one stored view, drawn anew in every epoch, as the teacher saw it; the augmentation then starts from it.
         images: Folder of the original images, for a store without frames.
         seed: Of the augmentation; a sample depends on (seed, epoch, row) alone.
 
@@ -108,15 +109,28 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         targets = batch["keypoints"][slot], batch["labelled"][slot]
         _fill_targets(self.keypoints[row], order, affine, self.heatmap_size, *targets)
         if self.views is not None:
-            chosen = self._stored_views(view.flip)
+            chosen = self._stored_views(view)
             inverses = self._to_maps(row, chosen, to_image)
             size = (self.store.spec.width, self.store.spec.height)
             mean_heatmaps(self._maps(row, chosen, view.flip), inverses, size, batch["heatmaps"][slot])
 
     def _view(self, row: int, epoch: int) -> View:
         rng = np.random.default_rng((self.seed, epoch, row))
+        if self.views == "replay":
+            return self._replayed(row, rng)
         (x, y), (width, height) = self.centers[row].tolist(), self.sizes[row].tolist()
         return draw_view(rng, self.augmentation, ((x, y), (width, height)), self.keypoints[row], self.input_size)
+
+    def _replayed(self, row: int, rng: np.random.Generator) -> View:
+        """A stored view, drawn with equal chances, and the augmentation on top of it."""
+        stored = int(rng.integers(len(self.flips)))
+        seen = compose_rows(self.store.view_affine[row, stored].tolist(), self.store.frame_affine[row].tolist())
+        keypoints = self.keypoints[row].copy()
+        keypoints[:, :2] = transform_points(keypoints[:, :2], seen)
+        width, height = self.store.manifest["provenance"]["teacher"]["input_size"]
+        whole = (width / 2, height / 2), (width, height)
+        drawn = draw_view(rng, self.augmentation, whole, keypoints, self.input_size)
+        return View(compose_rows(drawn.affine, seen), drawn.flip != self.flips[stored], replayed=stored)
 
     def _pixels(self, row: int) -> tuple[NDArray[np.uint8], Rows]:
         """Pixels (H, W, 4) that show the person, and the affine from image pixels to them."""
@@ -137,11 +151,13 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             raise BadRecordError(f"{path} is {frame.shape[1]}x{frame.shape[0]} and was annotated at another size")
         return frame, affine
 
-    def _stored_views(self, flip: bool) -> list[int]:
-        """Which stored views a sample of that handedness is made of."""
+    def _stored_views(self, view: View) -> list[int]:
+        """Which stored views a sample is made of."""
+        if view.replayed is not None:
+            return [view.replayed]
         if self.views == "average":
             return list(range(len(self.flips)))
-        matching = [v for v, mirrored in enumerate(self.flips) if mirrored == flip]
+        matching = [v for v, mirrored in enumerate(self.flips) if mirrored == view.flip]
         return matching[:1] if self.views == "matching" and matching else [0]
 
     def _to_maps(self, row: int, chosen: list[int], to_image: Rows) -> NDArray[np.float64]:

@@ -72,8 +72,9 @@ class Recipe:
     )
     views: str = _knob(
         "average",
-        "stored views a target is made of: average (of all), matching (mirrored like the sample), or first",
-        choices=["average", "matching", "first"],
+        "stored views a target is made of: average (of all), matching (mirrored like the sample), first, or replay "
+        "(a random one, shown as the teacher saw it; --flip, --rotation and --scale then change that view)",
+        choices=["average", "matching", "first", "replay"],
     )
 
     flip: float = _knob(0.5, "probability of mirroring")
