@@ -32,8 +32,12 @@ TABLES: dict[str, dict[str, str]] = {
         for temperature in (1, 2, 4, 8)
     },
     "joints": {joints: f"distill --joints {joints}" for joints in ("labelled", "all", "confidence")},
-    "views": {views: f"distill --views {views}" for views in ("first", "matching", "average")},
-    "heads": {head: f"distill --head {head}" for head in ("interp", "deconv", "pyramid")},
+    "views": {views: f"distill --views {views}" for views in ("first", "matching", "average")}
+    | {
+        "replay": "distill --views replay --flip 0 --rotation 0 --scale 0",
+        "replay, moved a little": "distill --views replay --flip 0 --rotation 10 --scale 0.1",
+    },
+    "heads": {head: f"distill --head {head}" for head in ("interp", "deconv", "pyramid", "fused")},
 }
 METRICS = ("ap", "ap50", "pck@0.05", "pck@0.1")
 

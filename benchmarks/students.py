@@ -1,6 +1,6 @@
 """What students cost, side by side: parameters, multiply-adds and CPU latency of a few backbones.
 
-    python -m benchmarks.students [--input-size 256x192] [--head pyramid] [NAME ...]
+    python -m benchmarks.students [--input-size 256x192] [--head fused] [NAME ...]
 
 A table for people, no benchmark line: latency is that of this machine and of its load.
 """
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.students", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="students as --student takes them")
     parser.add_argument("--input-size", default="256x192", help="height x width")
-    parser.add_argument("--head", default="pyramid")
+    parser.add_argument("--head", default="fused")
     arguments = parser.parse_args(argv)
 
     import torch

@@ -47,7 +47,7 @@ def test_features_of_every_stride_meet_on_the_heatmap_grid(name):
     padding = PADDING[name][0]
     assert (four, eight, sixteen) == (4, 8, 16)
     assert coarse - padding == 6
-    # The pyramid's 2x2 kernels look half a feature further; the finest features are taken from index 1 on.
+    # The 2x2 means of the finer features look half a feature further; the finest features are taken from index 1 on.
     assert middle - padding + eight / 2 == 2
     assert fine - padding + four * 1.5 == 0
 
@@ -72,8 +72,20 @@ def test_a_student_of_centred_filters_answers_where_it_was_asked(head):
     assert abs(y - 32) < 1.5
 
 
-def test_every_parameter_learns():
-    student = build_student("squeezenet1_1", "deconv", 17, (96, 128))
+def test_a_fused_head_begins_as_a_deconv_head():
+    student = build_student("squeezenet1_1", "fused", 17, (96, 128))
+    deconv = build_student("squeezenet1_1", "deconv", 17, (96, 128))
+    deconv.features.load_state_dict(student.features.state_dict())
+    parts = (student.head.double16, student.head.norm16, student.head.double8, student.head.norm8, student.head.final)
+    for part, same in zip(parts, (deconv.head.layers[i] for i in (0, 1, 3, 4, 6)), strict=True):
+        same.load_state_dict(part.state_dict())
+    pictures = torch.randn(2, 3, 128, 96)
+    assert torch.equal(student(pictures), deconv(pictures))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_parameter_learns(head):
+    student = build_student("squeezenet1_1", head, 17, (96, 128))
     student(torch.randn(2, 3, 128, 96)).square().sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in student.parameters())
 
