@@ -4,9 +4,9 @@
         --input-size 128x96 --epochs 30 --pretrained squeezenet1_1.pth
 
 The peer of `python -m train distill` for accuracy: the same loop, samples, seeds and flags, with the teacher beside the
-student in every step in place of the stored maps. The teacher sees the view at its own input size; student's pixels and
-maps are every second, third ... pixel of the teacher's, as the trainer samples them. This takes hours, asserts nothing, and
-is no part of `make bench`.
+student in every step in place of the stored maps. The teacher sees the view at its own input size; the student's pixels
+and maps are every second, third ... of the teacher's, as the trainer samples them. This takes hours, asserts nothing,
+and is no part of `make bench`.
 """
 
 import argparse

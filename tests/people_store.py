@@ -72,7 +72,9 @@ def make_store(path, count=8, *, frames=True, shift=0.0, provenance=None, codec=
     teacher = {"name": "gaussians", "weights_sha256": "0" * 64, "input_size": INPUT_SIZE, "heatmap_size": HEATMAP_SIZE}
     provenance = {"teacher": teacher, "logits": {"transform": "log", "floor": 0.003}, **(provenance or {})}
     truth = {k: columns[k] for k in ("annotation_id", "image_id", "bbox", "area", "iscrowd", "keypoints")}
-    writer = cache.create_store(path, spec, provenance, columns, truth, frame, views, np.array([0, 1, 0][: 2 + turned], np.uint8))
+    writer = cache.create_store(
+        path, spec, provenance, columns, truth, frame, views, np.array([0, 1, 0][: 2 + turned], np.uint8)
+    )
     for k in writer.pending_shards():
         with writer.shard(k) as shard:
             for i in writer.shard_range(k):

@@ -40,7 +40,8 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         input_size: Width and height of the student's input; the teacher's where None.
         augmentation: Random views; the plain crop where None.
         views: Stored views the teacher's maps are made of: ``average``, ``matching``, ``first``; None leaves them out.
-            ``replay`` shows one stored view, drawn anew in every epoch, as the teacher saw it; the augmentation then starts from it.
+            ``replay`` shows one stored view, drawn anew in every epoch, as the teacher saw it; the augmentation then
+            starts from it.
         images: Folder of the original images, for a store without frames.
         seed: Of the augmentation; a sample depends on (seed, epoch, row) alone.
 

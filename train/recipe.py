@@ -33,8 +33,8 @@ class Recipe:
     student: str = _knob("squeezenet1_1", "backbone: squeezenet1_1, squeezenet1_0, timm:NAME or torchvision:NAME")
     head: str = _knob(
         "fused",
-        "fused (learnt doublings, finer features added to them), deconv (the doublings alone), pyramid (for random weights), or "
-        "interp (the notebook's)",
+        "fused (learnt doublings, finer features added to them), deconv (the doublings alone), pyramid (for random "
+        "weights), or interp (the notebook's)",
     )
     input_size: str = _knob("", "HEIGHTxWIDTH, e.g. 256x192, of the student's input; the teacher's where not given")
     pretrained: str = _knob("auto", "ImageNet weights: auto (download), none, or a file")
