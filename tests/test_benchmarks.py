@@ -3,13 +3,19 @@
 import datetime
 import json
 
+import numpy as np
 import pytest
+import torch
 
-from benchmarks import codec, reading, recipes, warping
+from benchmarks import codec, live, reading, recipes, warping
 from benchmarks.effort import QUICK
 from benchmarks.report import Line, keep
 from benchmarks.timing import interleave
 from benchmarks.workspace import Workspace
+from tests.people_store import INPUT_SIZE, make_store
+from train.augment import Augmentation
+from train.dataset import StoreDataset
+from train.loader import Loader
 
 FIELDS = {"bench", "metric", "value", "unit", "peer", "peer_value", "ratio", "n", "machine", "versions"}
 
@@ -90,3 +96,23 @@ def test_results_of_one_day_lie_side_by_side(tmp_path):
     assert first != second
     assert first.name.startswith("2026-01-02-")
     assert json.loads(first.read_text()) == line
+
+
+def test_a_live_teacher_sees_what_the_student_sees(tmp_path):
+    """The trainer's pictures and keypoints, and the maps of a teacher that answers with what it was shown."""
+    store = make_store(tmp_path / "people.zarr")
+    strong = Augmentation(flip=0.5, rotation=40.0, rotation_probability=1.0, scale=0.3, half_body=0.0)
+    trainers = Loader(StoreDataset(store, (48, 64), strong, seed=2), 8, shuffle=True)
+
+    def teacher(crops):
+        return crops[:, ::4, ::4].transpose(0, 3, 1, 2).astype(np.float32)
+
+    teacher.input_size = INPUT_SIZE
+    (expected,), (found,) = trainers.epoch(1), live.LiveLoader(trainers, teacher).epoch(1)
+    assert (found["image"].int() - expected["image"].int()).abs().max() <= 1
+    torch.testing.assert_close(found["keypoints"], expected["keypoints"])
+    assert torch.equal(found["row"], expected["row"])
+    assert torch.equal(found["heatmaps"], found["image"][:, ::4, ::4].permute(0, 3, 1, 2).float())
+    teacher.input_size = (100, 128)
+    with pytest.raises(SystemExit, match="no multiple"):
+        live.LiveLoader(trainers, teacher)
