@@ -105,7 +105,7 @@ def test_tensors_and_huge_or_tiny_features_are_taken():
     [
         (features(0, 20), features(0, 21), "x has 20 and y has 21"),
         (features(0, 20), np.full((20, 3), 0.1), "y is the same for all 20 samples"),
-        (features(0, 3), features(0, 3), "4 samples or more; got (3, 7)"),
+        (features(0, 3), features(0, 3), "4 samples or more; got shape (3, 7)"),
         (np.ones((5, 2, 2)), features(0, 5), "x as (samples, channels)"),
         (features(0, 20), np.where(np.arange(20) == 4, np.nan, features(0, 20).T).T, "y holds NaN or infinity"),
     ],
