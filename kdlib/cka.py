@@ -24,10 +24,10 @@ def linear_cka(x: ArrayLike, y: ArrayLike, *, unbiased: bool = False) -> float:
     that cancels. It does not change when either side is turned, mirrored, scaled as a whole or shifted; stretching
     single directions changes it.
 
-    The plain estimate is too high where samples are few: features of N samples that have nothing to do with each other
-    get about sqrt(P Q) / N for N far above P and Q, and close to 1 for N below. ``unbiased`` takes the U-statistic of
-    HSIC (Song et al. 2012, eq. 5; for CKA Nguyen et al. 2021, arXiv 2010.15327), which is 0 on average for those, and
-    so below 0 at times.
+    The plain estimate is too high where samples are few: noise in P channels and other noise in Q get about
+    sqrt(P Q) / N for N far above P and Q, and close to 1 for N far below. ``unbiased`` takes the U-statistic of HSIC
+    (Song et al., JMLR 2012; for CKA Nguyen et al. 2021, arXiv 2010.15327), which is 0 on average there, and so below
+    0 at times.
 
     Args:
         x: (N, P) features, at least 4 samples.
@@ -84,7 +84,7 @@ def _unbiased_hsic(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Song's estimate times N (N - 3), for centred features.
 
     The estimate is made of Gram matrices whose diagonals, here p and q, are set to 0. Features that are centred have
-    Gram matrices whose rows sum to 0, so a row without its diagonal sums to minus the diagonal, and the sums of eq. 5
+    Gram matrices whose rows sum to 0, so a row without its diagonal sums to minus the diagonal, and the sums of it
     become tr(K L) - p.q, sum(p) sum(q) and p.q.
     """
     n = len(a)

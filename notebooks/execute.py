@@ -45,13 +45,15 @@ def execute(notebook: Any) -> Any:
     """The notebook with fresh outputs; `NotebookError` if a cell fails."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
+    from traitlets.config import Config
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    own_files = Config({"ConnectionFileMixin": {"transport": "ipc"}})  # no port that others of the machine could reach
     options = {"timeout": CELL_SECONDS, "kernel_name": "python3", "record_timing": False, "coalesce_streams": True}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TMPDIR"] = folder  # the notebook leaves its files in a temporary folder
         try:
-            done = NotebookClient(notebook, **options).execute()
+            done = NotebookClient(notebook, config=own_files, **options).execute()
         except CellExecutionError as error:
             raise NotebookError(f"cell {_failed(notebook)}: {error.ename}: {error.evalue}") from error
         except CellTimeoutError as error:

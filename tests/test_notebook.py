@@ -75,7 +75,7 @@ def test_a_failing_cell_ends_in_one_line(tmp_path, monkeypatch):
     spec.loader.exec_module(execute)
     cell = nbformat.v4.new_code_cell("%%sh\necho here; exit 3", id="broken")
     with pytest.raises(execute.NotebookError, match=r"^cell broken: CalledProcessError: .*exit status 3") as error:
-        execute.execute(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": {"name": "python3"}}))
+        execute.execute(nbformat.v4.new_notebook(cells=[cell]))
     assert "\n" not in str(error.value)
 
 
