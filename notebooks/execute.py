@@ -48,12 +48,12 @@ def execute(notebook: Any) -> Any:
     from traitlets.config import Config
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    own_files = Config({"ConnectionFileMixin": {"transport": "ipc"}})  # no port that others of the machine could reach
     options = {"timeout": CELL_SECONDS, "kernel_name": "python3", "record_timing": False, "coalesce_streams": True}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TMPDIR"] = folder  # the notebook leaves its files in a temporary folder
+        sockets = {"transport": "ipc", "ip": f"{folder}/kernel"}  # no port that others on the machine could reach
         try:
-            done = NotebookClient(notebook, config=own_files, **options).execute()
+            done = NotebookClient(notebook, config=Config({"ConnectionFileMixin": sockets}), **options).execute()
         except CellExecutionError as error:
             raise NotebookError(f"cell {_failed(notebook)}: {error.ename}: {error.evalue}") from error
         except CellTimeoutError as error:

@@ -16,6 +16,7 @@ NOTEBOOK = ROOT / "notebooks" / "knowledge-distillation-for-2d-hpe.ipynb"
 NEEDED = ("nbclient", "ipykernel", "matplotlib")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 COMMITTED = json.loads(NOTEBOOK.read_text())
+pytestmark = pytest.mark.timeout(900)  # a minute of work, all of it in the first test
 
 
 def cells(notebook, kind):
@@ -30,12 +31,12 @@ def texts(notebook):
     """Everything that outputs say, pictures apart."""
     for output in outputs(notebook):
         yield "".join(output.get("text", ()))
-        yield from ("".join(value) for kind, value in output.get("data", {}).items() if kind != "image/png")
+        yield from ("".join(value) for kind, value in output.get("data", {}).items() if kind != "image/jpeg")
 
 
 def pictures(notebook):
-    found = [output["data"]["image/png"] for output in outputs(notebook) if "image/png" in output.get("data", {})]
-    return [base64.b64decode("".join(png)) for png in found]
+    found = [output["data"]["image/jpeg"] for output in outputs(notebook) if "image/jpeg" in output.get("data", {})]
+    return [base64.b64decode("".join(picture)) for picture in found]
 
 
 @pytest.fixture(scope="module")
