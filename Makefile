@@ -48,7 +48,7 @@ TRAIN = --store "$(TRAIN_STORE)" --val-store "$(VAL_STORE)" --pretrained "$(PRET
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data sample teacher cache baseline distill evaluate report export predict fiftyone test test-fast \
-	check docs bench clean
+	check docs notebook bench clean
 
 help: ## this list
 	@echo "make TARGET [VARIABLE=value ...]"; echo
@@ -149,6 +149,10 @@ check: $(READY) ## lint, format, types and the import law
 docs: $(READY) ## the documentation as a site in site/, with the Python API; a warning is an error
 	$(PY) -m sphinx -q -W --keep-going -b html docs site
 	@echo "open $(CURDIR)/site/index.html"
+
+notebook: $(READY) ## run the lesson in notebooks/ from top to bottom and keep its outputs (5 minutes of CPU time)
+	$(PY) notebooks/execute.py
+	@echo "look at it: notebooks/knowledge-distillation-for-2d-hpe.ipynb"
 
 bench: $(READY) ## every benchmark; JSON lines to stdout and benchmarks/results/
 	$(PY) -m benchmarks
