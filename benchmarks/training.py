@@ -22,6 +22,7 @@ ratio, or beside a GPU a `paired` one, far from `predicted` is not to be trusted
 
 import contextlib
 import dataclasses
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -95,10 +96,9 @@ def run(workspace: Workspace) -> Iterator[Line]:
 def measure(workspace: Workspace, case: Case) -> Iterator[Line]:
     """All lines of a case, from the same rounds."""
     store = workspace.store("sample", case.input_size)
-    folder = workspace.folder / f"files-{case.teacher}"
-    folder.mkdir()
-    sizes = {"store": store.nbytes // len(store), "files": write_files(store, folder)}
     with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=workspace.folder)))
+        sizes = {"store": store.nbytes // len(store), "files": write_files(store, folder)}
         work, clocks = _contenders(workspace, case, store, folder, stack)
         timings = interleave_on(clocks, work, workspace.effort.rounds)
     on_gpu = choose_device("auto").type == "cuda"
