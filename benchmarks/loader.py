@@ -64,7 +64,7 @@ def _rate(workspace: Workspace, source: str, size: tuple[int, int], views: str) 
         )
         turns = {"all": Turn(all_threads, BATCHES, device), "one": Turn(one, BATCHES, device)}
         clocks = {"wall": time.perf_counter, "cpu": time.process_time}
-        timings = interleave_on(clocks, dict(turns), workspace.effort.some(2))
+        timings = interleave_on(clocks, dict(turns), workspace.effort.rounds)
     wall, cpu = timings["wall"], timings["cpu"]
     extra = {
         "source": source,

@@ -151,12 +151,10 @@ def _step(store: Any, folder: Path, batch_size: int, *, distil: bool) -> Callabl
 
 def _line(ratio: Ratio, wall: Timings, cpu: Timings, on_gpu: bool, extra: dict[str, Any]) -> Line:
     ours, theirs = ratio.ours, ratio.theirs
-    more: dict[str, Any] = {"paired": wall.paired(theirs, ours), "spread": wall.spread(theirs, ours)}
+    more = _paired(ratio, wall)
     parts = wall if on_gpu else cpu
     if not on_gpu:
-        more["cpu"] = {"paired": cpu.paired(theirs, ours), "spread": cpu.spread(theirs, ours)}
-    if theirs == "online":
-        more |= _against_ideal(wall)
+        more["cpu"] = _paired(ratio, cpu)
     more["predicted"] = _median(_together(parts, theirs, on_gpu) / _together(parts, ours, on_gpu))
     more["parts_ms"] = {part: round(parts.median(part) * 1e3, 3) for part in (*PARTS[ours], *PARTS[theirs])}
     return Line(
@@ -179,10 +177,15 @@ def _together(timings: Timings, name: str, overlap: bool) -> NDArray[np.float64]
     return timings.of(*PARTS[name])
 
 
-def _against_ideal(wall: Timings) -> dict[str, Any]:
-    ideal = wall.of("distil_step", "teacher") / wall.of("distil_step")
-    reached = wall.of("online") / wall.of("distil") / ideal
-    return {"ideal": _median(ideal), "reached": _median(reached), "reached_spread": quartiles(reached)}
+def _paired(ratio: Ratio, timings: Timings) -> dict[str, Any]:
+    """The rounds' own ratios on one clock."""
+    ours, theirs = ratio.ours, ratio.theirs
+    found: dict[str, Any] = {"paired": timings.paired(theirs, ours), "spread": timings.spread(theirs, ours)}
+    if theirs == "online":
+        ideal = timings.of("distil_step", "teacher") / timings.of("distil_step")
+        reached = timings.of("online") / timings.of("distil") / ideal
+        found |= {"ideal": _median(ideal), "reached": _median(reached), "reached_spread": quartiles(reached)}
+    return found
 
 
 def _median(values: NDArray[np.float64]) -> float:
