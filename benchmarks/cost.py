@@ -35,7 +35,7 @@ from benchmarks.effort import QUICK, Effort
 from benchmarks.online import OnlineTeacher
 from benchmarks.report import Line, machine
 from benchmarks.synthetic import JOINTS
-from benchmarks.timing import Timings, Work, interleave, timed
+from benchmarks.timing import Timings, Work, interleave_on
 from benchmarks.turn import Turn
 from benchmarks.workspace import ROOT, Workspace
 from cache.info import describe
@@ -152,7 +152,7 @@ def measure(workspace: Workspace, case: Case) -> tuple[Figures, Timings]:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(1)
         work = _contenders(workspace, case, store, stack)
-        timings = interleave({name: timed(of, time.process_time) for name, of in work.items()}, workspace.effort.rounds)
+        timings = interleave_on({"cpu": time.process_time}, work, workspace.effort.rounds)["cpu"]
     facts = describe(store.path)
     milliseconds = {name: Measured.of([1e3 * seconds for seconds in timings.seconds[name]]) for name in WHAT}
     return Figures(

@@ -7,7 +7,7 @@ median of the rounds' own ratios (`Timings.paired`), and how far they scatter (`
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,29 +68,33 @@ def timed(work: Work, clock: Clock = time.perf_counter) -> Block:
 def interleave(blocks: Mapping[str, Block], rounds: int) -> Timings:
     """Run all blocks once a round, back and forth; an additional first round warms up and is thrown away."""
     timings = Timings({name: [] for name in blocks}, dict.fromkeys(blocks, 0))
-    for name, counts in _turns(list(blocks), rounds):
-        done, elapsed = blocks[name]()
-        if counts:
-            timings.seconds[name].append(elapsed / done)
-            timings.items[name] += done
+    names = list(blocks)
+    for number in range(rounds + 1):
+        for name in names if number % 2 else reversed(names):
+            done, elapsed = blocks[name]()
+            if number:
+                timings.seconds[name].append(elapsed / done)
+                timings.items[name] += done
     return timings
 
 
 def interleave_on(clocks: Mapping[str, Clock], work: Mapping[str, Work], rounds: int) -> dict[str, Timings]:
-    """As `interleave`, with the same turns read off several clocks; timings of each clock."""
+    """For many contenders: the same turns read off several clocks, in a random order that is another every round.
+
+    Back and forth, each would always have the same neighbours, and who follows a large network finds other caches, and
+    an allocator in another state, than who follows a small one.
+
+    Returns:
+        Timings of each clock.
+    """
     timings = {clock: Timings({name: [] for name in work}, dict.fromkeys(work, 0)) for clock in clocks}
-    for name, counts in _turns(list(work), rounds):
-        started = {clock: read() for clock, read in clocks.items()}
-        done = work[name]()
-        elapsed = {clock: read() - started[clock] for clock, read in clocks.items()}
-        for clock, of in timings.items() if counts else ():
-            of.seconds[name].append(elapsed[clock] / done)
-            of.items[name] += done
-    return timings
-
-
-def _turns(names: Sequence[str], rounds: int) -> Iterator[tuple[str, bool]]:
-    """Whose turn it is, and whether it counts."""
+    rng, names = np.random.default_rng(0), list(work)
     for number in range(rounds + 1):
-        for name in names if number % 2 else reversed(names):
-            yield name, number > 0
+        for name in (names[i] for i in rng.permutation(len(names))):
+            started = {clock: read() for clock, read in clocks.items()}
+            done = work[name]()
+            elapsed = {clock: read() - started[clock] for clock, read in clocks.items()}
+            for clock, of in timings.items() if number else ():
+                of.seconds[name].append(elapsed[clock] / done)
+                of.items[name] += done
+    return timings

@@ -240,21 +240,34 @@ def test_contenders_take_turns_and_the_first_round_does_not_count():
 
 def test_one_round_is_read_off_several_clocks_and_its_ratios_are_paired():
     now = {"slow": 0.0, "fast": 0.0}
-    costs = iter([9.0, 9.0, 1.0, 2.0, 30.0, 10.0, 100.0, 300.0])  # the warm-up's; then a b, b a, a b
 
-    def work():
-        seconds = next(costs)
-        now["slow"] += seconds
-        now["fast"] += seconds / 2
-        return 2
+    def taking(*seconds):  # the first is the warm-up's
+        each = iter(seconds)
+
+        def work():
+            elapsed = next(each)
+            now["slow"] += elapsed
+            now["fast"] += elapsed / 2
+            return 2
+
+        return work
 
     clocks = {name: lambda name=name: now[name] for name in now}
-    timings = interleave_on(clocks, {"a": work, "b": work}, 3)
+    timings = interleave_on(clocks, {"a": taking(9.0, 1.0, 10.0, 100.0), "b": taking(9.0, 2.0, 30.0, 300.0)}, 3)
     assert timings["slow"].seconds == {"a": [0.5, 5.0, 50.0], "b": [1.0, 15.0, 150.0]}
     assert timings["fast"].paired("b", "a") == timings["slow"].paired("b", "a") == 3.0
     assert timings["slow"].spread("b", "a") == [2.5, 3.0]
     assert timings["slow"].items == {"a": 6, "b": 6}
     assert np.array_equal(timings["slow"].of("a", "b"), [1.5, 20.0, 200.0])
+
+
+def test_many_contenders_have_other_neighbours_every_round():
+    order = []
+    work = {name: lambda name=name: order.append(name) or 1 for name in "abcde"}
+    interleave_on({"wall": lambda: 0.0}, work, 9)
+    rounds = ["".join(order[start : start + 5]) for start in range(0, 50, 5)]
+    assert all(sorted(of) == list("abcde") for of in rounds)
+    assert len(set(rounds)) > 5
 
 
 def test_results_of_one_day_lie_side_by_side(tmp_path):
