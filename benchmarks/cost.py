@@ -277,8 +277,9 @@ def write_page(page: Path, columns: Sequence[Figures], rounds: int, day: datetim
 def main(argv: list[str] | None = None) -> int:
     """Measure both teachers; print the lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="as little as possible: does it run?")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/cost.md")
+    effort_or_page = parser.add_mutually_exclusive_group()
+    effort_or_page.add_argument("--quick", action="store_true", help="as little as possible: does it run?")
+    effort_or_page.add_argument("--write", action="store_true", help="put the tables into docs/cost.md")
     arguments = parser.parse_args(argv)
     effort, columns = QUICK if arguments.quick else Effort(), []
     with tempfile.TemporaryDirectory() as folder:

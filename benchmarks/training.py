@@ -17,7 +17,8 @@ other load hardly changes; it does not see waiting. Where both agree, nothing wa
 
 `parts_ms` are the milliseconds an instance of the parts by themselves (CPU time; wall time beside a GPU), and
 `predicted` is the ratio they add up to (beside a GPU the loader works meanwhile: the slower of both counts). A `cpu`
-ratio, or beside a GPU a `paired` one, far from `predicted` is not to be trusted.
+ratio, or beside a GPU a `paired` one, far from `predicted` is not to be trusted. One effect is real and not in the
+parts: a student that takes turns with a teacher finds its caches cold.
 """
 
 import contextlib
@@ -96,6 +97,7 @@ def run(workspace: Workspace) -> Iterator[Line]:
 def measure(workspace: Workspace, case: Case) -> Iterator[Line]:
     """All lines of a case, from the same rounds."""
     store = workspace.store("sample", case.input_size)
+    case = dataclasses.replace(case, batch_size=min(case.batch_size, workspace.effort.batch_size))
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=workspace.folder)))
         sizes = {"store": store.nbytes // len(store), "files": write_files(store, folder)}
