@@ -2,12 +2,15 @@
 
 loader.decode     milliseconds of CPU an instance of our loader, all included, over the bare JPEG decode of its frame
 loader.notebook   the same over the seed notebook's loader at the same input size (`notebook`), which reads no maps
+loader.rate       instances a second, by the wall clock, that the loader delivers with all its threads, over one thread;
+                  `per_core` a thread, `per_core_cpu` a second of CPU time, which other load hardly changes
 
 Ours is the trainer's loader with the recipe's augmentation: frame read and decode, warp, targets, batch assembly (into
 pinned memory and onto the GPU where there is one), and the teacher's maps of all stored views or of one, read, decoded,
 warped and averaged. CPU time of all threads together.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,21 +19,23 @@ import cv2
 import numpy as np
 
 from benchmarks.alone import run_alone
+from benchmarks.batches import StoreBatches, recipe_augmentation
 from benchmarks.notebook import BATCH_SIZE, notebook_loader
 from benchmarks.report import Line
-from benchmarks.timing import Timings, Work, interleave, timed
+from benchmarks.timing import Timings, Work, interleave, interleave_on, timed
+from benchmarks.turn import Turn
 from benchmarks.workspace import People, Workspace
 from kdlib.device import choose_device
-from train.augment import Augmentation
 from train.dataset import StoreDataset
 from train.loader import Loader
-from train.recipe import Recipe
 
 CASES = (("sample", (192, 256)), ("sample", (288, 384)), ("coco", (192, 256)))
 """Source, and width and height of the student's input, which is also the teacher's."""
 VIEWS = {"average": "the recipe's: mean of all stored views", "first": "one stored view", "none": "no teacher"}
 PEOPLE_OF_NOTEBOOK = 2 * BATCH_SIZE
 """It is slow: some are enough."""
+BATCHES = 4
+"""Of one turn, where rates are measured."""
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
@@ -44,6 +49,44 @@ def run(workspace: Workspace) -> Iterator[Line]:
             contenders["notebook"] = NotebookEpoch(few, size)
             blocks = {name: timed(work, time.process_time) for name, work in contenders.items()}
             yield from _lines(interleave(blocks, workspace.effort.some(0.5)), source, size)
+            for views in VIEWS:
+                yield _rate(workspace, source, size, views)
+
+
+def _rate(workspace: Workspace, source: str, size: tuple[int, int], views: str) -> Line:
+    store, device = workspace.store(source, size), choose_device("auto")
+    with contextlib.ExitStack() as stack:
+        all_threads, one = (
+            stack.enter_context(
+                contextlib.closing(StoreBatches(store, _stored(views), workspace.effort.batch_size, device, threads))
+            )
+            for threads in (None, 1)
+        )
+        turns = {"all": Turn(all_threads, BATCHES, device), "one": Turn(one, BATCHES, device)}
+        clocks = {"wall": time.perf_counter, "cpu": time.process_time}
+        timings = interleave_on(clocks, dict(turns), workspace.effort.rounds)
+    wall, cpu = timings["wall"], timings["cpu"]
+    extra = {
+        "source": source,
+        "input_size": _as_text(size),
+        "views": views,
+        "threads": all_threads.threads,
+        "per_core": round(wall.rate("all") / all_threads.threads),
+        "per_core_cpu": round(cpu.rate("all")),
+        "paired": wall.paired("one", "all"),
+        "spread": wall.spread("one", "all"),
+    }
+    return Line(
+        "loader", "rate", wall.rate("all"), "instances/s", wall.items["all"], "one thread", wall.rate("one"), extra
+    )
+
+
+def _stored(views: str) -> str | None:
+    return None if views == "none" else views
+
+
+def _as_text(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
 
 
 def _lines(timings: Timings, source: str, size: tuple[int, int]) -> Iterator[Line]:
@@ -52,7 +95,7 @@ def _lines(timings: Timings, source: str, size: tuple[int, int]) -> Iterator[Lin
         for views, meaning in VIEWS.items():
             extra = {
                 "source": source,
-                "input_size": f"{size[1]}x{size[0]}",
+                "input_size": _as_text(size),
                 "views": views,
                 "targets": meaning,
                 "instances_per_core_second": round(timings.rate(views)),
@@ -65,9 +108,7 @@ class Epochs:
     """One epoch after the other through the trainer's loader."""
 
     def __init__(self, store: Any, views: str, batch_size: int) -> None:
-        recipe = Recipe()
-        augmentation = Augmentation(recipe.flip, recipe.rotation, scale=recipe.scale, half_body=recipe.half_body)
-        dataset = StoreDataset(store, augmentation=augmentation, views=None if views == "none" else views)
+        dataset = StoreDataset(store, augmentation=recipe_augmentation(), views=_stored(views))
         self._loader = Loader(dataset, batch_size, shuffle=True, device=choose_device("auto"))
         self._epoch = 0
 

@@ -10,17 +10,20 @@ from precompute.hrnet import build_hrnet
 
 
 class OnlineTeacher:
-    """An HRNet-W32 with random weights, on the student's device, as fast as precompute runs it.
+    """An HRNet with random weights, on the student's device, as fast as precompute runs it.
+
+    Args:
+        name: Key of `precompute.hrnet.HRNETS`.
 
     Attributes:
         device: Where it runs.
         precision: What it computes in.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, name: str, device: torch.device) -> None:
         self.device, self.precision = device, choose_precision("auto", device)
         self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        model = build_hrnet("hrnet_w32").eval()
+        model = build_hrnet(name).eval()
         fold_batch_norm(model)
         self._model = model.to(device=device, dtype=self._dtype).to(memory_format=torch.channels_last)
 

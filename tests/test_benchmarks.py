@@ -2,21 +2,28 @@
 
 import datetime
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import codec, live, reading, recipes, warping
+from benchmarks import codec, compiling, cost, live, loader, reading, recipes, training, warping
+from benchmarks.batches import StoreBatches, recipe_augmentation
 from benchmarks.effort import QUICK
+from benchmarks.files import FileBatches, FilesDataset, write_files
 from benchmarks.report import Line, keep
-from benchmarks.timing import interleave
+from benchmarks.timing import interleave, interleave_on
+from benchmarks.turn import Turn
 from benchmarks.workspace import Workspace
 from tests.people_store import INPUT_SIZE, make_store
 from train.augment import Augmentation
 from train.dataset import StoreDataset
 from train.loader import Loader
 
+CPU = torch.device("cpu")
+SMALL = (96, 128)
+SMALL_TEACHER = "hrnet_w16_sample"
 FIELDS = {"bench", "metric", "value", "unit", "peer", "peer_value", "ratio", "n", "machine", "versions"}
 
 
@@ -28,13 +35,159 @@ def workspace(tmp_path_factory):
 
 @pytest.mark.parametrize("script", [codec, reading])
 def test_a_script_reports_lines_with_all_fields_and_a_true_ratio(script, workspace):
-    lines = [line.to_json() for line in script.run(workspace)]
+    check_lines([line.to_json() for line in script.run(workspace)])
+
+
+def check_lines(lines):
     assert lines
     for line in lines:
         assert set(line) >= FIELDS
         json.dumps(line, allow_nan=False)
         if line["peer"] is not None:
             assert line["ratio"] == pytest.approx(line["value"] / line["peer_value"], rel=1e-3)
+
+
+def test_the_training_benchmark_measures_its_ratios_beside_what_their_parts_predict(workspace):
+    lines = [line.to_json() for line in training.measure(workspace, training.Case(SMALL, SMALL_TEACHER, 4))]
+    check_lines(lines)
+    found = {line["metric"]: line for line in lines}
+    assert list(found) == ["distil_over_baseline", "store_over_memory", "offline_over_online", "store_over_files"]
+    for line in lines:
+        assert line["n"] == 4 * QUICK.steps * QUICK.rounds
+        assert (line["input_size"], line["teacher"]) == ("128x96", SMALL_TEACHER)
+    memory, online = found["store_over_memory"], found["offline_over_online"]
+    load, step = memory["parts_ms"]["load"], memory["parts_ms"]["step"]
+    assert memory["predicted"] == pytest.approx(step / (load + step), abs=2e-3)
+    assert online["ideal"] > 1
+    assert online["reached"] == pytest.approx(online["paired"] / online["ideal"], abs=5e-3)
+    assert found["store_over_files"]["bytes"]["files"] > 5 * found["store_over_files"]["bytes"]["store"]
+
+
+def test_a_gpu_is_expected_to_hide_the_loader_behind_the_step():
+    seconds = {"load": [2.0, 1.0], "step": [1.0, 4.0]}
+    timings = training.Timings(seconds, {})
+    assert training._together(timings, "baseline", overlap=True).tolist() == [2.0, 4.0]
+    assert training._together(timings, "baseline", overlap=False).tolist() == [3.0, 5.0]
+    assert training._together(timings, "step", overlap=True).tolist() == [1.0, 4.0]
+
+
+def test_a_turn_makes_as_many_batches_as_it_takes_and_leaves_nothing_running(workspace):
+    """So nobody pays for another's prefetching, and no turn begins with an empty queue."""
+    batches = StoreBatches(workspace.store("sample", SMALL), "average", 4, CPU, threads=2)
+    dataset, made = batches._loader.dataset, []
+    fill = dataset.fill
+    dataset.fill = lambda *arguments: (made.append(1), fill(*arguments))
+    turn = Turn(batches, 3, CPU)
+    assert turn() == 12
+    before = len(made)
+    assert before > 12
+    for _ in range(2):
+        assert turn() == 12
+    assert len(made) - before == 24
+    batches.close()
+
+
+def test_worker_processes_rest_between_turns_too_and_their_time_counts(workspace, tmp_path):
+    store = workspace.store("sample", SMALL)
+    write_files(store, tmp_path)
+    batches = FileBatches(store, recipe_augmentation(), tmp_path, 4, CPU)
+    turn, made = Turn(batches, 3, CPU), batches._dataset.work[:, 0]
+    assert turn() == 12
+    before, seconds = int(made.sum()), batches.cpu_seconds()
+    assert turn() == 12
+    assert int(made.sum()) - before == 12
+    assert batches.cpu_seconds() > seconds > 0
+    batches.close()
+
+
+def test_samples_from_files_are_those_of_the_store(workspace, tmp_path):
+    """The peer does the same work: the same pictures under the same views, the same maps in the plain crop."""
+    store = workspace.store("sample", SMALL)
+    write_files(store, tmp_path)
+    for augmentation in (None, recipe_augmentation()):
+        ours = StoreDataset(store, augmentation=augmentation)
+        files = FilesDataset(store, augmentation, tmp_path, workers=1)
+        for index in range(8):
+            sample, peer = ours[index], files[index]
+            assert torch.equal(sample["image"], peer["image"])
+            assert torch.equal(sample["keypoints"], peer["keypoints"])
+            if augmentation is None:
+                assert torch.allclose(sample["heatmaps"], peer["heatmaps"], atol=1e-5)
+            else:  # the files' were resampled twice, and a mirrored sample's come from the same map
+                assert (sample["heatmaps"] - peer["heatmaps"]).abs().mean() < 0.01
+
+
+def test_the_loader_is_compared_and_its_rate_is_told_a_core(workspace, monkeypatch):
+    monkeypatch.setattr(loader, "CASES", (("sample", SMALL),))
+    lines = [line.to_json() for line in loader.run(workspace)]
+    check_lines(lines)
+    rates = [line for line in lines if line["metric"] == "rate"]
+    assert [line["views"] for line in rates] == list(loader.VIEWS)
+    for line in rates:
+        assert line["per_core"] == pytest.approx(line["value"] / line["threads"], rel=0.01, abs=0.51)
+
+
+def test_compiling_is_compared_with_not_compiling_or_says_why_not(workspace, monkeypatch, capsys):
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    (line,) = [line.to_json() for line in compiling.run(workspace, SMALL)]
+    check_lines([line])
+    assert line["metric"] == "compiled_over_eager"
+
+    def broken(_network):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert not list(compiling.run(workspace, SMALL))
+    assert "no C++ compiler" in capsys.readouterr().err
+
+
+def test_costs_follow_from_what_was_measured(workspace, tmp_path):
+    figures, timings = cost.measure(workspace, cost.Case(SMALL, SMALL_TEACHER, 4))
+    found = {line.metric: line for line in cost.lines(figures, timings)}
+    check_lines([line.to_json() for line in found.values()])
+    of = {name: found[name].value for name in cost.WHAT}
+    maps = of["load_maps"] - of["load"]
+    epochs = found["paid_after"].value
+    assert epochs * of["teacher"] == pytest.approx(2 * of["teacher"] + epochs * maps)
+    assert found["epoch"].peer_value - found["epoch"].value == pytest.approx(of["teacher"] - maps)
+    assert found["bytes"].peer_value == 2 * 17 * 32 * 24 * 4
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{cost.BEGIN}\nold\n{cost.END}\nafter\n")
+    cost.write_page(page, [figures], 1, datetime.date(2026, 1, 2))
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert read_tables(text) == [figures]
+
+
+def test_the_tables_of_the_cost_page_are_what_the_benchmark_makes_of_its_figures():
+    """A number that somebody edits no longer follows from the others."""
+    text = cost.PAGE.read_text()
+    columns = read_tables(text)
+    assert [figures.name for figures in columns] == [str(case) for case in cost.CASES]
+    assert cost.tables(columns) in text
+
+
+def read_tables(text):
+    """The figures behind the tables on a page, from their measured rows alone."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    cells = {row[0]: row[1:] for row in rows}
+    names = cells["milliseconds an instance"]
+    return [
+        cost.Figures(
+            name=names[i],
+            heatmap_size=tuple(int(side) // 4 for side in reversed(re.search(r"(\d+)x(\d+)", names[i]).groups())),
+            views=2,
+            milliseconds={
+                name: cost.Measured(*(float(number) for number in re.findall(r"[\d.e-]+", cells[what][i])))
+                for name, what in cost.WHAT.items()
+            },
+            view_bytes=int(cells["bytes of a view's maps"][i].replace(",", "")),
+            frame_bytes=int(cells["bytes of a frame"][i].replace(",", "")),
+        )
+        for i in range(len(names))
+    ]
 
 
 def test_a_view_that_is_the_plain_crop_is_warped_exactly(workspace, monkeypatch):
@@ -86,6 +239,38 @@ def test_contenders_take_turns_and_the_first_round_does_not_count():
     assert (timings.median("a"), timings.median("b")) == (2.0, 1.0)
     assert timings.items == {"a": 6, "b": 6}
     assert order == ["b", "a", "a", "b", "b", "a", "a", "b"]
+
+
+def test_one_round_is_read_off_several_clocks_and_its_ratios_are_paired():
+    now = {"slow": 0.0, "fast": 0.0}
+
+    def taking(*seconds):  # the first is the warm-up's
+        each = iter(seconds)
+
+        def work():
+            elapsed = next(each)
+            now["slow"] += elapsed
+            now["fast"] += elapsed / 2
+            return 2
+
+        return work
+
+    clocks = {name: lambda name=name: now[name] for name in now}
+    timings = interleave_on(clocks, {"a": taking(9.0, 1.0, 10.0, 100.0), "b": taking(9.0, 2.0, 30.0, 300.0)}, 3)
+    assert timings["slow"].seconds == {"a": [0.5, 5.0, 50.0], "b": [1.0, 15.0, 150.0]}
+    assert timings["fast"].paired("b", "a") == timings["slow"].paired("b", "a") == 3.0
+    assert timings["slow"].spread("b", "a") == [2.5, 3.0]
+    assert timings["slow"].items == {"a": 6, "b": 6}
+    assert np.array_equal(timings["slow"].of("a", "b"), [1.5, 20.0, 200.0])
+
+
+def test_many_contenders_have_other_neighbours_every_round():
+    order = []
+    work = {name: lambda name=name: order.append(name) or 1 for name in "abcde"}
+    interleave_on({"wall": lambda: 0.0}, work, 9)
+    rounds = ["".join(order[start : start + 5]) for start in range(0, 50, 5)]
+    assert all(sorted(of) == list("abcde") for of in rounds)
+    assert len(set(rounds)) > 5
 
 
 def test_results_of_one_day_lie_side_by_side(tmp_path):

@@ -1,0 +1,138 @@
+"""One `torch.save` file a sample, read by torch's `DataLoader`: what one would write without a store, as its peer.
+
+A file holds what a sample is made from: the frame's pixels uint8, the teacher's maps float32 (both views already
+averaged in the plain crop, so that there is one to read and to warp), the labels' weight. The view that is drawn and
+the kernels that warp are the trainer's own: what differs is where the bytes come from and who makes the batch.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, get_worker_info
+
+from benchmarks.batches import endless
+from kdlib.geometry import Rows
+from kdlib.skeleton import FLIP_ORDER
+from kdlib.warp_maps import bordered_shape, spread_values
+from train.augment import Augmentation
+from train.dataset import StoreDataset
+from train.pixels import decode_frame
+from train.scratch import SCRATCH
+from train.supervision import Batch
+
+PREFETCH = 2
+"""Batches a worker keeps ready: torch's default."""
+POLL = 2e-4
+"""Seconds between two looks at what the workers have made."""
+
+
+def write_files(store: Any, folder: Path) -> int:
+    """A file of every instance of a store; returns the bytes of one, on average."""
+    plain = StoreDataset(store)
+    for index, row in enumerate(plain.rows):
+        sample, frame = plain[index], decode_frame(store.frame(int(row)))
+        assert frame is not None  # noqa: S101 - the workspace wrote it
+        content = {
+            "image": torch.from_numpy(np.ascontiguousarray(frame[..., :3])),
+            "heatmaps": sample["heatmaps"].contiguous(),
+            "weight": sample["labelled"].clone(),
+        }
+        torch.save(content, _path(folder, int(row)))
+    return round(sum(path.stat().st_size for path in folder.glob("*.pt")) / len(plain))
+
+
+def _path(folder: Path, row: int) -> Path:
+    return folder / f"{row:09d}.pt"
+
+
+class FilesDataset(StoreDataset):
+    """The store's samples from the files in a folder.
+
+    Attributes:
+        work: (workers, 2) how many samples each worker has made, and its CPU seconds; shared with the workers.
+    """
+
+    def __init__(self, store: Any, augmentation: Augmentation, folder: Path, workers: int) -> None:
+        super().__init__(store, augmentation=augmentation, views="first")
+        self.folder = folder
+        self.work = torch.zeros(workers, 2, dtype=torch.float64).share_memory_()
+
+    def __getitem__(self, index: int) -> Batch:
+        sample = super().__getitem__(index)
+        worker = get_worker_info()
+        if worker is not None:
+            self.work[worker.id, 0] += 1
+            self.work[worker.id, 1] = time.process_time()
+        return sample
+
+    def _pixels(self, row: int) -> tuple[NDArray[np.uint8], Rows]:
+        self._content = torch.load(_path(self.folder, row), weights_only=True)
+        pixels = cv2.cvtColor(self._content["image"].numpy(), cv2.COLOR_RGB2RGBA)
+        return np.asarray(pixels, np.uint8), self.store.frame_affine[row].tolist()
+
+    def _maps(self, row: int, chosen: list[int], flip: bool) -> Iterator[NDArray[np.float32]]:
+        bordered = SCRATCH.array("maps", bordered_shape(self.store.spec.map_shape), np.float32)
+        maps = self._content["heatmaps"].numpy()
+        yield spread_values(maps[FLIP_ORDER] if flip else maps, bordered)
+
+
+class FileBatches:
+    """Batches of worker processes, as many as our loader has threads.
+
+    Args:
+        store: Whose samples the files hold.
+        augmentation: How they are seen.
+        folder: With the files of `write_files`.
+        batch_size: Instances a batch.
+        device: Where batches go.
+    """
+
+    def __init__(
+        self, store: Any, augmentation: Augmentation, folder: Path, batch_size: int, device: torch.device
+    ) -> None:
+        workers = min(8, os.cpu_count() or 1)
+        self._dataset, self._device, self._batch_size = (
+            FilesDataset(store, augmentation, folder, workers),
+            device,
+            batch_size,
+        )
+        loader = DataLoader(
+            endless(self._dataset),
+            batch_size,
+            shuffle=True,
+            num_workers=workers,
+            prefetch_factor=PREFETCH,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_alone,
+        )
+        self._batches: Any = iter(loader)
+        self._asked = workers * PREFETCH
+
+    def __next__(self) -> Batch:
+        self._asked += 1
+        batch: Batch = next(self._batches)
+        return {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.items()}
+
+    def rest(self) -> None:
+        """Wait until the workers have made what they were asked for."""
+        while self._dataset.work[:, 0].sum() < self._asked * self._batch_size:
+            time.sleep(POLL)
+
+    def cpu_seconds(self) -> float:
+        """What the workers have used so far."""
+        return float(self._dataset.work[:, 1].sum())
+
+    def close(self) -> None:
+        """End the workers."""
+        self._batches._shutdown_workers()
+
+
+def _alone(_worker: int) -> None:
+    cv2.setNumThreads(0)  # the samples are the parallel work
