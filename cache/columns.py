@@ -51,12 +51,15 @@ def record_columns(spec: StoreSpec, form: str, receipts: Sequence[Mapping[str, C
     }
     if spec.frames:
         columns["frames/nbytes"] = joined["nbytes"]
-        columns["frames/offset"] = _frame_offsets(spec, form, joined["nbytes"])
+        columns["frames/offset"] = frame_offsets(spec, form, joined["nbytes"])
     return columns
 
 
-def _frame_offsets(spec: StoreSpec, form: str, nbytes: Column) -> Column:
-    """Where each frame begins in `frames/data`: one after the other, in Zarr anew in every shard's room."""
+def frame_offsets(spec: StoreSpec, form: str, nbytes: Column) -> Column:
+    """Where each frame begins in `frames/data`: one after the other, in Zarr anew in every shard's room.
+
+    One that was never written has no bytes, and the place where they would be.
+    """
     ends = np.cumsum(nbytes, dtype=np.uint64)
     starts = ends - nbytes
     if form == "zarr":

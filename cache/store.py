@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.codec import Codec
-from cache.errors import MissingRecordError, StoreError, StoreFormatError
+from cache.errors import MissingRecordError, StoreFormatError
 from cache.files import ReadableFiles
 from cache.integrity import crc32c, view_checksum
 from cache.layout import Extent, Layout
 from cache.location import Location, Place
 from cache.manifest import check_manifest
 from cache.spec import Columns, StoreSpec
+from cache.stored_columns import StoredColumns
 from cache.table import ColumnTable
 
 
@@ -36,9 +37,9 @@ class Store:
         self._start()
 
     def _start(self) -> None:
-        self._read: dict[str, npt.NDArray[Any]] = {}
-        self.instances: Mapping[str, Any] = ColumnTable("instances", self.column, self._columns)
-        self.ground_truth: Mapping[str, Any] = ColumnTable("ground_truth", self.column, self._columns)
+        self._stored = StoredColumns(self._layout.files, self._columns, self._extents)
+        self.instances: Mapping[str, Any] = ColumnTable("instances", self._stored)
+        self.ground_truth: Mapping[str, Any] = ColumnTable("ground_truth", self._stored)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_layout", "spec", "_columns", "_extents")
@@ -129,17 +130,7 @@ class Store:
 
     def column(self, path: str) -> npt.NDArray[Any]:
         """The column at `path`, read once and kept; read-only."""
-        found = self._read.get(path)
-        if found is None:
-            if path not in self._columns:
-                raise StoreError(f"{self.path}: no column {path!r}; there are {sorted(self._columns)}")
-            dtype, shape = self._columns[path]
-            data = self._bytes(self._extents[path])
-            found = np.frombuffer(data, dtype).reshape(shape)
-            if found.dtype.kind == "f" and not np.isfinite(found).all():
-                raise StoreFormatError(f"{self.path}: column {path} holds values that are not finite")
-            self._read[path] = found
-        return found
+        return self._stored.column(path)
 
     def heatmaps(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
         """(n, V, K, H, W) float32 heatmaps of the instances, in the order asked; indices may repeat."""

@@ -1,27 +1,26 @@
 """The columns of one group as a mapping, each read when it is first asked for."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy.typing as npt
-
 from cache.spec import TEXT_COLUMN
+from cache.stored_columns import StoredColumns
 from cache.text import decode_text
 
 
 class ColumnTable(Mapping[str, Any]):
-    """Name -> column of `group`, an array or, for file names, a list of str; `read` gives the column at a path."""
+    """Name -> column of `group`, an array or, for file names, a list of str."""
 
-    def __init__(self, group: str, read: Callable[[str], npt.NDArray[Any]], paths: Iterable[str]) -> None:
+    def __init__(self, group: str, stored: StoredColumns) -> None:
         self._group = group
-        self._read = read
-        self._names = [path.partition("/")[2] for path in paths if path.startswith(group + "/")]
+        self._stored = stored
+        self._names = [path.partition("/")[2] for path in stored.declared if path.startswith(group + "/")]
         self._texts: list[str] | None = None
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._names:
             raise KeyError(f"no column {name!r} of {self._group}; there are {self._names}")
-        column = self._read(f"{self._group}/{name}")
+        column = self._stored.column(f"{self._group}/{name}")
         if name != TEXT_COLUMN:
             return column
         if self._texts is None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cache.columns import frame_offsets
 from cache.errors import StoreError, StoreNotFoundError
 from cache.integrity import UNWRITTEN_DIGEST, content_hash, record_digest
 from cache.location import locate
@@ -41,7 +42,7 @@ def verify_store(path: str | Path, progress: Callable[[int], object] = lambda do
     except StoreError as error:
         return [Problem(None, str(error))]
     problems: list[Problem] = []
-    for check in (_strangers, _manifest):
+    for check in (_strangers, _manifest, _places):
         try:
             problems += check(store)
         except StoreError as error:
@@ -73,6 +74,22 @@ def _manifest(store: Store) -> Iterator[Problem]:
         store.instances["file_name"]
     except StoreError as error:
         yield Problem(None, str(error))
+
+
+def _places(store: Store) -> Iterator[Problem]:
+    """The offsets of the frames, which no hash covers: they follow from the sizes, in one way in each form."""
+    if not store.has_frames:
+        return
+    found = store.column("frames/offset")
+    expected = frame_offsets(store.spec, store.form, store.column("frames/nbytes"))
+    wrong = np.flatnonzero(found != expected)
+    if len(wrong):
+        first = wrong[0]
+        yield Problem(
+            None,
+            f"frames/offset is wrong for {len(wrong)} of {len(store)} instances; the first is {first}: it says "
+            f"{found[first]}, by frames/nbytes the place is {expected[first]}",
+        )
 
 
 def _shard(store: Store, shard: int) -> Iterator[Problem]:

@@ -4,12 +4,14 @@
     learning-rate = 1e-3        # a key is the flag's name, without its dashes in front
     compile = true              # a flag without a value
 
-A file says what would otherwise be typed, and means the same: paths count from the working folder. Flags on the command
-line win over the file, of several files the last one wins. What the command's parser does not know is refused.
+A file says what would otherwise be typed, and means the same: paths count from the working folder, `~` is home. Flags
+on the command line win over the file, of several files the last one wins. What the command's parser does not know is
+refused.
 """
 
 import argparse
 import difflib
+import os
 import tomllib
 import typing
 from collections.abc import Iterator, Sequence
@@ -34,8 +36,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     """Parse a command line whose ``--config`` files are the defaults of what it does not say.
 
     Raises:
-        ConfigError: If a file is no TOML, or has a key or a value that the command does not take.
-        OSError: If a file cannot be read.
+        ConfigError: If a file cannot be read, is no TOML, or has a key or a value that the command does not take.
     """
     typed = parser.parse_args(argv)
     if getattr(typed, "config", None) is None:
@@ -60,11 +61,15 @@ class _ReadFile(argparse.Action):
 
 def _entries(parser: argparse.ArgumentParser, path: Path) -> Iterator[tuple[argparse.Action, Any]]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark in front
+    except OSError as error:
+        raise ConfigError(f"--config {path} cannot be read: {error.strerror}") from error
     except ValueError as error:  # of TOML or of UTF-8
         raise ConfigError(f"{path} is not TOML: {error}") from error
     flags = _flags(parser)
     for key, value in content.items():
+        if key not in flags and isinstance(value, dict):
+            raise ConfigError(f"{path}: [{key}] is a table; flags stand alone, without one above them")
         if key not in flags:
             raise ConfigError(f"{path}: {parser.prog} has no flag --{key}{_nearest(key, flags)}")
         try:
@@ -98,6 +103,8 @@ def _single(action: argparse.Action, value: Any) -> Any:
     fits = type(value) is kind or (kind is float and type(value) is int)
     if not fits or (action.choices is not None and value not in action.choices):
         raise ValueError(f"{_may_be(action, kind)} is needed, got {_shown(value)}")
+    if kind is str and value.startswith("~"):
+        value = os.path.expanduser(value)  # as a shell does with what is typed
     return value if kind is bool or action.type is None else action.type(str(value))  # type: ignore[operator]
 
 

@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("data: --data and --split, or --images and --annotations")
     data.add_argument("--data", type=Path, metavar="DIR", help="data folder in COCO's layout, ours, or FiftyOne's")
     data.add_argument("--split", default="train", help="split of --data, and its name in the manifest (train)")
-    data.add_argument("--images", type=Path, metavar="DIR")
+    data.add_argument("--images", type=Path, metavar="DIR", help="folder of the annotations' images")
     data.add_argument("--annotations", type=Path, metavar="FILE", help="COCO keypoint annotations")
     data.add_argument("--boxes", type=Path, metavar="FILE", help="COCO detections to use instead of annotated boxes")
     data.add_argument("--unlabelled", action="store_true", help="also take persons without labelled joints")
@@ -59,18 +59,25 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=FILE",
         help="average with this teacher too: NAME=CHECKPOINT or onnx:FILE; may be given again",
     )
-    teacher.add_argument("--input-size", metavar="HxW", help="e.g. 256x192 (height x width)")
+    teacher.add_argument(
+        "--input-size", metavar="HxW", help="e.g. 256x192 (height x width); told by some names and ONNX files"
+    )
     teacher.add_argument("--flip-test", action="store_true", help="store the average over each view and its mirror")
     teacher.add_argument("--views", type=_positive, metavar="N", help="stored views: crop, mirror, then drawn ones (2)")
-    teacher.add_argument("--seed", type=int, default=0, help="of drawn views")
-    teacher.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
-    teacher.add_argument("--device", default="auto")
-    teacher.add_argument("--batch-size", type=_positive, default=32, metavar="N")
+    teacher.add_argument("--seed", type=int, default=0, help="of drawn views (0)")
+    teacher.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="of the network; auto takes bf16 where it is quick (auto)",
+    )
+    teacher.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
+    teacher.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="persons at a time (32)")
     store = parser.add_argument_group("store")
     store.add_argument("--store", type=Path, required=True, help="PATH.zarr or PATH.h5")
-    store.add_argument("--codec", default="root4", help="root4, root4:LEVELS, float16 or float32")
+    store.add_argument("--codec", default="root4", help="root4, root4:LEVELS, float16 or float32 (root4)")
     store.add_argument("--no-frames", action="store_true", help="leave the pixels out; the trainer then needs --images")
-    store.add_argument("--frame-scale", type=float, default=1.0, help="frame pixels a teacher input pixel")
+    store.add_argument("--frame-scale", type=float, default=1.0, help="frame pixels a teacher input pixel (1)")
     store.add_argument("--resume", action="store_true", help="go on with an interrupted run, or rebuild bad shards")
     store.add_argument("--overwrite", action="store_true", help="start anew; replaces STORE when the new one is whole")
     store.add_argument("--dry-run", action="store_true", help="measure a few batches, write nothing")

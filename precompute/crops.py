@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from kdlib.annotations import Persons
 from kdlib.warp import crop_image
 from precompute.errors import PrecomputeError
-from precompute.photographs import UnreadableImageError, read_photograph
+from precompute.photographs import UnreadablePhotographError, read_photograph
 from precompute.views import Geometry
 
 JPEG_QUALITY = 90
@@ -44,7 +44,7 @@ class Cropper:
         width, height = self.persons.image_size[first]
         try:
             image = read_photograph(path, (int(width), int(height)))
-        except UnreadableImageError as error:
+        except UnreadablePhotographError as error:
             nothing = np.empty((0, 0, 0, 3), np.uint8)
             return [Prepared(row, nothing, None, str(error)) for row in rows]
         return [Prepared(row, self._crops(image, row), self._frame(image, row)) for row in rows]

@@ -6,6 +6,7 @@ has another version by now, is asked for everything. ``NAME`` appears when lengt
 """
 
 import dataclasses
+import errno
 import hashlib
 import http.client
 import json
@@ -29,6 +30,8 @@ ATTEMPTS: Final = 6
 PAUSE: Final = 1.0
 """Seconds before the second attempt; they double with each further one."""
 MEGABYTE: Final = 1_000_000
+DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+"""What no further attempt mends."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,21 +119,21 @@ def _attempts(remote: RemoteFile, part: Path, tell: Callable[[int, int], None]) 
                 raise DownloadError(f"{remote.url}: the server says {error.code} {error.reason}") from error
             reason: Exception = error
         except (OSError, http.client.HTTPException, _BrokenError) as error:  # URLError is an OSError
+            if getattr(error, "errno", None) in DISK:
+                raise DownloadError(_stopped(f"{part}: {error}", part)) from error
             reason = error
         grown = part.exists() and part.stat().st_size > before
         failures = 0 if grown else failures + 1
         if failures >= (ATTEMPTS if part.exists() else ATTEMPTS // 2):
-            raise DownloadError(_gave_up(remote, part, reason))
+            why = getattr(reason, "reason", None) or reason
+            raise DownloadError(_stopped(f"cannot download {remote.url}: {why}", part))
         time.sleep(PAUSE * 2 ** min(failures, 5))
 
 
-def _gave_up(remote: RemoteFile, part: Path, reason: Exception) -> str:
-    why = getattr(reason, "reason", None) or reason
-    if part.exists():
-        so_far = f"; {part.stat().st_size / MEGABYTE:.0f} MB of it are here and the same command goes on from there"
-    else:
-        so_far = ""
-    return f"cannot download {remote.url}: {why}{so_far}"
+def _stopped(why: str, part: Path) -> str:
+    if not part.exists():
+        return why
+    return f"{why}; {part.stat().st_size / MEGABYTE:.0f} MB of it are here and the same command goes on from there"
 
 
 def _request(remote: RemoteFile, part: Path, tell: Callable[[int, int], None]) -> None:
@@ -149,10 +152,14 @@ def _request(remote: RemoteFile, part: Path, tell: Callable[[int, int], None]) -
     request = urllib.request.Request(remote.url, headers=headers)  # the addresses are ours
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         start, total = _range_of(response, there, remote)
-        _write_note(part, response, total)
+        version = _version(response)
+        if start and version and version != note["version"]:
+            _note_of(part).unlink()
+            raise _BrokenError("the server has another file by now than the one that was begun")
         with part.open("r+b" if start else "wb") as file:
             file.seek(start)
             file.truncate()
+            _note_of(part).write_text(json.dumps({"version": version, "total": total}))  # of what the part holds now
             done = start
             while chunk := response.read(CHUNK):
                 file.write(chunk)
@@ -187,10 +194,12 @@ def _read_note(part: Path) -> dict[str, Any]:
     return note if note.get("version") else {}
 
 
-def _write_note(part: Path, response: Any, total: int) -> None:
-    tag = response.headers.get("ETag") or ""
-    version = response.headers.get("Last-Modified") if tag.startswith("W/") or not tag else tag
-    _note_of(part).write_text(json.dumps({"version": version, "total": total}))
+def _version(response: Any) -> str | None:
+    """By what the server tells one version of the file from another: what If-Range takes."""
+    tag: str = response.headers.get("ETag") or ""
+    weak = tag.startswith("W/") or not tag
+    found: str | None = response.headers.get("Last-Modified") if weak else tag
+    return found
 
 
 def _refuse_wrong(remote: RemoteFile, found: Path, path: Path) -> None:

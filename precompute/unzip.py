@@ -13,6 +13,8 @@ from precompute.sample.progress import progress
 
 CHUNK: Final = 1 << 20
 MEGABYTE: Final = 1_000_000
+DAMAGE: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""What zipfile raises for archives that are cut, spoilt, encrypted, or compressed in a way it does not know."""
 
 
 class ArchiveError(PrecomputeError):
@@ -51,7 +53,7 @@ def unzip(
             beside = target.with_name(target.name + ".partial")
             beside.mkdir(parents=True, exist_ok=True)
             names = _extract(opened, members, beside, archive)
-    except zipfile.BadZipFile as error:
+    except DAMAGE as error:
         raise ArchiveError(f"{archive} is damaged ({error}); delete it, and it is downloaded again") from error
     return _publish(beside, target, names)
 
@@ -62,7 +64,7 @@ def unpacked_size(archive: Path, inside: str, wanted: Callable[[str], bool] = la
         with zipfile.ZipFile(archive) as opened:
             members = _members(opened, inside, archive)
             return sum(m.file_size for m in members if wanted(PurePosixPath(m.filename).name))
-    except zipfile.BadZipFile as error:
+    except DAMAGE as error:
         raise ArchiveError(f"{archive} is damaged ({error}); delete it, and it is downloaded again") from error
 
 
@@ -75,7 +77,7 @@ def _members(opened: zipfile.ZipFile, inside: str, archive: Path) -> list[zipfil
         if (
             path.is_absolute()
             or ".." in path.parts
-            or ":" in path.parts[0]
+            or ":" in "".join(path.parts[:1])
             or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
         ):
             raise ArchiveError(f"{archive} is refused: it holds {member.filename!r}, which leads out of its folder")

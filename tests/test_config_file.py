@@ -96,7 +96,8 @@ def test_of_two_files_the_last_wins(tmp_path):
         ("xyzzy = 3", "no flag --xyzzy; it has accumulate, batch-size,"),
         ('config = "other.toml"', "no flag --config"),
         ("help = true", "no flag --help"),
-        ("[recipe]\nepochs = 3", "no flag --recipe"),
+        ("[recipe]\nepochs = 3", "[recipe] is a table; flags stand alone, without one above them"),
+        ('data = "data/coco"', "python -m train distill has no flag --data; it has accumulate,"),
         ("epochs = 3.0", "epochs: a whole number is needed, got 3.0"),
         ('epochs = "3"', 'epochs: a whole number is needed, got "3"'),
         ("epochs = true", "epochs: a whole number is needed, got true"),
@@ -128,7 +129,20 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there_are_refused(tmp_pat
     assert precompute.main(["--config", str(file)]) == 1
     assert f"error: {file} is not TOML: 'utf-8'" in capsys.readouterr().err
     assert precompute.main(["--config", str(tmp_path / "none.toml")]) == 1
-    assert "none.toml" in capsys.readouterr().err
+    assert "none.toml cannot be read: No such file" in capsys.readouterr().err
+    assert train.main([*REQUIRED["train"], "--config", str(tmp_path)]) == 1
+    assert f"error: --config {tmp_path} cannot be read: Is a directory" in capsys.readouterr().err
+
+
+def test_a_file_of_another_editor_and_a_path_at_home_are_taken(tmp_path, monkeypatch):
+    """The mark that Windows' editors write; `~`, which a shell would have replaced."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    file = tmp_path / "run.toml"
+    file.write_bytes(b'\xef\xbb\xbfepochs = 3\nstore = "~/stores/train.zarr"\n')
+    arguments = parse(
+        train._parser(), [*REQUIRED["train"][:1], "--val-store", "v", "--out", "o", "--config", str(file)]
+    )
+    assert (arguments.epochs, arguments.store) == (3, tmp_path / "home/stores/train.zarr")
 
 
 def test_a_list_is_asked_for_where_a_flag_may_be_given_again(tmp_path):

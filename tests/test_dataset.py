@@ -121,7 +121,7 @@ def test_a_store_without_frames_reads_the_image_folder(tmp_path):
     x, y = (from_folder[2]["keypoints"][k] * 4).round().int().tolist()
     assert from_folder[2]["image"][y, x].float().mean() > 150
     (images / columns["file_name"][0]).unlink()
-    with pytest.raises(TrainError, match="is missing or is no image"):
+    with pytest.raises(TrainError, match=r"row 0 of .*000.jpg is missing; is .*images the folder"):
         from_folder[0]
 
 
@@ -130,7 +130,7 @@ def test_a_picture_with_too_long_a_side_is_a_bad_record(store, monkeypatch):
     wide = cv2.imencode(".jpg", np.zeros((2, 40_000, 3), np.uint8))[1].tobytes()
     dataset = StoreDataset(store)
     monkeypatch.setattr(store, "frame", lambda row: wide)
-    with pytest.raises(TrainError, match=r"row 1 of .*: its picture is 40000x2, more than 32,767 a side"):
+    with pytest.raises(TrainError, match=r"row 1 of .*: its stored frame is 40000x2, more than 32,767 a side"):
         dataset[1]
 
 

@@ -141,6 +141,23 @@ def messages():
         yield from re.findall(r"^\| `([^`]*)` \|", table, re.MULTILINE)
 
 
+def options(parser, prefix):
+    """(command, flag, help) of a parser and of those below it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, below in action.choices.items():
+                yield from options(below, f"{prefix} {name}")
+        elif action.option_strings:
+            yield prefix, action.option_strings[-1], action.help
+
+
+@pytest.mark.parametrize("room", ["cache", "precompute", "train"])
+def test_every_flag_says_in_the_help_what_it_is(room):
+    found = list(options(importlib.import_module(f"{room}.__main__")._parser(), room))
+    assert len(found) > 20
+    assert [(command, flag) for command, flag, text in found if not text] == []
+
+
 def test_every_message_of_the_troubleshooting_page_is_one_that_the_source_says():
     texts, quoted = list(templates()), list(messages())
     assert len(quoted) > 30

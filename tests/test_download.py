@@ -1,5 +1,6 @@
 """Downloads: resumed, checked, and never half a file under its name; against a server with real servers' faults."""
 
+import errno
 import hashlib
 import io
 import stat
@@ -74,6 +75,43 @@ def test_a_file_that_changed_meanwhile_is_not_sewn_together(site, tmp_path, monk
     assert (tmp_path / "w").read_bytes() == CONTENT
 
 
+def test_a_server_that_ignores_the_version_is_not_believed(site, tmp_path, monkeypatch):
+    """It sends the rest of another file than the one that was begun, and says so in its ETag alone."""
+    site.drop_after, site.files["/weights.pth"] = 100_000, bytes(300_000)
+    with monkeypatch.context() as patched:
+        patched.setattr(download, "_attempts", download._request)
+        with pytest.raises(download._BrokenError):
+            download.download(remote(site), tmp_path / "w")
+    site.drop_after, site.version, site.files["/weights.pth"], site.compares = None, 2, CONTENT, False
+    download.download(remote(site), tmp_path / "w")
+    assert (tmp_path / "w").read_bytes() == CONTENT
+    assert [asked for _, asked in site.requests] == [None, "bytes=100000-", None]
+
+
+def test_a_disk_that_fills_up_is_said_at_once_and_the_download_goes_on_later(site, tmp_path, monkeypatch):
+    site.drop_after = 100_000
+    opened = type(tmp_path).open
+
+    class Full(io.BytesIO):
+        def write(self, chunk):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def open_full(path, mode="r", **options):
+        full = mode == "r+b" and (tmp_path / "w.part").stat().st_size >= 200_000
+        return Full() if full else opened(path, mode, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(tmp_path), "open", open_full)
+        with pytest.raises(
+            DownloadError, match=r"w\.part: .*No space left on device; 0 MB of it are here and the same"
+        ):
+            download.download(remote(site), tmp_path / "w")
+    assert len(site.requests) == 3
+    download.download(remote(site), tmp_path / "w")
+    assert (tmp_path / "w").read_bytes() == CONTENT
+    assert site.requests[3][1] == "bytes=200000-"
+
+
 def test_a_part_of_unknown_origin_is_not_trusted(site, tmp_path):
     (tmp_path / "w.part").write_bytes(bytes(1000))
     download.download(remote(site), tmp_path / "w")
@@ -115,10 +153,10 @@ def test_two_at_once_download_once(site, tmp_path):
     assert [asked for _, asked in site.requests].count(None) == 1
 
 
-def archive(entries):
+def archive(entries, compression=zipfile.ZIP_STORED):
     """Bytes of a zip with these (name, content) entries."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as file:
+    with zipfile.ZipFile(out, "w", compression) as file:
         for name, content in entries:
             file.writestr(name, content)
     return out.getvalue()
@@ -232,3 +270,31 @@ def test_a_damaged_archive_is_named_and_an_interrupted_one_goes_on(tmp_path):
     (tmp_path / "c.zip").write_bytes(content[:-40])
     with pytest.raises(ArchiveError, match=r"c.zip is damaged"):
         unzip(tmp_path / "c.zip", "val2017", tmp_path / "other")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_is_spoilt_in_a_compressed_archive_ends_in_one_line(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    entries = [("annotations/a.json", rng.bytes(3000) * 3), ("annotations/b.json", b"{}" * 500)]
+    content = bytearray(archive(entries, zipfile.ZIP_DEFLATED))
+    places = rng.integers(0, len(content), 4)
+    for place in places:
+        content[place] ^= 1 << rng.integers(0, 8)
+    (tmp_path / "a.zip").write_bytes(content)
+    try:
+        files = unzip(tmp_path / "a.zip", "annotations", tmp_path / "out", count=2)
+    except ArchiveError:
+        assert not (tmp_path / "out").exists()
+    else:
+        assert [file.read_bytes() for file in files] == [data for _, data in entries]
+
+
+def test_an_encrypted_member_and_one_without_a_name_are_refused_in_one_line(tmp_path):
+    content = archive(PICTURES)
+    (tmp_path / "a.zip").write_bytes(content.replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"))
+    assert (tmp_path / "a.zip").read_bytes() != content
+    with pytest.raises(ArchiveError, match="is damaged"):
+        unzip(tmp_path / "a.zip", "val2017", tmp_path / "out")
+    (tmp_path / "b.zip").write_bytes(archive([(".", b"x")]))
+    with pytest.raises(ArchiveError, match="has 0 files in val2017/"):
+        unzip(tmp_path / "b.zip", "val2017", tmp_path / "out")

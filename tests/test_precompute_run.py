@@ -16,7 +16,7 @@ from kdlib.warp import crop_image
 from precompute import pipeline, provenance
 from precompute.__main__ import main
 from precompute.hrnet import build_hrnet
-from precompute.photographs import UnreadableImageError, read_photograph
+from precompute.photographs import UnreadablePhotographError, read_photograph
 from precompute.teacher import load_teacher, mirror
 from tests import tiny_precompute
 from tests.tiny_precompute import command
@@ -297,9 +297,9 @@ def test_photographs_are_rgb_unrotated_and_whole(tmp_path):
         (b"GIF8", "no image"),
     ):
         (tmp_path / "x").write_bytes(content)
-        with pytest.raises(UnreadableImageError, match=message):
+        with pytest.raises(UnreadablePhotographError, match=message):
             read_photograph(tmp_path / "x", (31, 20))
-    with pytest.raises(UnreadableImageError, match="cannot read the image"):
+    with pytest.raises(UnreadablePhotographError, match="cannot read the image"):
         read_photograph(tmp_path / "nothing.jpg", (31, 20))
 
 

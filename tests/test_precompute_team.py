@@ -31,13 +31,13 @@ def teacher_maps(*arguments):
     (notes / f"teacher-{{who}}-{{first}}").touch()
     if first and who == "1":
         os.kill(os.getpid(), signal.SIGKILL)
-    while first and who == "0" and not (notes / "teacher-1-True").exists():
+    while who == "0" and not (notes / f"teacher-1-{{first}}").exists():
         time.sleep(0.1)
     return original(*arguments)
 pipeline.teacher_maps = teacher_maps
 sys.exit(main())
 """
-"""The command with shards of two instances; rank 1 is killed at its first batch, for which rank 0 waits."""
+"""The command with shards of two instances; rank 0 waits for rank 1's first batch, at which that is killed once."""
 
 
 def test_two_processes_make_what_one_makes_even_if_one_is_killed(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from train.errors import TrainError
 from train.predict.boxes import Boxes, BoxFile
 from train.predict.draw import draw_people
 from train.predict.people import Scene, estimate, whole_picture
-from train.predict.sources import find_pictures
+from train.predict.sources import UnreadablePictureError, find_pictures
 from train.report.overlays import COLOURS
 
 
@@ -123,6 +123,16 @@ def test_pycocotools_reads_the_results(checkpoint, tmp_path):
     (annotation,) = loaded.loadAnns(loaded.getAnnIds())
     assert len(annotation["keypoints"]) == 51
     assert annotation["keypoints"][2] > 0  # the height of the joint's heatmap
+
+
+def test_half_a_picture_is_not_looked_at(tmp_path):
+    write_pictures(tmp_path, "000139.jpg")
+    (picture,) = find_pictures(tmp_path)
+    picture.read()
+    content = picture.path.read_bytes()
+    picture.path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UnreadablePictureError, match=r"000139\.jpg is truncated"):
+        picture.read()
 
 
 def test_detections_say_where_to_look(checkpoint, tmp_path, capsys):

@@ -415,6 +415,23 @@ def test_a_frame_size_that_wraps_around_is_refused(tmp_path, suffix):
             cache.open_store(tmp_path / f"s{suffix}").frame(3)
 
 
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+@pytest.mark.parametrize("instance", [4, 5, 19])
+def test_a_frame_that_is_said_to_lie_elsewhere_is_found(pristine, tmp_path, suffix, instance):
+    """No hash covers the places, and nobody reads the frame of an instance that was never written, as 4 is."""
+    path = tmp_path / f"s{suffix}"
+    source = pristine / path.name
+    shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
+    store = cache.open_store(path)
+    extent = store._extents["frames/offset"]
+    file = path / extent.key if extent.key else path
+    with file.open("r+b") as opened:
+        opened.seek(extent.offset + 8 * instance)
+        opened.write((int(store.column("frames/offset")[instance]) + 8).to_bytes(8, "little"))
+    problems = [problem.what for problem in verify_store(path)]
+    assert any(f"frames/offset is wrong for 1 of 20 instances; the first is {instance}" in what for what in problems)
+
+
 BOMBS = {
     "zeros": lambda data: compress.zstd_compress(np.zeros(1 << 28, np.uint8)),
     "declared size": lambda data: b"\x28\xb5\x2f\xfd\xe0" + b"\xff" * 7 + b"\x7f" + data[6:],

@@ -11,12 +11,14 @@ class Site:
     Attributes:
         files: Content by path.
         ranges: Whether Range requests are honoured.
+        compares: Whether If-Range is.
         drop_after: Bytes after which a connection breaks; None never.
         version: Part of the ETag.
         requests: (path, Range header) of every request so far.
     """
 
     def __init__(self):
+        self.compares = True
         self.files, self.ranges, self.drop_after, self.version, self.requests = {}, True, None, 1, []
         self.url = ""
 
@@ -36,7 +38,8 @@ def serve():
                 return
             tag = f'"{site.version}"'
             start = 0
-            if asked and site.ranges and self.headers.get("If-Range") in (None, tag):
+            same = not site.compares or self.headers.get("If-Range") in (None, tag)
+            if asked and site.ranges and same:
                 start = int(asked.removeprefix("bytes=").removesuffix("-"))
                 self.send_response(206)
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")

@@ -24,6 +24,8 @@ from train.errors import TrainError
 from train.export import command as export_command
 from train.predict import command as predict_command
 
+DEVICE: Final = "auto, cpu, cuda or cuda:N (default: auto)"
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -37,14 +39,14 @@ def _parser() -> argparse.ArgumentParser:
     who = evaluate.add_mutually_exclusive_group(required=True)
     who.add_argument("--student", type=Path, metavar="FILE", help="RUN/best.pt, or an exported .onnx")
     who.add_argument("--teacher", action="store_true", help="decode the heatmaps in the store")
-    evaluate.add_argument("--decoder", choices=["argmax", "dark"], default="argmax")
+    evaluate.add_argument("--decoder", choices=["argmax", "dark"], default="argmax", help=predict_command.DECODER)
     evaluate.add_argument("--out", type=Path, metavar="FILE", help="also write the metrics as JSON")
     evaluate.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
-    evaluate.add_argument("--device", default="auto")
+    evaluate.add_argument("--device", default="auto", help=DEVICE)
     report = commands.add_parser("report", help="one HTML file that shows teacher and students side by side")
     report.add_argument("--store", type=Path, required=True, help="validation store")
     report.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders")
-    report.add_argument("--out", type=Path, required=True, metavar="FILE")
+    report.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page")
     report.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
     for name, module, text in (
         ("export", export_command, "a student as ONNX or torch.export file, checked against PyTorch"),
@@ -65,7 +67,7 @@ def _add_fiftyone(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--python", default=sys.executable, metavar="FILE", help="interpreter that has FiftyOne")
     parser.add_argument("--port", type=int, default=5151, help="of the App (default: %(default)s)")
     parser.add_argument("--no-app", action="store_true", help="make the dataset and stop")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="auto", help=DEVICE)
 
 
 def _positive(text: str) -> int:
@@ -87,7 +89,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder of a store without frames")
     parser.add_argument("--val-images", type=Path, metavar="DIR", help="the same for --val-store")
     parser.add_argument("--threads", type=_positive, metavar="N", help="threads that make batches")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--device", default="auto", help=DEVICE)
     parser.add_argument("--compile", action="store_true", help="torch.compile the student, where a compiler is found")
     parser.add_argument(
         "--checkpoint-every",

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from kdlib.geometry import Rows, box_to_region, clip_boxes, compose_rows, invert_rows, transform_points
 from kdlib.skeleton import FLIP_ORDER
 from kdlib.warp_maps import bordered_shape, mean_heatmaps, spread_codes, spread_values
-from kdlib.warp_packed import LARGEST_SIDE, warp_packed
+from kdlib.warp_packed import warp_packed
 from train.augment import NONE, Augmentation, View, draw_view
-from train.errors import BadRecordError, TrainError
-from train.pixels import decode_frame, read_image
+from train.errors import TrainError
+from train.pixels import frame_pixels, image_pixels
 from train.scratch import SCRATCH
 from train.students import STRIDE
 
@@ -136,21 +136,8 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     def _pixels(self, row: int) -> tuple[NDArray[np.uint8], Rows]:
         """Pixels (H, W, 4) that show the person, and the affine from image pixels to them."""
         if self.images is None:
-            frame, affine = decode_frame(self.store.frame(row)), self.store.frame_affine[row].tolist()
-        else:
-            path = self.images / self.store.instances["file_name"][row]
-            frame, affine = read_image(path), _SAME_PIXELS
-        if frame is None:
-            where = "its stored frame" if self.images is None else path
-            raise BadRecordError(f"row {row} of {self.store.path}: {where} is missing or is no image")
-        if max(frame.shape) > LARGEST_SIDE:
-            height, width = frame.shape[:2]
-            raise BadRecordError(
-                f"row {row} of {self.store.path}: its picture is {width}x{height}, more than {LARGEST_SIDE:,} a side"
-            )
-        if self.images is not None and frame.shape[1::-1] != tuple(self.store.instances["image_size"][row]):
-            raise BadRecordError(f"{path} is {frame.shape[1]}x{frame.shape[0]} and was annotated at another size")
-        return frame, affine
+            return frame_pixels(self.store, row), self.store.frame_affine[row].tolist()
+        return image_pixels(self.store, row, self.images), _SAME_PIXELS
 
     def _stored_views(self, view: View) -> list[int]:
         """Which stored views a sample is made of."""

@@ -1,33 +1,93 @@
-"""Pictures as the loader resamples them: red, green, blue and a byte that nobody reads.
+"""The pixels that show a person: red, green, blue and a byte that nobody reads, as the loader resamples them.
 
-JPEG is decoded by libjpeg-turbo straight into such pixels, in a thread's own memory: a sixth less time than OpenCV
-takes for three bytes a pixel, and the same pixels.
+Where simplejpeg is installed, JPEG is decoded by libjpeg-turbo straight into such pixels, in a thread's own memory;
+else OpenCV decodes the same pixels, a little slower (docs/decisions/0010-simplejpeg.md).
 """
 
 from pathlib import Path
+from typing import Any, Final
 
 import cv2
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
+from kdlib.encoded_image import UnreadableImageError, decode_image
+from kdlib.warp_packed import LARGEST_SIDE
+from train.errors import BadRecordError
 from train.scratch import SCRATCH
 
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
 
-def decode_frame(data: bytes) -> NDArray[np.uint8] | None:
-    """(H, W, 4) uint8 of an encoded picture, None if it is none; a thread's next call overwrites it."""
+_UNALIGNED: Final = (16, 32)
+"""Remainder and divisor of the address that frames are decoded to."""
+
+
+def frame_pixels(store: Any, row: int) -> NDArray[np.uint8]:
+    """(H, W, 4) uint8 of the frame in a store; a thread's next call may overwrite it.
+
+    Raises:
+        BadRecordError: If it is truncated, no picture, or too large to be resampled.
+    """
+    where = f"row {row} of {store.path}: its stored frame"
     try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
-        pixels = SCRATCH.array("frame", (height, width, 4), np.uint8)
-        return np.asarray(simplejpeg.decode_jpeg(data, "RGBX", buffer=pixels, strict=False), np.uint8)
-    except ValueError:  # not JPEG, or damaged: OpenCV knows more formats
-        return _packed(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB))
+        return _fitting(decode(store.frame(row)), where)
+    except UnreadableImageError as error:
+        raise BadRecordError(f"{where} {error}; it was stored so: make the store again") from error
 
 
-def read_image(path: Path) -> NDArray[np.uint8] | None:
-    """(H, W, 4) uint8 of a file as its annotations see it, unturned; None if it is missing or no image."""
-    return _packed(cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION))
+def image_pixels(store: Any, row: int, images: Path) -> NDArray[np.uint8]:
+    """The same of the original image, in the folder ``images``, unturned as its annotations are.
+
+    Raises:
+        BadRecordError: As above; also if the file is missing or not of the size that was annotated.
+    """
+    path = images / store.instances["file_name"][row]
+    where = f"row {row} of {store.path}: {path}"
+    try:
+        pixels = _fitting(decode(path.read_bytes()), where)
+    except FileNotFoundError:
+        raise BadRecordError(f"{where} is missing; is {images} the folder of the images that were annotated?") from None
+    except OSError as error:
+        raise BadRecordError(f"{where} cannot be read: {error.strerror}") from error
+    except UnreadableImageError as error:
+        raise BadRecordError(f"{where} {error}; get the file again") from error
+    size, (width, height) = pixels.shape[1::-1], store.instances["image_size"][row]
+    if size != (width, height):
+        raise BadRecordError(f"{where} is {size[0]}x{size[1]} and was annotated at another size, {width}x{height}")
+    return pixels
 
 
-def _packed(image: object) -> NDArray[np.uint8] | None:
-    return None if image is None else np.asarray(cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2RGBA), np.uint8)
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """(H, W, 4) uint8 of an encoded picture; a thread's next call may overwrite it.
+
+    Raises:
+        UnreadableImageError: If it is truncated, or no picture.
+    """
+    if simplejpeg is not None:
+        try:
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            return np.asarray(simplejpeg.decode_jpeg(data, "RGBX", buffer=_room(height, width)), np.uint8)
+        except ValueError:  # another format, truncated, or one of which libjpeg warns and that may still be whole
+            pass
+    return np.asarray(cv2.cvtColor(decode_image(data), cv2.COLOR_RGB2RGBA), np.uint8)
+
+
+def _room(height: int, width: int) -> NDArray[np.uint8]:
+    """(H, W, 4) of the thread's own memory, not at a multiple of 32 bytes.
+
+    There libjpeg-turbo would write past the caches, which takes up to a half longer.
+    """
+    nbytes = height * width * 4
+    memory = SCRATCH.array("frame", (nbytes + _UNALIGNED[1],), np.uint8)
+    start = (_UNALIGNED[0] - memory.ctypes.data) % _UNALIGNED[1]
+    return memory[start : start + nbytes].reshape(height, width, 4)
+
+
+def _fitting(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
+    if max(pixels.shape) > LARGEST_SIDE:
+        height, width = pixels.shape[:2]
+        raise BadRecordError(f"{where} is {width}x{height}, more than {LARGEST_SIDE:,} a side")
+    return pixels

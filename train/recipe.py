@@ -36,7 +36,7 @@ class Recipe:
         "fused (learnt doublings, finer features added to them), deconv (the doublings alone), pyramid (for random "
         "weights), or interp (the notebook's)",
     )
-    input_size: str = _knob("", "HEIGHTxWIDTH, e.g. 256x192, of the student's input; the teacher's where not given")
+    input_size: str = _knob("", "HEIGHTxWIDTH, e.g. 256x192, of the student's input (default: the teacher's)")
     pretrained: str = _knob("auto", "ImageNet weights: auto (download), none, or a file")
 
     epochs: int = _knob(20, "passes over the store")
@@ -106,6 +106,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("recipe")
     for field in dataclasses.fields(Recipe):
         flag = "--" + field.name.replace("_", "-")
-        text = f"{field.metadata['help']} (default: {field.default if field.default != '' else 'none'})"
+        text = field.metadata["help"] + (f" (default: {field.default})" if field.default != "" else "")
         kind = field.type if isinstance(field.type, type) else str
         group.add_argument(flag, type=kind, default=field.default, help=text, **field.metadata["options"])

@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from train.errors import TrainError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from train.student_file import StudentFile
 
 JPEG_QUALITY = 92
+DECODER: Final = "how a joint is read from its map: argmax, or dark, finer and slower (default: argmax)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-box-score", type=float, default=0.3, metavar="S", help="leave out weaker boxes (0.3)")
     parser.add_argument("--draw-above", type=float, default=0.2, metavar="S", help="draw joints of that height (0.2)")
     parser.add_argument("--no-pictures", action="store_true", help="write keypoints.json alone")
-    parser.add_argument("--decoder", choices=["argmax", "dark"], default="argmax")
+    parser.add_argument("--decoder", choices=["argmax", "dark"], default="argmax", help=DECODER)
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="crops at a time (32)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 

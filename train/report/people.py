@@ -13,8 +13,8 @@ from kdlib.heatmaps import flip_average
 from kdlib.images import normalise_images
 from kdlib.warp import warp_image
 from train.dataset import as_tensors
-from train.errors import TrainError
 from train.evaluate import student_loader
+from train.pixels import decode, image_pixels
 from train.report.evidence import Evidence, Subject, Trained
 from train.report.markup import Markup, compact, element
 from train.report.numbers import fixed
@@ -150,7 +150,7 @@ def _card(evidence: Evidence, drawn: list[Drawn], number: int, place: int) -> Ma
 
 def _frame(evidence: Evidence, row: int) -> Markup:
     jpeg = _jpeg(evidence, row)
-    height, width = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)).shape[:2]
+    height, width = decode(jpeg).shape[:2]
     return element("image", id=_name(row), width=width, height=height, href=data_uri(jpeg, "jpeg"))
 
 
@@ -203,10 +203,7 @@ def _jpeg(evidence: Evidence, row: int) -> bytes:
     store = evidence.store
     if evidence.images is None:
         return bytes(store.frame(row))
-    path = evidence.images / store.instances["file_name"][row]
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise TrainError(f"row {row} of {store.path}: {path} is missing or is no image")
+    image = cv2.cvtColor(image_pixels(store, row, evidence.images), cv2.COLOR_RGBA2BGR)
     size = store.manifest["provenance"]["preprocessing"]["frame_size"]
     frame = warp_image(np.asarray(image, np.uint8), store.frame_affine[row], (size[0], size[1]))
     return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
