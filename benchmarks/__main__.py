@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--full", action="store_true")
     arguments = parser.parse_args(argv)
     from benchmarks import (
+        allocator,
         averaging,
         codec,
         compiling,
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     from benchmarks.workspace import Workspace
 
     effort = QUICK if arguments.quick else Effort(full=arguments.full)
-    long = [compiling, cost, scale, memory, warping, averaging] if effort.full else []
+    long = [allocator, compiling, cost, scale, memory, warping, averaging] if effort.full else []
     scripts = [codec, reading, streaming, writing, loader, training, first_step, *long]
     lines = []
     with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from kdlib.allocator import keep_freed_memory
 from kdlib.config_file import ConfigError, add_config, parse
 from kdlib.openmp import wait_passively
 from train.errors import TrainError
@@ -254,6 +255,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     wait_passively()
+    keep_freed_memory()
     command: Any = COMMANDS[arguments.command]
     import cache
 
