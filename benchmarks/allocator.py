@@ -1,9 +1,9 @@
 """What does keeping freed memory save? `python -m benchmarks.allocator`.
 
 train.kept_memory   CPU seconds of an instance in a training step of the default student, 256x192, with the allocator as
-train.kept_memory   CPU seconds of an instance in a training step of the default student, 256x192, with the allocator as
                     `python -m train` sets it (`kdlib.allocator`) over glibc's own way; `system` is the kernel's share
                     of both, `faults` the page faults of a step, `resident` the largest size in MB
+
 A process a round, as the choice cannot be undone. The CPU's clock alone: most of what is saved is the kernel's.
 """
 
