@@ -23,7 +23,7 @@ from kdlib.skeleton import FLIP_ORDER
 from kdlib.warp_maps import bordered_shape, spread_values
 from train.augment import Augmentation
 from train.dataset import StoreDataset
-from train.pixels import decode_frame
+from train.pixels import frame_pixels
 from train.scratch import SCRATCH
 from train.supervision import Batch
 
@@ -37,8 +37,7 @@ def write_files(store: Any, folder: Path) -> int:
     """A file of every instance of a store; returns the bytes of one, on average."""
     plain = StoreDataset(store)
     for index, row in enumerate(plain.rows):
-        sample, frame = plain[index], decode_frame(store.frame(int(row)))
-        assert frame is not None  # noqa: S101 - the workspace wrote it
+        sample, frame = plain[index], frame_pixels(store, int(row))
         content = {
             "image": torch.from_numpy(np.ascontiguousarray(frame[..., :3])),
             "heatmaps": sample["heatmaps"].contiguous(),

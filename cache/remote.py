@@ -17,7 +17,7 @@ from cache.location import Location, redact
 ATTEMPTS = 4
 FIRST_PAUSE = 0.25  # seconds before the second attempt; twice as long before each further one
 _CONNECT, _SILENCE = 30, 60  # seconds until a server that does not answer, or falls silent, counts as failed
-_EXTRA = "pip install 'pose-teacher-cache[share]'"
+_EXTRA = "pip install -e '.[share]'"
 Result = TypeVar("Result")
 
 

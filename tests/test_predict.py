@@ -171,6 +171,7 @@ def test_a_box_file_is_found_by_id_by_name_and_through_its_images(tmp_path):
     [
         ("nonsense", "is not JSON"),
         ('{"boxes": []}', "neither a list of COCO detections nor"),
+        ('{"images": [{"id": 4}], "annotations": []}', "every entry of images needs an id and a file_name"),
         ('[{"image_id": 1, "bbox": [1, 2, 3]}]', "entry 0: a bbox is four finite numbers"),
         ('[{"image_id": 1, "bbox": [1, 2, 3, NaN]}]', "entry 0: a bbox is four finite numbers"),
         ('[{"image_id": 1}]', "entry 0: needs image_id"),

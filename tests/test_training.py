@@ -162,6 +162,14 @@ def test_refusals_are_one_line_and_lose_nothing(stores, tmp_path, capsys):
     assert "no device" in refused(command(stores, tmp_path / "a", "distill", "--device", "cuda:7"))
     assert "nowhere.zarr" in refused(["evaluate", "--store", "nowhere.zarr", "--teacher"])
     assert "no student at" in refused(["evaluate", "--store", str(stores / "val.h5"), "--student", "no.pt"])
+    assert "is a folder; a run's student is" in refused(
+        ["evaluate", "--store", str(stores / "val.h5"), "--student", str(tmp_path)]
+    )
+    for content in ("", "a text\n", "<html>"):
+        (tmp_path / "text.pt").write_text(content)
+        assert "is not a student's checkpoint" in refused(
+            ["evaluate", "--store", str(stores / "val.h5"), "--student", str(tmp_path / "text.pt")]
+        )
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/precious").write_text("x")
     assert "is not a run folder" in refused(command(stores, tmp_path / "foreign", "distill", "--overwrite"))

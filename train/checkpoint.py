@@ -62,8 +62,13 @@ def read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise TrainError(f"no student at {path}; train one with `python -m train distill` or `baseline`") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise TrainError(f"{path} is not a student's checkpoint: {str(error).strip().splitlines()[0]}") from error
+    except IsADirectoryError as error:
+        raise TrainError(f"{path} is a folder; a run's student is {path / 'best.pt'}") from error
+    except pickle.UnpicklingError as error:
+        raise TrainError(f"{path} is not a student's checkpoint: it holds no PyTorch weights") from error
+    except (RuntimeError, EOFError, ValueError, IndexError, KeyError) as error:  # torch.load, of other files
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TrainError(f"{path} is not a student's checkpoint: {reason}") from error
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise TrainError(f"{path} is not a student's checkpoint of version {VERSION}")
     return content

@@ -70,7 +70,10 @@ class BoxFile:
 
     def _entries(self, document: Any) -> list[dict[str, Any]]:
         if isinstance(document, dict) and isinstance(document.get("annotations"), list):
-            self.ids = {str(image["file_name"]): int(image["id"]) for image in document.get("images", [])}
+            try:
+                self.ids = {str(image["file_name"]): int(image["id"]) for image in document.get("images", [])}
+            except (KeyError, TypeError, ValueError) as error:
+                raise TrainError(f"{self.path}: every entry of images needs an id and a file_name") from error
             document = document["annotations"]
         if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
             raise TrainError(f"{self.path} holds neither a list of COCO detections nor COCO annotations")
