@@ -296,7 +296,7 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(fsspec, "filesystem", missing)
-    with pytest.raises(cache.StoreError, match=r"pip install 'pose-teacher-cache\[share\]'"):
+    with pytest.raises(cache.StoreError, match=r"pip install -e '\.\[share\]'"):
         cache.open_store("s3://bucket/s.zarr")
 
 
