@@ -62,9 +62,10 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         teacher = store.manifest["provenance"]["teacher"]
         self.store, self.images, self.views, self.seed, self.epoch = store, images, views, seed, 0
         self.augmentation = augmentation or NONE
-        self.input_size = input_size or tuple(teacher["input_size"])
+        self.teacher_size: tuple[int, int] = tuple(teacher["input_size"])
+        self.input_size = input_size or self.teacher_size
         self.heatmap_size = (self.input_size[0] // STRIDE, self.input_size[1] // STRIDE)
-        self.teacher_stride = teacher["input_size"][0] / teacher["heatmap_size"][0]
+        self.teacher_stride = self.teacher_size[0] / teacher["heatmap_size"][0]
         if images is None and not store.has_frames:
             raise TrainError(f"{store.path} holds no frames; name the folder of its images with --images DIR")
         self.flips = tuple(bool(flip) for flip in store.view_flip)
@@ -128,7 +129,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         seen = compose_rows(self.store.view_affine[row, stored].tolist(), self.store.frame_affine[row].tolist())
         keypoints = self.keypoints[row].copy()
         keypoints[:, :2] = transform_points(keypoints[:, :2], seen)
-        width, height = self.store.manifest["provenance"]["teacher"]["input_size"]
+        width, height = self.teacher_size
         whole = (width / 2, height / 2), (width, height)
         drawn = draw_view(rng, self.augmentation, whole, keypoints, self.input_size)
         return View(compose_rows(drawn.affine, seen), drawn.flip != self.flips[stored], replayed=stored)

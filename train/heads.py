@@ -32,6 +32,12 @@ def _doubling(inputs: int, outputs: int) -> nn.Module:
     return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
 
 
+def _around(finer: Tensor, doubled: Tensor, first: int) -> Tensor:
+    """Of finer features those that lie around the pixels of the doubled ones: from ``first`` on, one more each way."""
+    rows, columns = doubled.shape[-2:]
+    return finer[..., first : first + rows + 1, first : first + columns + 1]
+
+
 class InterpHead(nn.Module):
     """The teaching notebook's head: bilinear upsampling and one 3x3 convolution."""
 
@@ -84,11 +90,9 @@ class PyramidHead(nn.Module):
     def forward(self, features: Taps[Tensor]) -> Tensor:
         """(B, K, H / 4, W / 4)."""
         coarse = self.double16(self.narrow(features.stride16))
-        rows, columns = coarse.shape[-2:]
-        middle = self.merge8(coarse + self.lateral8(features.stride8[..., : rows + 1, : columns + 1]))
+        middle = self.merge8(coarse + self.lateral8(_around(features.stride8, coarse, 0)))
         fine = self.double8(middle)
-        rows, columns = fine.shape[-2:]
-        return self.final(self.merge4(fine + self.lateral4(features.stride4[..., 1 : rows + 2, 1 : columns + 2])))
+        return self.final(self.merge4(fine + self.lateral4(_around(features.stride4, fine, 1))))
 
 
 class FusedHead(nn.Module):
@@ -111,11 +115,9 @@ class FusedHead(nn.Module):
     def forward(self, features: Taps[Tensor]) -> Tensor:
         """(B, K, H / 4, W / 4)."""
         coarse = self.norm16(self.double16(features.stride16))
-        rows, columns = coarse.shape[-2:]
-        middle = (coarse + self.lateral8(features.stride8[..., : rows + 1, : columns + 1])).relu()
+        middle = (coarse + self.lateral8(_around(features.stride8, coarse, 0))).relu()
         fine = self.norm8(self.double8(middle))
-        rows, columns = fine.shape[-2:]
-        return self.final((fine + self.lateral4(features.stride4[..., 1 : rows + 2, 1 : columns + 2])).relu())
+        return self.final((fine + self.lateral4(_around(features.stride4, fine, 1))).relu())
 
 
 def _lateral(inputs: int, outputs: int) -> nn.Module:
