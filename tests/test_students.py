@@ -117,7 +117,7 @@ def test_pretrained_weights_fill_the_backbone_or_are_refused(tmp_path):
     student = build_student("squeezenet1_1", "deconv", 17, (96, 128))
     state = {f"features.{k}": torch.full_like(v, 0.5).half() for k, v in student.features.state_dict().items()}
     torch.save({**state, "classifier.1.weight": torch.zeros(3)}, tmp_path / "imagenet.pth")
-    assert "imagenet.pth" in load_pretrained(student, "squeezenet1_1", str(tmp_path / "imagenet.pth"))
+    assert "imagenet.pth" in load_pretrained(student, "squeezenet1_1", str(tmp_path / "imagenet.pth"))[0]
     assert all((v == 0.5).all() for v in student.features.state_dict().values())
     with pytest.raises(TrainError, match="no pretrained weights at"):
         load_pretrained(student, "squeezenet1_1", str(tmp_path / "none.pth"))
@@ -133,7 +133,8 @@ def test_an_offline_download_says_so_and_goes_on(monkeypatch):
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
     student = build_student("squeezenet1_1", "deconv", 17, (96, 128))
     before = {k: v.clone() for k, v in student.state_dict().items()}
-    line = load_pretrained(student, "squeezenet1_1", "auto")
+    line, loaded = load_pretrained(student, "squeezenet1_1", "auto")
+    assert not loaded
     assert "could not be downloaded" in line
     assert "random weights" in line
     assert all((before[k] == v).all() for k, v in student.state_dict().items())
@@ -142,4 +143,4 @@ def test_an_offline_download_says_so_and_goes_on(monkeypatch):
 @pytest.mark.skipif(not SQUEEZENET.exists(), reason="ImageNet weights (../shared/data) are not here")
 def test_the_real_imagenet_file_loads():
     student = build_student("squeezenet1_1", "deconv", 17, (96, 128))
-    assert "squeezenet1_1_imagenet" in load_pretrained(student, "squeezenet1_1", str(SQUEEZENET))
+    assert "squeezenet1_1_imagenet" in load_pretrained(student, "squeezenet1_1", str(SQUEEZENET))[0]

@@ -1,8 +1,8 @@
 """Student files: what a run writes to go on later, and what evaluation, report and export read.
 
 A checkpoint is a dict of tensors and plain values, written beside and renamed, and read with ``weights_only=True``.
-``best.pt`` holds a student as it was evaluated; ``last.pt`` the weights that train, their average, the optimiser and
-the run's progress.
+``best.pt`` holds a student as it was evaluated, the norms that it trained with folded in; ``last.pt`` the weights that
+train, their average, the optimiser and the run's progress.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from kdlib.geometry import parse_size
+from train.conv_norms import fold_norms
 from train.errors import TrainError
 from train.recipe import Recipe
 from train.students import Student, build_student
@@ -95,6 +96,6 @@ def load_student(path: Path) -> TrainedStudent:
     content = read(path)
     recipe, input_size = Recipe(**content["recipe"]), parse_size(content["input_size"])
     model = build_student(recipe.student, recipe.head, content["joints"], input_size)
-    model.load_state_dict(content.get("ema", content["model"]))
+    model.load_state_dict(fold_norms(content.get("ema", content["model"])))
     supervision = Supervision(**content["supervision"])
     return TrainedStudent(model.eval(), content["name"], recipe, input_size, supervision)

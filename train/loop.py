@@ -27,6 +27,7 @@ from train.run import Run
 from train.run_folder import write_history, write_text
 from train.state import State, say
 from train.stopping import StopRequest
+from train.students import Student
 from train.supervision import Batch
 
 RUNS, ASKED_TO_STOP, CANNOT = range(3)
@@ -153,30 +154,30 @@ class Trainer:
 
     def _close_epoch(self) -> None:
         """Evaluate, keep the best, write the checkpoint and then the history that it holds."""
-        metrics = self._evaluate()
+        student = self.state.plain_student()
+        metrics = self._evaluate(student)
         more = {"bad_records": len(self.progress.bad_records)} if self.run.skip_bad_records else {}
         line = self.progress.close_epoch(self.loader.batch_size, metrics, more)
         if self.ranks.first:
-            self._show(metrics)
-            self.state.keep_best(metrics)
+            self._show(student, metrics)
+            self.state.keep_best(student, metrics)
             self._save()
             write_history(self.run.out, self.progress.history)
             say(_epoch_line(self.run.name, self.run.recipe.epochs, line))
             for why in list(self.progress.bad_records.values())[:1]:
                 say(f"bad records so far, each replaced by another: {len(self.progress.bad_records)}, e.g. {why}")
 
-    def _show(self, metrics: dict[str, Any]) -> None:
+    def _show(self, student: Student, metrics: dict[str, Any]) -> None:
         """Numbers and a few persons of the validation store, for TensorBoard."""
         self.board.add("val", {name: metrics[name] or 0.0 for name in ("ap", "pck@0.05")}, self.progress.step)
         if self.pictures is None:
             self.pictures = Pictures(self.run.val_store, self.run.input_size, self.run.val_images)
-        picture = self.pictures.draw(self.state.stepper.student, self.state.supervision)
+        picture = self.pictures.draw(student, self.state.supervision)
         self.board.show("val/people", picture, self.progress.step)
 
-    def _evaluate(self) -> dict[str, Any]:
+    def _evaluate(self, student: Student) -> dict[str, Any]:
         """Metrics of the student as it is, computed from all ranks' predictions; empty but on rank 0."""
-        self.state.stepper.agree_on_statistics()
-        parts = self.ranks.gather(predict(self.state.stepper.student, self.state.supervision, self.state.val_loader))
+        parts = self.ranks.gather(predict(student, self.state.supervision, self.state.val_loader))
         if not self.ranks.first:
             return dict.fromkeys(("ap", "ap50", "pck@0.05", "pck@0.1"))
         metrics: dict[str, Any] = json.loads(to_json(measure(self.run.val_store, in_store_order(parts))))

@@ -38,6 +38,12 @@ class Recipe:
     )
     input_size: str = _knob("", "HEIGHTxWIDTH, e.g. 256x192, of the student's input (default: the teacher's)")
     pretrained: str = _knob("auto", "ImageNet weights: auto (download), none, or a file")
+    backbone_norm: str = _knob(
+        "batch",
+        "what a backbone without norms (SqueezeNet) trains with: batch (norms that the student file has folded into "
+        "its convolutions) or none",
+        choices=["batch", "none"],
+    )
 
     epochs: int = _knob(20, "passes over the store")
     batch_size: int = _knob(32, "instances a step, over all processes")

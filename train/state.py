@@ -1,5 +1,6 @@
 """The parts of one run (student, loaders, progress), and their way into a checkpoint and back."""
 
+import copy
 import dataclasses
 import json
 import sys
@@ -7,25 +8,32 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from cache.errors import StoreFormatError
 from cache.manifest import differences
 from kdlib.device import choose_precision
+from kdlib.images import normalise_images
 from train import checkpoint
 from train.augment import Augmentation
 from train.compiling import compiler_problem
+from train.conv_norms import fold_norms, norm_entries, observed
 from train.dataset import StoreDataset
-from train.errors import TrainError
+from train.errors import BadRecordError, TrainError
 from train.evaluate import check_joints, student_loader
-from train.loader import Loader
+from train.loader import Loader, is_bad_record
 from train.progress import Progress
 from train.run import Run
 from train.run_folder import discard, refuse_taken, write_history, write_text
 from train.step import Stepper
-from train.students import build_student, load_pretrained
+from train.students import Student, build_student, load_pretrained
 
 VAL_BATCH = 64
+OBSERVED = 64
+"""Pictures by which added norms start."""
 
 
 class State:
@@ -44,6 +52,9 @@ class State:
         )
         self.model = build_student(self.recipe.student, self.recipe.head, run.store.spec.joints, run.input_size)
         self.model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._plain = copy.deepcopy(self.model)
+        if self.recipe.backbone_norm == "batch":
+            self.model.add_norms()
         self.part = (self.ranks.rank, self.ranks.world)
         self.loader = self._loader()
         self.val_loader = student_loader(
@@ -128,13 +139,28 @@ class State:
         out = self.run.out
         if not (self.run.resume or self.run.overwrite):
             refuse_taken(out)
-        self.progress.start = load_pretrained(self.model, self.recipe.student, self.recipe.pretrained)
+        self.progress.start, pretrained = load_pretrained(self.model, self.recipe.student, self.recipe.pretrained)
         say(self.progress.start)
+        if pretrained and norm_entries(self.model):
+            with torch.no_grad(), observed(self.model):
+                self.model.taps(normalise_images(self._some_pictures().to(self.run.device)))
         if self.run.overwrite:
             discard(out)
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "config.json", json.dumps({**self.config, "resolved": self.resolved}, indent=2) + "\n")
         write_history(out, [])
+
+    def _some_pictures(self) -> Tensor:
+        """Plain crops (N, H, W, 3) uint8 of a few persons spread over the store."""
+        dataset = StoreDataset(self.run.store, self.run.input_size, views=None, images=self.run.images)
+        pictures = []
+        for index in np.linspace(0, len(dataset) - 1, min(OBSERVED, len(dataset))).astype(int):
+            try:
+                pictures.append(dataset[int(index)]["image"])
+            except (StoreFormatError, BadRecordError) as error:
+                if not (self.run.skip_bad_records and is_bad_record(error)):
+                    raise
+        return torch.stack(pictures)
 
     def _read_last(self) -> dict[str, Any]:
         content = checkpoint.read(self.last)
@@ -177,12 +203,18 @@ class State:
             checkpoint.save(self.last, {**content, "progress": self.progress.as_dict()})
         self._saved_step, self._saved_at = self.progress.step, time.monotonic()
 
-    def keep_best(self, metrics: dict[str, Any]) -> None:
+    def plain_student(self) -> Student:
+        """The student as it is now, its added norms folded in: what is evaluated is what is kept."""
+        self.stepper.agree_on_statistics()
+        self._plain.load_state_dict(fold_norms(self.stepper.student.state_dict()))
+        return self._plain.eval()
+
+    def keep_best(self, student: Student, metrics: dict[str, Any]) -> None:
         """Write ``best.pt`` if no epoch was better."""
         best = self.progress.best
         if best is None or (metrics["ap"] or 0.0) > (best["ap"] or 0.0):
             self.progress.best = metrics
-            content = {**self.config, "model": self.stepper.student.state_dict(), "resolved": self.resolved}
+            content = {**self.config, "model": student.state_dict(), "resolved": self.resolved}
             checkpoint.save(self.run.out / "best.pt", {**content, "epoch": self.progress.epoch})
 
     def how_to_go_on(self) -> str:

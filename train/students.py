@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from train.alignment import align
 from train.backbones import is_library_name, open_backbone, timm_pretrained, torchvision_pretrained
+from train.conv_norms import add_norms, norm_entries
 from train.errors import TrainError
 from train.heads import HEADS, Taps
 
@@ -44,6 +45,9 @@ class Student(nn.Module):
         """The backbone's features on the heads' grid."""
         raise NotImplementedError
 
+    def add_norms(self) -> None:
+        """Give a backbone that has no batch norms some to train with; others stay as they are."""
+
 
 class SqueezeNetStudent(Student):
     """SqueezeNet's own features.
@@ -71,6 +75,11 @@ class SqueezeNetStudent(Student):
             x = layer(x)
         _, stride4, stride8 = before_pools
         return Taps(stride4, stride8, x)
+
+    def add_norms(self) -> None:
+        """A batch norm behind every convolution of the Fire modules; the first convolution has none."""
+        for layer in self.features.children():
+            add_norms(layer)
 
 
 class BackboneStudent(Student):
@@ -125,7 +134,7 @@ def build_student(name: str, head: str, joints: int, input_size: tuple[int, int]
     return SqueezeNetStudent(name, head, joints)
 
 
-def load_pretrained(student: Student, name: str, source: str) -> str:
+def load_pretrained(student: Student, name: str, source: str) -> tuple[str, bool]:
     """Start the backbone from ImageNet weights.
 
     Args:
@@ -135,13 +144,13 @@ def load_pretrained(student: Student, name: str, source: str) -> str:
             its state dict.
 
     Returns:
-        One line that says what was done.
+        One line that says what was done, and whether the backbone has ImageNet weights now.
 
     Raises:
         TrainError: If the file is missing or is no such state dict.
     """
     if source == "none":
-        return "student starts from random weights"
+        return "student starts from random weights", False
     if source == "auto":
         return _download(student, name)
     path = Path(source)
@@ -153,7 +162,7 @@ def load_pretrained(student: Student, name: str, source: str) -> str:
         reason = str(error).strip().splitlines()[0]
         layout = "timm" if name.startswith("timm:") else "torchvision"
         raise TrainError(f"{path} does not hold ImageNet weights of {name} in {layout}'s layout: {reason}") from error
-    return f"student starts from {path.name}"
+    return f"student starts from {path.name}", True
 
 
 def _pretrained(name: str, path: Path | None) -> dict[str, Tensor]:
@@ -170,21 +179,23 @@ def _pretrained(name: str, path: Path | None) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
-def _download(student: Student, name: str) -> str:
+def _download(student: Student, name: str) -> tuple[str, bool]:
     try:
         _fill(student, _pretrained(name, None))
     except TrainError:
         raise
     except Exception as error:  # no network, no such weights, another hash: each library raises its own kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return (
+        line = (
             f"ImageNet weights of {name} could not be downloaded ({reason}): the student starts from "
             "random weights; give a file with --pretrained FILE, or --pretrained none to say so"
         )
-    return f"student starts from the ImageNet weights of {name}"
+        return line, False
+    return f"student starts from the ImageNet weights of {name}", True
 
 
 def _fill(student: Student, weights: dict[str, Tensor]) -> None:
-    """Every weight of the backbone, and no other, out of those of the whole network."""
+    """Every weight of the backbone, and no other, out of those of the whole network; added norms stay as they are."""
     features = student.features
-    features.load_state_dict({key: weights[key] for key in features.state_dict() if key in weights})
+    published = {key: weights[key] for key in features.state_dict() if key in weights}
+    features.load_state_dict(norm_entries(features) | published)
