@@ -46,8 +46,8 @@ FROZEN = {
     "clipped": [2.845725, 2.795970, 2.794746, 2.605883, 2.719505],
 }
 """Measured with torch 2.14. AVX2 instead of AVX512 moves them by 1e-6 of their size (in float32 by 1e-4, which is why
-the student computes in float64 here). A learning rate that differs by 5 % moves the fifth by 2e-3, rotations by 39 instead
-of 40 degrees by 8e-4, a ground-truth term of weight 0.001 by 6e-4, clipping at 0.9 "clipped" by 2e-4."""
+the student computes in float64 here). A learning rate that differs by 5 % moves the fifth by 2e-3, rotations by 39 and
+not 40 degrees by 8e-4, a ground-truth term of weight 0.001 by 6e-4, clipping at 0.9 "clipped" by 2e-4."""
 
 
 def in_float64(made):

@@ -20,12 +20,16 @@ LAST: Final = ".norm.num_batches_tracked"
 
 
 class NormedConv2d(nn.Conv2d):
-    """A convolution with a batch norm behind it; its own weights keep the names that they have without."""
+    """A convolution with a batch norm behind it; its own weights keep the names that they have without.
+
+    Its bias stays what it was: the norm takes it away again, so its gradient would be rounding alone.
+    """
 
     def __init__(self, plain: nn.Conv2d) -> None:
         kernel, stride, padding = plain.kernel_size, plain.stride, plain.padding
         super().__init__(plain.in_channels, plain.out_channels, kernel, stride, padding, device="meta")  # type: ignore[arg-type]
         self._parameters = plain._parameters
+        self.bias.requires_grad_(False)  # type: ignore[union-attr]
         self.norm = nn.BatchNorm2d(plain.out_channels, EPS, device=plain.weight.device)
         self.observing = False
 
