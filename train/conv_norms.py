@@ -1,7 +1,7 @@
 """Batch norms that a backbone without any is given while it trains, and that its student file no longer holds.
 
 SqueezeNet was published without them. With one after every convolution of its Fire modules the same steps go further
-(docs/decisions/0012). A norm at rest is a scale and a shift of what its convolution puts out, so it folds into the
+(docs/decisions/0014). A norm at rest is a scale and a shift of what its convolution puts out, so it folds into the
 convolution's own weights: what is evaluated, exported and handed on is the plain network.
 """
 
