@@ -24,7 +24,7 @@ from typing import Any
 
 from cache.errors import StoreError
 from cache.location import redact
-from cache.pipe import exit_with
+from console.pipe import exit_with
 
 LISTED = 20  # problems printed for a person; --json has all
 

@@ -21,8 +21,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from console.config_file import ConfigError, add_config, parse
 from kdlib.allocator import keep_freed_memory
-from kdlib.config_file import ConfigError, add_config, parse
 from kdlib.openmp import wait_passively
 from precompute.errors import PrecomputeError
 
@@ -215,7 +215,7 @@ def _make(arguments: argparse.Namespace, job: Any, provenance: dict[str, Any], t
     options = {"frames": not arguments.no_frames, "resume": resume, "overwrite": arguments.overwrite}
     writer = team.begin(lambda join: create_writer(job, path, codec, provenance, **options, join=join))
     try:
-        skipped = fill(job, writer, team)
+        skipped = fill(job, writer, team, show=team.rank == 0)
     except KeyboardInterrupt:
         left = len(writer.pending_shards())
         raise PrecomputeError(
@@ -253,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(arguments)
     except BrokenPipeError:
-        raise  # see cache/pipe.py
+        raise  # see console/pipe.py
     except (PrecomputeError, cache.StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -262,6 +262,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from cache.pipe import exit_with
+    from console.pipe import exit_with
 
     exit_with(main)

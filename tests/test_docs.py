@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from kdlib.config_file import parse
+from console.config_file import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks/README.md"])
-ROOMS = ("kdlib", "cache", "precompute", "train")
+ROOMS = ("kdlib", "cache", "console", "precompute", "train")
 
 
 def name_of(path):

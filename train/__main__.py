@@ -18,8 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from console.config_file import ConfigError, add_config, parse
 from kdlib.allocator import keep_freed_memory
-from kdlib.config_file import ConfigError, add_config, parse
 from kdlib.openmp import wait_passively
 from train.errors import TrainError
 from train.export import command as export_command
@@ -262,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return command(arguments)
     except BrokenPipeError:
-        raise  # see cache/pipe.py
+        raise  # see console/pipe.py
     except (TrainError, cache.StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -272,6 +272,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from cache.pipe import exit_with
+    from console.pipe import exit_with
 
     exit_with(main)

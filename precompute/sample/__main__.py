@@ -18,8 +18,8 @@ from precompute.sample.spec import SampleSpec
 def main(argv: list[str] | None = None) -> int:
     """Parse, write, look; returns the exit code."""
     arguments = _parser().parse_args(argv)
+    from console.progress import progress
     from precompute.sample.dataset import SampleError, write_sample
-    from precompute.sample.progress import progress
 
     spec = SampleSpec(arguments.seed, arguments.train, arguments.val, arguments.clean_train)
     out: Path = arguments.out

@@ -95,8 +95,8 @@ def train_teacher(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _ensure_data(folder: Path, images: int, workers: int) -> None:
+    from console.progress import progress
     from precompute.sample.dataset import read_marker, write_sample
-    from precompute.sample.progress import progress
     from precompute.sample.spec import SampleSpec
 
     if read_marker(folder) is None:
@@ -109,7 +109,7 @@ def _fit(model: "nn.Module", views: "PersonViews", steps: int, seed: int) -> Non
     import numpy as np
     import torch
 
-    from precompute.sample.progress import progress
+    from console.progress import progress
     from precompute.sample.training_views import shuffled_batches
 
     optimizer = torch.optim.AdamW(model.parameters(), PEAK_RATE, weight_decay=WEIGHT_DECAY)

@@ -1,0 +1,103 @@
+"""What all commands have in common: how far they are, on a terminal and in a file."""
+
+import io
+import re
+
+import pytest
+import tqdm.std
+
+from console.duration import duration
+from console.progress import LINES, progress
+
+
+class Clock:
+    """A clock that only moves when it is told to."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr("console.progress.time.monotonic", made)
+    monkeypatch.setattr(tqdm.std, "time", made)
+    return made
+
+
+def work(clock, total, seconds_each, begun=0):
+    """Count to the total, one after the other."""
+    with progress("teacher", "instances", begun) as tell:
+        for done in range(begun + 1, total + 1):
+            clock.now += seconds_each
+            tell(done, total)
+
+
+def test_durations_are_read_as_people_say_them():
+    said = [duration(seconds) for seconds in (0.4, 59.6, 232, 3599.7, 7500, 90000)]
+    assert said == ["0 s", "1 min 00 s", "3 min 52 s", "1 h 00 min", "2 h 05 min", "25 h 00 min"]
+
+
+@pytest.mark.parametrize(("total", "seconds_each"), [(40, 1.0), (1000, 1.0), (100_000, 0.5), (7, 3600.0)])
+def test_a_pipe_gets_few_lines_however_long_it_takes(clock, capsys, total, seconds_each):
+    work(clock, total, seconds_each)
+    lines = capsys.readouterr().err.splitlines()
+    assert 2 <= len(lines) <= LINES + 2
+    assert all(line.startswith("teacher: ") for line in lines)
+    assert lines[-1].startswith(f"teacher: {total} instances in {duration(total * seconds_each)} (")
+
+
+def test_the_first_line_comes_soon_and_says_how_long_it_will_take(clock, capsys):
+    work(clock, 100_000, 0.5)
+    assert capsys.readouterr().err.splitlines()[0] == "teacher: 20/100000 instances, 2.0/s, 13 h 53 min to go"
+
+
+def test_quick_work_says_one_line_and_no_work_none(clock, capsys):
+    work(clock, 5, 0.0625)
+    assert capsys.readouterr().err == "teacher: 5 instances in 0 s (16.0/s)\n"
+    work(clock, 5, 0.1, begun=5)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_an_earlier_run_did_counts_neither_for_the_rate_nor_for_the_time_left(clock, capsys):
+    work(clock, 1000, 1.0, begun=900)
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "teacher: 910/1000 instances, 1.0/s, 1 min 30 s to go"
+    assert last == "teacher: 100 instances in 1 min 40 s (1.0/s)"
+
+
+def test_work_that_fails_is_not_said_to_be_done(clock, capsys):
+    def end(tell):
+        tell(3, 10)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), progress("teacher", "instances") as tell:
+        end(tell)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_total_that_nobody_knows_and_work_that_begins_anew(clock, capsys):
+    with progress("download", "MB", 50) as tell:
+        for done in [51, 52, 1, 2, 3]:  # the server has another file by now
+            clock.now += 10
+            tell(done, 0)
+    *_, before, last = capsys.readouterr().err.splitlines()
+    assert before == "download: 3 MB, 0.1/s"
+    assert last == "download: 2 MB in 20 s (0.1/s)"
+
+
+def test_a_terminal_gets_a_bar_whose_time_left_is_that_of_the_rest(clock, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    work(clock, 1000, 1.0, begun=900)
+    states = re.findall(r"\| (\d+)/1000 \[[\d:]+<([\d:]+), +1.00 instances/s\]", terminal.getvalue())
+    assert ("950", "00:50") in states
+    assert states[-1] == ("1000", "00:00")
