@@ -14,41 +14,59 @@ from tqdm import tqdm
 
 from console.duration import duration
 
-SECONDS_BETWEEN_LINES: Final = 10.0
+FIRST_LINE: Final = 10.0
+"""Seconds before a file or a pipe hears of it, and at least between two lines."""
+FIRST_OF_PASSING: Final = 300.0
+"""The same of works that follow each other and end in a line of their own, e.g. epochs."""
 LINES: Final = 10
 """Of work that takes long: beside the first one, a line a tenth of it."""
+BAR: Final = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+"""tqdm's own, where the total is known, but for the rate, which never turns into seconds a unit."""
+
+Tell = Callable[[int, int], None]
+"""Told (done, total); a total of 0 is one that is not known."""
+
+
+def silently(done: int, total: int) -> None:
+    """What is told to nobody."""
 
 
 @contextmanager
-def progress(what: str, unit: str, begun: int = 0) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str, unit: str, begun: int = 0, *, shown: bool = True, passing: bool = False) -> Iterator[Tell]:
     """A function to be told (done, total), for the length of the block; it writes to stderr.
 
     Args:
         what: The work.
         unit: What is counted, in the plural.
         begun: Done before, by an earlier run: it counts as done, but neither for the rate nor for the time left.
-
-    A total of 0 is one that is not known.
+        shown: False says nothing: of several processes, one speaks.
+        passing: One of many such works, each of which ends in a line of its own: the bar goes away, and a pipe hears
+            of it only if it takes many minutes.
     """
-    if sys.stderr.isatty():
-        with tqdm(desc=what, unit=f" {unit}", initial=begun) as bar:
+    if not shown:
+        yield silently
+    elif sys.stderr.isatty():
+        with tqdm(desc=what, unit=f" {unit}", initial=begun, leave=not passing) as bar:
 
             def tell(done: int, total: int) -> None:
-                bar.total = total or None
+                if total and total != bar.total:
+                    bar.total, bar.bar_format = total, BAR
+                    bar.refresh()
                 bar.update(done - bar.n)
 
             yield tell
     else:
-        lines = _Lines(what, unit, begun)
+        lines = _Lines(what, unit, begun, FIRST_OF_PASSING if passing else FIRST_LINE)
         yield lines.tell
-        lines.end()
+        if not passing:
+            lines.end()
 
 
 class _Lines:
-    """For a file or a pipe: the first line after a few seconds, then one a tenth of the work, and one at the end."""
+    """For a file or a pipe: a first line, then one a tenth of the work (or twice as much done), and one at the end."""
 
-    def __init__(self, what: str, unit: str, begun: int) -> None:
-        self.what, self.unit = what, unit
+    def __init__(self, what: str, unit: str, begun: int, pause: float) -> None:
+        self.what, self.unit, self.pause = what, unit, pause
         self.begun = self.done = begun
         self.start = self.told = time.monotonic()
         self.next = begun
@@ -59,9 +77,9 @@ class _Lines:
         if done < self.done:  # begun again, as a download whose server has another file by now
             self.begun, self.start, self.next = done, now, done
         self.done = done
-        waited = now - self.told >= SECONDS_BETWEEN_LINES
+        waited = now - self.told >= self.pause
         if waited and done > self.begun and done >= self.next and done != total:
-            self.told, self.next = now, done + (total - self.begun) // LINES
+            self.told, self.next = now, done + ((total - self.begun) // LINES if total else done - self.begun)
             self._write(self._so_far(total, self._rate(now)))
 
     def _so_far(self, total: int, rate: float) -> str:

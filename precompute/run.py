@@ -2,7 +2,6 @@
 
 import math
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +77,8 @@ def fill(job: Job, writer: Any, team: Alone | Team | None = None, *, show: bool 
     team = team or Alone()
     total = len(job.persons)
     begun = total - sum(len(writer.shard_range(shard)) for shard in writer.pending_shards())
-    telling = progress("teacher", "instances", begun) if show else nullcontext(lambda done, total: None)
-    with telling as tell, Pipeline(job, writer) as pipeline:
+    with progress("teacher", "instances", begun, shown=show) as tell, Pipeline(job, writer) as pipeline:
+        tell(begun, total)
         for done in pipeline.run(team.shards(writer)):
             tell(begun + team.advance(done), total)
     return pipeline.skipped

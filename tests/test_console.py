@@ -94,6 +94,24 @@ def test_a_total_that_nobody_knows_and_work_that_begins_anew(clock, capsys):
     assert last == "download: 2 MB in 20 s (0.1/s)"
 
 
+def test_of_works_that_follow_each_other_a_pipe_hears_only_of_the_long_ones(clock, capsys):
+    for seconds_each in (1.0, 60.0):
+        with progress("epoch 1/3", "steps", passing=True) as tell:
+            for done in range(1, 101):
+                clock.now += seconds_each
+                tell(done, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "epoch 1/3: 5/100 steps, 0.017/s, 1 h 35 min to go"
+    assert len(lines) == LINES
+
+
+def test_a_silent_one_says_nothing(clock, capsys):
+    with progress("teacher", "instances", shown=False) as tell:
+        clock.now += 100
+        tell(1, 2)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_terminal_gets_a_bar_whose_time_left_is_that_of_the_rest(clock, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
@@ -101,3 +119,16 @@ def test_a_terminal_gets_a_bar_whose_time_left_is_that_of_the_rest(clock, monkey
     states = re.findall(r"\| (\d+)/1000 \[[\d:]+<([\d:]+), +1.00 instances/s\]", terminal.getvalue())
     assert ("950", "00:50") in states
     assert states[-1] == ("1000", "00:00")
+    work(clock, 5, 4.0)
+    assert "5/5 [00:20<00:00,  0.25 instances/s]" in terminal.getvalue()  # not seconds an instance
+
+
+def test_a_bar_of_an_unknown_total_promises_nothing(clock, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with progress("download", "MB", passing=True) as tell:
+        for done in (1, 2):
+            clock.now += 4
+            tell(done, 0)
+    assert "download: 2 MB [00:08" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r")  # the bar is gone

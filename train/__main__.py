@@ -157,6 +157,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     import torch
 
     import cache
+    from console.progress import progress
     from train import evaluate
     from train.checkpoint import load_student
     from train.complexity import complexity
@@ -172,21 +173,16 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         name = exported.name
         evaluate.check_joints(store, exported.joints, str(arguments.student))
         loader = evaluate.student_loader(store, exported.input_size, 64, torch.device("cpu"), arguments.images)
-        predictions = evaluate.predict_exported(
-            exported, loader, decoder=arguments.decoder, progress=sys.stderr.isatty()
-        )
+        with progress("evaluate", "batches") as tell:
+            predictions = evaluate.predict_exported(exported, loader, decoder=arguments.decoder, tell=tell)
     else:
         student = load_student(arguments.student)
         name, extra = student.name, complexity(student.model, student.input_size)
         evaluate.check_joints(store, student.model.joints, str(arguments.student))
         loader = evaluate.student_loader(store, student.input_size, 64, device, arguments.images)
-        predictions = evaluate.predict(
-            student.model.to(device),
-            student.supervision,
-            loader,
-            decoder=arguments.decoder,
-            progress=sys.stderr.isatty(),
-        )
+        model = student.model.to(device)
+        with progress("evaluate", "batches") as tell:
+            predictions = evaluate.predict(model, student.supervision, loader, decoder=arguments.decoder, tell=tell)
     metrics = {**evaluate.measure(store, predictions), **extra, "model": name, "store": store.path.name}
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
