@@ -1,6 +1,7 @@
 """Keypoints of pictures and videos: coordinates, image ids, files on disk, and what cannot be read."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -111,6 +112,27 @@ def test_a_folder_gives_coco_results_and_pictures_and_goes_on_past_what_is_broke
     assert drawn.shape == (70, 90, 3)
 
 
+def test_pictures_without_a_drawn_joint_are_said_with_a_height_that_draws(checkpoint, tmp_path, capsys):
+    write_pictures(tmp_path / "in", "1.png", "2.png")
+    command = ["predict", str(tmp_path / "in"), "--student", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert main([*command, "--draw-above", "100"]) == 0
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "show no joint" in line)
+    highest = max(max(r["keypoints"][2::3]) for r in keypoints(tmp_path / "out"))
+    said = re.fullmatch(
+        r"2 of 2 pictures show no joint: the highest there is (\S+), below --draw-above 100; "
+        r"give --draw-above (\S+) to see more",
+        line,
+    )
+    assert float(said[1]) == pytest.approx(highest, rel=0.06)
+    bare = [(tmp_path / f"out/pictures/{i}.jpg").read_bytes() for i in (1, 2)]
+    assert main([*command, "--draw-above", said[2]]) == 0
+    drawn = [(tmp_path / f"out/pictures/{i}.jpg").read_bytes() for i in (1, 2)]
+    assert drawn != bare
+    capsys.readouterr()
+    assert main([*command, "--draw-above", "100", "--no-pictures"]) == 0
+    assert "show no joint" not in capsys.readouterr().err
+
+
 def test_pycocotools_reads_the_results(checkpoint, tmp_path):
     from pycocotools.coco import COCO
 
@@ -201,7 +223,8 @@ def test_a_video_comes_back_frame_by_frame(checkpoint, tmp_path, capsys):
     writer.release()
     (tmp_path / "boxes.json").write_text(json.dumps([{"image_id": 3, "bbox": [2, 2, 50, 40]}]))
     command = ["predict", str(clip), "--student", str(checkpoint), "--out", str(tmp_path / "out")]
-    assert main([*command, "--batch-size", "2"]) == 0
+    assert main([*command, "--batch-size", "2", "--draw-above", "100"]) == 0
+    assert "5 of 5 frames show no joint" in capsys.readouterr().err
     assert [r["image_id"] for r in keypoints(tmp_path / "out")] == [0, 1, 2, 3, 4]
     capture = cv2.VideoCapture(str(tmp_path / "out/clip.mp4"))
     assert [capture.read()[0] for _ in range(6)] == [True] * 5 + [False]
