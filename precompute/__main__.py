@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from console.config_file import ConfigError, add_config, parse
+from console.flags import Parser
 from kdlib.allocator import keep_freed_memory
 from kdlib.openmp import wait_passively
 from precompute.errors import PrecomputeError
@@ -35,7 +36,7 @@ def _positive(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m precompute", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config(parser)

@@ -1,5 +1,6 @@
-"""What all commands have in common: how far they are, on a terminal and in a file."""
+"""What all commands have in common: how far they are, on a terminal and in a file, and mistakes in their flags."""
 
+import importlib
 import io
 import re
 
@@ -7,6 +8,7 @@ import pytest
 import tqdm.std
 
 from console.duration import duration
+from console.flags import Parser
 from console.progress import LINES, progress
 
 
@@ -132,3 +134,51 @@ def test_a_bar_of_an_unknown_total_promises_nothing(clock, monkeypatch):
             tell(done, 0)
     assert "download: 2 MB [00:08" in terminal.getvalue()
     assert terminal.getvalue().endswith("\r")  # the bar is gone
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "said"),
+    [
+        (
+            "train",
+            "distill --tempature 2",
+            "python -m train distill has no flag --tempature; did you mean --temperature?",
+        ),
+        ("train", "baseline --epoch=3", "python -m train baseline has no flag --epoch; did you mean --epochs?"),
+        ("train", "baseline -epochs 3", "python -m train baseline has no flag -epochs; did you mean --epochs?"),
+        ("train", "distill --Learning_Rate 1", "has no flag --Learning_Rate; did you mean --learning-rate?"),
+        (
+            "train",
+            "report --temperature 2",
+            "python -m train report has no flag --temperature; it has --help, --images,",
+        ),
+        ("train", "distill --store s --val-store v --out o --epochs x", "argument --epochs: invalid int value: 'x'"),
+        ("train.gallery", "--galery g", "python -m train.gallery has no flag --galery; did you mean --gallery?"),
+        ("precompute", "--teachr t --store s", "python -m precompute has no flag --teachr; did you mean --teacher?"),
+        ("precompute", "--store s", "python -m precompute: the following arguments are required: --teacher"),
+        ("precompute.sample", "--ou d", "python -m precompute.sample has no flag --ou; did you mean --out?"),
+        ("cache", "info s.zarr --jsn", "python -m cache info has no flag --jsn; did you mean --json?"),
+        ("benchmarks", "--quik", "python -m benchmarks has no flag --quik; did you mean --quick?"),
+    ],
+)
+def test_a_mistake_in_the_flags_ends_in_one_line_with_the_nearest_flag(capsys, module, words, said):
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(f"{module}.__main__").main(words.split())
+    assert stopped.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert said in line
+    assert line.count("\n") == 1
+
+
+def test_values_that_only_look_like_flags_are_left_to_argparse():
+    parser = Parser()
+    parser.add_argument("--shift", type=float)
+    parser.add_argument("--title")
+    parser.add_argument("rest", nargs="*")
+    words = ["--shift", "-0.3", "--title", "-a title with spaces", "x", "--", "--no-flag"]
+    assert vars(parser.parse_args(words)) == {
+        "shift": -0.3,
+        "title": "-a title with spaces",
+        "rest": ["x", "--no-flag"],
+    }

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from console.config_file import ConfigError, add_config, parse
+from console.flags import Parser
 from kdlib.allocator import keep_freed_memory
 from kdlib.openmp import wait_passively
 from train.errors import TrainError
@@ -29,9 +30,7 @@ DEVICE: Final = "auto, cpu, cuda or cuda:N (default: auto)"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (("distill", "train a student on a store's teacher"), ("baseline", "the same without it")):
         _add_training(commands.add_parser(name, help=text))

@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from console.flags import Parser
 from precompute.sample.spec import SampleSpec
 
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     description, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m precompute.sample",
         description=description,
         epilog=rest,

@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from console.flags import Parser
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -53,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     description, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m precompute.sample.train_teacher",
         description=description,
         epilog=rest,
