@@ -3,12 +3,12 @@ r"""Run a teacher once over a data set and keep its heatmaps in a store.
     python -m precompute --images DIR --annotations FILE --teacher hrnet_w32 --input-size 256x192 \
            --checkpoint pose_hrnet_w32_256x192.pth --store coco-train.zarr
     python -m precompute --data DIR --split val --teacher onnx:FILE --store val.h5 --flip-test
-    python -m precompute --data data/coco --teacher hrnet_w48_384x288 --store coco-train.zarr   weights downloaded
-    python -m precompute --config configs/coco-teacher.toml     flags from a file; those typed beside it win
-    python -m precompute ... --dry-run          instances, bytes, time and disk, measured on a few batches
-    python -m precompute ... --resume           go on with an interrupted run
-    python -m precompute ... --check 100        run 100 random instances again and compare with the store
-    torchrun --nproc-per-node 4 -m precompute ... --resume      four processes (GPUs), each with its own shards
+    python -m precompute --data data/coco --teacher hrnet_w48_384x288 --store coco-train.zarr   # weights downloaded
+    python -m precompute --config configs/coco-teacher.toml --store coco-train.zarr     # flags from a file
+    python -m precompute ... --dry-run          # instances, bytes, time and disk, measured on a few batches
+    python -m precompute ... --resume           # go on with an interrupted run
+    python -m precompute ... --check 100        # run 100 random instances again and compare with the store
+    torchrun --nproc-per-node 4 -m precompute ... --resume      # four processes (GPUs), each with its own shards
 
 The store is complete or it is not there: until the last shard is written everything lies in STORE.partial.
 docs/precompute.md has more on each of these.
@@ -37,7 +37,10 @@ def _positive(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m precompute", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m precompute",
+        usage="%(prog)s --data DIR --teacher NAME --store PATH [FLAGS]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config(parser)
     data = parser.add_argument_group("data: --data and --split, or --images and --annotations")

@@ -1,4 +1,4 @@
-"""`python -m train predict`: keypoints of pictures and videos.
+"""Keypoints of a picture, of a folder of pictures, or of a video.
 
     python -m train predict photo.jpg --student student.onnx --out predictions
     python -m train predict images/ --student best.pt --boxes detections.json --out predictions
