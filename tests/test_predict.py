@@ -102,7 +102,7 @@ def test_a_folder_gives_coco_results_and_pictures_and_goes_on_past_what_is_broke
     out = tmp_path / "out"
     assert main(["predict", str(tmp_path / "in"), "--student", str(checkpoint), "--out", str(out)]) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert "000000000300.jpg is no picture" in lines[0]
+    assert "000000000300.jpg is no image that OpenCV can read (10 bytes)" in lines[0]
     assert lines[-1] == "error: 1 of 3 pictures could not be read; the others are done"
     assert [(r["image_id"], r["file_name"]) for r in keypoints(out)] == [
         (139, "000000000139.jpg"),
@@ -212,6 +212,7 @@ def test_pictures_are_upright_and_names_that_are_no_numbers_are_counted(tmp_path
     (tmp_path / "turned.jpg").write_bytes(content[:2] + exif + content[2:])
     (picture,) = find_pictures(tmp_path)
     assert picture.read().shape == (40, 20, 3)
+    np.testing.assert_array_equal(picture.read(), cv2.imread(str(picture.path), cv2.IMREAD_COLOR))
     assert picture.number is None
 
 
