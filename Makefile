@@ -1,8 +1,8 @@
 # Every command of the project. A target that needs the environment makes it; `make` alone lists them.
 
 DATA ?= sample
-STORE ?= stores/$(notdir $(DATA:/=))
-RUNS ?= runs/$(notdir $(DATA:/=))
+STORE ?= stores/$(NAME)
+RUNS ?= runs/$(NAME)
 FORMAT ?= zarr
 PRETRAINED ?= auto
 TORCH_INDEX ?=
@@ -13,6 +13,12 @@ PREDICT_ARGS ?=
 SOURCE ?=
 TRAIN_ARGS ?=
 FIFTYONE_ARGS ?=
+
+# make's functions take a space for the end of a word: names go through them with a | in its place.
+empty :=
+space := $(empty) $(empty)
+NAME = $(subst |,$(space),$(notdir $(patsubst %/,%,$(subst $(space),|,$(DATA)))))
+in_data = $(wildcard $(subst $(space),\ ,$(DATA_DIR)/$(1)))
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -31,24 +37,33 @@ CHECKPOINT ?= precompute/sample/hrnet_w16_sample.safetensors
 INPUT_SIZE ?= 128x96
 endif
 RECIPE ?= --config configs/sample.toml
+GET_DATA = $(PY) -m precompute.sample --out data/sample
 else ifeq ($(DATA),coco)
 DATA_DIR = data/coco
 TEACHER ?= hrnet_w32
+GET_DATA = $(PY) -m precompute.coco --out "$(DATA_DIR)" $(DATA_ARGS)
 else
 DATA_DIR = $(DATA)
 TEACHER ?= hrnet_w32
 endif
 INPUT_SIZE ?= $(if $(filter onnx:% hrnet_w32_% hrnet_w48_%,$(TEACHER)),,256x192)
 
-IMAGES ?= $(firstword $(wildcard $(addprefix $(DATA_DIR)/,val2017 images/val2017 val images/val images validation/data)))
+IMAGES ?= $(or $(call in_data,val2017),$(call in_data,images/val2017),$(call in_data,val),$(call in_data,images/val),$\
+	$(call in_data,images),$(call in_data,validation/data))
 
 PRECOMPUTE = $(PY) -m precompute --data "$(DATA_DIR)" --teacher "$(TEACHER)" \
 	$(if $(INPUT_SIZE),--input-size $(INPUT_SIZE)) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --resume $(CACHE_ARGS)
 TRAIN = --store "$(TRAIN_STORE)" --val-store "$(VAL_STORE)" --pretrained "$(PRETRAINED)" $(RECIPE) $(TRAIN_ARGS)
 
+ifneq ($(filter predict,$(MAKECMDGOALS)),)
+ifeq ($(SOURCE),)
+$(error say what to look at: make predict SOURCE=photo.jpg)
+endif
+endif
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data sample teacher cache baseline distill evaluate report export predict fiftyone test test-fast \
-	check docs notebook bench clean
+.PHONY: help setup demo data sample teacher cache baseline distill evaluate report export predict fiftyone has-images test \
+	test-fast check docs notebook bench clean
 
 help: ## this list
 	@echo "make TARGET [VARIABLE=value ...]"; echo
@@ -83,7 +98,7 @@ $(READY): pyproject.toml
 	$$install -e '.[dev,teacher]'
 	@touch $@
 
-demo: $(READY) ## the whole main job on the embedded sample, with a report at the end (10 minutes on 2 cores)
+demo: $(READY) ## the whole main job on the embedded sample, with a report at the end (about ten minutes on two cores)
 	@$(MAKE) --no-print-directory cache DATA=sample
 	@$(MAKE) --no-print-directory baseline DATA=sample TRAIN_ARGS="--overwrite $(TRAIN_ARGS)"
 	@$(MAKE) --no-print-directory distill DATA=sample TRAIN_ARGS="--overwrite $(TRAIN_ARGS)"
@@ -97,7 +112,7 @@ teacher: $(READY) ## train the sample's HRNet teacher again, and print its AP an
 	$(PY) -m precompute.sample.train_teacher --data data/teacher --out data/teacher/hrnet_w16_sample.safetensors
 
 data: $(READY) ## the data of DATA=sample or DATA=coco (20 GB; DATA_ARGS="--splits val": 1 GB), resumable
-	$(if $(filter coco,$(DATA)),$(PY) -m precompute.coco --out "$(DATA_DIR)" $(DATA_ARGS),$(if $(filter sample,$(DATA)),$(PY) -m precompute.sample --out data/sample))
+	$(GET_DATA)
 
 cache: data ## run the teacher once: train and val stores
 	$(PRECOMPUTE) --split train --store "$(TRAIN_STORE)"
@@ -122,12 +137,15 @@ export: $(READY) ## the distilled student as ONNX, checked against PyTorch (EXPO
 	$(PY) -m train export --student "$(RUNS)/distilled/best.pt" --store "$(VAL_STORE)" --out "$(RUNS)/student.onnx" $(EXPORT_ARGS)
 
 predict: $(READY) ## keypoints of SOURCE=picture, folder or video with the exported student
-	$(if $(SOURCE),,$(error say what to look at: make predict SOURCE=photo.jpg))$(PY) -m train predict "$(SOURCE)" --student "$(RUNS)/student.onnx" --out "$(RUNS)/predictions" $(PREDICT_ARGS)
+	$(PY) -m train predict "$(SOURCE)" --student "$(RUNS)/student.onnx" --out "$(RUNS)/predictions" $(PREDICT_ARGS)
 
-fiftyone: $(READY) $(FIFTYONE_READY) ## labels, teacher and students on the original images, in FiftyOne's App
+fiftyone: has-images $(READY) $(FIFTYONE_READY) ## labels, teacher and students on the original images, in FiftyOne's App
 	@set --; for run in baseline distilled; do if [ -f "$(RUNS)/$$run/best.pt" ]; then set -- "$$@" "$(RUNS)/$$run/best.pt"; fi; done; \
 	$(PY) -m train fiftyone --store "$(VAL_STORE)" --images "$(IMAGES)" --teacher $${1:+--student} "$$@" \
 		--out "$(RUNS)/fiftyone" --python $(FIFTYONE_PY) $(FIFTYONE_ARGS)
+
+has-images:
+	@test -n "$(IMAGES)" || { echo "error: no validation images in $(DATA_DIR); name their folder: IMAGES=DIR" >&2; exit 1; }
 
 $(FIFTYONE_READY):
 	@echo "installing FiftyOne into .venv-fiftyone (1 GB: some minutes)"

@@ -12,10 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from console.flags import Parser
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run every benchmark; 0 when all have reported."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true")

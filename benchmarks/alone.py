@@ -9,13 +9,14 @@ from pathlib import Path
 from benchmarks.effort import QUICK, Effort
 from benchmarks.report import Line
 from benchmarks.workspace import Workspace
+from console.flags import Parser
 
 Benchmark = Callable[[Workspace], Iterator[Line]]
 
 
 def run_alone(benchmark: Benchmark, description: str | None) -> None:
     """Parse the command line of a benchmark's module and print its lines as they come."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="as little as possible: does it run?")
     parser.add_argument("--full", action="store_true", help="also what takes minutes or gigabytes")
     arguments = parser.parse_args()

@@ -39,6 +39,7 @@ from benchmarks.timing import Timings, Work, interleave_on
 from benchmarks.turn import Turn
 from benchmarks.workspace import ROOT, Workspace
 from cache.info import describe
+from console.flags import Parser
 from kdlib.images import normalise_images
 from train.loop import Run, Trainer
 from train.recipe import Recipe
@@ -276,7 +277,7 @@ def write_page(page: Path, columns: Sequence[Figures], rounds: int, day: datetim
 
 def main(argv: list[str] | None = None) -> int:
     """Measure both teachers; print the lines."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     effort_or_page = parser.add_mutually_exclusive_group()
     effort_or_page.add_argument("--quick", action="store_true", help="as little as possible: does it run?")
     effort_or_page.add_argument("--write", action="store_true", help="put the tables into docs/cost.md")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import cache
+from console.flags import Parser
 from kdlib.device import choose_device
 from precompute.teacher import Teacher, load_teacher
 from train.augment import View
@@ -70,7 +71,7 @@ class LiveLoader(Loader):
 
 def main(argv: list[str] | None = None) -> int:
     """Train one student, evaluate it, and print what `train distill` prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True, help="as `precompute` takes it")
     parser.add_argument("--checkpoint", type=Path, help="its weights")
     parser.add_argument("--store", type=Path, required=True, help="persons and frames; its maps are not read")

@@ -18,6 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from console.flags import Parser
+
 NOTEBOOK = "distill --gt-weight 1 --logits raw --temperature 4 --joints labelled"
 TABLES: dict[str, dict[str, str]] = {
     "recipes": {
@@ -75,7 +77,7 @@ def _cell(values: Sequence[float]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Train the runs of a table and print it; 1 if a run failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--val-store", type=Path, required=True)

@@ -5,8 +5,9 @@
 A table for people, no benchmark line: latency is that of this machine and of its load.
 """
 
-import argparse
 import sys
+
+from console.flags import Parser
 
 STUDENTS = (
     "squeezenet1_1",
@@ -22,7 +23,7 @@ STUDENTS = (
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table as Markdown; 1 if a name is no student."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.students", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.students", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="students as --student takes them")
     parser.add_argument("--input-size", default="256x192", help="height x width")
     parser.add_argument("--head", default="fused")

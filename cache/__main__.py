@@ -24,7 +24,8 @@ from typing import Any
 
 from cache.errors import StoreError
 from cache.location import redact
-from cache.pipe import exit_with
+from console.flags import Parser
+from console.pipe import exit_with
 
 LISTED = 20  # problems printed for a person; --json has all
 
@@ -43,9 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m cache", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m cache", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, run, paths, text in (
         ("info", _info, ["PATH"], "what is in a store, or how far an unfinished one has come"),

@@ -19,6 +19,10 @@ class Extent(NamedTuple):
     offset: int
     nbytes: int
 
+    def read(self, files: ReadableFiles) -> bytes:
+        """The bytes; where there are none, no file is asked for, since an empty column may have none."""
+        return files.read(*self) if self.nbytes else b""
+
 
 class Layout(Protocol):
     """Finds things in one form of a store and checks that they are declared as docs/format.md says."""

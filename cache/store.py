@@ -166,7 +166,7 @@ class Store:
         if not extent.nbytes or extent.nbytes > 2 * self.spec.map_bytes + 1024:
             raise self._damaged(index, f"view {view}", f"{extent.nbytes} compressed bytes")
         try:
-            data = self._layout.decompress(self._bytes(extent), self.spec.map_bytes)
+            data = self._layout.decompress(extent.read(self._layout.files), self.spec.map_bytes)
         except StoreFormatError as error:
             raise self._damaged(index, f"view {view}", error) from error
         stored = data.view(self.codec.dtype).reshape(self.spec.map_shape)
@@ -183,7 +183,7 @@ class Store:
         offset, nbytes = (int(self.column(f"frames/{name}")[index]) for name in ("offset", "nbytes"))
         if not 0 < nbytes <= self.spec.frame_limit:
             raise self._damaged(index, "frame", f"{nbytes} bytes")
-        data = self._bytes(self._layout.frame(self.spec, index, offset, nbytes))
+        data = self._layout.frame(self.spec, index, offset, nbytes).read(self._layout.files)
         if crc32c(data) != self.column("integrity/checksum")[index, -1]:
             raise self._damaged(index, "frame", "the bytes do not match their checksum")
         return data
@@ -201,10 +201,7 @@ class Store:
         extent = self._extents["heatmaps/peak"]
         nbytes = 4 * self.spec.joints
         start = extent.offset + (index * self.spec.views + view) * nbytes
-        return np.frombuffer(self._bytes(Extent(extent.key, start, nbytes)), "<f4")
-
-    def _bytes(self, extent: Extent) -> bytes:
-        return self._layout.files.read(*extent) if extent.nbytes else b""
+        return np.frombuffer(Extent(extent.key, start, nbytes).read(self._layout.files), "<f4")
 
     def _require(self, index: int, view: int) -> None:
         """Raise unless instance and view exist and were written."""

@@ -34,8 +34,7 @@ class StoredColumns:
         if path not in self.declared:
             raise StoreError(f"{self._files.root}: no column {path!r}; there are {sorted(self.declared)}")
         dtype, shape = self.declared[path]
-        extent = self._extents[path]
-        column = np.frombuffer(self._files.read(*extent) if extent.nbytes else b"", dtype).reshape(shape)
+        column = np.frombuffer(self._extents[path].read(self._files), dtype).reshape(shape)
         if column.dtype.kind == "f" and not np.isfinite(column).all():
             raise StoreFormatError(f"{self._files.root}: column {path} holds values that are not finite")
         return column

@@ -1,4 +1,4 @@
-"""An encoded image into pixels as annotations see it: eight bits, three channels, unturned, and whole.
+"""An encoded image into pixels: eight bits, three channels, and whole; unturned, as annotations see it.
 
 libjpeg makes grey of what a truncated file lacks and only warns. Which decoder says so differs between versions of
 OpenCV, so that the end of a JPEG or PNG is looked for here; of other formats, OpenCV decodes all or nothing.
@@ -24,8 +24,13 @@ class UnreadableImageError(ValueError):
     """Bytes that are no whole image; the message says what they are, as the end of a sentence."""
 
 
-def decode_image(content: bytes) -> NDArray[np.uint8]:
+def decode_image(content: bytes, *, upright: bool = False, bgr: bool = False) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB; grey comes back with three equal channels, transparency is left out.
+
+    Args:
+        content: The bytes of a file.
+        upright: Turn the image as its EXIF says, as viewers do; annotations are of unturned ones.
+        bgr: Channels in the order in which OpenCV writes and draws.
 
     Raises:
         UnreadableImageError: If the image is truncated, or is none.
@@ -34,8 +39,9 @@ def decode_image(content: bytes) -> NDArray[np.uint8]:
         raise UnreadableImageError(f"is truncated: {len(content)} bytes without an end marker")
     image = None
     if content:
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        order = cv2.IMREAD_COLOR if bgr else cv2.IMREAD_COLOR_RGB
+        turn = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), order | turn)
     if image is None:
         raise UnreadableImageError(f"is no image that OpenCV can read ({len(content)} bytes)")
     return np.asarray(image, np.uint8)

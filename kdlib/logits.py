@@ -66,5 +66,9 @@ def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def density_heatmaps(logits: Tensor, sigma: float) -> Tensor:
-    """Heatmaps of height about 1 from a student's logits: softmax times 2 pi sigma^2, so that a Gaussian peaks at 1."""
+    """Heatmaps from a student's logits: softmax times 2 pi sigma^2.
+
+    A map that is the label's Gaussian peaks at 1, a sharper one higher (at most 2 pi sigma^2, all in one pixel), a
+    broader one lower.
+    """
     return log_softmax(logits).exp() * (2 * math.pi * sigma**2)

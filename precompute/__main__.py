@@ -3,12 +3,12 @@ r"""Run a teacher once over a data set and keep its heatmaps in a store.
     python -m precompute --images DIR --annotations FILE --teacher hrnet_w32 --input-size 256x192 \
            --checkpoint pose_hrnet_w32_256x192.pth --store coco-train.zarr
     python -m precompute --data DIR --split val --teacher onnx:FILE --store val.h5 --flip-test
-    python -m precompute --data data/coco --teacher hrnet_w48_384x288 --store coco-train.zarr   weights downloaded
-    python -m precompute --config configs/coco-teacher.toml     flags from a file; those typed beside it win
-    python -m precompute ... --dry-run          instances, bytes, time and disk, measured on a few batches
-    python -m precompute ... --resume           go on with an interrupted run
-    python -m precompute ... --check 100        run 100 random instances again and compare with the store
-    torchrun --nproc-per-node 4 -m precompute ... --resume      four processes (GPUs), each with its own shards
+    python -m precompute --data data/coco --teacher hrnet_w48_384x288 --store coco-train.zarr   # weights downloaded
+    python -m precompute --config configs/coco-teacher.toml --store coco-train.zarr     # flags from a file
+    python -m precompute ... --dry-run          # instances, bytes, time and disk, measured on a few batches
+    python -m precompute ... --resume           # go on with an interrupted run
+    python -m precompute ... --check 100        # run 100 random instances again and compare with the store
+    torchrun --nproc-per-node 4 -m precompute ... --resume      # four processes (GPUs), each with its own shards
 
 The store is complete or it is not there: until the last shard is written everything lies in STORE.partial.
 docs/precompute.md has more on each of these.
@@ -21,8 +21,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from console.config_file import ConfigError, add_config, parse
+from console.flags import Parser
 from kdlib.allocator import keep_freed_memory
-from kdlib.config_file import ConfigError, add_config, parse
 from kdlib.openmp import wait_passively
 from precompute.errors import PrecomputeError
 
@@ -35,8 +36,11 @@ def _positive(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m precompute", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        prog="python -m precompute",
+        usage="%(prog)s --data DIR --teacher NAME --store PATH [FLAGS]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config(parser)
     data = parser.add_argument_group("data: --data and --split, or --images and --annotations")
@@ -215,7 +219,7 @@ def _make(arguments: argparse.Namespace, job: Any, provenance: dict[str, Any], t
     options = {"frames": not arguments.no_frames, "resume": resume, "overwrite": arguments.overwrite}
     writer = team.begin(lambda join: create_writer(job, path, codec, provenance, **options, join=join))
     try:
-        skipped = fill(job, writer, team)
+        skipped = fill(job, writer, team, show=team.rank == 0)
     except KeyboardInterrupt:
         left = len(writer.pending_shards())
         raise PrecomputeError(
@@ -253,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(arguments)
     except BrokenPipeError:
-        raise  # see cache/pipe.py
+        raise  # see console/pipe.py
     except (PrecomputeError, cache.StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -262,6 +266,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from cache.pipe import exit_with
+    from console.pipe import exit_with
 
     exit_with(main)

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from console.flags import Parser
 from precompute.data_folder import find_split
 from precompute.download import MEGABYTE, DownloadError, RemoteFile, bytes_to_come, download
 from precompute.errors import PrecomputeError
@@ -166,7 +167,7 @@ def _say(line: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Have COCO; 0 when it is there, 1 with one line on stderr when not."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m precompute.coco", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("data/coco"), metavar="DIR", help="folder (data/coco)")

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 from filelock import FileLock
 
+from console.progress import progress
 from precompute.errors import PrecomputeError
-from precompute.sample.progress import progress
 
 CHUNK: Final = 1 << 20
 TIMEOUT: Final = 30.0
@@ -95,7 +95,8 @@ def _part(path: Path) -> Path:
 
 def _fetch(remote: RemoteFile, path: Path) -> None:
     part = _part(path)
-    with progress(f"download {remote.name}", "MB") as tell:
+    begun = part.stat().st_size // MEGABYTE if part.exists() else 0
+    with progress(f"download {remote.name}", "MB", begun) as tell:
         _attempts(remote, part, tell)
     _refuse_wrong(remote, part, path)
     with part.open("rb+") as file:
@@ -164,7 +165,7 @@ def _request(remote: RemoteFile, part: Path, tell: Callable[[int, int], None]) -
             while chunk := response.read(CHUNK):
                 file.write(chunk)
                 done += len(chunk)
-                tell(done // MEGABYTE, max(total, done) // MEGABYTE)
+                tell(done // MEGABYTE, total // MEGABYTE)
     if total and done < total:
         raise _BrokenError(f"the connection broke after {done} of {total} bytes")
 

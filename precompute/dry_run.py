@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cache.staging import staging_path
+from console.duration import duration
 from kdlib.annotations import Persons
 from precompute.job import Job
 from precompute.run import create_writer, fill
@@ -54,7 +55,7 @@ class Cost:
         rows = [
             ("instances", f"{self.instances:,} of {self.images:,} images, {self.views} views each"),
             ("teacher", f"{self.teacher}, {self.precision} on {self.device}"),
-            ("time", f"{_duration(self.seconds)} at {self.instances_per_second:.1f} instances/s, one process"),
+            ("time", f"{duration(self.seconds)} at {self.instances_per_second:.1f} instances/s, one process"),
             ("store", f"{_size(self.store_bytes)}, {self.bytes_per_instance / 1000:.1f} KB an instance"),
             ("disk", f"{_size(self.disk_bytes)} needed{twice}; {_size(self.free_bytes)} free{enough}"),
         ]
@@ -120,9 +121,3 @@ def _existing(path: Path) -> Path:
 
 def _size(nbytes: int) -> str:
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

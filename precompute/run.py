@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 import cache
+from console.progress import progress
 from kdlib.evaluation import evaluate_points, teacher_predictions
 from kdlib.geometry import compose_affines
 from precompute.errors import PrecomputeError
@@ -57,8 +58,14 @@ def create_writer(
     )
 
 
-def fill(job: Job, writer: Any, team: Alone | Team | None = None) -> list[str]:
+def fill(job: Job, writer: Any, team: Alone | Team | None = None, *, show: bool = False) -> list[str]:
     """Write the shards that are not there yet, or those that fall to this process of a `precompute.team`.
+
+    Args:
+        job: What to write.
+        writer: Of the store.
+        team: The processes that share the shards; this one alone where not given.
+        show: Say on stderr how far all of them are.
 
     Returns:
         Why instances were skipped, a line each (with ``skip_missing``).
@@ -68,12 +75,12 @@ def fill(job: Job, writer: Any, team: Alone | Team | None = None) -> list[str]:
     """
     cv2.setNumThreads(1)  # images are the parallel work
     team = team or Alone()
-    todo = sum(len(writer.shard_range(shard)) for shard in writer.pending_shards())
     total = len(job.persons)
-    bar = tqdm(total=total, initial=total - todo, desc="teacher", unit="inst", disable=team.rank > 0 or None)
-    with bar, Pipeline(job, writer) as pipeline:
+    begun = total - sum(len(writer.shard_range(shard)) for shard in writer.pending_shards())
+    with progress("teacher", "instances", begun, shown=show) as tell, Pipeline(job, writer) as pipeline:
+        tell(begun, total)
         for done in pipeline.run(team.shards(writer)):
-            bar.update(total - todo + team.advance(done) - bar.n)
+            tell(begun + team.advance(done), total)
     return pipeline.skipped
 
 

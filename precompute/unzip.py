@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from console.progress import progress
 from precompute.errors import PrecomputeError
-from precompute.sample.progress import progress
 
 CHUNK: Final = 1 << 20
 MEGABYTE: Final = 1_000_000

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdlib.config_file import ConfigError, parse
+from console.config_file import ConfigError, parse
 from precompute import __main__ as precompute
 from tests import people_store, tiny_precompute, tiny_training
 from train import __main__ as train

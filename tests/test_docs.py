@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from kdlib.config_file import parse
+from console.config_file import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks/README.md"])
-ROOMS = ("kdlib", "cache", "precompute", "train")
+ROOMS = ("kdlib", "cache", "console", "precompute", "train")
 
 
 def name_of(path):
@@ -42,9 +42,14 @@ def quoted_lines(path):
 
 
 def commands(path):
-    """Words of every command of this project that a page quotes, from `make` or from the module's name on."""
+    """Words of every command of this project that a page quotes."""
     variables = dict(re.findall(r'^(\w+)="([^"]*)"', path.read_text().replace("\\\n", " "), re.MULTILINE))
-    for line in quoted_lines(path):
+    yield from commands_of(quoted_lines(path), variables)
+
+
+def commands_of(lines, variables):
+    """Words of every command of this project, from `make` or from the module's name on."""
+    for line in lines:
         expanded = re.sub(r"\$(\w+)", lambda match: variables.get(match[1], match[0]), line)
         if not re.search(r"\bmake |-m ", expanded):
             continue
@@ -75,6 +80,27 @@ def every(program):
     return [pytest.param(line, id=f"{page}: {line}") for line, page in sorted(found.items())]
 
 
+def manuals(parser):
+    """(command, description) of a parser and of those below it."""
+    yield parser.prog, parser.description
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from manuals(below)
+
+
+def examples(description):
+    """Commands that a description shows."""
+    shown = re.findall(r"^    .*$", re.sub(r"\\\n", " ", description), re.MULTILINE)
+    return [shlex.join(words) for _, words in commands_of(shown, {})]
+
+
+def taught():
+    for room in ("precompute", "train"):
+        for prog, description in manuals(importlib.import_module(f"{room}.__main__")._parser()):
+            yield from (pytest.param(line, id=f"{prog} --help: {line}") for line in examples(description))
+
+
 class TakenError(Exception):
     """Raised in place of doing the work, once a command line was taken."""
 
@@ -94,7 +120,7 @@ def relax(parser):
             action.nargs = action.nargs or "?"
 
 
-@pytest.mark.parametrize("line", every("python"))
+@pytest.mark.parametrize("line", [*every("python"), *taught()])
 def test_a_quoted_command_is_taken_by_the_real_parser(line, monkeypatch):
     module, *words = shlex.split(line)
     real = argparse.ArgumentParser.parse_args
@@ -156,6 +182,13 @@ def test_every_flag_says_in_the_help_what_it_is(room):
     found = list(options(importlib.import_module(f"{room}.__main__")._parser(), room))
     assert len(found) > 20
     assert [(command, flag) for command, flag, text in found if not text] == []
+
+
+def test_every_command_of_the_trainer_teaches_by_examples_of_its_own():
+    found = dict(manuals(importlib.import_module("train.__main__")._parser()))
+    assert len(found) == 8
+    few = [prog for prog, text in found.items() if sum(f"{prog} " in f"python -m {e}" for e in examples(text)) < 2]
+    assert few == []
 
 
 def test_every_message_of_the_troubleshooting_page_is_one_that_the_source_says():

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("kdlib", "cache", "precompute", "train")
+PACKAGES = ("kdlib", "cache", "console", "precompute", "train")
 FORBIDDEN = {
     "kdlib": {"cache", "precompute", "train", "zarr", "h5py"},
     "cache": {"kdlib", "precompute", "train", "torch", "torchvision", "cv2"},
+    "console": {"cache", "kdlib", "precompute", "train", "benchmarks", "torch", "numpy", "zarr", "h5py"},
     "precompute": {"train", "zarr", "h5py"},
     "train": {"precompute", "onnxruntime", "onnx", "zarr", "h5py"},
 }

@@ -1,6 +1,7 @@
 """Keypoints of pictures and videos: coordinates, image ids, files on disk, and what cannot be read."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -101,7 +102,7 @@ def test_a_folder_gives_coco_results_and_pictures_and_goes_on_past_what_is_broke
     out = tmp_path / "out"
     assert main(["predict", str(tmp_path / "in"), "--student", str(checkpoint), "--out", str(out)]) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert "000000000300.jpg is no picture" in lines[0]
+    assert "000000000300.jpg is no image that OpenCV can read (10 bytes)" in lines[0]
     assert lines[-1] == "error: 1 of 3 pictures could not be read; the others are done"
     assert [(r["image_id"], r["file_name"]) for r in keypoints(out)] == [
         (139, "000000000139.jpg"),
@@ -109,6 +110,27 @@ def test_a_folder_gives_coco_results_and_pictures_and_goes_on_past_what_is_broke
     ]
     drawn = cv2.imread(str(out / "pictures/sub/000000000285.jpg"))
     assert drawn.shape == (70, 90, 3)
+
+
+def test_pictures_without_a_drawn_joint_are_said_with_a_height_that_draws(checkpoint, tmp_path, capsys):
+    write_pictures(tmp_path / "in", "1.png", "2.png")
+    command = ["predict", str(tmp_path / "in"), "--student", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert main([*command, "--draw-above", "100"]) == 0
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "show no joint" in line)
+    highest = max(max(r["keypoints"][2::3]) for r in keypoints(tmp_path / "out"))
+    said = re.fullmatch(
+        r"2 of 2 pictures show no joint: the highest there is (\S+), below --draw-above 100; "
+        r"give --draw-above (\S+) to see more",
+        line,
+    )
+    assert float(said[1]) == pytest.approx(highest, rel=0.06)
+    bare = [(tmp_path / f"out/pictures/{i}.jpg").read_bytes() for i in (1, 2)]
+    assert main([*command, "--draw-above", said[2]]) == 0
+    drawn = [(tmp_path / f"out/pictures/{i}.jpg").read_bytes() for i in (1, 2)]
+    assert drawn != bare
+    capsys.readouterr()
+    assert main([*command, "--draw-above", "100", "--no-pictures"]) == 0
+    assert "show no joint" not in capsys.readouterr().err
 
 
 def test_pycocotools_reads_the_results(checkpoint, tmp_path):
@@ -190,6 +212,7 @@ def test_pictures_are_upright_and_names_that_are_no_numbers_are_counted(tmp_path
     (tmp_path / "turned.jpg").write_bytes(content[:2] + exif + content[2:])
     (picture,) = find_pictures(tmp_path)
     assert picture.read().shape == (40, 20, 3)
+    np.testing.assert_array_equal(picture.read(), cv2.imread(str(picture.path), cv2.IMREAD_COLOR))
     assert picture.number is None
 
 
@@ -201,7 +224,8 @@ def test_a_video_comes_back_frame_by_frame(checkpoint, tmp_path, capsys):
     writer.release()
     (tmp_path / "boxes.json").write_text(json.dumps([{"image_id": 3, "bbox": [2, 2, 50, 40]}]))
     command = ["predict", str(clip), "--student", str(checkpoint), "--out", str(tmp_path / "out")]
-    assert main([*command, "--batch-size", "2"]) == 0
+    assert main([*command, "--batch-size", "2", "--draw-above", "100"]) == 0
+    assert "5 of 5 frames show no joint" in capsys.readouterr().err
     assert [r["image_id"] for r in keypoints(tmp_path / "out")] == [0, 1, 2, 3, 4]
     capture = cv2.VideoCapture(str(tmp_path / "out/clip.mp4"))
     assert [capture.read()[0] for _ in range(6)] == [True] * 5 + [False]

@@ -17,8 +17,8 @@ def test_the_citation_is_of_this_version_and_licence():
 def test_the_image_has_the_packages_and_the_ranges_of_the_project():
     kept = set(re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
     assert all((ROOT / name).exists() for name in kept)
-    needed = {"kdlib", "cache", "precompute", "train", "pyproject.toml", PROJECT["readme"], *PROJECT["license-files"]}
-    assert needed <= kept
+    packages = {"kdlib", "cache", "console", "precompute", "train"}
+    assert {*packages, "pyproject.toml", PROJECT["readme"], *PROJECT["license-files"]} <= kept
     dockerfile = (ROOT / "Dockerfile").read_text()
     ranges = re.findall(r"'(torch\w*>=[\d.]+)'", dockerfile)
     assert len(ranges) == 2

@@ -1,6 +1,7 @@
 """Runs: learning, resuming, stopping, refusing, and the numbers they leave behind."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from train.__main__ import main
 from train.checkpoint import load_student
 from train.evaluate import cached_teacher, measure
 from train.loop import Trainer
+from train.pace import Pace
 from train.recipe import Recipe
 from train.run import Run
 
@@ -58,7 +60,22 @@ def test_a_run_leaves_its_configuration_history_metrics_and_students(stores, tmp
     board = EventAccumulator(str(tmp_path / "run"))
     board.Reload()
     assert [event.step for event in board.Images("val/people")] == [3, 6]
-    assert "pck@0.05" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "pck@0.05" in said.out
+    first, last = (line for line in said.err.splitlines() if " epoch " in line)
+    assert re.search(r" instances/s, \d+ s to go$", first)
+    assert last.endswith(" instances/s")
+
+
+def test_the_time_left_is_that_of_the_steps_and_of_the_ends_of_epochs():
+    pace = Pace()
+    assert pace.left(30, 3) is None
+    pace.add_steps(4, 8.0)  # of 10: the run was resumed
+    pace.add_end(5.0)
+    pace.add_steps(10, 34.0)
+    pace.add_end(7.0)
+    assert pace.left(30, 3) == pytest.approx(30 * 3.0 + 3 * 6.0)
+    assert pace.left(0, 0) is None
 
 
 @pytest.mark.parametrize(
@@ -84,7 +101,7 @@ def test_the_same_seed_gives_the_same_student_bit_for_bit(stores, tmp_path):
 
 
 def test_an_interrupt_while_the_only_epoch_is_evaluated_is_resumed_by_evaluating_it(stores, tmp_path, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

@@ -18,9 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from console.config_file import ConfigError, add_config, parse
+from console.flags import Parser
 from kdlib.allocator import keep_freed_memory
-from kdlib.config_file import ConfigError, add_config, parse
 from kdlib.openmp import wait_passively
+from train import manual
 from train.errors import TrainError
 from train.export import command as export_command
 from train.predict import command as predict_command
@@ -29,13 +31,27 @@ DEVICE: Final = "auto, cpu, cuda or cuda:N (default: auto)"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (("distill", "train a student on a store's teacher"), ("baseline", "the same without it")):
-        _add_training(commands.add_parser(name, help=text))
-    evaluate = commands.add_parser("evaluate", help="AP, AR and PCK of a student or of the store's teacher")
+    parser = Parser(prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    raw = argparse.RawDescriptionHelpFormatter
+    for name, text, taught in (
+        ("distill", "train a student on a store's teacher", manual.DISTILL),
+        ("baseline", "the same without it", manual.BASELINE),
+    ):
+        usage = f"python -m train {name} --store PATH --val-store PATH --out DIR [FLAGS]"
+        _add_training(commands.add_parser(name, help=text, usage=usage, description=taught, formatter_class=raw))
+    for name, add_arguments, text, taught in (
+        ("evaluate", _add_evaluate, "AP, AR and PCK of a student or of the store's teacher", manual.EVALUATE),
+        ("report", _add_report, "one HTML file that shows teacher and students side by side", manual.REPORT),
+        ("export", export_command.add_arguments, "a student as ONNX or torch.export file", str(export_command.__doc__)),
+        ("predict", predict_command.add_arguments, "keypoints of pictures or a video", str(predict_command.__doc__)),
+        ("fiftyone", _add_fiftyone, "teacher and students on the original images, in FiftyOne", manual.FIFTYONE),
+    ):
+        add_arguments(commands.add_parser(name, help=text, description=taught, formatter_class=raw))
+    return parser
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--store", type=Path, required=True, help="store to evaluate on")
     who = evaluate.add_mutually_exclusive_group(required=True)
     who.add_argument("--student", type=Path, metavar="FILE", help="RUN/best.pt, or an exported .onnx")
@@ -44,19 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, metavar="FILE", help="also write the metrics as JSON")
     evaluate.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
     evaluate.add_argument("--device", default="auto", help=DEVICE)
-    report = commands.add_parser("report", help="one HTML file that shows teacher and students side by side")
+
+
+def _add_report(report: argparse.ArgumentParser) -> None:
     report.add_argument("--store", type=Path, required=True, help="validation store")
-    report.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders")
+    report.add_argument("--runs", type=Path, nargs="+", required=True, metavar="DIR", help="run folders")
     report.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page")
     report.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
-    for name, module, text in (
-        ("export", export_command, "a student as ONNX or torch.export file, checked against PyTorch"),
-        ("predict", predict_command, "keypoints of images or of a video, as COCO JSON and as pictures"),
-    ):
-        raw = argparse.RawDescriptionHelpFormatter
-        module.add_arguments(commands.add_parser(name, help=text, description=module.__doc__, formatter_class=raw))
-    _add_fiftyone(commands.add_parser("fiftyone", help="teacher and students on the original images, in FiftyOne"))
-    return parser
 
 
 def _add_fiftyone(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +94,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--store", type=Path, required=True, help="store to learn from")
     parser.add_argument("--val-store", type=Path, required=True, help="store that chooses the best checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="run folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="throw away the run in --out")
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder of a store without frames")
@@ -157,6 +167,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     import torch
 
     import cache
+    from console.progress import progress
     from train import evaluate
     from train.checkpoint import load_student
     from train.complexity import complexity
@@ -172,21 +183,16 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         name = exported.name
         evaluate.check_joints(store, exported.joints, str(arguments.student))
         loader = evaluate.student_loader(store, exported.input_size, 64, torch.device("cpu"), arguments.images)
-        predictions = evaluate.predict_exported(
-            exported, loader, decoder=arguments.decoder, progress=sys.stderr.isatty()
-        )
+        with progress("evaluate", "batches") as tell:
+            predictions = evaluate.predict_exported(exported, loader, decoder=arguments.decoder, tell=tell)
     else:
         student = load_student(arguments.student)
         name, extra = student.name, complexity(student.model, student.input_size)
         evaluate.check_joints(store, student.model.joints, str(arguments.student))
         loader = evaluate.student_loader(store, student.input_size, 64, device, arguments.images)
-        predictions = evaluate.predict(
-            student.model.to(device),
-            student.supervision,
-            loader,
-            decoder=arguments.decoder,
-            progress=sys.stderr.isatty(),
-        )
+        model = student.model.to(device)
+        with progress("evaluate", "batches") as tell:
+            predictions = evaluate.predict(model, student.supervision, loader, decoder=arguments.decoder, tell=tell)
     metrics = {**evaluate.measure(store, predictions), **extra, "model": name, "store": store.path.name}
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -262,7 +268,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return command(arguments)
     except BrokenPipeError:
-        raise  # see cache/pipe.py
+        raise  # see console/pipe.py
     except (TrainError, cache.StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -272,6 +278,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from cache.pipe import exit_with
+    from console.pipe import exit_with
 
     exit_with(main)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from console.progress import Tell, silently
 from kdlib.evaluation import decode_to_image, evaluate_points, teacher_predictions
 from kdlib.geometry import compose_affines
 from kdlib.images import normalise_images
@@ -50,15 +50,15 @@ def predict(
     loader: Loader,
     *,
     decoder: str = "argmax",
-    progress: bool = False,
+    tell: Tell = silently,
 ) -> Predictions:
-    """Run a student over every instance of an unshuffled loader."""
+    """Run a student over every instance of an unshuffled loader; `tell` hears of each batch."""
     model.eval()
 
     def heatmaps(images: torch.Tensor) -> NDArray[np.float32]:
         return supervision.heatmaps(model(normalise_images(images))).cpu().numpy()
 
-    return _decode_all(heatmaps, loader, decoder, progress=progress)
+    return _decode_all(heatmaps, loader, decoder, tell)
 
 
 def predict_exported(
@@ -66,14 +66,14 @@ def predict_exported(
     loader: Loader,
     *,
     decoder: str = "argmax",
-    progress: bool = False,
+    tell: Tell = silently,
 ) -> Predictions:
     """The same with an exported student, which takes crops (B, H, W, 3) uint8 RGB to heatmaps (B, K, h, w)."""
-    return _decode_all(lambda images: student(images.cpu().numpy()), loader, decoder, progress=progress)
+    return _decode_all(lambda images: student(images.cpu().numpy()), loader, decoder, tell)
 
 
 def _decode_all(
-    heatmaps: Callable[[torch.Tensor], NDArray[np.float32]], loader: Loader, decoder: str, *, progress: bool
+    heatmaps: Callable[[torch.Tensor], NDArray[np.float32]], loader: Loader, decoder: str, tell: Tell
 ) -> Predictions:
     joints = loader.dataset.store.spec.joints
     rows, points, scores = (  # a rank may have no batch
@@ -81,12 +81,13 @@ def _decode_all(
         [np.empty((0, joints, 2))],
         [np.empty((0, joints), np.float32)],
     )
-    for batch in tqdm(loader.epoch(), total=len(loader), desc="evaluate", unit="batch", disable=not progress):
+    for number, batch in enumerate(loader.epoch(), start=1):
         affines = batch["affine"].numpy()
         batch_points, batch_scores = decode_to_image(heatmaps(batch["image"]), affines, STRIDE, decoder)
         rows.append(batch["row"].numpy())
         points.append(batch_points)
         scores.append(batch_scores)
+        tell(number, len(loader))
     return Predictions(np.concatenate(rows), np.concatenate(points), np.concatenate(scores))
 
 

@@ -7,20 +7,20 @@ what it is for (epoch and row, or step and rank), so that there is no generator 
 
 import contextlib
 import json
-import sys
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from cache.errors import StoreError
+from console.duration import duration
+from console.progress import progress
 from train.board import Board
 from train.errors import TrainError
 from train.evaluate import in_store_order, measure, predict, to_json
 from train.loader import Loader, is_bad_record
+from train.pace import Pace
 from train.pictures import Pictures
 from train.progress import Progress
 from train.run import Run
@@ -57,6 +57,7 @@ class Trainer:
     def __init__(self, run: Run) -> None:
         self.run, self.ranks, self.state = run, run.ranks, State(run)
         self.pictures: Pictures | None = None
+        self.pace = Pace()
         self.stop = StopRequest(speak=self.ranks.first)
 
     @property
@@ -81,7 +82,8 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         self.state.model.train()
-        since = time.perf_counter()
+        began = since = time.perf_counter()
+        first = self.progress.step
         for batch in self._batches():
             losses = self._train_step(batch)
             self._note_bad_records()
@@ -93,18 +95,19 @@ class Trainer:
                 self._save()
         if self.state.has_unsaved_steps:  # the evaluation may take longer than a cluster grants
             self._save()
+        self.pace.add_steps(self.progress.step - first, time.perf_counter() - began)
         self._close_epoch()
 
     def _batches(self) -> Iterator[Batch]:
         first, length = self.progress.steps_of_epoch, len(self.loader)
-        label = f"{self.run.name} {self.progress.epoch + 1}/{self.run.recipe.epochs}"
-        quiet = not (self.ranks.first and sys.stderr.isatty())
-        bar = tqdm(desc=label, total=length, initial=first, unit="step", leave=False, disable=quiet)
+        label = f"{self.run.name} epoch {self.progress.epoch + 1}/{self.run.recipe.epochs}"
         source = self.loader.epoch(self.progress.epoch, first)
-        with bar, contextlib.closing(source):  # type: ignore[type-var]
-            for _ in range(first, length):
+        telling = progress(label, "steps", first, shown=self.ranks.first, passing=True)
+        with telling as tell, contextlib.closing(source):  # type: ignore[type-var]
+            tell(first, length)
+            for step in range(first + 1, length + 1):
                 yield self._next(source)
-                bar.update()
+                tell(step, length)
 
     def _next(self, source: Iterator[Batch]) -> Batch:
         """The next batch, once all ranks have theirs and nobody asked to stop."""
@@ -154,6 +157,7 @@ class Trainer:
 
     def _close_epoch(self) -> None:
         """Evaluate, keep the best, write the checkpoint and then the history that it holds."""
+        began = time.perf_counter()
         student = self.state.plain_student()
         metrics = self._evaluate(student)
         more = {"bad_records": len(self.progress.bad_records)} if self.run.skip_bad_records else {}
@@ -163,9 +167,15 @@ class Trainer:
             self.state.keep_best(student, metrics)
             self._save()
             write_history(self.run.out, self.progress.history)
-            say(_epoch_line(self.run.name, self.run.recipe.epochs, line))
+            self.pace.add_end(time.perf_counter() - began)
+            say(_epoch_line(self.run.name, self.run.recipe.epochs, line) + self._to_go())
             for why in list(self.progress.bad_records.values())[:1]:
                 say(f"bad records so far, each replaced by another: {len(self.progress.bad_records)}, e.g. {why}")
+
+    def _to_go(self) -> str:
+        epochs = self.run.recipe.epochs - self.progress.epoch
+        seconds = self.pace.left(self.state.steps - self.progress.step, epochs)
+        return "" if seconds is None else f", {duration(seconds)} to go"
 
     def _show(self, student: Student, metrics: dict[str, Any]) -> None:
         """Numbers and a few persons of the validation store, for TensorBoard."""
@@ -177,7 +187,9 @@ class Trainer:
 
     def _evaluate(self, student: Student) -> dict[str, Any]:
         """Metrics of the student as it is, computed from all ranks' predictions; empty but on rank 0."""
-        parts = self.ranks.gather(predict(student, self.state.supervision, self.state.val_loader))
+        with progress("evaluate", "batches", shown=self.ranks.first, passing=True) as tell:
+            mine = predict(student, self.state.supervision, self.state.val_loader, tell=tell)
+        parts = self.ranks.gather(mine)
         if not self.ranks.first:
             return dict.fromkeys(("ap", "ap50", "pck@0.05", "pck@0.1"))
         metrics: dict[str, Any] = json.loads(to_json(measure(self.run.val_store, in_store_order(parts))))

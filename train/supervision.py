@@ -75,7 +75,7 @@ class Supervision:
         return weights
 
     def heatmaps(self, maps: Tensor) -> Tensor:
-        """What the student's maps say as heatmaps of height about 1, (B, K, H, W) float32."""
+        """The student's maps as heatmaps (B, K, H, W) float32, on the scale where a label's Gaussian peaks at 1."""
         return density_heatmaps(maps, self.sigma) if self.loss == "kl" else maps.float()
 
     def _ground_truth(self, maps: Tensor, batch: Batch) -> Tensor:

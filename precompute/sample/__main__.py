@@ -12,14 +12,15 @@ import os
 import sys
 from pathlib import Path
 
+from console.flags import Parser
 from precompute.sample.spec import SampleSpec
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, write, look; returns the exit code."""
     arguments = _parser().parse_args(argv)
+    from console.progress import progress
     from precompute.sample.dataset import SampleError, write_sample
-    from precompute.sample.progress import progress
 
     spec = SampleSpec(arguments.seed, arguments.train, arguments.val, arguments.clean_train)
     out: Path = arguments.out
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     description, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m precompute.sample",
         description=description,
         epilog=rest,

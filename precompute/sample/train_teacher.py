@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from console.flags import Parser
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -53,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     description, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m precompute.sample.train_teacher",
         description=description,
         epilog=rest,
@@ -95,8 +97,8 @@ def train_teacher(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _ensure_data(folder: Path, images: int, workers: int) -> None:
+    from console.progress import progress
     from precompute.sample.dataset import read_marker, write_sample
-    from precompute.sample.progress import progress
     from precompute.sample.spec import SampleSpec
 
     if read_marker(folder) is None:
@@ -109,7 +111,7 @@ def _fit(model: "nn.Module", views: "PersonViews", steps: int, seed: int) -> Non
     import numpy as np
     import torch
 
-    from precompute.sample.progress import progress
+    from console.progress import progress
     from precompute.sample.training_views import shuffled_batches
 
     optimizer = torch.optim.AdamW(model.parameters(), PEAK_RATE, weight_decay=WEIGHT_DECAY)

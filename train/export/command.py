@@ -1,9 +1,9 @@
-"""`python -m train export`: a student's checkpoint becomes a file that needs nothing of this project.
+"""A student's checkpoint becomes a file that needs nothing of this project.
 
     python -m train export --student runs/distilled/best.pt --store val.zarr --out student.onnx
-    python -m train export ... --int8                also student.int8.onnx, with AP and PCK of both
-    python -m train export ... --normalised          float input, normalised outside, e.g. for a teacher `onnx:FILE`
-    python -m train export ... --out student.pt2     torch.export's own archive
+    python -m train export ... --out student.pt2                    # torch.export's own archive
+    python -m train export ... --int8                               # also student.int8.onnx, with AP and PCK of both
+    python -m train export ... --normalised                         # float input, e.g. for a teacher `onnx:FILE`
 
 The file gets its name when it has said on real crops what PyTorch says.
 """

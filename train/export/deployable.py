@@ -2,7 +2,8 @@
 
 Input ``image``: (B, H, W, 3) uint8 RGB, as an image library gives it; normalisation is inside. Or, ``normalised``:
 (B, 3, H, W) float32, (x / 255 - mean) / std, as torchvision has it and as a teacher ``onnx:FILE`` is fed.
-Output ``heatmaps``: (B, K, H / 4, W / 4) float32 of height about 1; heatmap pixel u lies at input pixel 4 u.
+Output ``heatmaps``: (B, K, H / 4, W / 4) float32; heatmap pixel u lies at input pixel 4 u. A label's Gaussian would
+peak at 1; a student's map peaks higher where it is surer of the place than that, and lower where it is less sure.
 """
 
 import json

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from console.flags import Parser
 from train.errors import TrainError
 from train.gallery.fiftyone_dataset import build
 from train.gallery.read import read_gallery
@@ -19,7 +20,7 @@ PORT = 5151
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m train.gallery", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--gallery", type=Path, required=True, metavar="DIR", help="folder of COCO files")

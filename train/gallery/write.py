@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from console.progress import progress
 from kdlib.coco_eval import person_scores
 from kdlib.metrics import normalised_distances, oks
 from kdlib.skeleton import JOINTS, LIMBS
@@ -45,7 +45,8 @@ def predictions_by_name(
         loader = student_loader(store, student.input_size, 64, device, None if store.has_frames else images)
         name = _free_name(student.name, path, said)
         model = student.model.to(device)
-        said[name] = predict(model, student.supervision, loader, progress=sys.stderr.isatty())
+        with progress(f"evaluate {name}", "batches") as tell:
+            said[name] = predict(model, student.supervision, loader, tell=tell)
     return said
 
 

@@ -1,4 +1,4 @@
-"""`python -m train predict`: keypoints of pictures and videos.
+"""Keypoints of a picture, of a folder of pictures, or of a video.
 
     python -m train predict photo.jpg --student student.onnx --out predictions
     python -m train predict images/ --student best.pt --boxes detections.json --out predictions
@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from train.errors import TrainError
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from train.predict.boxes import BoxFile
     from train.predict.people import People, Scene
     from train.predict.sources import Picture, Video
+    from train.predict.undrawn import Undrawn
     from train.student_file import StudentFile
 
+Item = TypeVar("Item")
 JPEG_QUALITY = 92
 DECODER: Final = "how a joint is read from its map: argmax, or dark, finer and slower (default: argmax)"
 
@@ -33,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for keypoints.json and pictures")
     parser.add_argument("--boxes", type=Path, metavar="FILE", help="COCO detections or annotations: where persons are")
     parser.add_argument("--min-box-score", type=float, default=0.3, metavar="S", help="leave out weaker boxes (0.3)")
-    parser.add_argument("--draw-above", type=float, default=0.2, metavar="S", help="draw joints of that height (0.2)")
+    parser.add_argument(
+        "--draw-above", type=float, default=0.2, metavar="S", help="draw joints whose map is as high (0.2)"
+    )
     parser.add_argument("--no-pictures", action="store_true", help="write keypoints.json alone")
     parser.add_argument("--decoder", choices=["argmax", "dark"], default="argmax", help=DECODER)
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="crops at a time (32)")
@@ -69,6 +73,7 @@ def _predict_pictures(
 ) -> int:
     from train.predict.people import estimate
     from train.predict.results import coco_results
+    from train.predict.undrawn import Undrawn
 
     chosen = _numbered(pictures, boxes)
     if boxes is not None and len(chosen) < len(pictures):
@@ -77,12 +82,14 @@ def _predict_pictures(
         raise TrainError(f"no picture of {arguments.source} has a box in {arguments.boxes}: names and image_ids differ")
     unreadable: list[str] = []
     results: list[dict[str, Any]] = []
-    scenes = _scenes(_progress(chosen, "pictures"), boxes, unreadable)
+    undrawn = Undrawn(arguments.draw_above)
+    scenes = _scenes(_counted(chosen, "pictures", len(chosen)), boxes, unreadable)
     for people in estimate(student, scenes, arguments.batch_size, arguments.decoder):
         results += coco_results(people)
         if not arguments.no_pictures:
             _save_picture(people, arguments)
-    _finish(arguments, results, len(chosen) - len(unreadable), "pictures")
+            undrawn.look(people)
+    _finish(arguments, results, len(chosen) - len(unreadable), "pictures", undrawn)
     if unreadable:
         raise TrainError(f"{len(unreadable)} of {len(chosen)} pictures could not be read; the others are done")
     return 0
@@ -142,24 +149,27 @@ def _predict_video(
 ) -> int:
     from train.predict.people import estimate
     from train.predict.results import coco_results
+    from train.predict.undrawn import Undrawn
     from train.predict.video_writer import VideoWriter
 
     results: list[dict[str, Any]] = []
-    frames = 0
+    frames, undrawn = 0, Undrawn(arguments.draw_above)
     target = arguments.out / f"{video.path.stem}.mp4"
     if target.resolve() == video.path.resolve():
         raise TrainError(f"{target} is the video itself; give another --out")
-    with VideoWriter(None if arguments.no_pictures else target, video.rate, arguments.draw_above) as writer:
+    with VideoWriter(target, video.rate, arguments.draw_above) as writer:
         scenes = _frames(video, boxes)
         for people in estimate(student, scenes, arguments.batch_size, arguments.decoder):
             results += coco_results(people)
-            writer.write(people)
             frames += 1
+            if not arguments.no_pictures:
+                writer.write(people)
+                undrawn.look(people)
     if not frames:
         raise TrainError(f"{video.path} holds no frame that OpenCV can read")
     if frames < video.frames:
         _say(f"{video.path} says it has {video.frames} frames; OpenCV could read {frames}")
-    _finish(arguments, results, frames, "frames")
+    _finish(arguments, results, frames, "frames", undrawn)
     return 0
 
 
@@ -168,23 +178,33 @@ def _frames(video: "Video", boxes: "BoxFile | None") -> Iterator["Scene"]:
     from train.predict.boxes import NOBODY
     from train.predict.people import Scene, whole_picture
 
-    for number, pixels in enumerate(_progress(video, "frames", video.frames or None)):
+    for number, pixels in enumerate(_counted(video, "frames", video.frames)):
         there = whole_picture(pixels) if boxes is None else boxes.of(video.path.name, number) or NOBODY
         yield Scene(video.path.name, number, pixels, there)
 
 
-def _finish(arguments: argparse.Namespace, results: list[dict[str, Any]], count: int, unit: str) -> None:
+def _finish(
+    arguments: argparse.Namespace, results: list[dict[str, Any]], count: int, unit: str, undrawn: "Undrawn"
+) -> None:
     from train.predict.results import write_results
 
     path = arguments.out / "keypoints.json"
     write_results(results, path)
     print(f"{path}: {len(results)} persons in {count} {unit}")
+    if line := undrawn.line(unit):
+        _say(line)
 
 
-def _progress(items: Any, unit: str, total: int | None = None) -> Any:
-    from tqdm import tqdm
+def _counted(items: Iterable[Item], unit: str, total: int) -> Iterator[Item]:
+    from console.progress import progress
 
-    return tqdm(items, total=total, desc="predict", unit=f" {unit}", disable=not sys.stderr.isatty())
+    with progress("predict", unit) as tell:
+        done = 0
+        for item in items:
+            tell(done, total)
+            yield item
+            done += 1
+        tell(done, total)
 
 
 def _say(line: str) -> None:

@@ -14,12 +14,12 @@ CODEC: Final = "mp4v"
 
 
 class VideoWriter:
-    """Writes frames beside ``path`` and gives the file its name at the end of the ``with`` block; None writes none."""
+    """Writes frames beside ``path`` and gives the file its name at the end of the ``with`` block."""
 
-    def __init__(self, path: Path | None, rate: float, least: float) -> None:
+    def __init__(self, path: Path, rate: float, least: float) -> None:
         """Frames a second, and the height from which joints are drawn."""
         self.path, self.rate, self.least = path, rate, least
-        self._beside = path.with_name(f".partial.{path.name}") if path else None
+        self._beside = path.with_name(f".partial.{path.name}")
         self._writer: Any = None
 
     def __enter__(self) -> "VideoWriter":
@@ -27,8 +27,6 @@ class VideoWriter:
 
     def write(self, people: People) -> None:
         """Append a frame."""
-        if self._beside is None:
-            return
         if self._writer is None:
             height, width = people.scene.pixels.shape[:2]
             fourcc = cv2.VideoWriter.fourcc(*CODEC)
@@ -40,8 +38,8 @@ class VideoWriter:
     def __exit__(self, kind: object, *_: object) -> None:
         if self._writer is not None:
             self._writer.release()
-        if self._beside is not None and self._beside.exists():
-            if kind is None and self.path is not None:
+        if self._beside.exists():
+            if kind is None:
                 self._beside.replace(self.path)
             else:
                 self._beside.unlink()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from console.progress import progress
 from kdlib.metrics import oks
 from train import checkpoint
 from train.complexity import complexity
@@ -83,7 +83,8 @@ def _student(store: Any, run: Path, name: str, images: Path | None) -> Trained:
     config = _json(run / "config.json")
     check_joints(store, config["joints"], str(run))
     loader = student_loader(store, student.input_size, 64, torch.device("cpu"), images)
-    predictions = predict(student.model, student.supervision, loader, progress=sys.stderr.isatty())
+    with progress(f"evaluate {name}", "batches") as tell:
+        predictions = predict(student.model, student.supervision, loader, tell=tell)
     reported = _json(run / "metrics.json") if (run / "metrics.json").exists() else {}
     training = {name: reported.get(name) for name in TRAINING}
     return Trained(

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import console.duration
 from train.report.markup import Markup, element
 
 DASH = "\N{EN DASH}"
@@ -56,12 +57,7 @@ def size(value: Any) -> str:
 
 def duration(seconds: Any) -> str:
     """``41 s``, ``3 min 52 s`` or ``2 h 05 min``."""
-    if not has_value(seconds):
-        return DASH
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return console.duration.duration(seconds) if has_value(seconds) else DASH
 
 
 def power(value: Any) -> str:

@@ -58,7 +58,7 @@ class Drawn:
     subject: Subject
     series: str
     maps: NDArray[np.float32]
-    """(n, K, h, w) heatmaps of height about 1."""
+    """(n, K, h, w) heatmaps, on the scale where a label's Gaussian peaks at 1."""
     to_image: NDArray[np.float64]
     """(n, 2, 3) heatmap to image pixels."""
 

@@ -10,13 +10,14 @@ refused.
 """
 
 import argparse
-import difflib
 import os
 import tomllib
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from console.flags import no_flag
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -71,7 +72,7 @@ def _entries(parser: argparse.ArgumentParser, path: Path) -> Iterator[tuple[argp
         if key not in flags and isinstance(value, dict):
             raise ConfigError(f"{path}: [{key}] is a table; flags stand alone, without one above them")
         if key not in flags:
-            raise ConfigError(f"{path}: {parser.prog} has no flag --{key}{_nearest(key, flags)}")
+            raise ConfigError(f"{path}: {no_flag(parser.prog, f'--{key}', flags)}")
         try:
             yield flags[key], _converted(flags[key], value)
         except (ValueError, argparse.ArgumentTypeError) as error:
@@ -82,11 +83,6 @@ def _flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     """The flags that a file may give, by name."""
     actions = [action for action in parser._actions if action.dest not in ("help", "config")]
     return {option[2:]: action for action in actions for option in action.option_strings if option.startswith("--")}
-
-
-def _nearest(key: str, flags: dict[str, argparse.Action]) -> str:
-    close = difflib.get_close_matches(key.replace("_", "-").lower(), flags, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; it has {', '.join(sorted(flags))}"
 
 
 def _converted(action: argparse.Action, value: Any) -> Any:
