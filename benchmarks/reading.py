@@ -2,6 +2,7 @@
 
 read.random   microseconds of one random view over the bare decode of its bytes, which are in memory already;
               `beyond_peer` is what finding, reading and checking them costs
+read.inflate  of these, in the HDF5 form, to inflate the view; over zlib, which does it where zlib-ng is not installed
 read.library  the same over the path through the backend's own library: zarr-python and h5py
 read.file     the same over a `torch.load` of a file a sample, as torchdistill 1.1 kept its teacher's outputs
 
@@ -13,6 +14,7 @@ import contextlib
 import functools
 import itertools
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,6 +68,9 @@ def run(workspace: Workspace) -> Iterator[Line]:
         bare = functools.partial(_bare, store, form, out)
         timings = interleave(_in_step(blocks, ours, bare), workspace.effort.some(20))
         yield _line("random", timings, backend, "decode of bytes in memory")
+        if form == "h5":
+            fast, slow = (functools.partial(_inflate, store, library) for library in (compress.inflater, zlib))
+            yield _line("inflate", interleave(_in_step(blocks, fast, slow), workspace.effort.some(20)), backend, "zlib")
         few = blocks[:FEW_BLOCKS]
         with _library(store, form) as (name, codes):
             theirs = functools.partial(_through_library, store, codes, out)
@@ -115,6 +120,12 @@ def _bare(store: Any, form: str, out: NDArray[np.float32], picked: Sequence[Pick
     codec, shape, nbytes, expand = store.codec, store.spec.map_shape, store.spec.map_bytes, COMPRESSORS[form][1]
     for item in picked:
         codec.decode(expand(item.data, nbytes).reshape(shape), item.peak, out)
+    return len(picked)
+
+
+def _inflate(store: Any, library: Any, picked: Sequence[Picked]) -> int:
+    for item in picked:
+        library.decompressobj().decompress(item.data, store.spec.map_bytes + 1)
     return len(picked)
 
 

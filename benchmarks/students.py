@@ -2,12 +2,23 @@
 
     python -m benchmarks.students [--input-size 256x192] [--head fused] [NAME ...]
 
-A table for people, no benchmark line: latency is that of this machine and of its load.
+A table for people, no benchmark line. Latency is the CPU time of one picture in float32 by one thread, as a ratio to
+squeezenet1_1's: all take turns, so that other work on the machine hits them alike, and the median of the rounds' own
+ratios is shown. How many milliseconds squeezenet1_1 takes is said below the table.
 """
 
 import sys
+import time
+from collections.abc import Mapping
 
+import torch
+
+from benchmarks.timing import Timings, Work, interleave_on
 from console.flags import Parser
+from kdlib.complexity import multiply_adds, parameter_count
+from kdlib.geometry import parse_size
+from train.errors import TrainError
+from train.students import Student, build_student
 
 STUDENTS = (
     "squeezenet1_1",
@@ -19,35 +30,60 @@ STUDENTS = (
     "torchvision:shufflenet_v2_x1_0",
     "torchvision:resnet18",
 )
+REFERENCE = STUDENTS[0]
+TURN = 4
+"""Pictures a turn, one at a time."""
+
+
+def _turn(model: Student, size: tuple[int, int]) -> Work:
+    """A turn's pictures through a student."""
+    picture = torch.randn(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(0))
+    picture = picture.contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def turn() -> int:
+        for _ in range(TURN):
+            model(picture)
+        return TURN
+
+    return turn
+
+
+def latencies(students: Mapping[str, Student], size: tuple[int, int], rounds: int) -> Timings:
+    """CPU seconds of one picture of that (width, height) by one thread, of every student in every round."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        work = {name: _turn(model.eval(), size) for name, model in students.items()}
+        return interleave_on({"cpu": time.process_time}, work, rounds)["cpu"]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table as Markdown; 1 if a name is no student."""
     parser = Parser(prog="python -m benchmarks.students", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="students as --student takes them")
-    parser.add_argument("--input-size", default="256x192", help="height x width")
-    parser.add_argument("--head", default="fused")
+    parser.add_argument("--input-size", default="256x192", help="height x width (256x192)")
+    parser.add_argument("--head", default="fused", help="of all students (fused)")
+    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="turns of every student (30)")
     arguments = parser.parse_args(argv)
-
-    import torch
-
-    from kdlib.geometry import parse_size
-    from train.complexity import complexity
-    from train.errors import TrainError
-    from train.students import build_student
-
     size = parse_size(arguments.input_size)
-    threads = torch.get_num_threads()
-    print(f"| student ({arguments.input_size}, {arguments.head}) | parameters | GMACs | ms, {threads} threads |")
+    names = dict.fromkeys([REFERENCE, *(arguments.names or STUDENTS)])
+    try:
+        students = {name: build_student(name, arguments.head, 17, size) for name in names}
+    except TrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    timings = latencies(students, size, arguments.rounds)
+    print(f"| student ({arguments.input_size}, {arguments.head}) | parameters | GMACs | CPU time (quartiles) |")
     print("|---|---|---|---|")
-    for name in arguments.names or STUDENTS:
-        try:
-            cost = complexity(build_student(name, arguments.head, 17, size), size)
-        except TrainError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        millions, billions = cost["parameters"] / 1e6, cost["multiply_adds"] / 1e9
-        print(f"| `{name}` | {millions:.2f} M | {billions:.2f} | {cost['cpu_ms']:.0f} |")
+    for name, model in students.items():
+        millions, billions = parameter_count(model) / 1e6, multiply_adds(model, size) / 1e9
+        low, high = timings.spread(name, REFERENCE)
+        times = f"{timings.paired(name, REFERENCE):.2f} ({low:.2f} to {high:.2f})"
+        print(f"| `{name}` | {millions:.2f} M | {billions:.2f} | {times} |")
+    print(f"\nCPU time 1.00 is {1000 * timings.median(REFERENCE):.1f} ms here: one picture, one thread, float32.")
     return 0
 
 

@@ -1,15 +1,20 @@
 """The two compressors and the checksum, bounded: a decoder never makes more bytes than a record may have."""
 
+import contextlib
 import functools
+import importlib
 import zlib
 from typing import Any
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
-from zlib_ng import zlib_ng
 
 from cache.errors import StoreFormatError
+
+inflater: Any = zlib
+with contextlib.suppress(ImportError):  # the same bytes in a third of the time: docs/decisions/0012-packages.md
+    inflater = importlib.import_module("zlib_ng.zlib_ng")
 
 ZSTD_LEVEL = 1  # differences hold few matches: higher levels are slower *and* up to 10 % bigger
 DEFLATE_LEVEL = 6  # what HDF5 records; with the run-length strategy the level changes nothing
@@ -48,10 +53,10 @@ def deflate_compress(data: npt.NDArray[Any]) -> bytes:
 
 def deflate_decompress(data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
     """The `nbytes` decoded bytes of a zlib stream."""
-    stream = zlib_ng.decompressobj()  # a quarter of zlib's time; compressing stays with zlib, whose bytes are known
+    stream = inflater.decompressobj()  # compressing stays with zlib, whose bytes are known
     try:
         decoded = stream.decompress(data, nbytes + 1)
-    except zlib_ng.error as error:  # type: ignore[misc]  # its stub hides that it is zlib's
+    except inflater.error as error:
         raise StoreFormatError(f"deflate: {error}") from error
     if len(decoded) != nbytes or not stream.eof or stream.unused_data:
         raise StoreFormatError(f"deflate: {len(decoded)} bytes decoded, {nbytes} expected and nothing behind them")

@@ -56,7 +56,7 @@ def read_weights_file(path: str | Path) -> Any:
     """What a `.pth` or safetensors file holds, on the CPU; large tensors are mapped, not read, where possible.
 
     Raises:
-        CheckpointError: If there is no such file, if it is no checkpoint, is cut short, or holds code.
+        CheckpointError: If there is no such file, if it is no checkpoint, is cut short, holds code, or needs a package.
     """
     path = Path(path)
     head = _head(path)
@@ -96,9 +96,11 @@ def _what_it_is(path: Path, head: bytes) -> str:
 
 
 def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(f"the checkpoint {path} needs safetensors: pip install -e '.[teacher]'") from error
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -3,12 +3,13 @@
 import datetime
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import codec, compiling, cost, live, loader, reading, recipes, training, warping
+from benchmarks import codec, compiling, cost, live, loader, reading, recipes, students, training, warping
 from benchmarks.batches import StoreBatches, recipe_augmentation
 from benchmarks.effort import QUICK
 from benchmarks.files import FileBatches, FilesDataset, write_files
@@ -22,6 +23,7 @@ from train.dataset import StoreDataset
 from train.loader import Loader
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parent.parent
 SMALL = (96, 128)
 SMALL_TEACHER = "hrnet_w16_sample"
 FIELDS = {"bench", "metric", "value", "unit", "peer", "peer_value", "ratio", "n", "machine", "versions"}
@@ -223,6 +225,26 @@ def test_every_row_of_the_tables_is_a_command_that_train_understands():
     needed = ["--store", "s", "--val-store", "v", "--out", "o", "--seed", "1"]
     for row in (row for rows in recipes.TABLES.values() for row in rows.values()):
         assert _parser().parse_args([*row.split(), *needed]).seed == 1
+
+
+def test_the_students_page_has_the_rows_and_counts_that_the_benchmark_makes(capsys):
+    def rows(text):
+        return [line.strip("| ").split(" | ") for line in re.findall(r"^\| `.*$", text, re.MULTILINE)]
+
+    threads = torch.get_num_threads()
+    assert students.main(["--rounds", "1"]) == 0
+    made = rows(capsys.readouterr().out)
+    page = (ROOT / "docs/students.md").read_text()
+    shown = [row for row in rows(page[: page.index("## Export")]) if len(row) == 4]
+    assert [row[:3] for row in shown] == [row[:3] for row in made]
+    assert shown[0][3] == "1.00"
+    assert made[0][3] == "1.00 (1.00 to 1.00)"
+    assert torch.get_num_threads() == threads
+
+
+def test_a_name_that_is_no_student_ends_the_table_of_students_in_one_line(capsys):
+    assert students.main(["torchvision:nothing"]) == 1
+    assert re.fullmatch(r"error: .*nothing.*\n", capsys.readouterr().err)
 
 
 def test_contenders_take_turns_and_the_first_round_does_not_count():

@@ -305,22 +305,3 @@ def test_photographs_are_rgb_unrotated_and_whole(tmp_path):
             read_photograph(tmp_path / "x", (31, 20))
     with pytest.raises(UnreadablePhotographError, match="cannot read the image"):
         read_photograph(tmp_path / "nothing.jpg", (31, 20))
-
-
-def test_a_store_of_an_ensemble_holds_the_mean_and_names_its_members(data, tmp_path):
-    torch.manual_seed(1)
-    other = build_hrnet("hrnet_w16_sample")
-    torch.nn.init.normal_(other.final_layer.weight, std=0.2)
-    save_file(other.state_dict(), tmp_path / "other.safetensors")
-    alone = ("--codec", "float32", "--views", "1")
-    member = f"hrnet_w16_sample={tmp_path / 'other.safetensors'}"
-    assert main(command(data, tmp_path / "a.zarr", *alone)) == 0
-    assert main(command(data, tmp_path / "both.zarr", *alone, "--ensemble", member)) == 0
-    assert main([*command(data, tmp_path / "b.zarr", *alone), "--checkpoint", str(tmp_path / "other.safetensors")]) == 0
-    a, b, both = (cache.open_store(tmp_path / f"{name}.zarr") for name in ("a", "b", "both"))
-    rows = np.arange(len(both))
-    np.testing.assert_allclose(both.heatmaps(rows), (a.heatmaps(rows) + b.heatmaps(rows)) / 2, atol=1e-6)
-    members = both.manifest["provenance"]["teacher"]["members"]
-    assert [m["weights_sha256"] for m in members] == [
-        store.manifest["provenance"]["teacher"]["weights_sha256"] for store in (a, b)
-    ]

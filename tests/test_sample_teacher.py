@@ -1,5 +1,6 @@
 """The embedded sample's teacher: the committed weights know the sample, and the script that made them still works."""
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,16 @@ def test_training_on_a_foreign_folder_fails_in_one_line(tmp_path: Path, capsys: 
     (tmp_path / "notes.txt").write_text("mine")
     assert main(["--data", str(tmp_path), "--out", str(tmp_path / "x.safetensors")]) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_without_safetensors_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["--data", str(tmp_path / "data"), "--out", str(tmp_path / "x.safetensors")]) == 1
+    said = capsys.readouterr().err
+    assert said == "error: the teacher's weights are kept in safetensors: pip install -e '.[teacher]'\n"
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_random_view_moves_joints_with_the_pixels(views: PersonViews, val: Annotations) -> None:

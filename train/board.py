@@ -1,4 +1,7 @@
-"""TensorBoard's view of a run; it must not outlive the checkpoints, nor a full disk bring a traceback."""
+"""TensorBoard's view of a run; it must not outlive the checkpoints, nor a full disk bring a traceback.
+
+Without TensorBoard a run says so once and writes no events: the same numbers are in its history.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.errors import TrainError
+from train.state import say
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -30,8 +34,12 @@ class Board:
     def _writer(self) -> "SummaryWriter | None":
         """TensorBoard's writer, from the first use on: importing it must not delay the first step."""
         if self._opened is None and self._out is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                say("TensorBoard is not installed, no events are written for it: pip install -e '.[tensorboard]'")
+                self._out = None
+                return None
             self._opened = SummaryWriter(str(self._out), purge_step=self._step + 1 if self._step else None)
         return self._opened
 

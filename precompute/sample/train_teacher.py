@@ -11,6 +11,7 @@ test, and writes fp16 safetensors with these numbers and the command in its meta
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -42,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     from kdlib.annotations import AnnotationError
     from precompute.sample.dataset import SampleError
 
+    if importlib.util.find_spec("safetensors") is None:  # of the last step, an hour later
+        sys.stderr.write("error: the teacher's weights are kept in safetensors: pip install -e '.[teacher]'\n")
+        return 1
     try:
         train_teacher(arguments)
     except (SampleError, AnnotationError, OSError) as error:
