@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.encoded_image import is_truncated
+from kdlib.encoded_image import UnreadableImageError, refuse_part
 from train.errors import TrainError
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -36,14 +36,16 @@ class Picture:
         """(H, W, 3) uint8 BGR.
 
         Raises:
-            UnreadablePictureError: If the file is missing, truncated, or no picture.
+            UnreadablePictureError: If the file is missing, truncated, damaged, or no picture.
         """
         try:
             content = self.path.read_bytes()
         except OSError as error:
             raise UnreadablePictureError(f"cannot read {self.path}: {error.strerror}") from error
-        if is_truncated(content):
-            raise UnreadablePictureError(f"{self.path} is truncated: {len(content)} bytes without an end marker")
+        try:
+            refuse_part(content)
+        except UnreadableImageError as error:
+            raise UnreadablePictureError(f"{self.path} {error}") from error
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
         if image is None:
             raise UnreadablePictureError(f"{self.path} is no picture that OpenCV can read ({len(content)} bytes)")
