@@ -1,7 +1,8 @@
 """An encoded image into pixels: eight bits, three channels, and whole; unturned, as annotations see it.
 
 libjpeg makes grey of what a truncated file lacks and only warns. Which decoder says so differs between versions of
-OpenCV, so that the end of a JPEG or PNG is looked for here; of other formats, OpenCV decodes all or nothing.
+OpenCV, so that the end of a JPEG or PNG is looked for here; of other formats, OpenCV decodes all or nothing. It also
+returns what libjpeg makes of a JPEG that is damaged within: simplejpeg is asked, where it is installed.
 """
 
 import re
@@ -11,6 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+try:
+    import simplejpeg
+except ImportError:  # the same pixels without it, and damage within a JPEG is not seen
+    simplejpeg = None
+
 _JPEG: Final = b"\xff\xd8"
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _MARKER: Final = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
@@ -18,6 +24,11 @@ _MARKER: Final = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _END_OF_IMAGE: Final = 0xD9
 _ALONE: Final = (0x01, 0xD8)
 """Markers that no segment follows."""
+_DAMAGE: Final = re.compile(
+    r"premature end of data|bad (Huffman|arithmetic) code|instead of RST|Inconsistent progression"
+    r"|Unsupported (marker type|JPEG process)|Invalid JPEG file structure|Bogus "
+)
+"""Of what libjpeg says. Not `extraneous bytes before marker`: cameras leave some in whole photographs."""
 
 
 class UnreadableImageError(ValueError):
@@ -33,10 +44,13 @@ def decode_image(content: bytes, *, upright: bool = False, bgr: bool = False) ->
         bgr: Channels in the order in which OpenCV writes and draws.
 
     Raises:
-        UnreadableImageError: If the image is truncated, or is none.
+        UnreadableImageError: If the image is truncated, is damaged as far as can be seen, or is none.
     """
     if is_truncated(content):
         raise UnreadableImageError(f"is truncated: {len(content)} bytes without an end marker")
+    damage = damage_within(content)
+    if damage is not None:
+        raise UnreadableImageError(f"is damaged: {damage} ({len(content)} bytes)")
     image = None
     if content:
         order = cv2.IMREAD_COLOR if bgr else cv2.IMREAD_COLOR_RGB
@@ -45,6 +59,21 @@ def decode_image(content: bytes, *, upright: bool = False, bgr: bool = False) ->
     if image is None:
         raise UnreadableImageError(f"is no image that OpenCV can read ({len(content)} bytes)")
     return np.asarray(image, np.uint8)
+
+
+def damage_within(content: bytes) -> str | None:
+    """What libjpeg says of a JPEG whose pixels cannot be those that were stored, in its words.
+
+    Only where simplejpeg is installed, and not all damage: codes that were changed into other valid ones are a picture,
+    too. It takes half a decode, at an eighth of the resolution.
+    """
+    if simplejpeg is None or not content.startswith(_JPEG):
+        return None
+    try:
+        simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1, min_factor=8)
+    except ValueError as error:
+        return str(error) if _DAMAGE.search(str(error)) else None
+    return None
 
 
 def is_truncated(content: bytes) -> bool:

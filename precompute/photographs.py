@@ -1,4 +1,4 @@
-"""Reading image files as HRNet does: eight bits, three channels, EXIF rotation ignored, and nothing truncated."""
+"""Reading image files as HRNet does: eight bits, three channels, EXIF rotation ignored, and only whole ones."""
 
 import os
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from precompute.errors import PrecomputeError
 
 
 class UnreadablePhotographError(PrecomputeError):
-    """An image file that is missing, truncated, or of another size than annotated."""
+    """An image file that is missing, truncated, damaged, or of another size than annotated."""
 
 
 def read_photograph(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -26,7 +26,7 @@ def read_photograph(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        UnreadablePhotographError: If it is missing, truncated, no image, or of another size.
+        UnreadablePhotographError: If it is missing, truncated, damaged, no image, or of another size.
     """
     try:
         content = path.read_bytes()

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdlib.encoded_image import UnreadableImageError, decode_image, is_truncated
+from kdlib import encoded_image
+from kdlib.encoded_image import UnreadableImageError, damage_within, decode_image, is_truncated
 from tests.people_store import IMAGE_SIZE, make_store
+from tests.shared_data import COCO_REAL, needs_coco
 from tests.tiny_training import command, results
 from train import pixels
 from train.__main__ import main
@@ -55,6 +57,7 @@ JPEG = {
     "turned by EXIF": encoded(scene(), exif=TURNED),
     "with a thumbnail": thumbnailed(),
     "with bytes behind its end": encoded(scene()) + b"more" * 3000,
+    "with bytes before its end": encoded(scene())[:-2] + b"camera" * 9 + b"\xff\xd9",
     "with padding between segments": encoded(scene()).replace(b"\xff\xdb", b"\xff\xff\xff\xdb", 1),
     "with restart markers": encoded(scene(), restart_marker_blocks=3),
 }
@@ -71,10 +74,15 @@ WHOLE = JPEG | OTHERS
 CUT = {name: WHOLE[name] for name in ("plain", "progressive", "grey", "CMYK", "with a thumbnail", "PNG", "WebP", "BMP")}
 
 
+def without_simplejpeg(monkeypatch):
+    for module in (pixels, encoded_image):
+        monkeypatch.setattr(module, "simplejpeg", None)
+
+
 @pytest.fixture(params=["simplejpeg", "OpenCV"])
 def decoder(request, monkeypatch):
     if request.param == "OpenCV":
-        monkeypatch.setattr(pixels, "simplejpeg", None)
+        without_simplejpeg(monkeypatch)
     else:
         pytest.importorskip("simplejpeg")
     return request.param
@@ -131,6 +139,48 @@ def test_a_file_that_lost_its_second_half_to_zeros_is_refused(decoder, read):
     content = JPEG["plain"]
     with pytest.raises(BadRecordError, match="is truncated"):
         read(content[: len(content) // 2].ljust(len(content), b"\0"))
+
+
+def damaged(content, share=0.4):
+    """Zeros over a share of a JPEG's coded pixels, from their middle on; its beginning and its end are as they were."""
+    begin = content.rfind(b"\xff\xda")
+    middle, nothing = (begin + len(content)) // 2, bytes(int(share * (len(content) - begin)))
+    return content[:middle] + nothing + content[middle + len(nothing) :]
+
+
+@pytest.mark.parametrize("kind", ["plain", "grey", "CMYK", "4:4:4", "with a thumbnail", "turned by EXIF"])
+def test_damage_within_a_jpeg_is_refused_and_named_where_simplejpeg_is_installed(kind, read):
+    pytest.importorskip("simplejpeg")
+    content = damaged(JPEG[kind])
+    assert not is_truncated(content)
+    with pytest.raises(BadRecordError, match=r"^row 0 of .*people\.zarr: .* is damaged: Corrupt JPEG data: .* again$"):
+        read(content)
+    with pytest.raises(UnreadableImageError, match=rf"^is damaged: .* \({len(content)} bytes\)$"):
+        decode_image(content)
+
+
+def test_a_run_over_a_folder_with_a_damaged_picture_names_it_or_replaces_it(tmp_path, capsys):
+    pytest.importorskip("simplejpeg")
+    for name in ("train.zarr", "val.h5"):
+        store = make_store(tmp_path / name, 6, frames=False)
+    for name in set(store.instances["file_name"]):
+        (tmp_path / name).write_bytes(JPEG["plain"])
+    (tmp_path / "val").mkdir()
+    for name in set(store.instances["file_name"]):
+        (tmp_path / "val" / name).write_bytes(JPEG["plain"])
+    (tmp_path / "001.jpg").write_bytes(damaged(JPEG["plain"]))
+    folders = {"images": tmp_path, "val_images": tmp_path / "val"}
+    assert main(command(tmp_path, tmp_path / "stops", **folders)) == 1
+    assert "001.jpg is damaged: Corrupt JPEG data: " in capsys.readouterr().err.splitlines()[-1]
+    assert main(command(tmp_path, tmp_path / "goes on", **folders, skip_bad_records=True)) == 0
+    assert "bad records so far" in capsys.readouterr().err
+
+
+@needs_coco
+def test_no_photograph_of_coco_is_taken_for_damaged():
+    photographs = list(COCO_REAL.rglob("*.jpg"))
+    assert len(photographs) > 500
+    assert [path.name for path in photographs if damage_within(path.read_bytes()) is not None] == []
 
 
 def test_every_cut_of_a_jpeg_is_seen_and_no_whole_one_is_taken_for_cut():

@@ -64,7 +64,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     """(H, W, 4) uint8 of an encoded picture; a thread's next call may overwrite it.
 
     Raises:
-        UnreadableImageError: If it is truncated, or no picture.
+        UnreadableImageError: If it is truncated, damaged as far as can be seen, or no picture.
     """
     if simplejpeg is not None:
         try:
