@@ -27,6 +27,7 @@ from cache.location import redact
 from console.flags import Parser
 from console.pipe import exit_with
 
+MEGABYTE = 1_000_000
 LISTED = 20  # problems printed for a person; --json has all
 
 
@@ -172,7 +173,7 @@ def _convert(options: argparse.Namespace) -> int:
 def _push(options: argparse.Namespace) -> int:
     from cache.push import push_store
 
-    with _progress("push", "B") as progress:
+    with _progress("push", "MB") as progress:
         place = push_store(options.src, options.dst, overwrite=options.overwrite, progress=progress)
     print(place)
     return 0
@@ -192,7 +193,7 @@ def _pull(options: argparse.Namespace) -> int:
         name = name.removesuffix(".zip").removesuffix(".zarr") + ".zarr"
     if target.suffix not in (*FORMS, ".zip"):
         target = target / name
-    with _progress("pull", "B" if options.limit is None else " instances") as progress:
+    with _progress("pull", "MB" if options.limit is None else "instances") as progress:
         if options.limit is None:
             path = pull_store(source, target, overwrite=options.overwrite, progress=progress)
         else:
@@ -204,7 +205,7 @@ def _pull(options: argparse.Namespace) -> int:
 def _pack(options: argparse.Namespace) -> int:
     from cache.pack import FAT32_LIMIT, pack_store
 
-    with _progress("pack", "B") as progress:
+    with _progress("pack", "MB") as progress:
         path = pack_store(options.src, options.dst, overwrite=options.overwrite, progress=progress)
     print(path)
     if path.stat().st_size > FAT32_LIMIT:
@@ -221,12 +222,19 @@ def _list(lines: Sequence[str]) -> None:
 
 
 @contextmanager
-def _progress(what: str, unit: str = " instances") -> Iterator[Callable[[int], Any]]:
-    """A bar on a terminal, nothing elsewhere."""
-    from tqdm import tqdm
+def _progress(what: str, unit: str = "instances") -> Iterator[Callable[[int], Any]]:
+    """A function to be told how many more instances, or with the unit MB how many more bytes, are done."""
+    from console.progress import progress
 
-    with tqdm(desc=what, unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty()) as bar:
-        yield bar.update
+    with progress(what, unit) as tell:
+        done, size = 0, MEGABYTE if unit == "MB" else 1
+
+        def add(more: int) -> None:
+            nonlocal done
+            done += more
+            tell(done // size, 0)
+
+        yield add
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from console.duration import duration
 
 FIRST_LINE: Final = 10.0
-"""Seconds before a file or a pipe hears of it, and at least between two lines."""
+"""Seconds before a file or a pipe hears of it, and at least between two lines: quick work needs none."""
 FIRST_OF_PASSING: Final = 300.0
 """The same of works that follow each other and end in a line of their own, e.g. epochs."""
 LINES: Final = 10
@@ -63,7 +63,7 @@ def progress(what: str, unit: str, begun: int = 0, *, shown: bool = True, passin
 
 
 class _Lines:
-    """For a file or a pipe: a first line, then one a tenth of the work (or twice as much done), and one at the end."""
+    """For a file or a pipe: of what takes long, a line soon, one a tenth of it (or twice as far), one at the end."""
 
     def __init__(self, what: str, unit: str, begun: int, pause: float) -> None:
         self.what, self.unit, self.pause = what, unit, pause
@@ -89,8 +89,8 @@ class _Lines:
         return f"{self.done}/{total} {self.unit}, {_short(rate)}/s, {left} to go"
 
     def end(self) -> None:
-        if self.done > self.begun:
-            now = time.monotonic()
+        now = time.monotonic()
+        if self.done > self.begun and now - self.start >= self.pause:
             took, rate = duration(now - self.start), _short(self._rate(now))
             self._write(f"{self.done - self.begun} {self.unit} in {took} ({rate}/s)")
 
