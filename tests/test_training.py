@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import cache
 from tests.people_store import make_store
 from train.__main__ import main
-from train.checkpoint import load_student
+from train.checkpoint import load_student, read, save
 from train.evaluate import cached_teacher, measure
 from train.loop import Trainer
 from train.pace import Pace
@@ -187,6 +187,12 @@ def test_refusals_are_one_line_and_lose_nothing(stores, tmp_path, capsys):
         assert "is not a student's checkpoint" in refused(
             ["evaluate", "--store", str(stores / "val.h5"), "--student", str(tmp_path / "text.pt")]
         )
+    newer = read(out / "best.pt")
+    newer["recipe"]["quantum"] = 1
+    save(tmp_path / "newer.pt", newer)
+    assert "a recipe that this version cannot read (quantum)" in refused(
+        ["evaluate", "--store", str(stores / "val.h5"), "--student", str(tmp_path / "newer.pt")]
+    )
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/precious").write_text("x")
     assert "is not a run folder" in refused(command(stores, tmp_path / "foreign", "distill", "--overwrite"))

@@ -94,7 +94,7 @@ def supervision_of(recipe: Recipe, input_size: tuple[int, int], floor: float, *,
 def load_student(path: Path) -> TrainedStudent:
     """Rebuild the student of a checkpoint, in evaluation mode: the average of its weights where the run kept one."""
     content = read(path)
-    recipe, input_size = Recipe(**content["recipe"]), parse_size(content["input_size"])
+    recipe, input_size = Recipe.read(content["recipe"], path), parse_size(content["input_size"])
     model = build_student(recipe.student, recipe.head, content["joints"], input_size)
     model.load_state_dict(fold_norms(content.get("ema", content["model"])))
     supervision = Supervision(**content["supervision"])

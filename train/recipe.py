@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 from kdlib.geometry import parse_size
@@ -48,7 +49,7 @@ class Recipe:
     epochs: int = _knob(20, "passes over the store")
     batch_size: int = _knob(32, "instances a step, over all processes")
     accumulate: int = _knob(1, "parts a step's batch is computed in, one after the other, where memory is short")
-    learning_rate: float = _knob(1e-3, "peak learning rate of AdamW")
+    learning_rate: float = _knob(2e-3, "peak learning rate of AdamW")
     weight_decay: float = _knob(1e-2, "of AdamW; not applied to biases and norms")
     warmup: float = _knob(0.05, "share of the steps with linearly growing learning rate; then cosine to zero")
     clip: float = _knob(1.0, "largest norm of the gradient; 0 never clips")
@@ -100,6 +101,19 @@ class Recipe:
                 parse_size(self.input_size)
             except ValueError as error:
                 raise TrainError(f"--input-size: {error}") from error
+
+    @classmethod
+    def read(cls, knobs: dict[str, Any], path: Path) -> Self:
+        """Take a recipe out of a student's file; knobs that it lacks are at their defaults.
+
+        Raises:
+            TrainError: If it has a knob that is not known here, as the file of a newer version may.
+        """
+        unknown = knobs.keys() - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            names = ", ".join(sorted(unknown))
+            raise TrainError(f"{path} has a recipe that this version cannot read ({names}): it may be a newer one's")
+        return cls(**knobs)
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace) -> Self:
