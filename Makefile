@@ -82,7 +82,9 @@ help: ## this list
 	@echo "  RECIPE        the student's training, where it is not the default ($(RECIPE))"
 	@echo "  IMAGES        folder of the validation images, for FiftyOne ($(IMAGES))"
 	@echo "  FIFTYONE_ARGS more flags for python -m train fiftyone, e.g. --port 5152 ($(FIFTYONE_ARGS))"
-	@echo "  TRAIN_ARGS    more flags for python -m train ($(TRAIN_ARGS))"
+	@echo "  TRAIN_ARGS    more flags for python -m train distill and baseline ($(TRAIN_ARGS))"
+	@echo "  EXPORT_ARGS   more flags for python -m train export ($(EXPORT_ARGS))"
+	@echo "  PREDICT_ARGS  more flags for python -m train predict, e.g. --boxes FILE ($(PREDICT_ARGS))"
 	@echo "  TORCH_INDEX   package index of torch, e.g. https://download.pytorch.org/whl/cpu ($(TORCH_INDEX))"
 
 setup: $(READY) ## the environment in .venv (uv if present, else pip)

@@ -184,9 +184,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace, job: Any, provenance: dict[str, Any]) -> int:
     import cache
+    from console.progress import progress
     from precompute.check import check
 
-    found = check(job, cache.open_store(arguments.store), provenance, arguments.check)
+    with progress("check", "instances", passing=True) as tell:
+        found = check(job, cache.open_store(arguments.store), provenance, arguments.check, tell)
     print(json.dumps(found.to_json(), indent=1) if arguments.json else found.page())
     if not found.passed:
         raise PrecomputeError(f"{arguments.store}: {found.verdict}")

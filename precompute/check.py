@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.codec import divergences
+from console.progress import Tell, silently
 from kdlib.heatmaps import peaks
 from precompute.errors import PrecomputeError
 from precompute.job import Job, teacher_maps
@@ -116,8 +117,10 @@ def _row(gap: Gap) -> tuple[str, str, str, str]:
     return f"{gap.mean:.1e}", f"{gap.worst:.1e}", f"{gap.difference:.1e}", str(gap.moved)
 
 
-def check(job: Job, store: Any, provenance: dict[str, Any], count: int) -> Check:
+def check(job: Job, store: Any, provenance: dict[str, Any], count: int, tell: Tell = silently) -> Check:
     """Compare ``count`` random instances of a store with the teacher's maps of their images.
+
+    `tell` hears of each batch.
 
     Raises:
         PrecomputeError: If the store was made by another teacher or from other persons, or an image is unusable.
@@ -126,6 +129,7 @@ def check(job: Job, store: Any, provenance: dict[str, Any], count: int) -> Check
     rows = np.random.default_rng(0).permutation(np.flatnonzero(store.written))[:count]
     against_store, control, confident = _Tally(store.codec.floor), _Tally(store.codec.floor), 0
     for start in range(0, len(rows), BATCH):
+        tell(start, len(rows))
         batch = rows[start : start + BATCH]
         fresh, again = _twice(job, _crops(job, batch))
         against_store.add(fresh, store.heatmaps(batch))

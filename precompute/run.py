@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 import cache
@@ -88,12 +89,16 @@ def teacher_metrics(store: Any) -> dict[str, Any]:
     """AP, AR and PCK of the teacher as the finished store gives it back; None stands for what has no value."""
     rows = np.flatnonzero(store.written)
     teacher = store.manifest["provenance"]["teacher"]
-    points, scores = teacher_predictions(
-        lambda batch: store.heatmaps(rows[batch]),
-        compose_affines(store.view_affine[rows], store.frame_affine[rows][:, None]),
-        store.view_flip,
-        teacher["input_size"][0] / teacher["heatmap_size"][0],
-    )
+    affines = compose_affines(store.view_affine[rows], store.frame_affine[rows][:, None])
+    stride = teacher["input_size"][0] / teacher["heatmap_size"][0]
+    with progress("read back", "instances", passing=True) as tell:
+
+        def heatmaps(batch: NDArray[np.int64]) -> NDArray[np.floating]:
+            tell(int(batch[0]), len(rows))
+            maps: NDArray[np.floating] = store.heatmaps(rows[batch])
+            return maps
+
+        points, scores = teacher_predictions(heatmaps, affines, store.view_flip, stride)
     columns = store.instances
     instances = {name: np.asarray(columns[name])[rows] for name in ("image_id", "bbox", "score", "keypoints")}
     metrics = evaluate_points(instances, store.ground_truth, points, scores)

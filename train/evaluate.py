@@ -81,6 +81,7 @@ def _decode_all(
         [np.empty((0, joints, 2))],
         [np.empty((0, joints), np.float32)],
     )
+    tell(0, len(loader))
     for number, batch in enumerate(loader.epoch(), start=1):
         affines = batch["affine"].numpy()
         batch_points, batch_scores = decode_to_image(heatmaps(batch["image"]), affines, STRIDE, decoder)
