@@ -62,7 +62,7 @@ def in_float64(made):
     [
         ("distil", {}),
         ("bare", {"backbone_norm": "none"}),
-        ("both", {"gt_weight": 0.5, "temperature": 2.0}),
+        ("both", {"gt_weight": 0.5, "temperature": 2.0, "sigma": 1.5}),
         ("clipped", {"head": "pyramid", "learning_rate": 2e-3}),
     ],
 )

@@ -64,7 +64,7 @@ class Recipe:
 
     loss: str = _knob("kl", "kl (maps are logits, spatial softmax) or mse (maps are heatmaps)", choices=["kl", "mse"])
     mse_weight: float = _knob(0.0, "weight of an MSE between heatmaps beside the KL, e.g. 100")
-    sigma: float = _knob(0.0, "ground-truth Gaussian in heatmap pixels; 0 takes HRNet's (2 for 64 rows), at least 1.5")
+    sigma: float = _knob(0.0, "ground-truth Gaussian in heatmap pixels; 0 takes HRNet's (2 for 64 rows), at least 1")
     gt_weight: float = _knob(0.0, "weight of the ground-truth term when distilling")
     kd_weight: float = _knob(1.0, "weight of the teacher's term when distilling")
     kd_schedule: str = _knob(

@@ -108,5 +108,5 @@ class Supervision:
 
 
 def default_sigma(heatmap_rows: int) -> float:
-    """HRNet's Gaussian for maps of that height: 2 for 64 rows, 3 for 96; never below 1.5."""
-    return max(1.5, heatmap_rows / 32)
+    """HRNet's Gaussian for maps of that height: 2 for 64 rows, 3 for 96, 1 for 32; never below 1."""
+    return max(1.0, heatmap_rows / 32)
