@@ -33,7 +33,8 @@ from train.students import build_student
 torch.set_num_threads(1)
 size, steps = int(sys.argv[2]), int(sys.argv[3])
 recipe = Recipe()
-student = build_student(recipe.student, recipe.head, 17, (192, 256)).train().to(memory_format=torch.channels_last)
+student = build_student(recipe.student, recipe.head, 17, (192, 256)).to(memory_format=torch.channels_last)
+student.add_norms()
 pictures = torch.randn(size, 3, 256, 192).contiguous(memory_format=torch.channels_last)
 target, weight = torch.randn(size, 17, 64, 48), torch.ones(size, 17)
 

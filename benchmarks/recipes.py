@@ -31,7 +31,7 @@ TABLES: dict[str, dict[str, str]] = {
     "temperature": {
         f"{logits}, T = {temperature}": f"distill --logits {logits} --temperature {temperature}"
         for logits in ("log", "raw")
-        for temperature in (1, 2, 4, 8)
+        for temperature in (0.5, 1, 2, 4, 8)
     },
     "joints": {joints: f"distill --joints {joints}" for joints in ("labelled", "all", "confidence")},
     "views": {views: f"distill --views {views}" for views in ("first", "matching", "average")}

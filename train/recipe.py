@@ -72,7 +72,9 @@ class Recipe:
         "the teacher's weight over the run: constant, or linear (falls to 0, the labels stay)",
         choices=["constant", "linear"],
     )
-    temperature: float = _knob(1.0, "softens teacher and student before their KL")
+    temperature: float = _knob(
+        0.5, "of teacher and student before their KL: above 1 softens both, below 1 looks at the peaks"
+    )
     logits: str = _knob("log", "log (of the heatmap above the store's floor) or raw", choices=["log", "raw"])
     joints: str = _knob(
         "confidence",
