@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, get_worker_info
 
 from benchmarks.batches import endless
-from kdlib.geometry import Rows
 from kdlib.skeleton import FLIP_ORDER
-from kdlib.warp_maps import bordered_shape, spread_values
+from kdlib.warp_maps import bordered_shape, interior
 from train.augment import Augmentation
 from train.dataset import StoreDataset
 from train.pixels import frame_pixels
@@ -37,7 +36,7 @@ def write_files(store: Any, folder: Path) -> int:
     """A file of every instance of a store; returns the bytes of one, on average."""
     plain = StoreDataset(store)
     for index, row in enumerate(plain.rows):
-        sample, frame = plain[index], frame_pixels(store, int(row))
+        sample, frame = plain[index], frame_pixels(store, int(row), store.frame(int(row)))
         content = {
             "image": torch.from_numpy(np.ascontiguousarray(frame[..., :3])),
             "heatmaps": sample["heatmaps"].contiguous(),
@@ -71,15 +70,16 @@ class FilesDataset(StoreDataset):
             self.work[worker.id, 1] = time.process_time()
         return sample
 
-    def _pixels(self, row: int) -> tuple[NDArray[np.uint8], Rows]:
-        self._content = torch.load(_path(self.folder, row), weights_only=True)
-        pixels = cv2.cvtColor(self._content["image"].numpy(), cv2.COLOR_RGB2RGBA)
-        return np.asarray(pixels, np.uint8), self.store.frame_affine[row].tolist()
+    def _pixels(self, rows: list[int]) -> Iterator[NDArray[np.uint8]]:
+        for row in rows:  # one: each sample is made alone
+            self._content = torch.load(_path(self.folder, row), weights_only=True)
+            yield np.asarray(cv2.cvtColor(self._content["image"].numpy(), cv2.COLOR_RGB2RGBA), np.uint8)
 
     def _maps(self, row: int, chosen: list[int], flip: bool) -> Iterator[NDArray[np.float32]]:
         bordered = SCRATCH.array("maps", bordered_shape(self.store.spec.map_shape), np.float32)
         maps = self._content["heatmaps"].numpy()
-        yield spread_values(maps[FLIP_ORDER] if flip else maps, bordered)
+        interior(bordered)[...] = (maps[FLIP_ORDER] if flip else maps).transpose(1, 2, 0)
+        yield bordered
 
 
 class FileBatches:

@@ -4,7 +4,9 @@ A `Store` may be pickled, used by several threads and carried over a fork; it ho
 reads ranges of bytes by position, and checks every record against its checksum.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -162,18 +164,61 @@ class Store:
     def stored(self, index: int, view: int = 0) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
         """One view as it is on disk, decompressed: (K, H, W) for `codec.decode` or `codec.codes`, and peaks (K,)."""
         self._require(index, view)
-        extent = self._layout.view(self.spec, index, view)
-        if not extent.nbytes or extent.nbytes > 2 * self.spec.map_bytes + 1024:
-            raise self._damaged(index, f"view {view}", f"{extent.nbytes} compressed bytes")
+        extent = self._view_extent(index, view)
         try:
             data = self._layout.decompress(self._bytes(extent), self.spec.map_bytes)
         except StoreFormatError as error:
             raise self._damaged(index, f"view {view}", error) from error
         stored = data.view(self.codec.dtype).reshape(self.spec.map_shape)
-        peak = self._peak(index, view)
-        if view_checksum(stored, peak) != self.column("integrity/checksum")[index, view]:
+        peak = self._peaks(index, view)[0]
+        if not self._is_sound(index, view, stored, peak):
             raise self._damaged(index, f"view {view}", "maps or peaks do not match their checksum")
         return stored, peak
+
+    def stored_views(self, index: int) -> list[tuple[npt.NDArray[Any], npt.NDArray[np.float32]]]:
+        """All views of an instance, each as `stored` gives it, read at once where the form allows."""
+        self._require(index, 0)
+        views = range(self.spec.views)
+        extents = [self._view_extent(index, view) for view in views]
+        if self._layout.joins and _is_one(extents):
+            whole = Extent(extents[0].key, extents[0].offset, sum(extent.nbytes for extent in extents))
+            peaks = self._peaks(index, 0, len(views))
+            with suppress(StoreFormatError):  # what is wrong with which view, the other way says
+                data = self._layout.decompress(self._bytes(whole), len(views) * self.spec.map_bytes)
+                stored = data.view(self.codec.dtype).reshape(-1, *self.spec.map_shape)
+                if all(self._is_sound(index, view, stored[view], peaks[view]) for view in views):
+                    return list(zip(stored, peaks, strict=True))
+        return [self.stored(index, view) for view in views]
+
+    def interleaved(
+        self,
+        index: int,
+        views: Sequence[int],
+        orders: Sequence[npt.NDArray[np.int64]],
+        out: npt.NDArray[np.float32],
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Heatmaps of an instance's views, one after the other in `out` (H, W, K), which may have any strides.
+
+        Map k of a view is map order[k] of those stored, with an order (K,) for each view.
+        """
+        together = len(views) > 1 and list(views) == list(range(self.spec.views))
+        records = self.stored_views(index) if together else [self.stored(index, view) for view in views]
+        for view, order, (stored, peak) in zip(views, orders, records, strict=True):
+            out[...] = 0
+            try:
+                self.codec.decode_interleaved(stored, peak, order, out)
+            except StoreFormatError as error:
+                raise self._damaged(index, f"view {view}", error) from error
+            yield out
+
+    def _view_extent(self, index: int, view: int) -> Extent:
+        extent = self._layout.view(self.spec, index, view)
+        if not extent.nbytes or extent.nbytes > 2 * self.spec.map_bytes + 1024:
+            raise self._damaged(index, f"view {view}", f"{extent.nbytes} compressed bytes")
+        return extent
+
+    def _is_sound(self, index: int, view: int, stored: npt.NDArray[Any], peak: npt.NDArray[np.float32]) -> bool:
+        return view_checksum(stored, peak) == self.column("integrity/checksum")[index, view]
 
     def frame(self, index: int) -> bytes:
         """The encoded image (JPEG) of an instance's frame."""
@@ -196,12 +241,13 @@ class Store:
         """What lies inside the store and is no part of it, or is a link or a device."""
         return list(self._layout.strangers(self.spec, self._columns))
 
-    def _peak(self, index: int, view: int) -> npt.NDArray[np.float32]:
-        """(K,) peaks, read by position: the column of a large store is not worth the memory of every worker."""
+    def _peaks(self, index: int, view: int, count: int = 1) -> npt.NDArray[np.float32]:
+        """(count, K) peaks from a view on, read by position: the column is not worth the memory of every worker."""
         extent = self._extents["heatmaps/peak"]
         nbytes = 4 * self.spec.joints
         start = extent.offset + (index * self.spec.views + view) * nbytes
-        return np.frombuffer(self._bytes(Extent(extent.key, start, nbytes)), "<f4")
+        peaks = np.frombuffer(self._bytes(Extent(extent.key, start, count * nbytes)), "<f4")
+        return peaks.reshape(count, self.spec.joints)
 
     def _bytes(self, extent: Extent) -> bytes:
         return self._layout.files.read(*extent) if extent.nbytes else b""
@@ -223,6 +269,11 @@ class Store:
 
     def _annotation(self, index: int) -> str:
         return f" (annotation {self.column('instances/annotation_id')[index]})"
+
+
+def _is_one(extents: Sequence[Extent]) -> bool:
+    """Does each begin where the one before it ends?"""
+    return all(b.key == a.key and b.offset == a.offset + a.nbytes for a, b in itertools.pairwise(extents))
 
 
 def _mapping(manifest: Any, layout: Layout) -> Mapping[str, Any]:

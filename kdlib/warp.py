@@ -14,7 +14,7 @@ from kdlib.geometry import invert_affine
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def taps(inverse, u, v, rows, columns):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def taps(inverse, u, v, rows, columns):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Source rows, columns and weights of the four neighbours of output pixel (u, v); weight 0 outside."""
     x = np.float32(inverse[0, 0] * u + inverse[0, 1] * v + inverse[0, 2])
     y = np.float32(inverse[1, 0] * u + inverse[1, 1] * v + inverse[1, 2])

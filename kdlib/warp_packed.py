@@ -101,9 +101,7 @@ def _blend(north, south, weights, n, out):  # type: ignore[no-untyped-def] # noq
         a = np.uint32(np.uint32(256) - x - c)
         p, q, r, s = north[left], north[left + one], south[left], south[left + one]
         even = _mix(p, q, r, s, a, b, c, d)
-        odd = _mix(
-            np.uint32(p >> byte), np.uint32(q >> byte), np.uint32(r >> byte), np.uint32(s >> byte), a, b, c, d
-        )
+        odd = _mix(np.uint32(p >> byte), np.uint32(q >> byte), np.uint32(r >> byte), np.uint32(s >> byte), a, b, c, d)
         out[u] = np.uint32(np.uint32(even >> byte) & mask) | np.uint32(odd & np.uint32(0xFF00))
         left += one + one
 

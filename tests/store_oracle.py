@@ -37,8 +37,16 @@ def contents(path):
         reads[f"size {index}"] = lambda index=index: np.int64(store.stored_bytes(index) >= 0)
         reads[f"frame {index}"] = lambda index=index: np.frombuffer(store.frame(index), np.uint8)
         reads[f"maps {index}"] = lambda index=index: store.heatmaps([index])
+        reads[f"interleaved {index}"] = lambda index=index: _interleaved(store, index)
         reads[f"codes {index}"] = lambda index=index: store.codes(index, store.spec.views - 1)[0]
     return {name: _outcome(read) for name, read in reads.items()}
+
+
+def _interleaved(store, index):
+    """(V, H, W, K), as the trainer reads: all views at once where the form allows."""
+    views, (joints, height, width) = range(store.spec.views), store.spec.map_shape
+    out = np.zeros((height, width, joints), np.float32)
+    return [maps.copy() for maps in store.interleaved(index, views, [np.arange(joints)] * len(views), out)]
 
 
 def _outcome(read):

@@ -82,6 +82,15 @@ def test_a_map_may_be_decoded_into_memory_of_the_callers(store):
     assert (out == store.heatmap(3, 1)).all()
 
 
+@pytest.mark.parametrize("views", [[0], [1], [0, 1], [1, 0], [1, 1]])
+def test_views_come_one_after_the_other_interleaved(store, views):
+    out, orders = np.full((H, W, K), np.nan, np.float32), [np.roll(np.arange(K), n + 1) for n in range(len(views))]
+    for index in (0, 7, 19):
+        maps = [maps.copy() for maps in store.interleaved(index, views, orders, out)]
+        for view, order, found in zip(views, orders, maps, strict=True):
+            assert (found == store.heatmap(index, view)[order].transpose(1, 2, 0)).all()
+
+
 def test_codes_and_tables_are_another_way_to_the_map(store):
     codes, peak = store.codes(11, 1)
     tables = store.codec.tables(peak)

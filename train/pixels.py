@@ -25,15 +25,15 @@ _UNALIGNED: Final = (16, 32)
 """Remainder and divisor of the address that frames are decoded to."""
 
 
-def frame_pixels(store: Any, row: int) -> NDArray[np.uint8]:
-    """(H, W, 4) uint8 of the frame in a store; a thread's next call may overwrite it.
+def frame_pixels(store: Any, row: int, frame: bytes) -> NDArray[np.uint8]:
+    """(H, W, 4) uint8 of a row's frame as the store gives it; a thread's next call may overwrite it.
 
     Raises:
         BadRecordError: If it is truncated, no picture, or too large to be resampled.
     """
     where = f"row {row} of {store.path}: its stored frame"
     try:
-        return _fitting(decode(store.frame(row)), where)
+        return _fitting(decode(frame), where)
     except UnreadableImageError as error:
         raise BadRecordError(f"{where} {error}; it was stored so: make the store again") from error
 
