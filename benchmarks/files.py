@@ -75,11 +75,13 @@ class FilesDataset(StoreDataset):
             self._content = torch.load(_path(self.folder, row), weights_only=True)
             yield np.asarray(cv2.cvtColor(self._content["image"].numpy(), cv2.COLOR_RGB2RGBA), np.uint8)
 
-    def _maps(self, row: int, chosen: list[int], flip: bool) -> Iterator[NDArray[np.float32]]:
+    def _maps(
+        self, rows: list[int], chosen: list[list[int]], flips: list[bool]
+    ) -> Iterator[Iterator[NDArray[np.float32]]]:
         bordered = SCRATCH.array("maps", bordered_shape(self.store.spec.map_shape), np.float32)
         maps = self._content["heatmaps"].numpy()
-        interior(bordered)[...] = (maps[FLIP_ORDER] if flip else maps).transpose(1, 2, 0)
-        yield bordered
+        interior(bordered)[...] = (maps[FLIP_ORDER] if flips[0] else maps).transpose(1, 2, 0)
+        yield iter([bordered])
 
 
 class FileBatches:

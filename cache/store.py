@@ -6,7 +6,6 @@ reads ranges of bytes by position, and checks every record against its checksum.
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +22,10 @@ from cache.manifest import check_manifest
 from cache.spec import Columns, StoreSpec
 from cache.stored_columns import StoredColumns
 from cache.table import ColumnTable
+
+DECOMPRESSED_AT_ONCE = 16  # views: the decoder's start is then a small part, their maps a megabyte
+Stored = tuple[npt.NDArray[Any], npt.NDArray[np.float32]]
+"""Maps (K, H, W) in the codec's dtype, and their peaks (K,)."""
 
 
 class Store:
@@ -161,61 +164,67 @@ class Store:
         except StoreFormatError as error:
             raise self._damaged(index, f"view {view}", error) from error
 
-    def stored(self, index: int, view: int = 0) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+    def stored(self, index: int, view: int = 0) -> Stored:
         """One view as it is on disk, decompressed: (K, H, W) for `codec.decode` or `codec.codes`, and peaks (K,)."""
-        self._require(index, view)
-        extent = self._view_extent(index, view)
+        data, peak = self._packed(index, view)
         try:
-            data = self._layout.decompress(self._bytes(extent), self.spec.map_bytes)
+            (stored,) = self._decompress(data, 1)
         except StoreFormatError as error:
             raise self._damaged(index, f"view {view}", error) from error
-        stored = data.view(self.codec.dtype).reshape(self.spec.map_shape)
-        peak = self._peaks(index, view)[0]
         if not self._is_sound(index, view, stored, peak):
             raise self._damaged(index, f"view {view}", "maps or peaks do not match their checksum")
         return stored, peak
 
-    def stored_views(self, index: int) -> list[tuple[npt.NDArray[Any], npt.NDArray[np.float32]]]:
-        """All views of an instance, each as `stored` gives it, read at once where the form allows."""
-        self._require(index, 0)
-        views = range(self.spec.views)
-        extents = [self._view_extent(index, view) for view in views]
-        if self._layout.joins and _is_one(extents):
-            whole = Extent(extents[0].key, extents[0].offset, sum(extent.nbytes for extent in extents))
-            peaks = self._peaks(index, 0, len(views))
-            with suppress(StoreFormatError):  # what is wrong with which view, the other way says
-                data = self._layout.decompress(self._bytes(whole), len(views) * self.spec.map_bytes)
-                stored = data.view(self.codec.dtype).reshape(-1, *self.spec.map_shape)
-                if all(self._is_sound(index, view, stored[view], peaks[view]) for view in views):
-                    return list(zip(stored, peaks, strict=True))
-        return [self.stored(index, view) for view in views]
+    def stored_many(self, records: Sequence[tuple[int, int]]) -> Iterator[Stored]:
+        """What `stored` gives of many instances and views, in their order.
 
-    def interleaved(
-        self,
-        index: int,
-        views: Sequence[int],
-        orders: Sequence[npt.NDArray[np.int64]],
-        out: npt.NDArray[np.float32],
-    ) -> Iterator[npt.NDArray[np.float32]]:
-        """Heatmaps of an instance's views, one after the other in `out` (H, W, K), which may have any strides.
-
-        Map k of a view is map order[k] of those stored, with an order (K,) for each view.
+        Where the form allows, all are read first and then some at once decompressed: less work than one by one.
         """
-        together = len(views) > 1 and list(views) == list(range(self.spec.views))
-        records = self.stored_views(index) if together else [self.stored(index, view) for view in views]
-        for view, order, (stored, peak) in zip(views, orders, records, strict=True):
-            out[...] = 0
-            try:
-                self.codec.decode_interleaved(stored, peak, order, out)
-            except StoreFormatError as error:
-                raise self._damaged(index, f"view {view}", error) from error
-            yield out
+        if not self._layout.joins:
+            yield from itertools.starmap(self.stored, records)
+            return
+        packed = list(itertools.starmap(self._packed, records))
+        for start in range(0, len(records), DECOMPRESSED_AT_ONCE):
+            part = slice(start, start + DECOMPRESSED_AT_ONCE)
+            yield from self._unpack(records[part], packed[part])
 
-    def _view_extent(self, index: int, view: int) -> Extent:
+    def decode_interleaved(
+        self, index: int, view: int, stored: Stored, order: npt.NDArray[np.int64], out: npt.NDArray[np.float32]
+    ) -> None:
+        """Fill `out` (H, W, K), which may have any strides, with the maps of a view that `stored` gave.
+
+        Its map k is map order[k] of those stored.
+        """
+        out[...] = 0
+        try:
+            self.codec.decode_interleaved(*stored, order, out)
+        except StoreFormatError as error:
+            raise self._damaged(index, f"view {view}", error) from error
+
+    def _packed(self, index: int, view: int) -> tuple[bytes, npt.NDArray[np.float32]]:
+        """The compressed codes of a view, and peaks (K,)."""
+        self._require(index, view)
         extent = self._layout.view(self.spec, index, view)
         if not extent.nbytes or extent.nbytes > 2 * self.spec.map_bytes + 1024:
             raise self._damaged(index, f"view {view}", f"{extent.nbytes} compressed bytes")
-        return extent
+        return self._bytes(extent), self._peak(index, view)
+
+    def _unpack(
+        self, records: Sequence[tuple[int, int]], packed: Sequence[tuple[bytes, npt.NDArray[np.float32]]]
+    ) -> Iterator[Stored]:
+        """What `stored` gives, which is asked itself wherever something is wrong: it says what."""
+        try:
+            maps = self._decompress(b"".join([data for data, _ in packed]), len(packed))
+        except StoreFormatError:
+            yield from itertools.starmap(self.stored, records)
+            return
+        for (index, view), stored, (_, peak) in zip(records, maps, packed, strict=True):
+            yield (stored, peak) if self._is_sound(index, view, stored, peak) else self.stored(index, view)
+
+    def _decompress(self, data: bytes, count: int) -> npt.NDArray[Any]:
+        """The maps (count, K, H, W) of that many views in a row."""
+        maps = self._layout.decompress(data, count * self.spec.map_bytes)
+        return maps.view(self.codec.dtype).reshape(count, *self.spec.map_shape)
 
     def _is_sound(self, index: int, view: int, stored: npt.NDArray[Any], peak: npt.NDArray[np.float32]) -> bool:
         return view_checksum(stored, peak) == self.column("integrity/checksum")[index, view]
@@ -241,13 +250,12 @@ class Store:
         """What lies inside the store and is no part of it, or is a link or a device."""
         return list(self._layout.strangers(self.spec, self._columns))
 
-    def _peaks(self, index: int, view: int, count: int = 1) -> npt.NDArray[np.float32]:
-        """(count, K) peaks from a view on, read by position: the column is not worth the memory of every worker."""
+    def _peak(self, index: int, view: int) -> npt.NDArray[np.float32]:
+        """(K,) peaks, read by position: the column of a large store is not worth the memory of every worker."""
         extent = self._extents["heatmaps/peak"]
         nbytes = 4 * self.spec.joints
         start = extent.offset + (index * self.spec.views + view) * nbytes
-        peaks = np.frombuffer(self._bytes(Extent(extent.key, start, count * nbytes)), "<f4")
-        return peaks.reshape(count, self.spec.joints)
+        return np.frombuffer(self._bytes(Extent(extent.key, start, nbytes)), "<f4")
 
     def _bytes(self, extent: Extent) -> bytes:
         return self._layout.files.read(*extent) if extent.nbytes else b""
@@ -269,11 +277,6 @@ class Store:
 
     def _annotation(self, index: int) -> str:
         return f" (annotation {self.column('instances/annotation_id')[index]})"
-
-
-def _is_one(extents: Sequence[Extent]) -> bool:
-    """Does each begin where the one before it ends?"""
-    return all(b.key == a.key and b.offset == a.offset + a.nbytes for a, b in itertools.pairwise(extents))
 
 
 def _mapping(manifest: Any, layout: Layout) -> Mapping[str, Any]:

@@ -45,8 +45,10 @@ def contents(path):
 def _interleaved(store, index):
     """(V, H, W, K), as the trainer reads: all views at once where the form allows."""
     views, (joints, height, width) = range(store.spec.views), store.spec.map_shape
-    out = np.zeros((height, width, joints), np.float32)
-    return [maps.copy() for maps in store.interleaved(index, views, [np.arange(joints)] * len(views), out)]
+    found = np.zeros((len(views), height, width, joints), np.float32)
+    for view, stored in enumerate(store.stored_many([(index, view) for view in views])):
+        store.decode_interleaved(index, view, stored, np.arange(joints), found[view])
+    return found
 
 
 def _outcome(read):

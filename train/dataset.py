@@ -165,9 +165,10 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         size = (self.store.spec.width, self.store.spec.height)
         to_frame = compose_affines(self.store.frame_affine[rows], to_image * _FROM_MAPS)
         to_views = compose_affines(self.store.view_affine[rows], to_frame[:, None]) / self.teacher_stride
-        for row, slot, view, inverses in zip(rows.tolist(), slots.tolist(), views, to_views, strict=True):
-            chosen = self._stored_views(view)
-            mean_heatmaps(self._maps(row, chosen, view.flip), inverses[chosen], size, heatmaps[slot])
+        chosen = [self._stored_views(view) for view in views]
+        maps = self._maps(rows.tolist(), chosen, [view.flip for view in views])
+        for of_views, shown, inverses, slot in zip(maps, chosen, to_views, slots.tolist(), strict=True):
+            mean_heatmaps(of_views, inverses[shown], size, heatmaps[slot])
 
     def _stored_views(self, view: View) -> list[int]:
         """Which stored views a sample is made of."""
@@ -178,12 +179,22 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         matching = [v for v, mirrored in enumerate(self.flips) if mirrored == view.flip]
         return matching[:1] if self.views == "matching" and matching else [0]
 
-    def _maps(self, row: int, chosen: list[int], flip: bool) -> Iterator[NDArray[np.float32]]:
-        """Each view's bordered maps, left and right as in a sample of that handedness, one after the other."""
+    def _maps(
+        self, rows: list[int], chosen: list[list[int]], flips: list[bool]
+    ) -> Iterator[Iterator[NDArray[np.float32]]]:
+        """For each row its views' bordered maps, left and right as in a sample of that flip: all in one memory."""
+        stored = self.store.stored_many(
+            [(row, view) for row, views in zip(rows, chosen, strict=True) for view in views]
+        )
         bordered = SCRATCH.array("maps", bordered_shape(self.store.spec.map_shape), np.float32)
-        orders = [FLIP_ORDER if self.flips[view] != flip else _SAME_ORDER for view in chosen]
-        for _ in self.store.interleaved(row, chosen, orders, interior(bordered)):
-            yield bordered
+
+        def decoded(row: int, views: list[int], flip: bool) -> Iterator[NDArray[np.float32]]:
+            for view in views:
+                order = FLIP_ORDER if self.flips[view] != flip else _SAME_ORDER
+                self.store.decode_interleaved(row, view, next(stored), order, interior(bordered))
+                yield bordered
+
+        return map(decoded, rows, chosen, flips)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -21,6 +21,8 @@ from train.errors import BadRecordError
 from train.order import epoch_order
 
 BATCHES_AHEAD = 3
+AT_ONCE = 32
+"""So many samples a thread takes through each step together: their frames' bytes are in memory at once."""
 REPLACEMENTS = 16
 """So many bad records one after the other are no accident: something else is wrong."""
 
@@ -99,13 +101,15 @@ class Loader:
         self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], rows: NDArray[np.int64], epoch: int
     ) -> dict[int, str]:
         bad: dict[int, str] = {}
-        try:
-            self.dataset.fill(batch, slots, rows[slots], epoch)
-        except (StoreFormatError, BadRecordError):
-            if not self.skip_bad:
-                raise
-            for slot in slots:
-                self._fill_slot(batch, slot, rows[slot], epoch, bad)
+        for start in range(0, len(slots), AT_ONCE):
+            part = slots[start : start + AT_ONCE]
+            try:
+                self.dataset.fill(batch, part, rows[part], epoch)
+            except (StoreFormatError, BadRecordError):
+                if not self.skip_bad:
+                    raise
+                for slot in part:
+                    self._fill_slot(batch, slot, rows[slot], epoch, bad)
         return bad
 
     def _fill_slot(
