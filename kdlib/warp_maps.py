@@ -4,8 +4,6 @@ Maps are *bordered* on the way: zeros around them, so that no tap of the interpo
 a pixel beside each other, so that one set of weights serves them all, eight at a time.
 """
 
-from collections.abc import Iterable
-
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -70,6 +68,15 @@ def _resample(bordered, inverse, share, first, out):  # type: ignore[no-untyped-
             i += step
 
 
+@numba.njit(nogil=True, cache=True)
+def _average(views, inverses, rows, columns, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Fill out (h, w, K) with the mean of the resampled bordered maps (V, H + 3, W + 3, K)."""
+    share = np.empty(out.shape[:2], np.float32)
+    _fill_share(inverses, rows, columns, share)
+    for view in range(len(views)):
+        _resample(views[view], inverses[view], share, view == 0, out)
+
+
 def bordered_shape(map_shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """Shape of the bordered form of maps (K, H, W)."""
     joints, height, width = map_shape
@@ -77,12 +84,12 @@ def bordered_shape(map_shape: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def interior(bordered: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(H, W, K): bordered maps without their border, in the same memory."""
-    return bordered[BEFORE:-AFTER, BEFORE:-AFTER]
+    """(..., H, W, K): bordered maps without their border, in the same memory."""
+    return bordered[..., BEFORE:-AFTER, BEFORE:-AFTER, :]
 
 
 def mean_heatmaps(
-    views: Iterable[NDArray[np.float32]],
+    views: NDArray[np.float32],
     inverses: NDArray[np.float64],
     map_size: tuple[int, int],
     out: NDArray[np.float32],
@@ -92,15 +99,12 @@ def mean_heatmaps(
     A pixel is the mean of the views that see it; where together they cover it less than once, the rest counts as zero.
 
     Args:
-        views: Each view's bordered maps; an iterator may fill one array again and again.
+        views: (V, H + 3, W + 3, K) contiguous, each view's bordered maps.
         inverses: (V, 2, 3) float64 pixels of the result to pixels of each view's maps.
         map_size: Width and height of the views' maps, without their borders.
         out: Contiguous (height, width, K) float32 array to fill.
     """
-    share = np.empty(out.shape[:2], np.float32)
-    _fill_share(inverses, map_size[1], map_size[0], share)
-    for number, (bordered, inverse) in enumerate(zip(views, inverses, strict=True)):
-        _resample(bordered, inverse, share, number == 0, out)
+    _average(views, inverses, map_size[1], map_size[0], out)
 
 
 def warp_heatmaps(maps: NDArray[np.float32], affine: ArrayLike, output_size: tuple[int, int]) -> NDArray[np.float32]:
@@ -118,5 +122,5 @@ def warp_heatmaps(maps: NDArray[np.float32], affine: ArrayLike, output_size: tup
     bordered = np.zeros(bordered_shape((joints, height, width)), np.float32)
     interior(bordered)[...] = maps
     out = np.empty((output_size[1], output_size[0], joints), np.float32)
-    mean_heatmaps([bordered], invert_affine(affine)[None], (width, height), out)
+    mean_heatmaps(bordered[None], invert_affine(affine)[None], (width, height), out)
     return out

@@ -15,17 +15,12 @@ from numpy.typing import NDArray
 
 from kdlib.geometry import box_to_region, clip_boxes, compose_affines, compose_rows, invert_affine, transform_points
 from kdlib.skeleton import FLIP_ORDER
-from kdlib.warp_maps import bordered_shape, interior, mean_heatmaps
 from kdlib.warp_packed import warp_packed
 from train.augment import NONE, Augmentation, View, draw_view
 from train.errors import TrainError
 from train.pixels import frame_pixels, image_pixels
-from train.scratch import SCRATCH
 from train.students import STRIDE
-
-_SAME_ORDER = np.arange(len(FLIP_ORDER))
-_FROM_MAPS = np.array([STRIDE, STRIDE, 1.0])
-"""Times an affine of input pixels: the same of heatmap pixels."""
+from train.teacher_maps import TeacherMaps
 
 
 class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
@@ -66,10 +61,10 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.teacher_size: tuple[int, int] = tuple(teacher["input_size"])
         self.input_size = input_size or self.teacher_size
         self.heatmap_size = (self.input_size[0] // STRIDE, self.input_size[1] // STRIDE)
-        self.teacher_stride = self.teacher_size[0] / teacher["heatmap_size"][0]
         if images is None and not store.has_frames:
             raise TrainError(f"{store.path} holds no frames; name the folder of its images with --images DIR")
         self.flips = tuple(bool(flip) for flip in store.view_flip)
+        self.maps = None if views is None else TeacherMaps(store, views)
         columns = store.instances
         self.rows = np.flatnonzero(store.written)
         if not len(self.rows):
@@ -115,8 +110,8 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         batch["affine"][slots], batch["row"][slots] = affines, rows
         targets = batch["keypoints"], batch["labelled"]
         _fill_targets(self.keypoints[rows], FLIP_ORDER, flips, affines, self.heatmap_size, slots, *targets)
-        if self.views is not None:
-            self._fill_heatmaps(batch["heatmaps"], slots, rows, views, to_image)
+        if self.maps is not None:
+            self.maps.fill(batch["heatmaps"], slots, rows, views, to_image)
 
     def _view(self, row: int, epoch: int) -> View:
         rng = np.random.default_rng((self.seed, epoch, row))
@@ -153,48 +148,6 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             return (image_pixels(self.store, row, self.images) for row in rows)
         frames = [self.store.frame(row) for row in rows]
         return (frame_pixels(self.store, row, frame) for row, frame in zip(rows, frames, strict=True))
-
-    def _fill_heatmaps(
-        self,
-        heatmaps: NDArray[np.float32],
-        slots: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        views: list[View],
-        to_image: NDArray[np.float64],
-    ) -> None:
-        size = (self.store.spec.width, self.store.spec.height)
-        to_frame = compose_affines(self.store.frame_affine[rows], to_image * _FROM_MAPS)
-        to_views = compose_affines(self.store.view_affine[rows], to_frame[:, None]) / self.teacher_stride
-        chosen = [self._stored_views(view) for view in views]
-        maps = self._maps(rows.tolist(), chosen, [view.flip for view in views])
-        for of_views, shown, inverses, slot in zip(maps, chosen, to_views, slots.tolist(), strict=True):
-            mean_heatmaps(of_views, inverses[shown], size, heatmaps[slot])
-
-    def _stored_views(self, view: View) -> list[int]:
-        """Which stored views a sample is made of."""
-        if view.replayed is not None:
-            return [view.replayed]
-        if self.views == "average":
-            return list(range(len(self.flips)))
-        matching = [v for v, mirrored in enumerate(self.flips) if mirrored == view.flip]
-        return matching[:1] if self.views == "matching" and matching else [0]
-
-    def _maps(
-        self, rows: list[int], chosen: list[list[int]], flips: list[bool]
-    ) -> Iterator[Iterator[NDArray[np.float32]]]:
-        """For each row its views' bordered maps, left and right as in a sample of that flip: all in one memory."""
-        stored = self.store.stored_many(
-            [(row, view) for row, views in zip(rows, chosen, strict=True) for view in views]
-        )
-        bordered = SCRATCH.array("maps", bordered_shape(self.store.spec.map_shape), np.float32)
-
-        def decoded(row: int, views: list[int], flip: bool) -> Iterator[NDArray[np.float32]]:
-            for view in views:
-                order = FLIP_ORDER if self.flips[view] != flip else _SAME_ORDER
-                self.store.decode_interleaved(row, view, next(stored), order, interior(bordered))
-                yield bordered
-
-        return map(decoded, rows, chosen, flips)
 
 
 @numba.njit(nogil=True, cache=True)
