@@ -21,6 +21,7 @@ from cache.errors import StoreFormatError
 
 DEFAULT_FLOOR = 0.003
 DEFAULT_LEVELS = 127  # 1/34 of float32 at 4e-5 nats, 9e-5 at worst, on a COCO teacher; see docs/decisions/0005
+_WORD = np.dtype("<u8")
 ERROR_KINDS = ("log_t1", "log_t4", "raw_t1", "raw_t4")  # logits and temperature of the divergences of `Encoded.error`
 
 
@@ -132,7 +133,7 @@ class RootCodec:
         if stored.shape[-1] % 8:
             out[...] = self.decode(stored, peak)[order].transpose(1, 2, 0)
         elif not kernels.decode_root_interleaved(
-            stored.view("<u8"), peak, order, np.float32(self.floor), self.levels, out
+            stored.view(_WORD), peak, order, np.float32(self.floor), self.levels, out
         ):
             raise self._impossible()
 
