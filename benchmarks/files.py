@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, get_worker_info
 
 from benchmarks.batches import endless
-from kdlib.geometry import Rows
 from kdlib.skeleton import FLIP_ORDER
-from kdlib.warp_maps import bordered_shape, spread_values
-from train.augment import Augmentation
+from kdlib.warp_maps import bordered_shape, interior, mean_heatmaps
+from train.augment import Augmentation, View
 from train.dataset import StoreDataset
 from train.pixels import frame_pixels
 from train.scratch import SCRATCH
 from train.supervision import Batch
+from train.teacher_maps import TeacherMaps
 
 PREFETCH = 2
 """Batches a worker keeps ready: torch's default."""
@@ -37,7 +37,7 @@ def write_files(store: Any, folder: Path) -> int:
     """A file of every instance of a store; returns the bytes of one, on average."""
     plain = StoreDataset(store)
     for index, row in enumerate(plain.rows):
-        sample, frame = plain[index], frame_pixels(store, int(row))
+        sample, frame = plain[index], frame_pixels(store, int(row), store.frame(int(row)))
         content = {
             "image": torch.from_numpy(np.ascontiguousarray(frame[..., :3])),
             "heatmaps": sample["heatmaps"].contiguous(),
@@ -51,6 +51,25 @@ def _path(folder: Path, row: int) -> Path:
     return folder / f"{row:09d}.pt"
 
 
+class _ReadMaps(TeacherMaps):
+    """Maps (K, H, W) that were read just now, instead of those of the store's first view."""
+
+    read: NDArray[np.float32]
+
+    def fill(
+        self,
+        heatmaps: NDArray[np.float32],
+        slots: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        seen: list[View],
+        to_image: NDArray[np.float64],
+    ) -> None:
+        bordered = SCRATCH.array("maps", (1, *bordered_shape(self.read.shape)), np.float32)
+        interior(bordered)[0] = (self.read[FLIP_ORDER] if seen[0].flip else self.read).transpose(1, 2, 0)
+        size = self.read.shape[:0:-1]
+        mean_heatmaps(bordered, self.inverses(rows, to_image)[0, :1], size, heatmaps[slots[0]])
+
+
 class FilesDataset(StoreDataset):
     """The store's samples from the files in a folder.
 
@@ -60,7 +79,7 @@ class FilesDataset(StoreDataset):
 
     def __init__(self, store: Any, augmentation: Augmentation, folder: Path, workers: int) -> None:
         super().__init__(store, augmentation=augmentation, views="first")
-        self.folder = folder
+        self.folder, self.maps = folder, _ReadMaps(store, "first")
         self.work = torch.zeros(workers, 2, dtype=torch.float64).share_memory_()
 
     def __getitem__(self, index: int) -> Batch:
@@ -71,15 +90,11 @@ class FilesDataset(StoreDataset):
             self.work[worker.id, 1] = time.process_time()
         return sample
 
-    def _pixels(self, row: int) -> tuple[NDArray[np.uint8], Rows]:
-        self._content = torch.load(_path(self.folder, row), weights_only=True)
-        pixels = cv2.cvtColor(self._content["image"].numpy(), cv2.COLOR_RGB2RGBA)
-        return np.asarray(pixels, np.uint8), self.store.frame_affine[row].tolist()
-
-    def _maps(self, row: int, chosen: list[int], flip: bool) -> Iterator[NDArray[np.float32]]:
-        bordered = SCRATCH.array("maps", bordered_shape(self.store.spec.map_shape), np.float32)
-        maps = self._content["heatmaps"].numpy()
-        yield spread_values(maps[FLIP_ORDER] if flip else maps, bordered)
+    def _pixels(self, rows: list[int]) -> Iterator[NDArray[np.uint8]]:
+        for row in rows:  # one: each sample is made alone
+            content = torch.load(_path(self.folder, row), weights_only=True)
+            self.maps.read = content["heatmaps"].numpy()
+            yield np.asarray(cv2.cvtColor(content["image"].numpy(), cv2.COLOR_RGB2RGBA), np.uint8)
 
 
 class FileBatches:

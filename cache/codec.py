@@ -21,6 +21,7 @@ from cache.errors import StoreFormatError
 
 DEFAULT_FLOOR = 0.003
 DEFAULT_LEVELS = 127  # 1/34 of float32 at 4e-5 nats, 9e-5 at worst, on a COCO teacher; see docs/decisions/0005
+_WORD = np.dtype("<u8")
 ERROR_KINDS = ("log_t1", "log_t4", "raw_t1", "raw_t4")  # logits and temperature of the divergences of `Encoded.error`
 
 
@@ -55,8 +56,17 @@ class Codec(Protocol):
     ) -> npt.NDArray[np.float32]:
         """The maps (..., K, H, W) float32 of stored maps and peaks (..., K), in `out` (contiguous) if given."""
 
+    def decode_interleaved(
+        self,
+        stored: npt.NDArray[Any],
+        peak: npt.NDArray[np.float32],
+        order: npt.NDArray[np.int64],
+        out: npt.NDArray[np.float32],
+    ) -> None:
+        """Write the maps of one view into `out` (H, W, K), of any strides and all 0; its map k is order[k] of those."""
+
     def codes(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The codes (..., K, H, W), in the codec's dtype, of stored maps: for decoding that is fused with a warp."""
+        """The codes (..., K, H, W), in the codec's dtype, of stored maps."""
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's description, which `codec_from_json` reads."""
@@ -107,8 +117,28 @@ class RootCodec:
         shape = (peak.size, *stored.shape[-2:])
         flat, floor = peak.reshape(-1), np.float32(self.floor)
         if not kernels.decode_root(stored.reshape(shape), flat, floor, self.levels, maps.reshape(shape)):
-            raise StoreFormatError(f"codec root4: a code above {self.levels} or a peak that is not finite")
+            raise self._impossible()
         return maps
+
+    def decode_interleaved(
+        self,
+        stored: npt.NDArray[Any],
+        peak: npt.NDArray[np.float32],
+        order: npt.NDArray[np.int64],
+        out: npt.NDArray[np.float32],
+    ) -> None:
+        """See `Codec.decode_interleaved`; releases the GIL, and raises as `decode` does."""
+        from cache import kernels
+
+        if stored.shape[-1] % 8:
+            out[...] = self.decode(stored, peak)[order].transpose(1, 2, 0)
+        elif not kernels.decode_root_interleaved(
+            stored.view(_WORD), peak, order, np.float32(self.floor), self.levels, out
+        ):
+            raise self._impossible()
+
+    def _impossible(self) -> StoreFormatError:
+        return StoreFormatError(f"codec root4: a code above {self.levels} or a peak that is not finite")
 
     def codes(self, stored: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """See `Codec.codes`; releases the GIL. Raises `StoreFormatError` for a code that cannot be."""
@@ -121,7 +151,7 @@ class RootCodec:
         return codes
 
     def tables(self, peak: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The value of every code, (..., K, levels + 1) float32 for peaks (..., K): for decoding fused with a warp."""
+        """The value of every code, (..., K, levels + 1) float32 for peaks (..., K)."""
         from cache import kernels
 
         tables = np.empty((peak.size, self.levels + 1), np.float32)
@@ -170,6 +200,16 @@ class FloatCodec:
         maps = np.empty(stored.shape, np.float32) if out is None else out
         maps[...] = self.codes(stored)
         return maps
+
+    def decode_interleaved(
+        self,
+        stored: npt.NDArray[Any],
+        peak: npt.NDArray[np.float32],
+        order: npt.NDArray[np.int64],
+        out: npt.NDArray[np.float32],
+    ) -> None:
+        """See `Codec.decode_interleaved`; raises as `decode` does."""
+        out[...] = self.decode(stored, peak)[order].transpose(1, 2, 0)
 
     def codes(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """See `Codec.codes`: the values are their own codes."""

@@ -33,7 +33,7 @@ def zstd_compress(data: npt.NDArray[Any]) -> bytes:
 
 
 def zstd_decompress(data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
-    """The `nbytes` decoded bytes of a zstd frame."""
+    """The `nbytes` decoded bytes of a zstd frame, or of several in a row: each start of the decoder takes its time."""
     out = np.empty(nbytes, np.uint8)  # a shorter frame leaves a tail, which the record's checksum rejects
     try:
         _zstd().decode(data, out=out)

@@ -30,6 +30,7 @@ class Hdf5Layout:
     """One HDF5 file. The chunk table of the codes is read when first needed and kept."""
 
     name = "hdf5"
+    joins = False
 
     def __init__(self, files: ReadableFiles) -> None:
         self.files = files

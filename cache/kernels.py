@@ -93,6 +93,60 @@ def decode_root(residuals: Array, peaks: Array, floor: float, levels: int, maps:
     return bool(largest <= levels and np.isfinite(peaks).all())
 
 
+_BYTES, _LOW_BITS, _HIGH_BITS = np.uint64(8), np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(0x8080808080808080)
+_EVEN, _EACH, _LAST = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001), np.uint64(0xFF)
+
+
+@njit(nogil=True, cache=True)
+def _add_bytes(first: np.uint64, second: np.uint64) -> np.uint64:
+    """The sums of the eight bytes of two words, each modulo 256."""
+    return ((first & _LOW_BITS) + (second & _LOW_BITS)) ^ ((first ^ second) & _HIGH_BITS)
+
+
+@njit(nogil=True, cache=True)
+def _sum_bytes(word: np.uint64, before: np.uint64) -> tuple[np.uint64, np.uint64]:
+    """The running sums of a word's eight bytes from the lowest up, modulo 256, after `before`; and the last of them.
+
+    A product with `_EACH` has in each of its four parts of 16 bits the sum of the factor's parts up to there.
+    """
+    odd = (word >> _BYTES) & _EVEN
+    pairs = ((word & _EVEN) + odd) * _EACH
+    after = (before + (pairs >> np.uint64(48))) & _LAST
+    pairs += before * _EACH
+    return ((pairs - odd) & _EVEN) | ((pairs & _EVEN) << _BYTES), after
+
+
+@njit(nogil=True, cache=True)
+def decode_root_interleaved(words: Array, peaks: Array, order: Array, floor: float, levels: int, out: Array) -> bool:
+    """Write into `out` (H, W, C) float32, map order[c] as its map c, what differs from 0; False: a value cannot be.
+
+    `words` (C, H, W / 8) uint64 are residuals, eight of a row in each, the first in the lowest byte.
+    """
+    count, height, each = words.shape
+    values = np.full(256, np.nan, np.float32)
+    rows = np.empty(each, np.uint64)  # sums of residuals down the columns
+    largest = np.uint64(0)
+    for c in range(count):
+        j = order[c]
+        _fill_values(peaks[j], floor, levels, values[: levels + 1])
+        rows[:] = 0
+        for y in range(height):
+            above_floor = np.uint64(0)
+            for w in range(each):
+                rows[w] = _add_bytes(rows[w], words[j, y, w])
+                above_floor |= rows[w]
+            if above_floor:  # most rows are all background
+                code = np.uint64(0)
+                for w in range(each):
+                    codes, code = _sum_bytes(rows[w], code)
+                    if codes:
+                        for i in range(8):
+                            largest = max(largest, codes & _LAST)
+                            out[y, 8 * w + i, c] = values[codes & _LAST]
+                            codes >>= _BYTES
+    return bool(largest <= levels and np.isfinite(peaks).all())
+
+
 @njit(nogil=True, cache=True)
 def undo_differences(residuals: Array, codes: Array) -> int:
     """Write the `codes` (C, H, W) uint8 of `residuals` (C, H, W): cumulative sums along both axes, modulo 256.

@@ -28,6 +28,7 @@ class Layout(Protocol):
     """Finds things in one form of a store and checks that they are declared as docs/format.md says."""
 
     name: str  # "zarr" or "hdf5"
+    joins: bool  # do the compressed codes of several views, one after the other, decompress at once?
     files: ReadableFiles
 
     def manifest(self) -> Any:
@@ -49,4 +50,4 @@ class Layout(Protocol):
         """Where the frame lies whose columns say `offset` and `nbytes`."""
 
     def decompress(self, data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
-        """The `nbytes` bytes of codes that `data` holds."""
+        """The `nbytes` bytes of codes that `data` holds; of several views in a row, if the form `joins` them."""

@@ -4,7 +4,8 @@ A `Store` may be pickled, used by several threads and carried over a fork; it ho
 reads ranges of bytes by position, and checks every record against its checksum.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +22,10 @@ from cache.manifest import check_manifest
 from cache.spec import Columns, StoreSpec
 from cache.stored_columns import StoredColumns
 from cache.table import ColumnTable
+
+DECOMPRESSED_AT_ONCE = 16  # views: the decoder's start is then a small part, their maps a megabyte
+Stored = tuple[npt.NDArray[Any], npt.NDArray[np.float32]]
+"""Maps (K, H, W) in the codec's dtype, and their peaks (K,)."""
 
 
 class Store:
@@ -159,21 +164,70 @@ class Store:
         except StoreFormatError as error:
             raise self._damaged(index, f"view {view}", error) from error
 
-    def stored(self, index: int, view: int = 0) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+    def stored(self, index: int, view: int = 0) -> Stored:
         """One view as it is on disk, decompressed: (K, H, W) for `codec.decode` or `codec.codes`, and peaks (K,)."""
+        data, peak = self._packed(index, view)
+        try:
+            (stored,) = self._decompress(data, 1)
+        except StoreFormatError as error:
+            raise self._damaged(index, f"view {view}", error) from error
+        if not self._is_sound(index, view, stored, peak):
+            raise self._damaged(index, f"view {view}", "maps or peaks do not match their checksum")
+        return stored, peak
+
+    def stored_many(self, records: Sequence[tuple[int, int]]) -> Iterator[Stored]:
+        """What `stored` gives of many instances and views, in their order.
+
+        Where the form allows, all are read first and then some at once decompressed: less work than one by one.
+        """
+        if not self._layout.joins:
+            yield from itertools.starmap(self.stored, records)
+            return
+        packed = list(itertools.starmap(self._packed, records))
+        for start in range(0, len(records), DECOMPRESSED_AT_ONCE):
+            part = slice(start, start + DECOMPRESSED_AT_ONCE)
+            yield from self._unpack(records[part], packed[part])
+
+    def decode_interleaved(
+        self, index: int, view: int, stored: Stored, order: npt.NDArray[np.int64], out: npt.NDArray[np.float32]
+    ) -> None:
+        """Fill `out` (H, W, K), which may have any strides, with the maps of a view that `stored` gave.
+
+        Its map k is map order[k] of those stored.
+        """
+        out[...] = 0
+        try:
+            self.codec.decode_interleaved(*stored, order, out)
+        except StoreFormatError as error:
+            raise self._damaged(index, f"view {view}", error) from error
+
+    def _packed(self, index: int, view: int) -> tuple[bytes, npt.NDArray[np.float32]]:
+        """The compressed codes of a view, and peaks (K,)."""
         self._require(index, view)
         extent = self._layout.view(self.spec, index, view)
         if not extent.nbytes or extent.nbytes > 2 * self.spec.map_bytes + 1024:
             raise self._damaged(index, f"view {view}", f"{extent.nbytes} compressed bytes")
+        return extent.read(self._layout.files), self._peak(index, view)
+
+    def _unpack(
+        self, records: Sequence[tuple[int, int]], packed: Sequence[tuple[bytes, npt.NDArray[np.float32]]]
+    ) -> Iterator[Stored]:
+        """What `stored` gives, which is asked itself wherever something is wrong: it says what."""
         try:
-            data = self._layout.decompress(extent.read(self._layout.files), self.spec.map_bytes)
-        except StoreFormatError as error:
-            raise self._damaged(index, f"view {view}", error) from error
-        stored = data.view(self.codec.dtype).reshape(self.spec.map_shape)
-        peak = self._peak(index, view)
-        if view_checksum(stored, peak) != self.column("integrity/checksum")[index, view]:
-            raise self._damaged(index, f"view {view}", "maps or peaks do not match their checksum")
-        return stored, peak
+            maps = self._decompress(b"".join([data for data, _ in packed]), len(packed))
+        except StoreFormatError:
+            yield from itertools.starmap(self.stored, records)
+            return
+        for (index, view), stored, (_, peak) in zip(records, maps, packed, strict=True):
+            yield (stored, peak) if self._is_sound(index, view, stored, peak) else self.stored(index, view)
+
+    def _decompress(self, data: bytes, count: int) -> npt.NDArray[Any]:
+        """The maps (count, K, H, W) of that many views in a row."""
+        maps = self._layout.decompress(data, count * self.spec.map_bytes)
+        return maps.view(self.codec.dtype).reshape(count, *self.spec.map_shape)
+
+    def _is_sound(self, index: int, view: int, stored: npt.NDArray[Any], peak: npt.NDArray[np.float32]) -> bool:
+        return view_checksum(stored, peak) == self.column("integrity/checksum")[index, view]
 
     def frame(self, index: int) -> bytes:
         """The encoded image (JPEG) of an instance's frame."""

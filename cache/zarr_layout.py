@@ -22,6 +22,7 @@ class ZarrLayout:
     """A Zarr v3 directory. Shard indices are read when first needed and kept."""
 
     name = "zarr"
+    joins = True
 
     def __init__(self, files: ReadableFiles) -> None:
         self.files = files

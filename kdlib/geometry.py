@@ -108,16 +108,6 @@ def invert_affine(affine: ArrayLike) -> NDArray[np.float64]:
     return np.concatenate([linear, -linear @ affine[..., 2:]], axis=-1)
 
 
-def invert_rows(affine: Rows) -> Rows:
-    """`invert_affine` of one affine in plain numbers."""
-    (a, b, x), (c, d, y) = affine
-    determinant = a * d - b * c
-    if not determinant:
-        raise np.linalg.LinAlgError(f"the affine {affine} cannot be inverted")
-    a, b, c, d = d / determinant, -b / determinant, -c / determinant, a / determinant
-    return [[a, b, -(a * x + b * y)], [c, d, -(c * x + d * y)]]
-
-
 def compose_affines(outer: ArrayLike, inner: ArrayLike) -> NDArray[np.float64]:
     """The affine that applies ``inner`` first and ``outer`` to its result; broadcasts, (..., 2, 3) float64."""
     outer, inner = np.asarray(outer, np.float64), np.asarray(inner, np.float64)

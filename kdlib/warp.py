@@ -14,7 +14,7 @@ from kdlib.geometry import invert_affine
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def _taps(inverse, u, v, rows, columns):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def taps(inverse, u, v, rows, columns):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Source rows, columns and weights of the four neighbours of output pixel (u, v); weight 0 outside."""
     x = np.float32(inverse[0, 0] * u + inverse[0, 1] * v + inverse[0, 2])
     y = np.float32(inverse[1, 0] * u + inverse[1, 1] * v + inverse[1, 2])
@@ -34,7 +34,7 @@ def _taps(inverse, u, v, rows, columns):  # type: ignore[no-untyped-def] # noqa:
 @numba.njit(nogil=True, cache=True, inline="always")
 def resample_pixel(image, inverse, u, v, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Fill out[v, u] (C,) uint8 from image (H, W, C or more) uint8."""
-    top, bottom, first, last, a, b, c, d = _taps(inverse, u, v, image.shape[0], image.shape[1])
+    top, bottom, first, last, a, b, c, d = taps(inverse, u, v, image.shape[0], image.shape[1])
     for k in range(out.shape[2]):
         value = a * np.float32(image[top, first, k]) + b * np.float32(image[top, last, k])
         value += c * np.float32(image[bottom, first, k]) + d * np.float32(image[bottom, last, k])

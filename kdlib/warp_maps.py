@@ -4,31 +4,15 @@ Maps are *bordered* on the way: zeros around them, so that no tap of the interpo
 a pixel beside each other, so that one set of weights serves them all, eight at a time.
 """
 
-from collections.abc import Iterable
-
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kdlib.geometry import invert_affine
+from kdlib.vectors import LANES, add_eight, set_eight
 
 BEFORE, AFTER = 1, 2
 """Border rows and columns in front and behind: a tap lies up to a pixel outside and has neighbours behind it."""
-
-
-@numba.njit(nogil=True, cache=True)
-def _spread_codes(words, codes, tables, order, bordered):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Fill bordered with tables[j, codes[j]], j = order[k], skipping the words of codes (K, H, W) that are all 0."""
-    joints, rows, count = words.shape
-    each = codes.shape[2] // count
-    bordered[...] = 0
-    for k in range(joints):
-        j = order[k]
-        for y in range(rows):
-            for word in range(count):
-                if words[j, y, word]:
-                    for x in range(word * each, word * each + each):
-                        bordered[y + 1, x + 1, k] = tables[j, codes[j, y, x]]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
@@ -51,14 +35,14 @@ def _fill_share(inverses, rows, columns, share):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def _add_view(bordered, inverse, share, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Add share (h, w) times the resampled bordered maps (H + 3, W + 3, K) to out (h, w, K)."""
-    zero, one = np.float32(0), np.float32(1)
+def _resample(bordered, inverse, share, first, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Add share (h, w) times resampled bordered maps (H + 3, W + 3, K) to out (h, w, K), which the first ones fill."""
+    zero, one, step, lanes = np.float32(0), np.float32(1), np.uint64(1), np.uint64(LANES)
     lowest, rightmost = np.float32(bordered.shape[0] - 2), np.float32(bordered.shape[1] - 2)
     joints = bordered.shape[2]
     pixel, line = np.uint64(joints), np.uint64(bordered.shape[1] * joints)  # unsigned indices never count from the end
-    values, shares, results = bordered.ravel(), share.ravel(), out.reshape(-1, joints)
-    dx, dy, at = np.float32(inverse[0, 0]), np.float32(inverse[1, 0]), np.uint64(0)
+    values, shares, results = bordered.reshape(-1), share.reshape(-1), out.reshape(-1)
+    dx, dy, i, at = np.float32(inverse[0, 0]), np.float32(inverse[1, 0]), np.uint64(0), np.uint64(0)
     for v in range(out.shape[0]):
         x0 = np.float32(inverse[0, 1] * v + inverse[0, 2] + 1)
         y0 = np.float32(inverse[1, 1] * v + inverse[1, 2] + 1)
@@ -67,16 +51,30 @@ def _add_view(bordered, inverse, share, out):  # type: ignore[no-untyped-def] # 
             y = min(max(y0 + dy * np.float32(u), zero), lowest)
             column, row = np.int32(x), np.int32(y)
             right, down = x - np.float32(column), y - np.float32(row)
-            up, down = shares[at] * (one - down), shares[at] * down
+            up, down = shares[i] * (one - down), shares[i] * down
             a, b, c, d = up * (one - right), up * right, down * (one - right), down * right
-            i = np.uint64(np.uint32(row)) * line + np.uint64(np.uint32(column)) * pixel
-            j = i + line
-            north_west, north_east = values[i : i + pixel], values[i + pixel : i + pixel + pixel]
-            south_west, south_east = values[j : j + pixel], values[j + pixel : j + pixel + pixel]
-            here = results[at]
-            for k in range(joints):
-                here[k] += a * north_west[k] + b * north_east[k] + c * south_west[k] + d * south_east[k]
-            at += np.uint64(1)
+            p = np.uint64(np.uint32(row)) * line + np.uint64(np.uint32(column)) * pixel
+            q, r, s = p + pixel, p + line, p + line + pixel
+            for _ in range(joints // LANES):
+                if first:
+                    set_eight(values, p, q, r, s, a, b, c, d, results, at)
+                else:
+                    add_eight(values, p, q, r, s, a, b, c, d, results, at)
+                p, q, r, s, at = p + lanes, q + lanes, r + lanes, s + lanes, at + lanes
+            for _ in range(joints % LANES):
+                value = a * values[p] + b * values[q] + c * values[r] + d * values[s]
+                results[at] = value if first else results[at] + value
+                p, q, r, s, at = p + step, q + step, r + step, s + step, at + step
+            i += step
+
+
+@numba.njit(nogil=True, cache=True)
+def _average(views, inverses, rows, columns, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Fill out (h, w, K) with the mean of the resampled bordered maps (V, H + 3, W + 3, K)."""
+    share = np.empty(out.shape[:2], np.float32)
+    _fill_share(inverses, rows, columns, share)
+    for view in range(len(views)):
+        _resample(views[view], inverses[view], share, view == 0, out)
 
 
 def bordered_shape(map_shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -85,36 +83,13 @@ def bordered_shape(map_shape: tuple[int, int, int]) -> tuple[int, int, int]:
     return BEFORE + height + AFTER, BEFORE + width + AFTER, joints
 
 
-def spread_codes(
-    codes: NDArray[np.uint8], tables: NDArray[np.float32], order: NDArray[np.int64], bordered: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Look codes up and turn the joints' axis to the end, as `mean_heatmaps` wants them.
-
-    Most of a heatmap is background, code 0: eight such pixels in a row are passed over in one step.
-
-    Args:
-        codes: (K, H, W) uint8.
-        tables: (K, 256 or fewer) float32 value of each code, 0 of code 0; every code must be in it.
-        order: (K,) joint of the codes that each joint of the maps is taken from.
-        bordered: Contiguous float32 array of `bordered_shape` to fill.
-
-    Returns:
-        That array.
-    """
-    words = codes.view(np.uint64) if codes.shape[2] % 8 == 0 else codes
-    _spread_codes(words, codes, tables, order, bordered)
-    return bordered
-
-
-def spread_values(maps: NDArray[np.float32], bordered: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Maps (K, H, W) float32 in their bordered form, in an array that is filled and returned."""
-    bordered[...] = 0
-    bordered[BEFORE:-AFTER, BEFORE:-AFTER] = maps.transpose(1, 2, 0)
-    return bordered
+def interior(bordered: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(..., H, W, K): bordered maps without their border, in the same memory."""
+    return bordered[..., BEFORE:-AFTER, BEFORE:-AFTER, :]
 
 
 def mean_heatmaps(
-    views: Iterable[NDArray[np.float32]],
+    views: NDArray[np.float32],
     inverses: NDArray[np.float64],
     map_size: tuple[int, int],
     out: NDArray[np.float32],
@@ -124,16 +99,12 @@ def mean_heatmaps(
     A pixel is the mean of the views that see it; where together they cover it less than once, the rest counts as zero.
 
     Args:
-        views: Each view's bordered maps; an iterator may fill one array again and again.
+        views: (V, H + 3, W + 3, K) contiguous, each view's bordered maps.
         inverses: (V, 2, 3) float64 pixels of the result to pixels of each view's maps.
         map_size: Width and height of the views' maps, without their borders.
         out: Contiguous (height, width, K) float32 array to fill.
     """
-    share = np.empty(out.shape[:2], np.float32)
-    _fill_share(inverses, map_size[1], map_size[0], share)
-    out[...] = 0
-    for bordered, inverse in zip(views, inverses, strict=True):
-        _add_view(bordered, inverse, share, out)
+    _average(views, inverses, map_size[1], map_size[0], out)
 
 
 def warp_heatmaps(maps: NDArray[np.float32], affine: ArrayLike, output_size: tuple[int, int]) -> NDArray[np.float32]:
@@ -148,7 +119,8 @@ def warp_heatmaps(maps: NDArray[np.float32], affine: ArrayLike, output_size: tup
         (height, width, K) float32.
     """
     height, width, joints = maps.shape
-    bordered = spread_values(maps.transpose(2, 0, 1), np.empty(bordered_shape((joints, height, width)), np.float32))
+    bordered = np.zeros(bordered_shape((joints, height, width)), np.float32)
+    interior(bordered)[...] = maps
     out = np.empty((output_size[1], output_size[0], joints), np.float32)
-    mean_heatmaps([bordered], invert_affine(affine)[None], (width, height), out)
+    mean_heatmaps(bordered[None], invert_affine(affine)[None], (width, height), out)
     return out

@@ -37,8 +37,18 @@ def contents(path):
         reads[f"size {index}"] = lambda index=index: np.int64(store.stored_bytes(index) >= 0)
         reads[f"frame {index}"] = lambda index=index: np.frombuffer(store.frame(index), np.uint8)
         reads[f"maps {index}"] = lambda index=index: store.heatmaps([index])
+        reads[f"interleaved {index}"] = lambda index=index: _interleaved(store, index)
         reads[f"codes {index}"] = lambda index=index: store.codes(index, store.spec.views - 1)[0]
     return {name: _outcome(read) for name, read in reads.items()}
+
+
+def _interleaved(store, index):
+    """(V, H, W, K), as the trainer reads: all views at once where the form allows."""
+    views, (joints, height, width) = range(store.spec.views), store.spec.map_shape
+    found = np.zeros((len(views), height, width, joints), np.float32)
+    for view, stored in enumerate(store.stored_many([(index, view) for view in views])):
+        store.decode_interleaved(index, view, stored, np.arange(joints), found[view])
+    return found
 
 
 def _outcome(read):

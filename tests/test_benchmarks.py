@@ -78,7 +78,7 @@ def test_a_turn_makes_as_many_batches_as_it_takes_and_leaves_nothing_running(wor
     batches = StoreBatches(workspace.store("sample", SMALL), "average", 4, CPU, threads=2)
     dataset, made = batches._loader.dataset, []
     fill = dataset.fill
-    dataset.fill = lambda *arguments: (made.append(1), fill(*arguments))
+    dataset.fill = lambda batch, slots, *arguments: (made.extend(slots), fill(batch, slots, *arguments))
     turn = Turn(batches, 3, CPU)
     assert turn() == 12
     before = len(made)
@@ -120,9 +120,16 @@ def test_samples_from_files_are_those_of_the_store(workspace, tmp_path):
 
 
 def test_the_loader_is_compared_and_its_rate_is_told_a_core(workspace, monkeypatch):
-    monkeypatch.setattr(loader, "CASES", (("sample", SMALL),))
+    monkeypatch.setattr(loader, "CASES", (("sample", SMALL, SMALL), ("sample", SMALL, (48, 64))))
     lines = [line.to_json() for line in loader.run(workspace)]
     check_lines(lines)
+    targets = [line for line in lines if line["metric"] == "target"]
+    assert [(line["input_size"], line["of"]) for line in targets] == [
+        (size, peer) for size in ("128x96", "64x48") for peer in loader.TARGETS
+    ]
+    for line in targets:
+        assert line["peer_value"] == loader.TARGETS[line["of"]]
+        assert line["spread"][0] <= line["value"] <= line["spread"][1]
     rates = [line for line in lines if line["metric"] == "rate"]
     assert [line["views"] for line in rates] == list(loader.VIEWS)
     for line in rates:

@@ -141,6 +141,33 @@ def test_tables_are_the_decoder():
     assert (looked_up == codec.decode(stored, peak)).all()
 
 
+@pytest.mark.parametrize("width", [6, 8, 24])
+def test_interleaved_maps_are_the_decoded_ones_in_the_order_asked(codec, width):
+    """Into memory of any strides, whose surroundings stay as they were; of codes, only those above 0 are written."""
+    record = blobs(1, 1, joints=5, height=7, width=width)[0]
+    record[0, 2] = -1  # nothing above the floor
+    stored, peak, _ = codec.encode(record)
+    order, memory = np.array([3, 0, 4, 2, 1]), np.full((9, width + 2, 5), 77, np.float32)
+    inner = memory[1:-1, 1:-1]
+    inner[...] = 0
+    codec.decode_interleaved(stored[0], peak[0], order, inner)
+    assert (inner == codec.decode(stored[0], peak[0])[order].transpose(1, 2, 0)).all()
+    inner[...] = 77
+    assert (memory == 77).all()
+
+
+def test_eight_differences_are_summed_at_a_time_modulo_256():
+    """Any bytes, also such as no encoder makes, give the codes of plain sums."""
+    codec, order = cache.RootCodec(levels=255), np.arange(3)
+    residuals = np.random.default_rng(3).integers(0, 256, (3, 9, 16), np.uint8)
+    peak = np.array([1.0, 0.5, 0.9], np.float32)
+    out = np.zeros((9, 16, 3), np.float32)
+    codec.decode_interleaved(residuals, peak, order, out)
+    codes = np.cumsum(np.cumsum(residuals, -1, dtype=np.uint8), -2, dtype=np.uint8)
+    expected = np.stack([table[code] for table, code in zip(codec.tables(peak), codes, strict=True)], axis=2)
+    assert (out == expected).all()
+
+
 def test_decoding_follows_the_formula_of_the_format():
     codec = cache.RootCodec()
     record = blobs(1, 2)[0]

@@ -94,13 +94,12 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(params=["frame", "image"])
-def read(request, store, tmp_path, monkeypatch):
+def read(request, store, tmp_path):
     """A function that lets the trainer read a picture, from its store or from a folder of images."""
 
     def read_content(content):
         if request.param == "frame":
-            monkeypatch.setattr(store, "frame", lambda row: content)
-            return pixels.frame_pixels(store, 0)
+            return pixels.frame_pixels(store, 0, content)
         (tmp_path / store.instances["file_name"][0]).write_bytes(content)
         return pixels.image_pixels(store, 0, tmp_path)
 

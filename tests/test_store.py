@@ -82,6 +82,23 @@ def test_a_map_may_be_decoded_into_memory_of_the_callers(store):
     assert (out == store.heatmap(3, 1)).all()
 
 
+def test_many_records_are_those_of_each(store):
+    """In the order asked, and more than are decompressed at once."""
+    records = [(index, view) for index in (19, 3, 0, 7, 8, 11, 12, 1, 15, 2) for view in (1, 0)] + [(3, 1)]
+    for (index, view), (stored, peak) in zip(records, store.stored_many(records), strict=True):
+        expected = store.stored(index, view)
+        assert (stored == expected[0]).all()
+        assert (peak == expected[1]).all()
+    assert not list(store.stored_many([]))
+
+
+def test_a_view_is_decoded_interleaved(store):
+    out, order = np.full((H, W, K), np.nan, np.float32), np.roll(np.arange(K), 2)
+    for index, view in ((0, 1), (19, 0)):
+        store.decode_interleaved(index, view, store.stored(index, view), order, out)
+        assert (out == store.heatmap(index, view)[order].transpose(1, 2, 0)).all()
+
+
 def test_codes_and_tables_are_another_way_to_the_map(store):
     codes, peak = store.codes(11, 1)
     tables = store.codec.tables(peak)

@@ -134,6 +134,18 @@ def test_a_truncated_or_missing_zarr_file_is_found(zarr_path, name, share):
     assert str(zarr_path) in problems[0].what
 
 
+@pytest.mark.parametrize("view", [0, 1])
+def test_views_that_are_read_together_are_told_apart_where_one_is_damaged(zarr_path, view):
+    store = cache.open_store(zarr_path)
+    records = [(3, 0), (3, 1), (0, 0), (0, 1)]
+    assert len(list(store.stored_many(records))) == 4
+    extent = store._layout.view(store.spec, 0, view)
+    flip(zarr_path / extent.key, extent.offset + extent.nbytes // 2)
+    with pytest.raises(cache.StoreFormatError, match=rf"instance 0 \(annotation 100\), view {view}: "):
+        list(store.stored_many(records))
+    assert len(list(store.stored_many([(3, 0), (0, 1 - view)]))) == 2
+
+
 def test_reading_a_store_with_a_missing_shard_names_the_file(zarr_path):
     (zarr_path / "heatmaps/codes/c/1/0/0/0/0").unlink()
     store = cache.open_store(zarr_path)
@@ -397,7 +409,12 @@ def test_codes_beyond_the_table_are_refused_wherever_they_are_read(tmp_path):
 
     store_lies.forge(tmp_path / "s.zarr", record=lie)
     store = cache.open_store(tmp_path / "s.zarr")
-    for read in (store.codes, store.heatmap):
+    out, order = np.zeros((*store.spec.map_shape[1:], store.spec.joints), np.float32), np.arange(store.spec.joints)
+
+    def interleaved(index):
+        store.decode_interleaved(index, 0, store.stored(index), order, out)
+
+    for read in (store.codes, store.heatmap, interleaved):
         with pytest.raises(cache.StoreFormatError, match="above 127"):
             read(0)
 

@@ -9,7 +9,7 @@ from scipy.ndimage import map_coordinates
 
 from kdlib.geometry import invert_affine, region_affine, scale_affine
 from kdlib.warp import crop_image, warp_image
-from kdlib.warp_maps import bordered_shape, mean_heatmaps, spread_codes, spread_values, warp_heatmaps
+from kdlib.warp_maps import bordered_shape, interior, mean_heatmaps, warp_heatmaps
 from kdlib.warp_packed import warp_packed
 from tests.shared_data import COCO_REAL, PARITY, needs_coco, needs_parity
 
@@ -90,11 +90,22 @@ def test_the_loaders_warp_is_within_two_grey_levels_of_exact_interpolation(angle
     assert difference.mean() < 0.6
 
 
+@pytest.mark.parametrize("center", [(-30, 30), (120, 30), (45, -40), (45, 100), (5, 55), (45, 30)])
+@pytest.mark.parametrize("angle", [0.0, 90.0, 33.0])
+def test_what_lies_outside_the_picture_is_black_and_its_border_fades(center, angle):
+    image = np.full((60, 90, 3), 200, np.uint8)
+    affine = region_affine(center, (60, 80), (30, 40), angle)
+    reference = exact(image[:, :, 0], affine, (30, 40))
+    warped = packed(image, affine, (30, 40))
+    assert np.abs(warped - reference[:, :, None]).max() <= 2
+    assert not warped[reference == 0].any()
+    assert (warped[reference == 200] == 200).all()
+
+
 def mean_of(maps, affines, size):
-    views = [
-        spread_values(m.transpose(2, 0, 1), np.empty(bordered_shape(m.shape[2:] + m.shape[:2]), np.float32))
-        for m in maps
-    ]
+    views = np.zeros((len(maps), *bordered_shape((maps.shape[3], *maps.shape[1:3]))), np.float32)
+    for view, of_view in zip(views, maps, strict=True):
+        interior(view)[...] = of_view
     out = np.full((size[1], size[0], maps.shape[3]), np.nan, np.float32)
     mean_heatmaps(views, np.stack([invert_affine(affine) for affine in affines]), maps.shape[2:0:-1], out)
     return out
@@ -111,12 +122,11 @@ def test_views_are_averaged_over_those_that_see_a_pixel():
     np.testing.assert_allclose(mean, total / np.maximum(coverage, 1)[:, :, None], atol=1e-5)
 
 
-@pytest.mark.parametrize("width", [7, 16])
-def test_codes_are_looked_up_joint_by_joint_in_the_order_asked(width):
-    rng = np.random.default_rng(6)
-    codes = rng.integers(0, 9, (3, 5, width), np.uint8) * (rng.random((3, 5, width)) < 0.1).astype(np.uint8)
-    tables, order = rng.random((3, 9), np.float32), np.array([2, 0, 1])
-    tables[:, 0] = 0
-    bordered = spread_codes(codes, tables, order, np.full(bordered_shape(codes.shape), np.nan, np.float32))
-    expected = np.pad(np.stack([tables[j][codes[j]] for j in order], axis=2), ((1, 2), (1, 2), (0, 0)))
-    np.testing.assert_array_equal(bordered, expected)
+@pytest.mark.parametrize("joints", [1, 8, 17, 31])
+def test_every_joint_is_interpolated_however_many_there_are(joints):
+    """Eight at a time, and the rest one by one; nothing is read of what the result held before."""
+    maps = np.random.default_rng(7).random((2, 21, 34, joints), np.float32)
+    mean = mean_of(maps, [AFFINE, AFFINE], (30, 40))
+    total = np.stack([exact(maps[:, :, :, k].sum(axis=0), AFFINE, (30, 40)) for k in range(joints)], axis=2)
+    coverage = 2 * exact(np.ones((21, 34)), AFFINE, (30, 40))
+    np.testing.assert_allclose(mean, total / np.maximum(coverage, 1)[:, :, None], atol=1e-5)

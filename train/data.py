@@ -58,7 +58,7 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         batch, draw = self.samples.empty_batch(1), int(torch.randint(2**31, ()))
-        self.samples.fill(batch, 0, int(self.samples.rows[index]), draw)
+        self.samples.fill(batch, np.zeros(1, np.int64), self.samples.rows[[index]], draw)
         keypoints = torch.from_numpy(batch["keypoints"][0])
         maps = torch.from_numpy(np.ascontiguousarray(batch["heatmaps"][0].transpose(2, 0, 1)))
         return {

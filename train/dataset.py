@@ -13,18 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdlib.geometry import Rows, box_to_region, clip_boxes, compose_rows, invert_rows, transform_points
+from kdlib.geometry import box_to_region, clip_boxes, compose_affines, compose_rows, invert_affine, transform_points
 from kdlib.skeleton import FLIP_ORDER
-from kdlib.warp_maps import bordered_shape, mean_heatmaps, spread_codes, spread_values
 from kdlib.warp_packed import warp_packed
 from train.augment import NONE, Augmentation, View, draw_view
 from train.errors import TrainError
 from train.pixels import frame_pixels, image_pixels
-from train.scratch import SCRATCH
 from train.students import STRIDE
-
-_SAME_ORDER = np.arange(len(FLIP_ORDER))
-_SAME_PIXELS: Rows = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+from train.teacher_maps import TeacherMaps
 
 
 class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
@@ -65,10 +61,10 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.teacher_size: tuple[int, int] = tuple(teacher["input_size"])
         self.input_size = input_size or self.teacher_size
         self.heatmap_size = (self.input_size[0] // STRIDE, self.input_size[1] // STRIDE)
-        self.teacher_stride = self.teacher_size[0] / teacher["heatmap_size"][0]
         if images is None and not store.has_frames:
             raise TrainError(f"{store.path} holds no frames; name the folder of its images with --images DIR")
         self.flips = tuple(bool(flip) for flip in store.view_flip)
+        self.maps = None if views is None else TeacherMaps(store, views)
         columns = store.instances
         self.rows = np.flatnonzero(store.written)
         if not len(self.rows):
@@ -82,7 +78,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         batch = self.empty_batch(1)
-        self.fill(batch, 0, int(self.rows[index]), self.epoch)
+        self.fill(batch, np.zeros(1, np.int64), self.rows[[index]], self.epoch)
         return {name: tensor[0] for name, tensor in as_tensors(batch).items()}
 
     def empty_batch(self, size: int) -> dict[str, NDArray[Any]]:
@@ -99,22 +95,23 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             batch["heatmaps"] = np.empty((size, rows, columns, joints), np.float32)
         return batch
 
-    def fill(self, batch: dict[str, NDArray[Any]], slot: int, row: int, epoch: int) -> None:
-        """Put the sample of a row, as this epoch sees it, into a slot of a batch. Safe in threads."""
-        view = self._view(row, epoch)
-        to_image = invert_rows(view.affine)
-        pixels, image_to_pixels = self._pixels(row)
-        warp_packed(pixels, np.array(compose_rows(image_to_pixels, to_image)), batch["image"][slot])
-        affine = batch["affine"][slot]
-        affine[...], batch["row"][slot] = view.affine, row
-        order = FLIP_ORDER if view.flip else _SAME_ORDER
-        targets = batch["keypoints"][slot], batch["labelled"][slot]
-        _fill_targets(self.keypoints[row], order, affine, self.heatmap_size, *targets)
-        if self.views is not None:
-            chosen = self._stored_views(view)
-            inverses = self._to_maps(row, chosen, to_image)
-            size = (self.store.spec.width, self.store.spec.height)
-            mean_heatmaps(self._maps(row, chosen, view.flip), inverses, size, batch["heatmaps"][slot])
+    def fill(
+        self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], rows: NDArray[np.int64], epoch: int
+    ) -> None:
+        """Put the samples of some rows, as this epoch sees them, into slots of a batch. Safe in threads.
+
+        Every step is taken for all of them before the next: the processor then finds its code where it left it.
+        """
+        views = [self._view(row, epoch) for row in rows.tolist()]
+        affines = np.array([view.affine for view in views])
+        flips = np.array([view.flip for view in views])
+        to_image = invert_affine(affines)
+        self._fill_images(batch["image"], slots, rows, to_image)
+        batch["affine"][slots], batch["row"][slots] = affines, rows
+        targets = batch["keypoints"], batch["labelled"]
+        _fill_targets(self.keypoints[rows], FLIP_ORDER, flips, affines, self.heatmap_size, slots, *targets)
+        if self.maps is not None:
+            self.maps.fill(batch["heatmaps"], slots, rows, views, to_image)
 
     def _view(self, row: int, epoch: int) -> View:
         rng = np.random.default_rng((self.seed, epoch, row))
@@ -134,49 +131,39 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         drawn = draw_view(rng, self.augmentation, whole, keypoints, self.input_size)
         return View(compose_rows(drawn.affine, seen), drawn.flip != self.flips[stored], replayed=stored)
 
-    def _pixels(self, row: int) -> tuple[NDArray[np.uint8], Rows]:
-        """Pixels (H, W, 4) that show the person, and the affine from image pixels to them."""
-        if self.images is None:
-            return frame_pixels(self.store, row), self.store.frame_affine[row].tolist()
-        return image_pixels(self.store, row, self.images), _SAME_PIXELS
+    def _fill_images(
+        self,
+        images: NDArray[np.uint8],
+        slots: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        to_image: NDArray[np.float64],
+    ) -> None:
+        inverses = to_image if self.images is not None else compose_affines(self.store.frame_affine[rows], to_image)
+        for pixels, inverse, slot in zip(self._pixels(rows.tolist()), inverses, slots.tolist(), strict=True):
+            warp_packed(pixels, inverse, images[slot])
 
-    def _stored_views(self, view: View) -> list[int]:
-        """Which stored views a sample is made of."""
-        if view.replayed is not None:
-            return [view.replayed]
-        if self.views == "average":
-            return list(range(len(self.flips)))
-        matching = [v for v, mirrored in enumerate(self.flips) if mirrored == view.flip]
-        return matching[:1] if self.views == "matching" and matching else [0]
-
-    def _to_maps(self, row: int, chosen: list[int], to_image: Rows) -> NDArray[np.float64]:
-        """(V, 2, 3) heatmap pixels of the sample to pixels of each stored view's maps."""
-        from_maps = [[a * STRIDE, b * STRIDE, x] for a, b, x in to_image]
-        to_frame = compose_rows(self.store.frame_affine[row].tolist(), from_maps)
-        views = self.store.view_affine[row].tolist()
-        return np.array([compose_rows(views[view], to_frame) for view in chosen]) / self.teacher_stride
-
-    def _maps(self, row: int, chosen: list[int], flip: bool) -> Iterator[NDArray[np.float32]]:
-        """Each view's bordered maps, left and right as in a sample of that handedness, one after the other."""
-        bordered = SCRATCH.array("maps", bordered_shape(self.store.spec.map_shape), np.float32)
-        for view in chosen:
-            order = FLIP_ORDER if self.flips[view] != flip else _SAME_ORDER
-            if self.store.codec.name == "root4":
-                codes, peak = self.store.codes(row, view)
-                yield spread_codes(codes, self.store.codec.tables(peak), order, bordered)
-            else:
-                yield spread_values(self.store.heatmap(row, view)[order], bordered)
+    def _pixels(self, rows: list[int]) -> Iterator[NDArray[np.uint8]]:
+        """Pixels (H, W, 4) that show each person: the stored frame's, or those of the original image."""
+        if self.images is not None:
+            return (image_pixels(self.store, row, self.images) for row in rows)
+        frames = [self.store.frame(row) for row in rows]
+        return (frame_pixels(self.store, row, frame) for row, frame in zip(rows, frames, strict=True))
 
 
 @numba.njit(nogil=True, cache=True)
-def _fill_targets(keypoints, order, affine, size, points, labelled):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Fill points (K, 2) and labelled (K,) with keypoints[order] in heatmap pixels, and whether they lie in the map."""
-    for k in range(len(order)):
-        x, y, visibility = keypoints[order[k]]
-        u = (affine[0, 0] * x + affine[0, 1] * y + affine[0, 2]) / STRIDE
-        v = (affine[1, 0] * x + affine[1, 1] * y + affine[1, 2]) / STRIDE
-        inside = -0.5 < u < size[0] - 0.5 and -0.5 < v < size[1] - 0.5
-        points[k, 0], points[k, 1], labelled[k] = u, v, visibility > 0 and inside
+def _fill_targets(keypoints, mirrored, flips, affines, size, slots, points, labelled):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Fill slots of points (B, K, 2) and labelled (B, K) with keypoints (n, K, 3) in heatmap pixels, and who is inside.
+
+    Where flips, the joints of a sample are its keypoints in the order mirrored.
+    """
+    for i in range(len(slots)):
+        affine, slot = affines[i], slots[i]
+        for k in range(len(mirrored)):
+            x, y, visibility = keypoints[i, mirrored[k] if flips[i] else k]
+            u = (affine[0, 0] * x + affine[0, 1] * y + affine[0, 2]) / STRIDE
+            v = (affine[1, 0] * x + affine[1, 1] * y + affine[1, 2]) / STRIDE
+            inside = -0.5 < u < size[0] - 0.5 and -0.5 < v < size[1] - 0.5
+            points[slot, k, 0], points[slot, k, 1], labelled[slot, k] = u, v, visibility > 0 and inside
 
 
 def as_tensors(batch: dict[str, NDArray[Any]]) -> dict[str, torch.Tensor]:

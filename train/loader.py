@@ -21,6 +21,8 @@ from train.errors import BadRecordError
 from train.order import epoch_order
 
 BATCHES_AHEAD = 3
+AT_ONCE = 32
+"""So many samples a thread takes through each step together: their frames' bytes are in memory at once."""
 REPLACEMENTS = 16
 """So many bad records one after the other are no accident: something else is wrong."""
 
@@ -99,21 +101,30 @@ class Loader:
         self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], rows: NDArray[np.int64], epoch: int
     ) -> dict[int, str]:
         bad: dict[int, str] = {}
-        for slot in slots:
-            self._fill_slot(batch, int(slot), int(rows[slot]), epoch, bad)
+        for start in range(0, len(slots), AT_ONCE):
+            part = slots[start : start + AT_ONCE]
+            try:
+                self.dataset.fill(batch, part, rows[part], epoch)
+            except (StoreFormatError, BadRecordError):
+                if not self.skip_bad:
+                    raise
+                for slot in part:
+                    self._fill_slot(batch, slot, rows[slot], epoch, bad)
         return bad
 
-    def _fill_slot(self, batch: dict[str, NDArray[Any]], slot: int, row: int, epoch: int, bad: dict[int, str]) -> None:
+    def _fill_slot(
+        self, batch: dict[str, NDArray[Any]], slot: np.int64, row: np.int64, epoch: int, bad: dict[int, str]
+    ) -> None:
         rows = self.dataset.rows
-        at = int(np.searchsorted(rows, row))
+        at = np.searchsorted(rows, row)
         for further in range(REPLACEMENTS + 1):
-            chosen = int(rows[(at + further) % len(rows)])
+            chosen = rows[[(at + further) % len(rows)]]
             try:
-                return self.dataset.fill(batch, slot, chosen, epoch)
+                return self.dataset.fill(batch, np.array([slot]), chosen, epoch)
             except (StoreFormatError, BadRecordError) as error:
-                if not self.skip_bad or further == REPLACEMENTS or not is_bad_record(error):
+                if further == REPLACEMENTS or not is_bad_record(error):
                     raise
-                bad[chosen] = str(error)
+                bad[int(chosen[0])] = str(error)
         return None
 
     def _finish(self, pending: "_Pending") -> dict[str, torch.Tensor]:

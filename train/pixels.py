@@ -4,6 +4,7 @@ Where simplejpeg is installed, JPEG is decoded by libjpeg-turbo straight into su
 else OpenCV decodes the same pixels, a little slower (docs/decisions/0010-simplejpeg.md).
 """
 
+import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from kdlib.encoded_image import UnreadableImageError, decode_image
 from kdlib.warp_packed import LARGEST_SIDE
 from train.errors import BadRecordError
-from train.scratch import SCRATCH
 
 try:
     import simplejpeg
@@ -23,17 +23,20 @@ except ImportError:
 
 _UNALIGNED: Final = (16, 32)
 """Remainder and divisor of the address that frames are decoded to."""
+_NOTHING: Final = np.empty(0, np.uint8)
+_THREAD: Final = threading.local()
+"""`room`, where its frames are decoded."""
 
 
-def frame_pixels(store: Any, row: int) -> NDArray[np.uint8]:
-    """(H, W, 4) uint8 of the frame in a store; a thread's next call may overwrite it.
+def frame_pixels(store: Any, row: int, frame: bytes) -> NDArray[np.uint8]:
+    """(H, W, 4) uint8 of a row's frame as the store gives it; a thread's next call may overwrite it.
 
     Raises:
         BadRecordError: If it is truncated, no picture, or too large to be resampled.
     """
     where = f"row {row} of {store.path}: its stored frame"
     try:
-        return _fitting(decode(store.frame(row)), where)
+        return _fitting(decode(frame), where)
     except UnreadableImageError as error:
         raise BadRecordError(f"{where} {error}; it was stored so: make the store again") from error
 
@@ -68,22 +71,33 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     """
     if simplejpeg is not None:
         try:
-            height, width, *_ = simplejpeg.decode_jpeg_header(data)
-            return np.asarray(simplejpeg.decode_jpeg(data, "RGBX", buffer=_room(height, width)), np.uint8)
+            return _decode_jpeg(data)
         except ValueError:  # another format, truncated, or one of which libjpeg warns and that may still be whole
             pass
     return np.asarray(cv2.cvtColor(decode_image(data), cv2.COLOR_RGB2RGBA), np.uint8)
 
 
-def _room(height: int, width: int) -> NDArray[np.uint8]:
-    """(H, W, 4) of the thread's own memory, not at a multiple of 32 bytes.
+def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
+    """(H, W, 4) in the thread's own memory, which grows to the largest picture it met."""
+    room = getattr(_THREAD, "room", _NOTHING)
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGBX", buffer=room), np.uint8)
+    except ValueError:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        if height * width * 4 <= room.size:
+            raise
+    _THREAD.room = _room(height * width * 4)
+    return np.asarray(simplejpeg.decode_jpeg(data, "RGBX", buffer=_THREAD.room), np.uint8)
+
+
+def _room(nbytes: int) -> NDArray[np.uint8]:
+    """Memory that does not begin at a multiple of 32 bytes.
 
     There libjpeg-turbo would write past the caches, which takes up to a half longer.
     """
-    nbytes = height * width * 4
-    memory = SCRATCH.array("frame", (nbytes + _UNALIGNED[1],), np.uint8)
+    memory = np.empty(nbytes + _UNALIGNED[1], np.uint8)
     start = (_UNALIGNED[0] - memory.ctypes.data) % _UNALIGNED[1]
-    return memory[start : start + nbytes].reshape(height, width, 4)
+    return memory[start : start + nbytes]
 
 
 def _fitting(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 
 class Scratch(threading.local):
-    """One array for each name and thread; its content is whatever the last use left."""
+    """One array for each name and thread, of zeros at first; its content is then whatever the last use left."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -20,7 +20,7 @@ class Scratch(threading.local):
         """This thread's array of that name, a new one where the last was of another shape."""
         found = self._arrays.get(name)
         if found is None or found.shape != shape:
-            found = self._arrays[name] = np.empty(shape, dtype)
+            found = self._arrays[name] = np.zeros(shape, dtype)
         return found
 
 

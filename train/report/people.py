@@ -99,8 +99,7 @@ def _student(evidence: Evidence, trained: Trained, rows: NDArray[np.int64], seri
     size = trained.student.input_size
     dataset = student_loader(evidence.store, size, 1, torch.device("cpu"), evidence.images).dataset
     batch = dataset.empty_batch(len(rows))
-    for slot, row in enumerate(rows):
-        dataset.fill(batch, slot, int(row), epoch=0)
+    dataset.fill(batch, np.arange(len(rows)), rows, epoch=0)
     said = trained.student.model(normalise_images(as_tensors(batch)["image"]))
     maps = trained.student.supervision.heatmaps(said).numpy()
     return Drawn(trained, series, maps, _to_image(batch["affine"], STRIDE))

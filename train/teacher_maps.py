@@ -1,0 +1,76 @@
+"""What the teacher said of a person, as a sample sees the person: stored views under the sample's affine, averaged."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdlib.geometry import compose_affines
+from kdlib.skeleton import FLIP_ORDER
+from kdlib.warp_maps import bordered_shape, interior, mean_heatmaps
+from train.augment import View
+from train.scratch import SCRATCH
+from train.students import STRIDE
+
+_SAME_ORDER = np.arange(len(FLIP_ORDER))
+_FROM_MAPS = np.array([STRIDE, STRIDE, 1.0])
+"""Times an affine of input pixels: the same of heatmap pixels."""
+
+
+class TeacherMaps:
+    """The maps of a store.
+
+    Args:
+        store: An opened store.
+        views: Stored views a sample's maps are made of, as `train.dataset.StoreDataset` says.
+    """
+
+    def __init__(self, store: Any, views: str) -> None:
+        teacher = store.manifest["provenance"]["teacher"]
+        self._store, self._views = store, views
+        self._stride = teacher["input_size"][0] / teacher["heatmap_size"][0]
+        self._flips = [bool(flip) for flip in store.view_flip]
+
+    def fill(
+        self,
+        heatmaps: NDArray[np.float32],
+        slots: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        seen: list[View],
+        to_image: NDArray[np.float64],
+    ) -> None:
+        """Put the maps of some rows into slots of heatmaps (B, H, W, K). Safe in threads.
+
+        Args:
+            heatmaps: Contiguous, where to put them.
+            slots: (n,) places in it.
+            rows: (n,) rows of the store.
+            seen: How each sample is seen.
+            to_image: (n, 2, 3) input pixels of each sample to image pixels.
+        """
+        spec, inverses = self._store.spec, self.inverses(rows, to_image)
+        views = [self._chosen(view) for view in seen]
+        records = [(row, view) for row, of_row in zip(rows.tolist(), views, strict=True) for view in of_row]
+        most = max(len(of_row) for of_row in views)
+        bordered = SCRATCH.array("maps", (most, *bordered_shape(spec.map_shape)), np.float32)
+        stored = self._store.stored_many(records)
+        for i, (row, of_row) in enumerate(zip(rows.tolist(), views, strict=True)):
+            for view, maps in zip(of_row, bordered, strict=False):
+                order = FLIP_ORDER if self._flips[view] != seen[i].flip else _SAME_ORDER
+                self._store.decode_interleaved(row, view, next(stored), order, interior(maps))
+            shown = bordered[: len(of_row)]
+            mean_heatmaps(shown, inverses[i, of_row], (spec.width, spec.height), heatmaps[slots[i]])
+
+    def inverses(self, rows: NDArray[np.int64], to_image: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n, V, 2, 3) heatmap pixels of each sample to pixels of each stored view's maps."""
+        to_frame = compose_affines(self._store.frame_affine[rows], to_image * _FROM_MAPS)
+        return compose_affines(self._store.view_affine[rows], to_frame[:, None]) / self._stride
+
+    def _chosen(self, seen: View) -> list[int]:
+        """Which stored views a sample is made of."""
+        if seen.replayed is not None:
+            return [seen.replayed]
+        if self._views == "average":
+            return list(range(len(self._flips)))
+        matching = [v for v, mirrored in enumerate(self._flips) if mirrored == seen.flip]
+        return matching[:1] if self._views == "matching" and matching else [0]
