@@ -2,6 +2,8 @@
 
 The compiler would have to know that what is read and what is written do not overlap before it works on eight numbers
 of a short loop together; it cannot, and looks again at every pixel. So these instructions say it outright.
+
+numba keeps a compiled loop until the loop's own file changes: whoever changes this file touches `kdlib/warp_maps.py`.
 """
 
 from collections.abc import Callable

@@ -100,8 +100,11 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     ) -> None:
         """Put the samples of some rows, as this epoch sees them, into slots of a batch. Safe in threads.
 
-        Every step is taken for all of them before the next: the processor then finds its code where it left it.
+        Every step is taken for all of them before the next: the processor then finds its code where it left it. There
+        may be none.
         """
+        if not len(rows):
+            return
         views = [self._view(row, epoch) for row in rows.tolist()]
         affines = np.array([view.affine for view in views])
         flips = np.array([view.flip for view in views])

@@ -51,7 +51,7 @@ class Pictures:
         dataset = StoreDataset(store, input_size, views="average", images=images)
         rows = _spaced(store.instances["keypoints"], dataset.rows, count)
         batch = dataset.empty_batch(len(rows))
-        dataset.fill(batch, np.arange(len(rows)), np.asarray(rows), epoch=0)
+        dataset.fill(batch, np.arange(len(rows)), rows, epoch=0)
         tensors = as_tensors(batch)
         self._images = tensors["image"]
         self._labels = tensors["keypoints"].numpy(), tensors["labelled"].numpy() > 0
