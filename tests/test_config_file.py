@@ -93,7 +93,7 @@ def test_of_two_files_the_last_wins(tmp_path):
     [
         ("learning_rate = 1e-3", "no flag --learning_rate; did you mean learning-rate?"),
         ("epoch = 3", "no flag --epoch; did you mean epochs?"),
-        ("xyzzy = 3", "no flag --xyzzy; it has accumulate, batch-size,"),
+        ("xyzzy = 3", "no flag --xyzzy; it has accumulate, backbone-norm,"),
         ('config = "other.toml"', "no flag --config"),
         ("help = true", "no flag --help"),
         ("[recipe]\nepochs = 3", "[recipe] is a table; flags stand alone, without one above them"),
