@@ -56,7 +56,8 @@ def draw(baselines: Sequence[Point], distilled: dict[str, float], taught: int, p
     for count, height in zip(counts, heights, strict=True):
         axes.annotate(f"{height:.1f}", (count, height), textcoords="offset points", xytext=(0, -14), ha="center")
     axes.annotate(f"{distilled['ap']:.1f}", (counts[0], distilled["ap"]), textcoords="offset points", xytext=(0, 5))
-    axes.set(xscale="log", xticks=counts, xticklabels=counts, ylim=(0, None), xlabel="labelled persons", ylabel="AP")
+    axes.set(xscale="log", xticks=counts, xticklabels=counts, xlabel="labelled persons", ylabel="AP")
+    axes.set_ylim(0, 1.15 * max(*heights, distilled["ap"]))
     axes.minorticks_off()
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
