@@ -147,7 +147,7 @@ fiftyone: has-images $(READY) $(FIFTYONE_READY) ## labels, teacher and students 
 		--out "$(RUNS)/fiftyone" --python $(FIFTYONE_PY) $(FIFTYONE_ARGS)
 
 has-images:
-	@test -n "$(IMAGES)" || { echo "error: no validation images in $(DATA_DIR); name their folder: IMAGES=DIR" >&2; exit 1; }
+	@test -n "$(IMAGES)" || { echo "error: no validation images in $(DATA_DIR); $(if $(filter sample,$(DATA)),run make sample or )name their folder: IMAGES=DIR" >&2; exit 1; }
 
 $(FIFTYONE_READY):
 	@echo "installing FiftyOne into .venv-fiftyone (1 GB: some minutes)"

@@ -39,12 +39,21 @@ class Parser(argparse.ArgumentParser):
         for word in words:
             if word == "--" or word in commands:
                 return
+            if commands and not word.startswith("-"):
+                self._end(no_command(self.prog, word, commands))
             found = _FLAG.match(word)
             if found and found[0] not in known:
                 self._end(no_flag(self.prog, found[0], [name for name in known if name.startswith("--")]))
 
     def _end(self, line: str) -> NoReturn:
         self.exit(2, f"error: {line}\n")
+
+
+def no_command(program: str, given: str, names: Collection[str]) -> str:
+    """Why a command is refused, with the nearest of those that there are, or else all of them."""
+    close = difflib.get_close_matches(given.lower(), names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(sorted(names))}"
+    return f"{program} has no command {given}; {hint}"
 
 
 def no_flag(command: str, given: str, names: Collection[str]) -> str:

@@ -143,6 +143,8 @@ def test_a_bar_of_an_unknown_total_promises_nothing(clock, monkeypatch):
             "distill --tempature 2",
             "python -m train distill has no flag --tempature; did you mean --temperature?",
         ),
+        ("train", "distil --store x", "python -m train has no command distil; did you mean distill?"),
+        ("cache", "xyzzy", "python -m cache has no command xyzzy; it has convert, diff, info,"),
         ("train", "baseline --epoch=3", "python -m train baseline has no flag --epoch; did you mean --epochs?"),
         ("train", "baseline -epochs 3", "python -m train baseline has no flag -epochs; did you mean --epochs?"),
         ("train", "distill --Learning_Rate 1", "has no flag --Learning_Rate; did you mean --learning-rate?"),

@@ -61,7 +61,7 @@ def _open(path: Path, device: str) -> Any:
     except ImportError as error:
         raise TrainError(f"{path} needs onnxruntime: {INSTALL}") from error
     if not path.is_file():
-        raise TrainError(f"no student at {path}")
+        raise TrainError(f"no student at {path}; make one with `python -m train export`, or `make export`")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only; they are raised as well
     options.intra_op_num_threads = torch.get_num_threads()
