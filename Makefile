@@ -170,7 +170,7 @@ docs: $(READY) ## the documentation as a site in site/, with the Python API; a w
 	$(PY) -m sphinx -q -W --keep-going -b html docs site
 	@echo "open $(CURDIR)/site/index.html"
 
-notebook: $(READY) ## run the lesson in notebooks/ from top to bottom and keep its outputs (6 minutes of CPU time)
+notebook: $(READY) ## run the lesson in notebooks/ from top to bottom and keep its outputs (6 minutes on 2 cores)
 	$(PY) notebooks/execute.py
 	@echo "look at it: notebooks/knowledge-distillation-for-2d-hpe.ipynb"
 

@@ -226,7 +226,7 @@ def test_the_table_of_recipes_compares_seed_by_seed():
     assert lines[3].endswith("| +3.0 |")
 
 
-def test_the_curve_of_labels_trains_every_part_as_long_as_the_whole(tmp_path, monkeypatch, capsys):
+def test_the_curve_of_labels_shows_every_part_as_many_samples_as_the_whole(tmp_path, monkeypatch, capsys):
     def trained(kind, seed, out, options):
         commands.append((kind, out.name, options.store.name, options.train_args))
         return dict.fromkeys(("ap", "ap50", "pck@0.05", "pck@0.1"), 9.0 if kind == "distill" else float(len(out.name)))
@@ -238,15 +238,15 @@ def test_the_curve_of_labels_trains_every_part_as_long_as_the_whole(tmp_path, mo
     paths = ["--store", tmp_path / "12.zarr", "--parts", tmp_path / "4.zarr", "--val-store", "v", "--out", tmp_path]
     assert labels.main([*map(str, paths), "--epochs", "5", "--train-args=--flip 0"]) == 0
     assert commands == [
-        ("baseline", "baseline-4", "4.zarr", "--flip 0 --epochs 15"),
-        ("baseline", "baseline-12", "12.zarr", "--flip 0 --epochs 5"),
-        ("distill", "distill-12", "12.zarr", "--flip 0 --epochs 5"),
+        ("baseline", "baseline-4-0", "4.zarr", "--flip 0 --epochs 15"),
+        ("baseline", "baseline-12-0", "12.zarr", "--flip 0 --epochs 5"),
+        ("distill", "distill-12-0", "12.zarr", "--flip 0 --epochs 5"),
     ]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2] == "| labels of 4 persons | 10.0 | 10.0 | 10.0 | 10.0 |"
+    assert lines[2] == "| labels of 4 persons | 12.0 | 12.0 | 12.0 | 12.0 |"
     assert lines[4].startswith("| no labels, the store's teacher on 12 | 9.0 |")
     drawn = (tmp_path / "labels.svg").read_bytes()
-    labels.draw([(4, {"ap": 10.0}), (12, {"ap": 11.0})], {"ap": 9.0}, 12, tmp_path / "again.svg")
+    labels.draw([(4, {"ap": 12.0}), (12, {"ap": 13.0})], {"ap": 9.0}, 12, tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_bytes() == drawn
     assert b"<svg" in drawn
 

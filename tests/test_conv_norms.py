@@ -1,6 +1,7 @@
 """Norms that a student trains with: they change nothing where they begin, and leave nothing behind where they end."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,10 +9,15 @@ import torch
 import torchvision
 from torch import nn
 
+from cache.errors import StoreFormatError
+from kdlib.images import normalise_images
 from tests.people_store import make_store
-from train.checkpoint import load_student, read
+from train.checkpoint import load_student, read, save
 from train.conv_norms import NormedConv2d, fold_norms, norm_entries, observed
+from train.dataset import StoreDataset
+from train.errors import TrainError
 from train.loop import Trainer, fit
+from train.norm_start import start_norms
 from train.recipe import Recipe
 from train.run import Run
 from train.students import BACKBONES, build_student, load_pretrained
@@ -120,12 +126,45 @@ def test_the_trainer_starts_from_what_imagenet_weights_say(store, tmp_path, imag
         made = Trainer(run_of(store, tmp_path / norm, pretrained=str(imagenet), backbone_norm=norm))
         made.state.restore()
         trainers[norm] = made.state
-    pictures = trainers["batch"]._some_pictures()
-    assert pictures.shape == (18, 64, 48, 3)
-    floats = pictures.permute(0, 3, 1, 2).float() / 64 - 2
+    dataset = StoreDataset(store, (48, 64), views=None)
+    floats = normalise_images(torch.stack([dataset[i]["image"] for i in range(len(dataset))]))
     found, expected = (trainers[norm].model.eval().taps(floats).stride16 for norm in ("batch", "none"))
     similar = nn.functional.cosine_similarity(found.flatten(), expected.flatten(), 0)
     assert float(similar.detach()) > 0.99
+
+
+@pytest.mark.parametrize(("bad", "begins"), [(range(3), False), (range(18), True)])
+def test_damaged_records_are_left_to_the_training(store, imagenet, monkeypatch, bad, begins):
+    def damaged(dataset, index):
+        if index in bad:
+            raise StoreFormatError("view 0 is damaged")
+        return whole(dataset, index)
+
+    whole = StoreDataset.__getitem__
+    monkeypatch.setattr(StoreDataset, "__getitem__", damaged)
+    dataset = StoreDataset(store, (48, 64), views=None)
+    student = normed()
+    load_pretrained(student, "squeezenet1_1", str(imagenet))
+    start_norms(student, dataset)
+    untouched = all((v == 1).all() for k, v in norm_entries(student).items() if k.endswith("running_var"))
+    assert untouched == begins
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_a_run_of_before_there_were_norms_is_one_without(store, tmp_path, norm):
+    fit(run_of(store, tmp_path, pretrained="none", backbone_norm="none", epochs=1))
+    for name in ("last.pt", "best.pt"):
+        content = read(tmp_path / name)
+        del content["recipe"]["backbone_norm"]
+        save(tmp_path / name, content)
+    assert load_student(tmp_path / "best.pt").recipe.backbone_norm == "none"
+    again = run_of(store, tmp_path, pretrained="none", backbone_norm=norm, epochs=1)
+    again = dataclasses.replace(again, overwrite=False, resume=True)
+    if norm == "none":
+        assert fit(again)["instances"] == 18
+        return
+    with pytest.raises(TrainError, match=r'recipe\.backbone_norm: "none" -> "batch"'):
+        fit(again)
 
 
 def test_added_norms_are_those_of_torch():

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 EPS: Final = 1e-5
+KERNEL: Final = 4
+"""Axes of a convolution's weights."""
 PARTS: Final = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 LAST: Final = ".norm.num_batches_tracked"
 """How the last entry of a norm's state ends."""
@@ -82,7 +84,7 @@ def fold_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state of a model as that of the plain one, without added norms, that answers the same at rest."""
     folded = dict(state)
     for conv in [key.removesuffix(LAST) for key in state if key.endswith(LAST)]:
-        if f"{conv}.weight" in folded:
+        if f"{conv}.bias" in folded and folded[f"{conv}.weight"].ndim == KERNEL:
             norm = {part: folded.pop(f"{conv}.norm.{part}") for part in PARTS}
             names = f"{conv}.weight", f"{conv}.bias"
             statistics = norm["running_mean"], norm["running_var"], EPS, norm["weight"], norm["bias"]

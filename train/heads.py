@@ -98,10 +98,10 @@ class PyramidHead(nn.Module):
 class FusedHead(nn.Module):
     """The doublings of `DeconvHead`, to each of which the finer features of its resolution are added.
 
-    Each side of a sum has a batch norm of its own, as where HRNet fuses its branches: SqueezeNet has none, and from
-    ImageNet weights a fine side would start a hundred times as large as the coarse one and drown it. The fine side's
-    norm starts at zero, so the head begins as a `DeconvHead`. Finer features lie between the pixels of the doubled
-    ones; the mean of four brings them onto the grid.
+    Each side of a sum has a batch norm of its own, as where HRNet fuses its branches: SqueezeNet as published has none,
+    and from ImageNet weights a fine side would start a hundred times as large as the coarse one and drown it. The fine
+    side's norm starts at zero, so the head begins as a `DeconvHead`. Finer features lie between the pixels of the
+    doubled ones; the mean of four brings them onto the grid.
     """
 
     def __init__(self, channels: Taps[int], joints: int) -> None:

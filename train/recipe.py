@@ -27,6 +27,10 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
 """What numbers may be; nan is none of it."""
 
 
+BEFORE = {"backbone_norm": "none"}
+"""What recipes did that were written before they had a knob for it, where that is not today's default."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How to train one student."""
@@ -34,15 +38,15 @@ class Recipe:
     student: str = _knob("squeezenet1_1", "backbone: squeezenet1_1, squeezenet1_0, timm:NAME or torchvision:NAME")
     head: str = _knob(
         "fused",
-        "fused (learnt doublings, finer features added to them), deconv (the doublings alone), pyramid (for random "
-        "weights), or interp (the notebook's)",
+        "fused (learnt doublings, finer features added to them), deconv (the doublings alone), pyramid (other "
+        "doublings), or interp (the notebook's)",
     )
     input_size: str = _knob("", "HEIGHTxWIDTH, e.g. 256x192, of the student's input (default: the teacher's)")
     pretrained: str = _knob("auto", "ImageNet weights: auto (download), none, or a file")
     backbone_norm: str = _knob(
         "batch",
-        "what a backbone without norms (SqueezeNet) trains with: batch (norms that the student file has folded into "
-        "its convolutions) or none",
+        "what squeezenet1_1 and squeezenet1_0 train with: batch (norms that the student file has folded into its "
+        "convolutions) or none; others keep what they have",
         choices=["batch", "none"],
     )
 
@@ -73,7 +77,9 @@ class Recipe:
         choices=["constant", "linear"],
     )
     temperature: float = _knob(
-        0.5, "of teacher and student before their KL: above 1 softens both, below 1 looks at the peaks"
+        0.5,
+        "of teacher and student before their KL, which counts by its square: above 1 softens both, below 1 looks at "
+        "the peaks",
     )
     logits: str = _knob("log", "log (of the heatmap above the store's floor) or raw", choices=["log", "raw"])
     joints: str = _knob(
@@ -106,7 +112,7 @@ class Recipe:
 
     @classmethod
     def read(cls, knobs: dict[str, Any], path: Path) -> Self:
-        """Take a recipe out of a student's file; knobs that it lacks are at their defaults.
+        """Take a recipe out of a student's file.
 
         Raises:
             TrainError: If it has a knob that is not known here, as the file of a newer version may.
@@ -115,7 +121,7 @@ class Recipe:
         if unknown:
             names = ", ".join(sorted(unknown))
             raise TrainError(f"{path} has a recipe that this version cannot read ({names}): it may be a newer one's")
-        return cls(**knobs)
+        return cls(**BEFORE | knobs)
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace) -> Self:

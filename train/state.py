@@ -8,32 +8,28 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from cache.errors import StoreFormatError
 from cache.manifest import differences
 from kdlib.device import choose_precision
-from kdlib.images import normalise_images
 from train import checkpoint
 from train.augment import Augmentation
 from train.compiling import compiler_problem
-from train.conv_norms import fold_norms, norm_entries, observed
+from train.conv_norms import fold_norms
 from train.dataset import StoreDataset
-from train.errors import BadRecordError, TrainError
+from train.errors import TrainError
 from train.evaluate import check_joints, student_loader
-from train.loader import Loader, is_bad_record
+from train.loader import Loader
+from train.norm_start import start_norms
 from train.progress import Progress
+from train.recipe import BEFORE
 from train.run import Run
 from train.run_folder import discard, refuse_taken, write_history, write_text
 from train.step import Stepper
 from train.students import Student, build_student, load_pretrained
 
 VAL_BATCH = 64
-OBSERVED = 64
-"""Pictures by which added norms start."""
 
 
 class State:
@@ -141,30 +137,20 @@ class State:
             refuse_taken(out)
         self.progress.start, pretrained = load_pretrained(self.model, self.recipe.student, self.recipe.pretrained)
         say(self.progress.start)
-        if pretrained and norm_entries(self.model):
-            with torch.no_grad(), observed(self.model):
-                self.model.taps(normalise_images(self._some_pictures().to(self.run.device)))
+        if pretrained:
+            start_norms(
+                self.model, StoreDataset(self.run.store, self.run.input_size, views=None, images=self.run.images)
+            )
         if self.run.overwrite:
             discard(out)
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "config.json", json.dumps({**self.config, "resolved": self.resolved}, indent=2) + "\n")
         write_history(out, [])
 
-    def _some_pictures(self) -> Tensor:
-        """Plain crops (N, H, W, 3) uint8 of a few persons spread over the store."""
-        dataset = StoreDataset(self.run.store, self.run.input_size, views=None, images=self.run.images)
-        pictures = []
-        for index in np.linspace(0, len(dataset) - 1, min(OBSERVED, len(dataset))).astype(int):
-            try:
-                pictures.append(dataset[int(index)]["image"])
-            except (StoreFormatError, BadRecordError) as error:
-                if not (self.run.skip_bad_records and is_bad_record(error)):
-                    raise
-        return torch.stack(pictures)
-
     def _read_last(self) -> dict[str, Any]:
         content = checkpoint.read(self.last)
-        differing = differences({key: content.get(key) for key in self.config}, self.config)
+        found = {key: content.get(key) for key in self.config} | {"recipe": BEFORE | content.get("recipe", {})}
+        differing = differences(found, self.config)
         if differing:
             raise TrainError(
                 f"{self.last} belongs to another run, and resuming would change {'; '.join(differing)}: give the "

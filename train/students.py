@@ -46,7 +46,7 @@ class Student(nn.Module):
         raise NotImplementedError
 
     def add_norms(self) -> None:
-        """Give a backbone that has no batch norms some to train with; others stay as they are."""
+        """Give a SqueezeNet batch norms to train with; other backbones stay as they are."""
 
 
 class SqueezeNetStudent(Student):

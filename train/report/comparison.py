@@ -25,7 +25,8 @@ class Pair:
     def unequal(self) -> list[str]:
         """Recipe entries in which they differ, the teacher's own apart."""
         ours, theirs = self.distilled.config["recipe"], self.baseline.config["recipe"]
-        return [name for name in ours if name not in TEACHER_KNOBS and ours[name] != theirs.get(name)]
+        names = [*ours, *(name for name in theirs if name not in ours)]
+        return [name for name in names if name not in TEACHER_KNOBS and ours.get(name) != theirs.get(name)]
 
     def difference(self, metric: str) -> float:
         """Distilled minus baseline, in points."""

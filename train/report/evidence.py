@@ -15,6 +15,7 @@ from train import checkpoint
 from train.complexity import complexity
 from train.errors import TrainError
 from train.evaluate import Predictions, cached_teacher, check_joints, measure, predict, student_loader
+from train.recipe import BEFORE
 
 TRAINING = ("train_seconds", "train_instances_per_second")
 """What only the run itself could measure."""
@@ -81,6 +82,7 @@ def _teacher(store: Any) -> Subject:
 def _student(store: Any, run: Path, name: str, images: Path | None) -> Trained:
     student = checkpoint.load_student(run / "best.pt")
     config = _json(run / "config.json")
+    config["recipe"] = BEFORE | config["recipe"]
     check_joints(store, config["joints"], str(run))
     loader = student_loader(store, student.input_size, 64, torch.device("cpu"), images)
     with progress(f"evaluate {name}", "batches") as tell:
