@@ -1,17 +1,10 @@
-"""Look at stores, check them, compare them, and change their form.
+"""Look at stores, check them, compare them, change their form, and pass them on.
 
-python -m cache info    coco_val.zarr              # what is in it, or how far an unfinished one has come
-python -m cache verify  coco_val.zarr              # read and check everything; exit 1 and the bad records
-python -m cache verify  coco_val.zarr --repair     # keep what is sound; the run that made it rebuilds the rest
-python -m cache diff    coco_val.zarr coco_val.h5  # the same content? exit 1 and what differs
-python -m cache diff    exact.zarr coded.zarr --within-codec-error   # or as much the same as the codecs allow?
-python -m cache convert coco_val.zarr coco_val.h5  # the other form, the same content hash
-python -m cache convert exact.zarr small.h5 --codec root4:64         # another codec, its error measured and stated
-python -m cache push    coco_val.zarr s3://team/coco/    # for the others; docs/sharing.md
-python -m cache pull    s3://team/coco/coco_val.zarr .   # from the others; goes on where it was interrupted
-python -m cache pack    coco_val.zarr coco_val.zip       # one file, which opens as it is; unpack takes it apart
+    python -m cache info train.zarr             # what is in it?
+    python -m cache verify train.zarr           # is it sound? exit code 1 if not
 
-A PATH may also be a URL: http(s)://, s3://, hf://datasets/...
+A store that is read may be named by a URL, too: http(s)://, s3://, hf://datasets/... The --help of each command has
+examples; docs/sharing.md says how stores travel.
 """
 
 import argparse
@@ -22,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cache import manual
 from cache.errors import StoreError
 from cache.location import redact
 from console.flags import Parser
@@ -29,6 +23,8 @@ from console.pipe import exit_with
 
 MEGABYTE = 1_000_000
 LISTED = 20  # problems printed for a person; --json has all
+READ = "a store: a .zarr directory, an .h5 or .zip file, or the URL of one"
+JSON = "print one JSON document"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,56 +41,95 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m cache", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m cache", description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, run, paths, text in (
-        ("info", _info, ["PATH"], "what is in a store, or how far an unfinished one has come"),
-        ("verify", _verify, ["PATH"], "read and check every record, the mask, the hashes and the manifest"),
-        ("diff", _diff, ["A", "B"], "do two stores hold the same? if not, what differs"),
-        ("convert", _convert, ["SRC", "DST"], "write a store in the form that the suffix of DST names"),
+    for name, add_arguments, text, taught in (
+        ("info", _add_info, "what is in a store, or how far an unfinished one has come", manual.INFO),
+        ("verify", _add_verify, "read and check every record, the mask, the hashes and the manifest", manual.VERIFY),
+        ("diff", _add_diff, "do two stores hold the same? if not, what differs", manual.DIFF),
+        ("convert", _add_convert, "write a store in its other form or in another codec", manual.CONVERT),
+        ("push", _add_push, "copy a store to a folder, s3:// or hf:// URL, whole or not at all", manual.PUSH),
+        ("pull", _add_pull, "copy a store from a folder or URL, checked, whole or not at all", manual.PULL),
+        ("pack", _add_pack, "write a Zarr store as one .zip file, which opens as it is", manual.PACK),
+        ("unpack", _add_unpack, "write an archive as a .zarr directory again", manual.UNPACK),
     ):
-        command = commands.add_parser(name, help=text, description=text)
-        for path in paths:
-            command.add_argument(path.lower(), metavar=path, help="a .zarr directory or an .h5 file")
-        if run is _convert:
-            command.add_argument("--codec", metavar="NAME", help="root4, root4:LEVELS, float16 or float32 (as in SRC)")
-            command.add_argument("--resume", action="store_true", help="go on with an interrupted conversion")
-            command.add_argument("--overwrite", action="store_true", help="replace DST, if it is a store")
-        else:
-            command.add_argument("--json", action="store_true", help="print one JSON document")
-        if run is _verify:
-            command.add_argument(
-                "--repair",
-                action="store_true",
-                help="stage the good shards, so that precompute --resume makes the others",
-            )
-        if run is _diff:
-            command.add_argument(
-                "--within-codec-error",
-                action="store_true",
-                help="exit 0 also if the maps differ by no more than both codecs' stated errors explain",
-            )
-        command.set_defaults(run=run)
-    _add_sharing(commands)
+        add_arguments(commands.add_parser(name, help=text, description=taught, formatter_class=raw))
     return parser
 
 
-def _add_sharing(commands: Any) -> None:
-    """The commands that copy a store; all of them go on where they were interrupted, or begin anew."""
-    for name, run, paths, text in (
-        ("push", _push, ["STORE", "URL"], "copy a store to a folder, s3:// or hf:// URL, whole or not at all"),
-        ("pull", _pull, ["URL", "STORE"], "copy a store from a folder or URL, checked, whole or not at all"),
-        ("pack", _pack, ["STORE", "ARCHIVE"], "write a Zarr store as one .zip file, which opens as it is"),
-        ("unpack", _pull, ["ARCHIVE", "STORE"], "write an archive as a .zarr directory again"),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        for path in paths:
-            command.add_argument("src" if path == paths[0] else "dst", metavar=path)
-        command.add_argument("--overwrite", action="store_true", help=f"replace {paths[1]}, if it is a store")
-        if name == "pull":
-            command.add_argument("--split", metavar="NAME", help="URL is a folder of stores: take NAME.zarr or .h5")
-            command.add_argument("--limit", metavar="N", type=int, help="the first N instances, a store of its own")
-        command.set_defaults(run=run, split=None, limit=None)
+def _add_info(info: argparse.ArgumentParser) -> None:
+    info.add_argument("path", metavar="PATH", help=f"{READ}, or what is there of an unfinished one")
+    info.add_argument("--json", action="store_true", help=JSON)
+    info.set_defaults(run=_info)
+
+
+def _add_verify(verify: argparse.ArgumentParser) -> None:
+    verify.add_argument("path", metavar="PATH", help=READ)
+    verify.add_argument("--json", action="store_true", help=JSON)
+    verify.add_argument(
+        "--repair", action="store_true", help="stage the good shards, so that precompute --resume makes the others"
+    )
+    verify.set_defaults(run=_verify)
+
+
+def _add_diff(diff: argparse.ArgumentParser) -> None:
+    diff.add_argument("a", metavar="A", help=READ)
+    diff.add_argument("b", metavar="B", help="the same")
+    diff.add_argument("--json", action="store_true", help=JSON)
+    diff.add_argument(
+        "--within-codec-error",
+        action="store_true",
+        help="exit 0 also if the maps differ by no more than both codecs' stated errors explain",
+    )
+    diff.set_defaults(run=_diff)
+
+
+def _add_convert(convert: argparse.ArgumentParser) -> None:
+    convert.add_argument("src", metavar="SRC", help=READ)
+    convert.add_argument("dst", metavar="DST", help="the new store: NAME.zarr, a directory, or NAME.h5, one file")
+    convert.add_argument("--codec", metavar="NAME", help="root4, root4:LEVELS, float16 or float32 (as in SRC)")
+    convert.add_argument("--resume", action="store_true", help="go on with an interrupted conversion")
+    _add_overwrite(convert, "DST")
+    convert.set_defaults(run=_convert)
+
+
+def _add_push(push: argparse.ArgumentParser) -> None:
+    push.add_argument("src", metavar="STORE", help="a store of this machine: a .zarr directory, an .h5 or a .zip file")
+    push.add_argument(
+        "dst",
+        metavar="URL",
+        help="a folder, s3:// or hf://datasets/ URL; one that ends in .zarr, .h5 or .zip is the store itself",
+    )
+    _add_overwrite(push, "the store at URL")
+    push.set_defaults(run=_push)
+
+
+def _add_pull(pull: argparse.ArgumentParser) -> None:
+    pull.add_argument("src", metavar="URL", help=f"{READ}; with --split the folder that holds it")
+    pull.add_argument("dst", metavar="STORE", help="the copy, or a folder, where it gets the source's name")
+    pull.add_argument("--split", metavar="NAME", help="URL is a folder of stores: take NAME.zarr, .h5 or .zip")
+    pull.add_argument("--limit", metavar="N", type=int, help="the first N instances, a store of its own")
+    _add_overwrite(pull, "STORE")
+    pull.set_defaults(run=_pull)
+
+
+def _add_pack(pack: argparse.ArgumentParser) -> None:
+    pack.add_argument("src", metavar="STORE", help="a store of the Zarr form, here or at a URL")
+    pack.add_argument("dst", metavar="ARCHIVE", help="the file to write: NAME.zip")
+    _add_overwrite(pack, "ARCHIVE")
+    pack.set_defaults(run=_pack)
+
+
+def _add_unpack(unpack: argparse.ArgumentParser) -> None:
+    unpack.add_argument("src", metavar="ARCHIVE", help="a .zip file that pack has written, here or at a URL")
+    unpack.add_argument("dst", metavar="STORE", help="NAME.zarr, or a folder, where it gets the archive's name")
+    _add_overwrite(unpack, "STORE")
+    unpack.set_defaults(run=_pull, split=None, limit=None)
+
+
+def _add_overwrite(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--overwrite", action="store_true", help=f"replace {what}, if it is a store")
 
 
 def _info(options: argparse.Namespace) -> int:

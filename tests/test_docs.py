@@ -96,7 +96,7 @@ def examples(description):
 
 
 def taught():
-    for room in ("precompute", "train"):
+    for room in ("cache", "precompute", "train"):
         for prog, description in manuals(importlib.import_module(f"{room}.__main__")._parser()):
             yield from (pytest.param(line, id=f"{prog} --help: {line}") for line in examples(description))
 
@@ -168,25 +168,26 @@ def messages():
 
 
 def options(parser, prefix):
-    """(command, flag, help) of a parser and of those below it."""
+    """(command, flag or argument, help) of a parser and of those below it."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, below in action.choices.items():
                 yield from options(below, f"{prefix} {name}")
-        elif action.option_strings:
-            yield prefix, action.option_strings[-1], action.help
+        else:
+            yield prefix, [*action.option_strings, action.dest][-1], action.help
 
 
 @pytest.mark.parametrize("room", ["cache", "precompute", "train"])
-def test_every_flag_says_in_the_help_what_it_is(room):
+def test_every_flag_and_argument_says_in_the_help_what_it_is(room):
     found = list(options(importlib.import_module(f"{room}.__main__")._parser(), room))
     assert len(found) > 20
     assert [(command, flag) for command, flag, text in found if not text] == []
 
 
-def test_every_command_of_the_trainer_teaches_by_examples_of_its_own():
-    found = dict(manuals(importlib.import_module("train.__main__")._parser()))
-    assert len(found) == 8
+@pytest.mark.parametrize(("room", "count"), [("cache", 9), ("precompute", 1), ("train", 8)])
+def test_every_command_teaches_by_examples_of_its_own(room, count):
+    found = dict(manuals(importlib.import_module(f"{room}.__main__")._parser()))
+    assert len(found) == count
     few = [prog for prog, text in found.items() if sum(f"{prog} " in f"python -m {e}" for e in examples(text)) < 2]
     assert few == []
 
