@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import StoreFormatError
+from console.nearest import did_you_mean
 
+CODECS = ("root4", "float16", "float32")
 DEFAULT_FLOOR = 0.003
 DEFAULT_LEVELS = 127  # 1/34 of float32 at 4e-5 nats, 9e-5 at worst, on a COCO teacher; see docs/decisions/0005
 _WORD = np.dtype("<u8")
@@ -227,15 +229,18 @@ def codec_from_name(name: str, floor: float = DEFAULT_FLOOR) -> Codec:
     if name in ("float16", "float32"):
         return FloatCodec(name, floor)
     kind, _, levels = name.partition(":")
-    if kind != "root4" or not (levels == "" or levels.isdigit()):
-        raise StoreFormatError(f"unknown codec {name!r}: known are root4, root4:LEVELS, float16, float32")
+    if kind != "root4":
+        hint = did_you_mean(kind, CODECS, "known are root4, root4:LEVELS, float16, float32", most=2)
+        raise StoreFormatError(f"unknown codec {name!r}; {hint}")
+    if not (levels == "" or levels.isdigit()):
+        raise StoreFormatError(f"codec {name!r}: LEVELS of root4:LEVELS is a whole number, e.g. root4:64")
     return RootCodec(floor, int(levels or DEFAULT_LEVELS))
 
 
 def codec_from_json(description: Mapping[str, Any]) -> Codec:
     """The codec that a manifest describes; `StoreFormatError` if this version does not know it."""
     name, version = description.get("name"), description.get("version")
-    if type(version) is not int or version != 1 or name not in ("root4", "float16", "float32"):
+    if type(version) is not int or version != 1 or name not in CODECS:
         raise StoreFormatError(f"unknown codec {name!r} version {version!r}: a newer program wrote this store; upgrade")
     floor, levels = description.get("floor"), description.get("levels")
     if not isinstance(floor, float) or (name == "root4" and type(levels) is not int):

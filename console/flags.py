@@ -5,11 +5,12 @@ error: python -m train distill has no flag --tempature; did you mean --temperatu
 """
 
 import argparse
-import difflib
 import re
 import sys
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
+
+from console.nearest import did_you_mean
 
 _FLAG = re.compile(r"--?[a-zA-Z][^\s=]*(?==|$)")
 """What argparse takes for a flag: no number, and no text with spaces."""
@@ -51,14 +52,13 @@ class Parser(argparse.ArgumentParser):
 
 def no_command(program: str, given: str, names: Collection[str]) -> str:
     """Why a command is refused, with the nearest of those that there are, or else all of them."""
-    close = difflib.get_close_matches(given.lower(), names, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(sorted(names))}"
-    return f"{program} has no command {given}; {hint}"
+    return f"{program} has no command {given}; {did_you_mean(given, names, _all(names))}"
 
 
 def no_flag(command: str, given: str, names: Collection[str]) -> str:
     """Why a flag is refused, with the nearest of the names that there are, or else all of them."""
-    plain = {name.lstrip("-"): name for name in names}
-    close = difflib.get_close_matches(given.lstrip("-").replace("_", "-").lower(), plain, n=1)
-    hint = f"did you mean {plain[close[0]]}?" if close else f"it has {', '.join(sorted(names))}"
-    return f"{command} has no flag {given}; {hint}"
+    return f"{command} has no flag {given}; {did_you_mean(given, names, _all(names))}"
+
+
+def _all(names: Collection[str]) -> str:
+    return f"it has {', '.join(sorted(names))}"

@@ -103,18 +103,24 @@ def _split(arguments: argparse.Namespace) -> Any:
     raise PrecomputeError("say where the data are: either --data DIR --split NAME, or --images DIR --annotations FILE")
 
 
+def _members(arguments: argparse.Namespace) -> list[tuple[str, Path | None]]:
+    """(name, checkpoint) of the teacher, and of those that it is averaged with."""
+    from precompute.ensemble import parse_member
+
+    return [(arguments.teacher, arguments.checkpoint), *map(parse_member, arguments.ensemble)]
+
+
 def _teacher(arguments: argparse.Namespace) -> Any:
     from kdlib.geometry import parse_size
-    from precompute.ensemble import ensemble, parse_member
+    from precompute.ensemble import ensemble
     from precompute.teacher import load_teacher
     from precompute.team import own_device
 
     size = parse_size(arguments.input_size) if arguments.input_size else None
-    members = [(arguments.teacher, arguments.checkpoint), *map(parse_member, arguments.ensemble)]
     device = own_device(arguments.device)
     opened = [
         load_teacher(name, weights, input_size=size, device=device, precision=arguments.precision)
-        for name, weights in members
+        for name, weights in _members(arguments)
     ]
     return ensemble(opened) if len(opened) > 1 else opened[0]
 
@@ -125,9 +131,12 @@ def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     from precompute.job import Job
     from precompute.provenance import describe
     from precompute.selection import select
+    from precompute.teacher import check_name
     from precompute.team import local_share
     from precompute.views import ViewPlan, plan_geometry
 
+    for name, _ in _members(arguments):
+        check_name(name)  # first: no look at the data for a slip of the hand
     split = _split(arguments)
     chosen = select(
         split,
@@ -166,11 +175,13 @@ def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    import cache
     from precompute.team import assembled
 
     with assembled() as team:
         if team.size > 1 and (arguments.check is not None or arguments.dry_run):
             raise PrecomputeError("--dry-run and --check are for one process: run them without torchrun")
+        codec = cache.codec_from_name(arguments.codec)
         try:
             job, provenance = _job(arguments)
         except ValueError as error:  # of the kinds that say what is wrong with a file, a name or a size
@@ -178,8 +189,8 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.check is not None:
             return _check(arguments, job, provenance)
         if arguments.dry_run:
-            return _dry_run(arguments, job)
-        return _make(arguments, job, provenance, team)
+            return _dry_run(arguments, job, codec)
+        return _make(arguments, job, provenance, codec, team)
 
 
 def _check(arguments: argparse.Namespace, job: Any, provenance: dict[str, Any]) -> int:
@@ -195,23 +206,22 @@ def _check(arguments: argparse.Namespace, job: Any, provenance: dict[str, Any]) 
     return 0
 
 
-def _dry_run(arguments: argparse.Namespace, job: Any) -> int:
-    import cache
+def _dry_run(arguments: argparse.Namespace, job: Any, codec: Any) -> int:
     from precompute.dry_run import dry_run
 
-    cost = dry_run(job, cache.codec_from_name(arguments.codec), arguments.store)
+    cost = dry_run(job, codec, arguments.store)
     print(json.dumps(cost.to_json(), indent=1) if arguments.json else cost.page())
     return 0
 
 
-def _make(arguments: argparse.Namespace, job: Any, provenance: dict[str, Any], team: Any) -> int:
+def _make(arguments: argparse.Namespace, job: Any, provenance: dict[str, Any], codec: Any, team: Any) -> int:
     """Make the store, or what of it this process of a team is to make."""
     import cache
     from precompute.existing import refuse_other
     from precompute.run import create_writer, fill, finish, warn
     from precompute.team import restarted
 
-    codec, path = cache.codec_from_name(arguments.codec), arguments.store
+    path = arguments.store
     resume = restarted() or (arguments.resume and not arguments.overwrite)
     if resume and not arguments.overwrite and path.exists() and not cache.awaits_repair(path):
         line = refuse_other(job, cache.open_store(path), codec, provenance)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from console.nearest import did_you_mean
 from kdlib.complexity import multiply_adds, parameter_count
 from kdlib.device import PRECISIONS, choose_device, choose_precision
 from kdlib.images import COLOUR_ORDER, IMAGENET_MEAN, IMAGENET_STD
@@ -114,6 +115,7 @@ def load_teacher(
     """
     if name.startswith(ONNX):
         return _load_onnx(Path(name.removeprefix(ONNX)), checkpoint, input_size, device, precision)
+    check_name(name)
     name, input_size = _network_and_size(name, input_size)
     on = choose_device(device)
     computes_in = choose_precision(precision, on)
@@ -128,6 +130,14 @@ def load_teacher(
     return replace(teacher, parameters=parameters, multiply_adds=_multiply_adds(name, input_size))
 
 
+def check_name(name: str) -> None:
+    """Refuse with a ValueError what is no teacher's name, before any file is looked at."""
+    known = [*HRNETS, *zoo.ZOO]
+    if name not in known and not name.startswith(ONNX):
+        hint = did_you_mean(name, known, f"available: {', '.join(known)}, or {ONNX}FILE", most=2)
+        raise ValueError(f"unknown teacher {name!r}; {hint}")
+
+
 def _network_and_size(name: str, input_size: tuple[int, int] | None) -> tuple[str, tuple[int, int] | None]:
     """The network's name and its size, from a name that may carry the size."""
     if name in zoo.ZOO:
@@ -135,8 +145,6 @@ def _network_and_size(name: str, input_size: tuple[int, int] | None) -> tuple[st
         if input_size not in (None, published.input_size):
             raise ValueError(f"{name} runs at its own input size; leave out --input-size, or name {published.network}")
         return published.network, published.input_size
-    if name not in HRNETS:
-        raise ValueError(f"unknown teacher {name!r}; available: {', '.join([*HRNETS, *zoo.ZOO])}, or {ONNX}FILE")
     return name, input_size
 
 

@@ -120,6 +120,7 @@ def test_maps_are_a_quarter_of_the_input(head, size):
     [
         ("timm:mobilenetv3_smal_050", "there is no timm:mobilenetv3_smal_050; did you mean .*mobilenetv3_small_050"),
         ("torchvision:resnet19", "there is no torchvision:resnet19; did you mean resnet18"),
+        ("torchvision:xyzzy", "there is no torchvision:xyzzy; torchvision has [0-9]+ models, and none"),
         ("timm:vit_tiny_patch16_224", "features of strides"),
         ("torchvision:vit_b_16", "cannot be a student"),
         ("keras:resnet18", "timm:NAME and torchvision:NAME"),

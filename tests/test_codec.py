@@ -202,9 +202,20 @@ def test_a_codec_survives_its_name_and_its_description(name):
     assert codec_from_json(codec.to_json()) == codec
 
 
-@pytest.mark.parametrize("name", ["root4:2", "root4:256", "root4:x", "jpeg", ""])
-def test_unknown_codecs_are_refused(name):
-    with pytest.raises(cache.StoreFormatError):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("root4:2", "levels must be in 3..255, not 2"),
+        ("root4:256", "levels must be in 3..255, not 256"),
+        ("root4:x", "LEVELS of root4:LEVELS is a whole number"),
+        ("jpeg", "known are root4, root4:LEVELS, float16, float32"),
+        ("", "known are root4"),
+        ("rot4:64", r"did you mean root4\?"),
+        ("float64", r"did you mean float16 or float32\?"),
+    ],
+)
+def test_unknown_codecs_are_refused(name, message):
+    with pytest.raises(cache.StoreFormatError, match=message):
         cache.codec_from_name(name)
 
 

@@ -191,6 +191,10 @@ def test_wrong_commands_are_refused_in_one_line(data, tmp_path, capsys):
     assert "unknown teacher 'resnet'" in refused(
         capsys, ["--data", str(data), "--teacher", "resnet", "--store", "s.zarr"]
     )
+    nowhere = ["--data", str(tmp_path / "none"), "--store", "s.zarr", "--teacher"]
+    assert "did you mean hrnet_w32" in refused(capsys, [*nowhere, "hrnet_w23"])  # said before the data are looked at
+    assert "did you mean hrnet_w48" in refused(capsys, [*nowhere, "hrnet_w32", "--ensemble", "hrnet_w84=b.pth"])
+    assert "did you mean root4?" in refused(capsys, [*nowhere, "hrnet_w32", "--codec", "rot4:64"])
     assert "ends in one of" in refused(capsys, command(data, tmp_path / "s.npz"))
 
 

@@ -104,7 +104,9 @@ def test_multiply_adds_are_those_of_torchvisions_features_on_the_padded_picture_
     ("name", "head", "size", "message"),
     [
         ("resnet", "deconv", (96, 128), "no student is called 'resnet'; there are squeezenet1_1, squeezenet1_0"),
-        ("squeezenet1_1", "big", (96, 128), "no head is called 'big'"),
+        ("squeezent1_1", "deconv", (96, 128), r"no student is called 'squeezent1_1'; did you mean squeezenet1_1\?"),
+        ("squeezenet1_1", "big", (96, 128), "no head is called 'big'; there are fused, pyramid, deconv, interp"),
+        ("squeezenet1_1", "fusd", (96, 128), r"no head is called 'fusd'; did you mean fused\?"),
         ("squeezenet1_1", "deconv", (100, 128), "divisible by 16, got 128x100"),
     ],
 )

@@ -179,6 +179,8 @@ def test_unknown_choices_list_the_known_ones(checkpoint):
         choose_device("gpu")
     with pytest.raises(ValueError, match=r"unknown teacher 'vitpose'; available: hrnet_w32, .*, or onnx:FILE"):
         load_teacher("vitpose", checkpoint, input_size=SIZE)
+    with pytest.raises(ValueError, match=r"unknown teacher 'HRNet-W23'; did you mean hrnet_w32 or hrnet_w48\?$"):
+        load_teacher("HRNet-W23", checkpoint, input_size=SIZE)
 
 
 def test_a_device_that_is_not_there_is_named(monkeypatch):

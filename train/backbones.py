@@ -4,13 +4,13 @@ Each becomes a module that maps pictures (B, 3, H, W) to a list of its features 
 stride 16 is cut off. Classification networks of both libraries serve, as far as they have these strides.
 """
 
-import difflib
 from typing import Any, Final
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from console.nearest import did_you_mean
 from train.errors import TrainError
 from train.heads import Taps
 
@@ -44,8 +44,9 @@ def _import_timm() -> Any:
 
 
 def _no_such(name: str, names: list[str]) -> TrainError:
-    near = difflib.get_close_matches(name.partition(":")[2], names, 3, 0.5)
-    return TrainError(f"there is no {name}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    source, _, network = name.partition(":")
+    hint = did_you_mean(network, names, f"{source} has {len(names)} models, and none with a name near it", most=3)
+    return TrainError(f"there is no {name}; {hint}")
 
 
 def _open_timm(network: str) -> tuple[nn.Module, Taps[int]]:

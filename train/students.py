@@ -12,6 +12,7 @@ from typing import Any, Final
 import torchvision
 from torch import Tensor, nn
 
+from console.nearest import did_you_mean
 from train.alignment import align
 from train.backbones import is_library_name, open_backbone, timm_pretrained, torchvision_pretrained
 from train.conv_norms import add_norms, norm_entries
@@ -121,11 +122,11 @@ def build_student(name: str, head: str, joints: int, input_size: tuple[int, int]
         TrainError: If the name, the head or the input size (width, height) is none that students have.
     """
     if name not in BACKBONES and not is_library_name(name):
-        raise TrainError(
-            f"no student is called {name!r}; there are {', '.join(BACKBONES)}, timm:NAME and torchvision:NAME"
-        )
+        there = f"there are {', '.join(BACKBONES)}, timm:NAME and torchvision:NAME"
+        raise TrainError(f"no student is called {name!r}; {did_you_mean(name, BACKBONES, there)}")
     if head not in HEADS:
-        raise TrainError(f"no head is called {head!r}; there are {', '.join(HEADS)}")
+        there = f"there are {', '.join(HEADS)}"
+        raise TrainError(f"no head is called {head!r}; {did_you_mean(head, HEADS, there)}")
     if any(side <= 0 or side % FEATURE_STRIDE for side in input_size):
         width, height = input_size
         raise TrainError(f"students need an input divisible by {FEATURE_STRIDE}, got {height}x{width} (height x width)")
