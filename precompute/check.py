@@ -153,7 +153,7 @@ def check(job: Job, store: Any, provenance: dict[str, Any], count: int, tell: Te
 def _twice(job: Job, crops: NDArray[np.uint8]) -> tuple[Maps, Maps]:
     """The teacher's maps of crops (n, V, H, W, 3), and once more with the crops in other batches."""
     halves = np.array_split(crops[::-1], min(2, len(crops)))
-    again = [teacher_maps(job.teacher, np.ascontiguousarray(half), job.plan) for half in halves]
+    again = [teacher_maps(job.teacher, half, job.plan) for half in halves]
     return teacher_maps(job.teacher, crops, job.plan), np.concatenate(again)[::-1]
 
 

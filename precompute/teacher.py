@@ -87,7 +87,7 @@ class Teacher:
             raise ValueError(
                 f"{self.name} takes crops (B, {height}, {width}, 3) uint8, got {crops.shape} {crops.dtype}"
             )
-        return self.network(np.require(crops, requirements=["C", "W"]))
+        return self.network(np.array(crops, order="C"))  # a copy: torch takes no negative stride, not even of length 1
 
 
 def load_teacher(

@@ -205,6 +205,13 @@ def test_the_limit_takes_the_first_persons_and_the_ground_truth_follows(data, tm
     assert sorted(store.ground_truth["annotation_id"].tolist()) == sorted(store.instances["annotation_id"].tolist())
 
 
+@pytest.mark.parametrize("count", ["1", "2", "3"])
+def test_check_takes_a_batch_of_any_size(data, store, capsys, count):
+    """The control halves a batch: a half of one instance is a case of its own."""
+    assert main(command(data, store.path, "--views", "4", "--check", count)) == 0
+    assert f"{count} of 11 instances" in capsys.readouterr().out
+
+
 def test_check_passes_on_its_own_store_and_refuses_another_teacher(data, store, tmp_path, capsys):
     assert main(command(data, store.path, "--views", "4", "--check", "5")) == 0
     assert "5 of 11 instances" in capsys.readouterr().out

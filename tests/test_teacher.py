@@ -107,6 +107,7 @@ def test_crops_are_read_and_left_alone(checkpoint, crops):
     np.testing.assert_array_equal(teacher(locked), expected)
     np.testing.assert_array_equal(teacher(torch.from_numpy(crops)), expected)
     np.testing.assert_array_equal(teacher(crops[:, :, ::-1]), teacher(mirror(crops)))
+    np.testing.assert_array_equal(teacher(crops[:1][::-1]), teacher(crops[:1]))  # contiguous, with a negative stride
     np.testing.assert_array_equal(locked, crops)
 
 
