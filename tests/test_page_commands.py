@@ -1,7 +1,8 @@
 """The commands of the pages for users run: each page from top to bottom in a folder of its own, on the smallest data.
 
 A command that is added to a page is run as it stands, and fails here until what it needs is in the folder, or until it
-is in `NOT_RUN` with the reason. What differs from the page is in each test's `typed` and `flags`.
+is in `NOT_RUN` with the reason. What differs from the page is in each test's `typed` and `flags`. The quickstart is run
+by `tests/test_docs.py`.
 """
 
 import hashlib
@@ -28,17 +29,25 @@ from precompute import coco
 from tests import tiny_precompute
 from tests.people_store import IMAGE_SIZE, make_store
 from tests.range_server import RangeServer
-from tests.test_docs import blocks
 from tests.test_object_stores import bucket, endpoint  # noqa: F401
+from tests.test_store_repair import damage
 from tests.trained_student import make_checkpoint
 from tests.web_server import serve
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("coco", "students", "sharing", "looking")
+PAGES = ("precompute", "training", "coco", "students", "sharing", "looking")
 
 NOT_RUN = {
     "pip install -e '.[export]'": "installs packages; that the extra exists is looked up below",
     "pip install -e '.[share]'": "installs packages; that the extra exists is looked up below",
+    "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST1:29500 --rdzv-id coco "
+    "-m precompute $RUN --resume": "two hosts; tests/test_precompute_team.py has two agents on one machine",
+    "torchrun --standalone --nproc-per-node 2 -m train distill --store train.zarr --val-store val.zarr --out runs/d": (
+        "half a minute more: tests/test_distributed.py runs torchrun over the trainer"
+    ),
+    "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m train distill ...": (
+        "two hosts with eight GPUs each"
+    ),
     "torchrun --standalone --nproc-per-node 4 -m train distill --config configs/coco.toml --out runs/coco/distilled": (
         "half a minute more: tests/test_distributed.py runs torchrun over the trainer"
     ),
@@ -64,9 +73,11 @@ STUDENT = "--pretrained none --input-size 64x48 --batch-size 4 --epochs 1 --thre
 
 
 def page_lines(page):
-    """The command lines of a page's shell blocks, a line each, without comments."""
-    text = "\n".join(blocks((ROOT / f"docs/{page}.md").read_text(), "bash", "console"))
-    lines = re.sub(r"\\\n", " ", text).splitlines()
+    """The command lines of a page's shell blocks, a line each, without comments; of a console, what is typed."""
+    text = re.sub(r"\\\n", " ", (ROOT / f"docs/{page}.md").read_text())
+    lines = []
+    for language, body in re.findall(r"```(bash|console)\n(.*?)```", text, re.DOTALL):
+        lines += body.splitlines() if language == "bash" else re.findall(r"^\$ (.*)$", body, re.MULTILINE)
     return [line for line in (" ".join(re.sub(r"(^|\s)#.*", "", line).split()) for line in lines) if line]
 
 
@@ -84,25 +95,33 @@ def execute(words):
     raise AssertionError(f"{words[0]}: nothing here runs it, and NOT_RUN does not name it")
 
 
-def run_page(page, typed=(), flags=()):
+def run_page(page, typed=(), flags=(), before=(), fails=()):
     """Run the commands of a page in the current folder.
 
     Args:
         page: Its name.
         typed: (text of the page, what is typed for it); every one has to be on the page.
         flags: (beginning of a command, flags typed behind it).
+        before: (command, what happens before it).
+        fails: Commands that end in exit code 1.
     """
-    used = set()
+    used, variables, happens = set(), {}, dict(before)
+    assert {*happens, *fails} <= set(page_lines(page))
     for line in page_lines(page):
         if line in NOT_RUN:
             continue
-        command = line
+        if defined := re.fullmatch(r'(\w+)="(.*)"', line):
+            variables[defined[1]] = defined[2]
+            continue
+        if line in happens:
+            happens[line]()
+        command = re.sub(r"\$(\w+)", lambda name: variables[name[1]], line)
         for old, new in typed:
             if old in command:
                 used.add(old)
                 command = command.replace(old, new)
         command = " ".join([command, *(more for begins, more in flags if begins in command)])
-        assert execute(shlex.split(command)) == 0, f"{page}: {line}\nrun as: {command}"
+        assert execute(shlex.split(command)) == (line in fails), f"{page}: {line}\nrun as: {command}"
     assert used == {old for old, _ in typed}
 
 
@@ -143,6 +162,28 @@ def here(tmp_path, monkeypatch):
     (folder / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(folder)
     return folder
+
+
+def test_precompute(here):
+    (here / "precompute").symlink_to(ROOT / "precompute")
+    (here / "teacher.safetensors").symlink_to(ROOT / "precompute/sample/hrnet_w16_sample.safetensors")
+    repair = "python -m cache verify train.zarr --repair"
+    run_page(
+        "precompute",
+        typed=[("--train 90 --val 10", "--train 2 --val 1")],
+        flags=[("configs/coco-teacher.toml", f"--data small {TEACHER}")],
+        before=[(repair, lambda: damage(Path("train.zarr"), 1))],
+        fails=[repair],
+    )
+    assert {path.name for path in here.glob("*.zarr*")} == {"train.zarr"}
+
+
+def test_training(here):
+    for name in ("train", "val", "stores/photographs/train", "stores/photographs/val"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        make_store(Path(f"{name}.zarr"), 6)
+    run_page("training", flags=[("-m train", STUDENT)])
+    assert [path.parent.name for path in sorted(here.glob("runs/*/best.pt"))] == ["a", "b", "c"]
 
 
 def archive(files):
