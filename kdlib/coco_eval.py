@@ -1,7 +1,7 @@
 """COCO's keypoint average precision and recall, through pycocotools, from columns in memory.
 
 Scores follow deep-high-resolution-net.pytorch (lib/dataset/coco.py, ``evaluate``): a person's score is the box's times
-the mean of the joint scores above 0.2, and near-duplicates of one image are suppressed by OKS above 0.9.
+the mean of the joint scores above a threshold, and near-duplicates of one image are suppressed by OKS above 0.9.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from kdlib.geometry import box_to_region
 from kdlib.skeleton import JOINTS, SIGMAS
 
 JOINT_SCORE_THRESHOLD = 0.2
+"""HRNet's, for maps that were regressed: the background of such a map is not zero."""
 NMS_THRESHOLD = 0.9
 REGION_ASPECT = (3, 4)
 """Width to height of the padded boxes whose area the suppression uses; every published COCO input has it."""
@@ -29,9 +30,11 @@ class Columns(Protocol):
         """The column of that name."""
 
 
-def person_scores(box_scores: NDArray[np.floating], joint_scores: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Confidence of each person: box score (N,) times the mean of its joint scores (N, K) above 0.2."""
-    confident = joint_scores > JOINT_SCORE_THRESHOLD
+def person_scores(
+    box_scores: NDArray[np.floating], joint_scores: NDArray[np.floating], threshold: float = JOINT_SCORE_THRESHOLD
+) -> NDArray[np.float64]:
+    """Confidence of each person: box score (N,) times the mean of its joint scores (N, K) above the threshold."""
+    confident = joint_scores > threshold
     total = np.where(confident, joint_scores, 0.0).sum(axis=1, dtype=np.float64)
     return np.asarray(box_scores, np.float64) * total / np.maximum(confident.sum(axis=1), 1)
 
@@ -61,6 +64,7 @@ def keypoint_ap(
     instances: Columns,
     predictions: NDArray[np.floating],
     joint_scores: NDArray[np.floating],
+    threshold: float = JOINT_SCORE_THRESHOLD,
 ) -> dict[str, float]:
     """COCO's keypoint metrics over the images of the ground truth.
 
@@ -70,11 +74,13 @@ def keypoint_ap(
         instances: Columns image_id, bbox, score of the persons that were predicted.
         predictions: (N, 17, 2) image pixels, a row an instance.
         joint_scores: (N, 17) heatmap heights.
+        threshold: Of the joint scores that make a person's score.
 
     Returns:
         The ten `METRICS` in percent; NaN where COCO says -1 (no ground truth of that kind).
     """
-    results = _results(instances, predictions, joint_scores)
+    scores = person_scores(np.asarray(instances["score"]), joint_scores, threshold)
+    results = _results(instances, predictions, scores)
     document = _document(ground_truth, np.asarray(instances["image_id"]))
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -95,11 +101,10 @@ def keypoint_ap(
 
 
 def _results(
-    instances: Columns, predictions: NDArray[np.floating], joint_scores: NDArray[np.floating]
+    instances: Columns, predictions: NDArray[np.floating], scores: NDArray[np.floating]
 ) -> list[dict[str, Any]]:
-    """Predictions in COCO's result format, near-duplicates removed."""
+    """Predictions of N persons with their scores (N,) in COCO's result format, near-duplicates removed."""
     image_ids = np.asarray(instances["image_id"])
-    scores = person_scores(np.asarray(instances["score"]), joint_scores)
     areas = box_to_region(instances["bbox"], REGION_ASPECT)[1].prod(axis=1)
     rows = np.concatenate([predictions, np.ones((*predictions.shape[:2], 1))], axis=2)
     results = []

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.coco_eval import Columns, keypoint_ap
+from kdlib.coco_eval import JOINT_SCORE_THRESHOLD, Columns, keypoint_ap
 from kdlib.geometry import compose_affines, invert_affine, scale_affine, transform_points
 from kdlib.heatmaps import DECODERS, flip_average
 from kdlib.metrics import pck
@@ -65,7 +65,11 @@ def teacher_predictions(
 
 
 def evaluate_points(
-    instances: Columns, ground_truth: Columns, points: NDArray[np.floating], joint_scores: NDArray[np.floating]
+    instances: Columns,
+    ground_truth: Columns,
+    points: NDArray[np.floating],
+    joint_scores: NDArray[np.floating],
+    threshold: float = JOINT_SCORE_THRESHOLD,
 ) -> dict[str, Any]:
     """AP, AR and PCK of predicted points.
 
@@ -74,9 +78,11 @@ def evaluate_points(
         ground_truth: Columns of every annotated person of their images.
         points: (N, K, 2) image pixels.
         joint_scores: (N, K) heatmap heights.
+        threshold: Of the joint scores that make a person's score.
 
     Returns:
         `kdlib.coco_eval.METRICS`, ``pck@...``, ``per_joint`` and ``instances``, percentages throughout.
     """
     distances = pck(points, np.asarray(instances["keypoints"]), np.asarray(instances["bbox"]))
-    return {**keypoint_ap(ground_truth, instances, points, joint_scores), **distances, "instances": len(points)}
+    average_precision = keypoint_ap(ground_truth, instances, points, joint_scores, threshold)
+    return {**average_precision, **distances, "instances": len(points)}

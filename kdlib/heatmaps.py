@@ -90,12 +90,22 @@ def _blur(heatmaps: NDArray[np.floating], kernel: int) -> NDArray[np.float64]:
     return blurred
 
 
-def decode_dark(heatmaps: NDArray[np.floating], kernel: int = 11) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def dark_kernel(rows: int) -> int:
+    """Width of DARK's blur for maps of that height: the published 11 for 64 rows and 17 for 96, 5 for 32.
+
+    These are 6 sigma - 1 of HRNet's Gaussian (sigma: a 32nd of the rows), made odd.
+    """
+    return max(3, 2 * round((6 * rows / 32 - 2) / 2) + 1)
+
+
+def decode_dark(
+    heatmaps: NDArray[np.floating], kernel: int | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Maxima refined by a second-order Taylor step on the log of the blurred map (DARK, arXiv 1910.06278, eq. 9).
 
     Args:
         heatmaps: (..., K, H, W).
-        kernel: Odd width of the blur; 11 for sigma 2, 17 for sigma 3.
+        kernel: Odd width of the blur; None takes `dark_kernel`.
 
     Returns:
         Points (..., K, 2) float32 in heatmap pixels and the maxima of the maps as given, (..., K) float32.
@@ -103,9 +113,10 @@ def decode_dark(heatmaps: NDArray[np.floating], kernel: int = 11) -> tuple[NDArr
     Raises:
         ValueError: If the kernel is even or below 3.
     """
+    height, width = heatmaps.shape[-2:]
+    kernel = dark_kernel(height) if kernel is None else kernel
     if kernel < 3 or kernel % 2 == 0:
         raise ValueError(f"the blur of DARK decoding needs an odd kernel of at least 3, got {kernel}")
-    height, width = heatmaps.shape[-2:]
     xy, scores = peaks(heatmaps)
     flat = np.where(scores.reshape(-1, 1) > 0, xy.reshape(-1, 2), 0)
     log = np.log(np.maximum(_blur(heatmaps.reshape(-1, height, width), kernel), 1e-10))

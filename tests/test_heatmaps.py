@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdlib.heatmaps import decode_argmax, decode_dark, flip_average, flip_back, gaussian_heatmaps
+from kdlib.heatmaps import dark_kernel, decode_argmax, decode_dark, flip_average, flip_back, gaussian_heatmaps
 from kdlib.skeleton import FLIP_ORDER, FLIP_PAIRS, JOINTS, LIMBS, SIGMAS
 
 POINTS = np.array([[[10.3, 20.6], [30.0, 5.5], [15.75, 40.2]]], np.float32)
@@ -29,6 +29,24 @@ def test_argmax_is_within_a_quarter_pixel_and_dark_is_exact_on_gaussians():
     np.testing.assert_allclose(refined, POINTS, atol=0.01)
     np.testing.assert_array_equal(scores, heights)
     np.testing.assert_array_equal(maps, before)
+
+
+def test_the_kernel_of_dark_is_the_published_one_at_the_published_sizes_and_odd_at_any():
+    assert (dark_kernel(64), dark_kernel(96)) == (11, 17)
+    widths = [dark_kernel(rows) for rows in range(8, 130)]
+    assert widths == sorted(widths)
+    assert all(width >= 3 and width % 2 for width in widths)
+
+
+@pytest.mark.parametrize("rows", [32, 48, 64, 96])
+def test_dark_places_hrnets_gaussians_among_noise_better_than_argmax_at_every_size(rows):
+    rng = np.random.default_rng(rows)
+    size = (3 * rows // 4, rows)
+    points = rng.uniform(4, [size[0] - 5, rows - 5], (40, 1, 2)).astype(np.float32)
+    maps = gaussian_heatmaps(points, np.ones((40, 1)), size, rows / 32)
+    maps += rng.normal(0, 0.02, maps.shape).astype(np.float32)
+    off = [np.linalg.norm(decode(maps)[0] - points, axis=-1).mean() for decode in (decode_dark, decode_argmax)]
+    assert off[0] < 0.7 * off[1]
 
 
 def test_argmax_moves_a_quarter_towards_the_higher_neighbour_and_not_at_the_border():

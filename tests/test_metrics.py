@@ -135,6 +135,8 @@ def test_a_persons_score_is_the_box_times_the_mean_of_confident_joints():
     scores = np.zeros((2, 17), np.float32)
     scores[0, :3] = [0.5, 0.7, 0.1]
     np.testing.assert_allclose(person_scores(np.array([0.5, 1.0]), scores), [0.3, 0.0], rtol=1e-6)
+    every = np.random.default_rng(0).uniform(1e-6, 1, (5, 17)).astype(np.float32)
+    np.testing.assert_allclose(person_scores(np.full(5, 0.5), every, 0.0), 0.5 * every.mean(axis=1), rtol=1e-6)
 
 
 def test_a_prediction_in_an_image_without_persons_is_a_false_positive():

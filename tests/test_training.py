@@ -208,7 +208,8 @@ def test_evaluation_of_the_cached_teacher_is_right_when_the_teacher_is(stores, t
     wrong = make_store(tmp_path / "wrong.zarr", 12, shift=6.0)
     assert measure(wrong, cached_teacher(wrong))["pck@0.05"] < 5
     assert main(["evaluate", "--store", str(stores / "val.h5"), "--teacher", "--out", str(tmp_path / "t.json")]) == 0
-    assert json.loads((tmp_path / "t.json").read_text())["model"] == "gaussians"
+    told = json.loads((tmp_path / "t.json").read_text())
+    assert (told["model"], told["decoder"]) == ("gaussians", "argmax")
 
 
 def test_evaluating_a_student_again_gives_the_metrics_of_its_run(stores, tmp_path):
@@ -220,5 +221,6 @@ def test_evaluating_a_student_again_gives_the_metrics_of_its_run(stores, tmp_pat
     )
     again, metrics = (json.loads(p.read_text()) for p in (tmp_path / "e.json", tmp_path / "run/metrics.json"))
     assert all(again[k] == metrics[k] for k in ("ap", "pck@0.05", "pck@0.1", "instances"))
+    assert again["decoder"] == "dark"
     assert again["parameters"] > 1e5
     assert again["multiply_adds"] > 1e7

@@ -23,6 +23,7 @@ from console.flags import Parser
 from kdlib.allocator import keep_freed_memory
 from kdlib.openmp import wait_passively
 from train import manual
+from train.decoding import DECODER, DECODER_HELP
 from train.errors import TrainError
 from train.export import command as export_command
 from train.predict import command as predict_command
@@ -56,7 +57,9 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     who = evaluate.add_mutually_exclusive_group(required=True)
     who.add_argument("--student", type=Path, metavar="FILE", help="RUN/best.pt, or an exported .onnx")
     who.add_argument("--teacher", action="store_true", help="decode the heatmaps in the store")
-    evaluate.add_argument("--decoder", choices=["argmax", "dark"], default="argmax", help=predict_command.DECODER)
+    evaluate.add_argument(
+        "--decoder", choices=["argmax", "dark"], help=f"{DECODER_HELP} (default: {DECODER}, a teacher argmax)"
+    )
     evaluate.add_argument("--out", type=Path, metavar="FILE", help="also write the metrics as JSON")
     evaluate.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
     evaluate.add_argument("--device", default="auto", help=DEVICE)
@@ -175,16 +178,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     store, device = cache.open_store(arguments.store), _device(arguments.device)
     extra: dict[str, Any] = {}
+    decoder = arguments.decoder or ("argmax" if arguments.teacher else DECODER)
     if arguments.teacher:
         name = str(store.manifest["provenance"]["teacher"]["name"])
-        predictions = evaluate.cached_teacher(store, arguments.decoder)
+        predictions = evaluate.cached_teacher(store, decoder)
     elif arguments.student.suffix == ".onnx":
         exported = OnnxStudent(arguments.student, arguments.device)
         name = exported.name
         evaluate.check_joints(store, exported.joints, str(arguments.student))
         loader = evaluate.student_loader(store, exported.input_size, 64, torch.device("cpu"), arguments.images)
         with progress("evaluate", "batches") as tell:
-            predictions = evaluate.predict_exported(exported, loader, decoder=arguments.decoder, tell=tell)
+            predictions = evaluate.predict_exported(exported, loader, decoder=decoder, tell=tell)
     else:
         student = load_student(arguments.student)
         name, extra = student.name, complexity(student.model, student.input_size)
@@ -192,8 +196,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         loader = evaluate.student_loader(store, student.input_size, 64, device, arguments.images)
         model = student.model.to(device)
         with progress("evaluate", "batches") as tell:
-            predictions = evaluate.predict(model, student.supervision, loader, decoder=arguments.decoder, tell=tell)
-    metrics = {**evaluate.measure(store, predictions), **extra, "model": name, "store": store.path.name}
+            predictions = evaluate.predict(model, student.supervision, loader, decoder=decoder, tell=tell)
+    metrics = {
+        **evaluate.measure(store, predictions),
+        **extra,
+        "decoder": decoder,
+        "model": name,
+        "store": store.path.name,
+    }
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(evaluate.to_json(metrics, indent=2) + "\n")

@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from console.progress import Tell, silently
+from kdlib.coco_eval import JOINT_SCORE_THRESHOLD
 from kdlib.evaluation import decode_to_image, evaluate_points, teacher_predictions
 from kdlib.geometry import compose_affines
 from kdlib.images import normalise_images
 from train.dataset import StoreDataset
+from train.decoding import DECODER, JOINT_THRESHOLD
 from train.errors import TrainError
 from train.loader import Loader
 from train.students import STRIDE, Student
@@ -31,6 +33,8 @@ class Predictions:
     """(N, K, 2) image pixels."""
     scores: NDArray[np.float32]
     """(N, K) heatmap heights."""
+    threshold: float = JOINT_THRESHOLD
+    """Of the heights that make a person's score."""
 
 
 def check_joints(store: Any, joints: int, who: str) -> None:
@@ -49,7 +53,7 @@ def predict(
     supervision: Supervision,
     loader: Loader,
     *,
-    decoder: str = "argmax",
+    decoder: str = DECODER,
     tell: Tell = silently,
 ) -> Predictions:
     """Run a student over every instance of an unshuffled loader; `tell` hears of each batch."""
@@ -65,7 +69,7 @@ def predict_exported(
     student: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     loader: Loader,
     *,
-    decoder: str = "argmax",
+    decoder: str = DECODER,
     tell: Tell = silently,
 ) -> Predictions:
     """The same with an exported student, which takes crops (B, H, W, 3) uint8 RGB to heatmaps (B, K, h, w)."""
@@ -97,7 +101,8 @@ def in_store_order(parts: list[Predictions]) -> Predictions:
     rows = np.concatenate([part.rows for part in parts])
     order = np.argsort(rows)
     points = np.concatenate([part.points for part in parts])[order]
-    return Predictions(rows[order], points, np.concatenate([part.scores for part in parts])[order])
+    scores = np.concatenate([part.scores for part in parts])[order]
+    return Predictions(rows[order], points, scores, parts[0].threshold)
 
 
 def student_loader(
@@ -115,7 +120,7 @@ def student_loader(
 
 
 def cached_teacher(store: Any, decoder: str = "argmax") -> Predictions:
-    """What the store's teacher says, decoded from its heatmaps alone."""
+    """What the store's teacher says, decoded from its heatmaps alone, as HRNet's evaluation does it."""
     rows = np.flatnonzero(store.written)
     teacher = store.manifest["provenance"]["teacher"]
     affines = compose_affines(store.view_affine[rows], store.frame_affine[rows][:, None])
@@ -126,7 +131,7 @@ def cached_teacher(store: Any, decoder: str = "argmax") -> Predictions:
         teacher["input_size"][0] / teacher["heatmap_size"][0],
         decoder,
     )
-    return Predictions(rows, points, scores)
+    return Predictions(rows, points, scores, JOINT_SCORE_THRESHOLD)
 
 
 def to_json(metrics: dict[str, Any], indent: int | None = None) -> str:
@@ -145,4 +150,4 @@ def measure(store: Any, predictions: Predictions) -> dict[str, Any]:
     columns = store.instances
     names = ("image_id", "bbox", "score", "keypoints")
     instances = {name: np.asarray(columns[name])[predictions.rows] for name in names}
-    return evaluate_points(instances, store.ground_truth, predictions.points, predictions.scores)
+    return evaluate_points(instances, store.ground_truth, predictions.points, predictions.scores, predictions.threshold)

@@ -31,9 +31,9 @@ AP, AR and PCK of a student, or of the teacher that a store remembers, on the pe
     python -m train evaluate --store val.zarr --teacher             # is it any good? look before you train
     python -m train evaluate --store val.zarr --student runs/distilled/best.pt
     python -m train evaluate --store val.zarr --student student.onnx --out metrics.json
-    python -m train evaluate ... --decoder dark                     # joints between the pixels of the maps
+    python -m train evaluate ... --decoder argmax                   # a quarter pixel from the peak, as HRNet does
 
-The teacher is decoded from the store's heatmaps: that takes seconds and no network.
+The teacher is decoded from the store's heatmaps, as HRNet's own evaluation does it: that takes seconds and no network.
 """
 
 REPORT: Final = """\

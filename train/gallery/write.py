@@ -127,7 +127,7 @@ def results(store: Any, said: Predictions) -> list[dict[str, Any]]:
     columns = {name: np.asarray(store.instances[name])[said.rows] for name in ("keypoints", "bbox", "area", "score")}
     similarity = oks(said.points, columns["keypoints"], columns["area"])
     right = _share_right(said.points, columns["keypoints"], columns["bbox"])
-    scores = person_scores(columns["score"], said.scores)
+    scores = person_scores(columns["score"], said.scores, said.threshold)
     joints = np.concatenate([said.points, said.scores[..., None]], axis=2)
     return [
         {

@@ -12,8 +12,9 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from train.decoding import DECODER, DECODER_HELP
 from train.errors import TrainError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 JPEG_QUALITY = 92
-DECODER: Final = "how a joint is read from its map: argmax, or dark, finer and slower (default: argmax)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--draw-above", type=float, default=0.2, metavar="S", help="draw joints whose map is as high (0.2)"
     )
     parser.add_argument("--no-pictures", action="store_true", help="write keypoints.json alone")
-    parser.add_argument("--decoder", choices=["argmax", "dark"], default="argmax", help=DECODER)
+    parser.add_argument("--decoder", choices=["argmax", "dark"], default=DECODER, help=f"{DECODER_HELP} ({DECODER})")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="crops at a time (32)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 

@@ -11,6 +11,7 @@ from kdlib.evaluation import decode_to_image
 from kdlib.geometry import box_to_region, clip_boxes, region_affine
 from kdlib.skeleton import JOINTS
 from kdlib.warp import warp_image
+from train.decoding import DECODER, JOINT_THRESHOLD
 from train.predict.boxes import Boxes
 from train.student_file import StudentFile
 from train.students import STRIDE
@@ -39,7 +40,7 @@ class People:
     joint_scores: NDArray[np.float32]
     """(N, K) heatmap heights."""
     scores: NDArray[np.float64]
-    """(N,) the box's score times the mean of the joint scores above 0.2, as COCO results of HRNet have it."""
+    """(N,) the box's score times the mean of the joint scores."""
 
 
 def whole_picture(pixels: NDArray[np.uint8]) -> Boxes:
@@ -49,7 +50,7 @@ def whole_picture(pixels: NDArray[np.uint8]) -> Boxes:
 
 
 def estimate(
-    student: StudentFile, scenes: Iterable[Scene], batch_size: int, decoder: str = "argmax"
+    student: StudentFile, scenes: Iterable[Scene], batch_size: int, decoder: str = DECODER
 ) -> Iterator[People]:
     """Find the keypoints of every box, scene after scene; boxes outside their picture are left out."""
     waiting: list[tuple[Scene, Boxes]] = []
@@ -105,7 +106,7 @@ def _people(
 
 def _ranked(scene: Scene, boxes: Boxes, points: NDArray[np.float64], joint_scores: NDArray[np.float32]) -> People:
     """Best first, near-duplicates left out as in HRNet's evaluation (for COCO's joints)."""
-    scores = person_scores(boxes.scores, joint_scores)
+    scores = person_scores(boxes.scores, joint_scores, JOINT_THRESHOLD)
     if points.shape[1] == len(JOINTS):
         order = suppress(points, scores, box_to_region(boxes.xywh, REGION_ASPECT)[1].prod(axis=1))
     else:
