@@ -78,18 +78,6 @@ def decode_argmax(heatmaps: NDArray[np.floating]) -> tuple[NDArray[np.float32], 
     return points.reshape(xy.shape).astype(np.float32), scores
 
 
-def _blur(heatmaps: NDArray[np.floating], kernel: int) -> NDArray[np.float64]:
-    """Gaussian blur of maps (N, H, W) with zeros beyond the border, each map scaled back to its own maximum."""
-    pad = (kernel - 1) // 2
-    blurred = np.empty(heatmaps.shape, np.float64)
-    for i, heatmap in enumerate(heatmaps):
-        padded = np.pad(heatmap.astype(np.float64), pad)
-        smooth = cv2.GaussianBlur(padded, (kernel, kernel), 0)[pad:-pad, pad:-pad]
-        top = smooth.max()
-        blurred[i] = smooth * (heatmap.max() / top) if top > 0 else smooth
-    return blurred
-
-
 def dark_kernel(rows: int) -> int:
     """Width of DARK's blur for maps of that height: the published 11 for 64 rows and 17 for 96, 5 for 32.
 
@@ -119,21 +107,34 @@ def decode_dark(
         raise ValueError(f"the blur of DARK decoding needs an odd kernel of at least 3, got {kernel}")
     xy, scores = peaks(heatmaps)
     flat = np.where(scores.reshape(-1, 1) > 0, xy.reshape(-1, 2), 0)
-    log = np.log(np.maximum(_blur(heatmaps.reshape(-1, height, width), kernel), 1e-10))
+    blurred = _blurred_around(heatmaps.reshape(-1, height, width), flat, kernel)
+    top = blurred.max(axis=(1, 2), keepdims=True)
+    heights = np.maximum(scores.reshape(-1, 1, 1), 1e-10)
+    log = np.log(np.maximum(blurred * (heights / np.where(top > 0, top, 1.0)), 1e-10))
     inner = (flat[:, 0] > 1) & (flat[:, 0] < width - 2) & (flat[:, 1] > 1) & (flat[:, 1] < height - 2)
-    step = _newton_step(log, flat) * inner[:, None]
+    step = _newton_step(log) * inner[:, None]
     return (flat + step).reshape(xy.shape).astype(np.float32), scores
 
 
-def _newton_step(log: NDArray[np.float64], xy: NDArray[np.int64]) -> NDArray[np.float64]:
-    """-Hessian^-1 gradient of each map at its maximum, (N, 2); zero where the Hessian is singular or not a maximum."""
-    here = _around(log, xy, 0, 0)
-    dx = 0.5 * (_around(log, xy, 1, 0) - _around(log, xy, -1, 0))
-    dy = 0.5 * (_around(log, xy, 0, 1) - _around(log, xy, 0, -1))
-    dxx = 0.25 * (_around(log, xy, 2, 0) - 2 * here + _around(log, xy, -2, 0))
-    dyy = 0.25 * (_around(log, xy, 0, 2) - 2 * here + _around(log, xy, 0, -2))
-    corners = _around(log, xy, 1, 1) - _around(log, xy, -1, 1) - _around(log, xy, 1, -1) + _around(log, xy, -1, -1)
-    dxy = 0.25 * corners
+def _blurred_around(heatmaps: NDArray[np.floating], xy: NDArray[np.int64], kernel: int) -> NDArray[np.float64]:
+    """Maps (N, H, W) after a Gaussian blur with zeros beyond the border, at the 5x5 pixels around (x, y): (N, 5, 5)."""
+    reach = (kernel - 1) // 2 + 2
+    padded = np.pad(heatmaps, ((0, 0), (reach, reach), (reach, reach)))
+    offsets = np.arange(2 * reach + 1)
+    rows, columns = xy[:, 1, None] + offsets, xy[:, 0, None] + offsets
+    windows = padded[np.arange(len(heatmaps))[:, None, None], rows[:, :, None], columns[:, None, :]]
+    weights = cv2.getGaussianKernel(kernel, 0)[:, 0]
+    blur = np.stack([np.pad(weights, (i, 4 - i)) for i in range(5)])
+    return np.einsum("ri,nij,cj->nrc", blur, windows.astype(np.float64), blur, optimize=True)
+
+
+def _newton_step(log: NDArray[np.float64]) -> NDArray[np.float64]:
+    """-Hessian^-1 gradient in the middle of (N, 5, 5), (N, 2); zero where the Hessian is singular or not a maximum."""
+    here = log[:, 2, 2]
+    dx, dy = 0.5 * (log[:, 2, 3] - log[:, 2, 1]), 0.5 * (log[:, 3, 2] - log[:, 1, 2])
+    dxx = 0.25 * (log[:, 2, 4] - 2 * here + log[:, 2, 0])
+    dyy = 0.25 * (log[:, 4, 2] - 2 * here + log[:, 0, 2])
+    dxy = 0.25 * (log[:, 3, 3] - log[:, 1, 3] - log[:, 3, 1] + log[:, 1, 1])
     determinant = dxx * dyy - dxy**2
     usable = (determinant > 1e-12) & (dxx < 0)
     safe = np.where(usable, determinant, 1.0)
