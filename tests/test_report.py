@@ -333,6 +333,16 @@ def test_a_teacher_that_decodes_to_another_ap_is_noticed(store, folder):
         store.manifest = {**store.manifest, "teacher_metrics": None}
 
 
+def test_a_run_whose_maps_were_read_in_another_way_is_no_contradiction(store, folder, tmp_path):
+    other = run_copy(folder, tmp_path)
+    reported = json.loads((other / "metrics.json").read_text())
+    assert reported.pop("decoder") == "dark"
+    (other / "metrics.json").write_text(json.dumps({**reported, "ap": 12.5}))
+    (check,) = [check for check in checks(gather(store, [other])) if check.text.startswith(other.name)]
+    assert not check.passed
+    assert "12.50 in metrics.json was read with argmax" in check.text
+
+
 def test_unequal_recipes_are_noticed(store, folder, tmp_path):
     other = run_copy(folder, tmp_path)
     config = json.loads((other / "config.json").read_text())

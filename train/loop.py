@@ -17,6 +17,7 @@ from cache.errors import StoreError
 from console.duration import duration
 from console.progress import progress
 from train.board import Board
+from train.decoding import DECODER
 from train.errors import TrainError
 from train.evaluate import in_store_order, measure, predict, to_json
 from train.loader import Loader, is_bad_record
@@ -205,6 +206,7 @@ class Trainer:
         progress = self.progress
         metrics = {
             **(progress.best or {}),
+            "decoder": DECODER,
             "model": self.run.name,
             "store": self.run.val_store.path.name,
             "train_seconds": round(progress.seconds, 1),

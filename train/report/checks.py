@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from train.decoding import DECODER
 from train.report.comparison import Pair, pairs
 from train.report.evidence import Evidence, Trained
 from train.report.numbers import fixed, has_value
@@ -54,6 +55,10 @@ def _check_reported(store: Any, student: Trained) -> Check:
         other = student.config["val_store"]["name"]
         return Check(False, f"{student.name}: the run was validated on another store, {other}; measured here anew.")
     stored, now = student.reported.get("ap"), student.metrics["ap"]
+    decoder = student.reported.get("decoder", "argmax")  # of runs before 0015
+    if decoder != DECODER:
+        text = f"AP {fixed(stored, 2)} in metrics.json was read with {decoder}, {fixed(now, 2)} now with {DECODER}."
+        return Check(False, f"{student.name}: {text}")
     agree = not has_value(now) or (has_value(stored) and abs(now - stored) < TOLERANCE)
     verdict = "they agree" if agree else "they do not agree"
     return Check(
