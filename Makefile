@@ -164,6 +164,7 @@ check: $(READY) ## lint, format, types and the import law
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	@if [ -x .venv/bin/hadolint ]; then .venv/bin/hadolint Dockerfile; else echo "Dockerfile not linted: no hadolint for this platform"; fi
 	$(PY) -m pytest tests/test_imports.py
 
 docs: $(READY) ## the documentation as a site in site/, with the Python API; a warning is an error
