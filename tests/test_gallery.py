@@ -209,6 +209,22 @@ def test_fiftyone_sorts_persons_from_worst_to_best(store, folder, images, tmp_pa
     assert found["worst"][0] == pytest.approx(expected[0])
 
 
+def test_fiftyone_without_a_database_is_refused_in_one_line(folder, images):
+    program = (
+        "import sys, fiftyone.core.odm.database as database\nfrom train.gallery.__main__ import main\n"
+        "def missing():\n    raise database.fos.ServiceExecutableNotFound('mongod')\n"
+        "database.fos.DatabaseService = missing\n"
+        f"sys.exit(main(['--gallery', {str(folder)!r}, '--images', {str(images)!r}, '--no-app']))"
+    )
+    environment = {**os.environ, "FIFTYONE_DO_NOT_TRACK": "true"}
+    done = subprocess.run(
+        [with_fiftyone(), "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "docs/looking.md" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_the_annotations_of_a_store_are_its_written_persons(store):
     document = annotations(store)
     assert [image["width"] for image in document["images"]] == [IMAGE_SIZE[0]] * 3

@@ -56,10 +56,16 @@ def main(argv: list[str] | None = None) -> int:
     except ImportError:
         print("error: there is no FiftyOne here: pip install fiftyone", file=sys.stderr)
         return 1
+    from fiftyone.core.config import FiftyOneConfigError
+
     try:
         dataset = build(fo, read_gallery(arguments.gallery, arguments.images))
     except TrainError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except FiftyOneConfigError as error:
+        reason = str(error).partition(". ")[0]
+        print(f"error: FiftyOne has no database ({reason}); docs/looking.md says what to install", file=sys.stderr)
         return 1
     print(f"dataset {dataset.name!r}: {len(dataset)} images, {dataset.count('boxes.detections')} persons")
     if not arguments.no_app:
