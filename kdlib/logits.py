@@ -65,10 +65,10 @@ def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return torch.where(empty, torch.full_like(safe, -math.inf), safe).view_as(logits)
 
 
-def density_heatmaps(logits: Tensor, sigma: float) -> Tensor:
-    """Heatmaps from a student's logits: softmax times 2 pi sigma^2.
+def density_heatmaps(logits: Tensor, sigma: float, temperature: float = 1.0) -> Tensor:
+    """Heatmaps from a student's logits: softmax at a temperature times 2 pi sigma^2 T.
 
-    A map that is the label's Gaussian peaks at 1, a sharper one higher (at most 2 pi sigma^2, all in one pixel), a
-    broader one lower.
+    A map that is the label's Gaussian peaks at 1 at every temperature, a sharper one higher (at most 2 pi sigma^2 T,
+    all in one pixel), a broader one lower.
     """
-    return log_softmax(logits).exp() * (2 * math.pi * sigma**2)
+    return log_softmax(logits, temperature).exp() * (2 * math.pi * sigma**2 * temperature)

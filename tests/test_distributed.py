@@ -234,6 +234,8 @@ def test_ranks_share_every_batch_and_every_evaluation_without_rest(stores, world
             np.concatenate([*of_rank, np.empty(0, int)]),
             np.zeros((sum(map(len, of_rank)), 17, 2)),
             np.zeros((sum(map(len, of_rank)), 17)),
+            0.0,
+            "dark",
         )
         for of_rank in seen
     ]

@@ -128,7 +128,8 @@ def test_ground_truth_logits_are_the_log_of_the_gaussian():
 
 def test_density_heatmaps_of_a_gaussian_peak_at_one():
     logits = gaussian_logits(torch.tensor([[[24.0, 32.0]]]), (48, 64), 2.0)
-    assert density_heatmaps(logits, 2.0).max().item() == pytest.approx(1.0, abs=1e-3)
+    for temperature in (0.5, 1.0, 2.0):
+        assert density_heatmaps(logits, 2.0, temperature).max().item() == pytest.approx(1.0, abs=2e-3)
 
 
 def test_the_mse_is_the_weighted_mean_over_joints():

@@ -90,3 +90,10 @@ def test_what_the_teacher_says_nothing_of_does_not_count(maps, batch, joints):
 def test_raw_maps_have_no_floor_and_all_have_a_say(batch):
     raw = dataclasses.replace(PLAIN, logits="raw", joints="all")
     assert raw.weights(batch)["kd"].item() == SHAPE[0] * SHAPE[1]
+
+
+@pytest.mark.parametrize(("gt_weight", "logits", "read_at"), [(0.0, "log", 0.5), (1.0, "log", 1.0), (0.0, "raw", 1.0)])
+def test_maps_that_the_teacher_alone_shaped_are_read_at_its_temperature(maps, gt_weight, logits, read_at):
+    supervision = dataclasses.replace(PLAIN, gt_weight=gt_weight, logits=logits, temperature=0.5)
+    expected = density(maps / read_at) * read_at
+    np.testing.assert_allclose(supervision.heatmaps(maps).numpy(), expected, rtol=1e-5)

@@ -17,7 +17,7 @@ from kdlib.evaluation import decode_to_image, evaluate_points, teacher_predictio
 from kdlib.geometry import compose_affines
 from kdlib.images import normalise_images
 from train.dataset import StoreDataset
-from train.decoding import DECODER, JOINT_THRESHOLD
+from train.decoding import DECODER, joint_threshold
 from train.errors import TrainError
 from train.loader import Loader
 from train.students import STRIDE, Student
@@ -33,8 +33,9 @@ class Predictions:
     """(N, K, 2) image pixels."""
     scores: NDArray[np.float32]
     """(N, K) heatmap heights."""
-    threshold: float = JOINT_THRESHOLD
+    threshold: float
     """Of the heights that make a person's score."""
+    decoder: str
 
 
 def check_joints(store: Any, joints: int, who: str) -> None:
@@ -93,7 +94,8 @@ def _decode_all(
         points.append(batch_points)
         scores.append(batch_scores)
         tell(number, len(loader))
-    return Predictions(np.concatenate(rows), np.concatenate(points), np.concatenate(scores))
+    threshold = joint_threshold(decoder)
+    return Predictions(np.concatenate(rows), np.concatenate(points), np.concatenate(scores), threshold, decoder)
 
 
 def in_store_order(parts: list[Predictions]) -> Predictions:
@@ -102,7 +104,7 @@ def in_store_order(parts: list[Predictions]) -> Predictions:
     order = np.argsort(rows)
     points = np.concatenate([part.points for part in parts])[order]
     scores = np.concatenate([part.scores for part in parts])[order]
-    return Predictions(rows[order], points, scores, parts[0].threshold)
+    return Predictions(rows[order], points, scores, parts[0].threshold, parts[0].decoder)
 
 
 def student_loader(
@@ -131,7 +133,7 @@ def cached_teacher(store: Any, decoder: str = "argmax") -> Predictions:
         teacher["input_size"][0] / teacher["heatmap_size"][0],
         decoder,
     )
-    return Predictions(rows, points, scores, JOINT_SCORE_THRESHOLD)
+    return Predictions(rows, points, scores, JOINT_SCORE_THRESHOLD, decoder)
 
 
 def to_json(metrics: dict[str, Any], indent: int | None = None) -> str:

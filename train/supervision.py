@@ -76,7 +76,17 @@ class Supervision:
 
     def heatmaps(self, maps: Tensor) -> Tensor:
         """The student's maps as heatmaps (B, K, H, W) float32, on the scale where a label's Gaussian peaks at 1."""
-        return density_heatmaps(maps, self.sigma) if self.loss == "kl" else maps.float()
+        if self.loss == "mse":
+            return maps.float()
+        return density_heatmaps(maps, self.sigma, self.reading_temperature)
+
+    @property
+    def reading_temperature(self) -> float:
+        """At which the student's maps are probabilities: that of the teacher's term where it alone shaped them.
+
+        At another temperature, what lies far from the peak was taught by nobody, and there is much of it.
+        """
+        return self.temperature if self.logits == "log" and not self.gt_weight else 1.0
 
     def _ground_truth(self, maps: Tensor, batch: Batch) -> Tensor:
         size = (maps.shape[-1], maps.shape[-2])
@@ -95,7 +105,7 @@ class Supervision:
         divergence = spatial_kl(maps, logits, weight, temperature)
         if not self.mse_weight:
             return divergence
-        return divergence + self.mse_weight * heatmap_mse(self.heatmaps(maps), heatmaps, weight)
+        return divergence + self.mse_weight * heatmap_mse(density_heatmaps(maps, self.sigma), heatmaps, weight)
 
     def _teacher_weights(self, batch: Batch) -> Tensor:
         """(B, K) what each of the teacher's maps counts."""

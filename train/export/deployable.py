@@ -22,7 +22,7 @@ from train.students import STRIDE
 FORMAT: Final = "pose-student-1"
 INPUT, OUTPUT = "image", "heatmaps"
 MEANING: Final = {
-    "kl": "density: softmax over the pixels of a map, times 2 pi sigma^2: a Gaussian of that sigma peaks at 1",
+    "kl": "density: softmax over the pixels of a map, scaled so that a Gaussian of sigma peaks at 1",
     "mse": "regressed: Gaussians of height 1, as HRNet puts them out",
 }
 """What the heatmaps are, by the loss that the student was trained with."""
@@ -35,14 +35,16 @@ class Deployable(nn.Module):
         super().__init__()
         self.model, self.normalised = student.model.cpu().eval(), normalised
         supervision = student.supervision
-        self.height = 2 * math.pi * supervision.sigma**2 if supervision.loss == "kl" else None
+        self.temperature = supervision.reading_temperature
+        height = 2 * math.pi * supervision.sigma**2 * self.temperature
+        self.height = height if supervision.loss == "kl" else None
 
     def forward(self, image: Tensor) -> Tensor:
         """Heatmaps of the crops."""
         maps = self.model(image if self.normalised else normalise_images(image))
         if self.height is None:
             return maps
-        return (maps.flatten(-2).softmax(-1) * self.height).view_as(maps)
+        return ((maps.flatten(-2) / self.temperature).softmax(-1) * self.height).view_as(maps)
 
     def inputs(self, crops: Tensor) -> Tensor:
         """Crops (B, H, W, 3) uint8 RGB in the form that `forward` takes."""

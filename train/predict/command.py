@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--boxes", type=Path, metavar="FILE", help="COCO detections or annotations: where persons are")
     parser.add_argument("--min-box-score", type=float, default=0.3, metavar="S", help="leave out weaker boxes (0.3)")
     parser.add_argument(
-        "--draw-above", type=float, default=0.2, metavar="S", help="draw joints whose map is as high (0.2)"
+        "--draw-above", type=float, default=0.1, metavar="S", help="draw joints whose map is as high (0.1)"
     )
     parser.add_argument("--no-pictures", action="store_true", help="write keypoints.json alone")
     parser.add_argument("--decoder", choices=["argmax", "dark"], default=DECODER, help=f"{DECODER_HELP} ({DECODER})")

@@ -11,7 +11,7 @@ from kdlib.evaluation import decode_to_image
 from kdlib.geometry import box_to_region, clip_boxes, region_affine
 from kdlib.skeleton import JOINTS
 from kdlib.warp import warp_image
-from train.decoding import DECODER, JOINT_THRESHOLD
+from train.decoding import DECODER, joint_threshold
 from train.predict.boxes import Boxes
 from train.student_file import StudentFile
 from train.students import STRIDE
@@ -100,13 +100,15 @@ def _people(
     start = 0
     for scene, boxes in waiting:
         rows = slice(start, start + len(boxes.xywh))
-        yield _ranked(scene, boxes, points[rows], scores[rows])
+        yield _ranked(scene, boxes, points[rows], scores[rows], joint_threshold(decoder))
         start = rows.stop
 
 
-def _ranked(scene: Scene, boxes: Boxes, points: NDArray[np.float64], joint_scores: NDArray[np.float32]) -> People:
+def _ranked(
+    scene: Scene, boxes: Boxes, points: NDArray[np.float64], joint_scores: NDArray[np.float32], threshold: float
+) -> People:
     """Best first, near-duplicates left out as in HRNet's evaluation (for COCO's joints)."""
-    scores = person_scores(boxes.scores, joint_scores, JOINT_THRESHOLD)
+    scores = person_scores(boxes.scores, joint_scores, threshold)
     if points.shape[1] == len(JOINTS):
         order = suppress(points, scores, box_to_region(boxes.xywh, REGION_ASPECT)[1].prod(axis=1))
     else:

@@ -1,4 +1,4 @@
-"""What a report rests on: the teacher and every student, measured on one store with the same code."""
+"""What a report rests on: the teacher and every student, measured on one store."""
 
 import dataclasses
 import json

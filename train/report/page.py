@@ -176,7 +176,7 @@ def _lede(evidence: Evidence, series: Sequence[str]) -> Markup:
         element("b", name),
         f" looked once at {whole(int(store.written.sum()))} persons and left its heatmaps in ",
         element("b", store.path.name),
-        ". There its students were measured beside it, just now and by the same code:",
+        ". There its students were measured beside it, just now:",
         class_="lede",
     )
     students = [

@@ -35,6 +35,10 @@ ACCURACY = (
 )
 
 
+READ = Row("decoder", "Read by", "argmax: as HRNet's evaluation does; dark: between the pixels", str, None)
+"""How joints were found in the network's maps."""
+
+
 def cost_rows(threads: int) -> list[Row]:
     """What a network costs; the CPU's time is for that many threads."""
     on = f"milliseconds for one person on this machine's CPU, {threads} thread{'s' if threads > 1 else ''}"
@@ -54,9 +58,10 @@ def comparison(evidence: Evidence, series: Sequence[str], pairs: Sequence[Pair],
     gains = [element("th", _pair_title(pair), scope="col", class_="gain") for pair in pairs]
     head = element("thead", element("tr", element("td"), *column_heads(subjects, series), *gains))
     metrics, costs = [s.metrics for s in subjects], [s.cost for s in subjects]
+    read = _row(READ, [{READ.key: s.predictions.decoder} for s in subjects], [element("td")] * len(pairs))
     accuracy = [_row(row, metrics, [_gain(evidence.store, pair, row.key) for pair in pairs]) for row in ACCURACY]
     cost = [_row(row, costs, [element("td")] * len(pairs)) for row in cost_rows(threads)]
-    return wide(element("table", head, element("tbody", *accuracy), element("tbody", *cost), class_="comparison"))
+    return wide(element("table", head, element("tbody", *accuracy), element("tbody", read, *cost), class_="comparison"))
 
 
 def _pair_title(pair: Pair) -> str:
