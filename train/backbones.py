@@ -16,6 +16,7 @@ from train.heads import Taps
 
 SOURCES: Final = ("timm", "torchvision")
 STRIDES: Final = (4, 8, 16)
+NEEDED: Final = "take a convolutional backbone with features of strides 4, 8 and 16"
 PROBE: Final = 256
 """Pixels of the square picture on which strides are looked up."""
 
@@ -63,9 +64,9 @@ def _timm_indices(timm: Any, network: str) -> list[int]:
         with torch.device("meta"):
             reductions = timm.create_model(network, features_only=True).feature_info.reduction()
     except (RuntimeError, AttributeError, TypeError, AssertionError) as error:  # timm's ways to say it cannot
-        raise TrainError(f"timm:{network} has no features to take: {error}") from error
+        raise TrainError(f"timm:{network} has no features to take; {NEEDED}") from error
     if not set(STRIDES) <= set(reductions):
-        raise TrainError(f"timm:{network} has features of strides {reductions}; 4, 8 and 16 are needed")
+        raise TrainError(f"timm:{network} has features of strides {reductions}; {NEEDED}")
     return [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
 
 
@@ -117,14 +118,16 @@ def _last_nodes(network: str) -> dict[str, int]:
             in_training, in_evaluation = get_graph_node_names(model)
             both = [name for name in in_evaluation if name in set(in_training)]
             outputs = create_feature_extractor(model, both)(torch.empty(1, 3, PROBE, PROBE))
-    except Exception as error:  # tracing fails in many ways, e.g. for networks of one fixed input size
-        reason = str(error).strip().splitlines()[0]
-        raise TrainError(f"torchvision:{network} cannot be a student: it cannot be traced ({reason})") from error
+    except Exception as error:  # tracing fails in many ways, in words about the tracer
+        raise TrainError(
+            f"torchvision:{network} cannot be a student: it takes pictures of one fixed size, as transformers do, "
+            f"or its features cannot be told apart; {NEEDED}"
+        ) from error
     found = {}
     for stride in STRIDES:
         fitting = [name for name, out in outputs.items() if _has_stride(out, stride)]
         if not fitting:
-            raise TrainError(f"torchvision:{network} has no features of stride {stride}; 4, 8 and 16 are needed")
+            raise TrainError(f"torchvision:{network} has no features of stride {stride}; {NEEDED}")
         found[fitting[-1]] = int(outputs[fitting[-1]].shape[1])
     return found
 
