@@ -4,6 +4,7 @@ Each becomes a module that maps pictures (B, 3, H, W) to a list of its features 
 stride 16 is cut off. Classification networks of both libraries serve, as far as they have these strides.
 """
 
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from console.nearest import did_you_mean
 from train.errors import TrainError
 from train.heads import Taps
+from train.state_dict import load_tensors, read_state_dict
 
 SOURCES: Final = ("timm", "torchvision")
 STRIDES: Final = (4, 8, 16)
@@ -70,11 +72,15 @@ def _timm_indices(timm: Any, network: str) -> list[int]:
     return [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
 
 
-def timm_pretrained(network: str, path: str | None) -> dict[str, Tensor]:
+def timm_pretrained(network: str, path: Path | None) -> dict[str, Tensor]:
     """Pretrained weights under the names of `open_backbone`'s module: timm's own from the web, or a file's.
 
     A file holds the whole network in timm's layout; modules that only take features have dots of some names turned into
     underscores.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        NoStateDictError: If it is something else.
     """
     timm = _import_timm()
     if path is None:
@@ -82,7 +88,8 @@ def timm_pretrained(network: str, path: str | None) -> dict[str, Tensor]:
         full = timm.create_model(network, pretrained=True, features_only=True, out_indices=indices)
         weights: dict[str, Tensor] = full.state_dict()
         return weights
-    flat = {key.replace(".", "_"): value for key, value in timm.models.load_state_dict(path).items()}
+    whole = read_state_dict(path, lambda file: timm.models.load_state_dict(str(file)))
+    flat = {key.replace(".", "_"): value for key, value in whole.items()}
     names = {key: key.replace(".", "_") for key in _open_timm(network)[0].state_dict()}
     return {key: flat[name] for key, name in names.items() if name in flat}
 
@@ -137,10 +144,15 @@ def _has_stride(out: Any, stride: int) -> bool:
     return isinstance(out, Tensor) and out.ndim == 4 and all(abs(n - PROBE / stride) <= 2 for n in out.shape[2:])
 
 
-def torchvision_pretrained(network: str, path: str | None) -> dict[str, Tensor]:
-    """The whole network's pretrained weights under the names of `open_backbone`'s module; more than it has."""
+def torchvision_pretrained(network: str, path: Path | None) -> dict[str, Tensor]:
+    """The whole network's pretrained weights under the names of `open_backbone`'s module; more than it has.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        NoStateDictError: If it is something else.
+    """
     if path:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_state_dict(path, load_tensors)
     else:
         weights = torchvision.models.get_model_weights(network).DEFAULT
         state = weights.get_state_dict(progress=False, check_hash=True)
