@@ -69,6 +69,8 @@ def _entries(parser: argparse.ArgumentParser, path: Path) -> Iterator[tuple[argp
         raise ConfigError(f"{path} is not TOML: {error}") from error
     flags = _flags(parser)
     for key, value in content.items():
+        if key == "config":
+            raise ConfigError(f"{path}: config: a file cannot name another; give --config for each, the last wins")
         if key not in flags and isinstance(value, dict):
             raise ConfigError(f"{path}: [{key}] is a table; flags stand alone, without one above them")
         if key not in flags:

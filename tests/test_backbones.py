@@ -1,5 +1,7 @@
 """Students of other libraries' networks: features where the heads want them, and a student's whole life."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -121,14 +123,17 @@ def test_maps_are_a_quarter_of_the_input(head, size):
         ("timm:mobilenetv3_smal_050", "there is no timm:mobilenetv3_smal_050; did you mean .*mobilenetv3_small_050"),
         ("torchvision:resnet19", "there is no torchvision:resnet19; did you mean resnet18"),
         ("torchvision:xyzzy", "there is no torchvision:xyzzy; torchvision has [0-9]+ models, and none"),
-        ("timm:vit_tiny_patch16_224", "features of strides"),
-        ("torchvision:vit_b_16", "cannot be a student"),
+        ("timm:vit_tiny_patch16_224", r"has features of strides \[16, 16, 16\]; take a convolutional backbone"),
+        ("timm:swin_tiny_patch4_window7_224", "does not run on pictures of 144x112 .*; take a convolutional backbone"),
+        ("torchvision:swin_t", "has no features of stride 8; take a convolutional backbone"),
+        ("torchvision:vit_b_16", "takes pictures of one fixed size, as transformers do, .*; take a convolutional"),
         ("keras:resnet18", "timm:NAME and torchvision:NAME"),
     ],
 )
 def test_what_cannot_be_a_student_is_refused(name, message):
-    with pytest.raises(TrainError, match=message):
+    with pytest.raises(TrainError, match=message) as refused:
         build_student(name, "pyramid", 17, (96, 128))
+    assert not re.search("Proxy|traced|shape|Expected", str(refused.value))
 
 
 def test_pretrained_files_of_both_libraries_fill_the_backbone(tmp_path):

@@ -94,7 +94,7 @@ def test_of_two_files_the_last_wins(tmp_path):
         ("learning_rate = 1e-3", "no flag --learning_rate; did you mean learning-rate?"),
         ("epoch = 3", "no flag --epoch; did you mean epochs?"),
         ("xyzzy = 3", "no flag --xyzzy; it has accumulate, backbone-norm,"),
-        ('config = "other.toml"', "no flag --config"),
+        ('config = "other.toml"', "config: a file cannot name another; give --config for each, the last wins"),
         ("help = true", "no flag --help"),
         ("[recipe]\nepochs = 3", "[recipe] is a table; flags stand alone, without one above them"),
         ('data = "data/coco"', "python -m train distill has no flag --data; it has accumulate,"),

@@ -73,7 +73,7 @@ def test_every_target_takes_a_data_folder_with_spaces(clone, data):
     ]
     stores = {a.store for a in by_command if a.command != "predict"}
     assert stores == {Path("stores/my people/train.zarr"), Path("stores/my people/val.zarr")}
-    assert by_command[-2].source == Path("a photo.jpg")
+    assert by_command[-2].source == "a photo.jpg"
     assert by_command[-1].images == pictures.relative_to(clone)
     assert by_command[-1].student == [runs / "baseline/best.pt", runs / "distilled/best.pt"]
 

@@ -108,8 +108,60 @@ def test_a_folder_gives_coco_results_and_pictures_and_goes_on_past_what_is_broke
         (139, "000000000139.jpg"),
         (285, "sub/000000000285.png"),
     ]
-    drawn = cv2.imread(str(out / "pictures/sub/000000000285.jpg"))
+    drawn = cv2.imread(str(out / "pictures/sub/000000000285.png"))
     assert drawn.shape == (70, 90, 3)
+    assert sorted(p.name for p in out.rglob("*.*")) == ["000000000139.jpg", "000000000285.png", "keypoints.json"]
+
+
+@pytest.fixture
+def predict(checkpoint, tmp_path, capsys):
+    """Runs the command on a source below `tmp_path`; gives its exit code and what it said."""
+
+    def run(source, *flags, out="out"):
+        command = ["predict", str(tmp_path / source), "--student", str(checkpoint), "--out", str(tmp_path / out)]
+        code = main([*command, "--draw-above", "0", *flags])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_names_that_differ_in_their_format_alone_stay_apart(predict, tmp_path):
+    names = ["a.bmp", "a.jpeg", "a.jpg", "a.png", "a.png.jpg", "a.tif", "a.webp"]
+    sizes = {name: (40 + 8 * i, 60) for i, name in enumerate(names)}
+    for name, size in sizes.items():
+        write_pictures(tmp_path / "in", name, size=size)
+    assert predict("in")[0] == 0
+    assert [r["file_name"] for r in keypoints(tmp_path / "out")] == names
+    drawn = {path.name: cv2.imread(str(path)) for path in (tmp_path / "out/pictures").iterdir()}
+    assert {name: (image.shape[1], image.shape[0]) for name, image in drawn.items()} == sizes
+
+
+@pytest.mark.parametrize("out", ["in/predictions", "in"])
+def test_a_second_run_does_not_take_the_drawings_of_the_first_for_pictures(predict, tmp_path, out):
+    write_pictures(tmp_path / "in", "a.png", "sub/b.png")
+    assert predict("in", out=out) == predict("in", out=out)
+    assert [r["file_name"] for r in keypoints(tmp_path / out)] == ["a.png", "sub/b.png"]
+    assert len(list((tmp_path / "in").rglob("*.png"))) == 4
+
+
+def test_an_output_inside_the_source_is_left_out_through_a_link_too(predict, tmp_path):
+    write_pictures(tmp_path / "in", "a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for _ in range(2):
+        assert predict("in", out="link/out")[1].endswith(": 1 person in 1 picture\n")
+    (tmp_path / "in/a.png").unlink()
+    assert "in holds no pictures but the drawings in" in predict("in", out="in/out")[2]
+
+
+def test_drawings_never_replace_their_pictures(predict, tmp_path):
+    write_pictures(tmp_path / "out/pictures", "a.png")
+    before = (tmp_path / "out/pictures/a.png").read_bytes()
+    for source in ("out/pictures", "out/pictures/a.png"):
+        code, _, error = predict(source)
+        assert code == 1
+        assert "the drawings would replace the pictures in" in error
+    assert (tmp_path / "out/pictures/a.png").read_bytes() == before
 
 
 def test_pictures_without_a_drawn_joint_are_said_with_a_height_that_draws(checkpoint, tmp_path, capsys):
@@ -124,9 +176,9 @@ def test_pictures_without_a_drawn_joint_are_said_with_a_height_that_draws(checkp
         line,
     )
     assert float(said[1]) == pytest.approx(highest, rel=0.06)
-    bare = [(tmp_path / f"out/pictures/{i}.jpg").read_bytes() for i in (1, 2)]
+    bare = [(tmp_path / f"out/pictures/{i}.png").read_bytes() for i in (1, 2)]
     assert main([*command, "--draw-above", said[2]]) == 0
-    drawn = [(tmp_path / f"out/pictures/{i}.jpg").read_bytes() for i in (1, 2)]
+    drawn = [(tmp_path / f"out/pictures/{i}.png").read_bytes() for i in (1, 2)]
     assert drawn != bare
     capsys.readouterr()
     assert main([*command, "--draw-above", "100", "--no-pictures"]) == 0
@@ -188,6 +240,45 @@ def test_a_box_file_is_found_by_id_by_name_and_through_its_images(tmp_path):
     assert BoxFile(path).of("x.jpg", None).xywh.tolist() == [[3, 3, 4, 4]]
 
 
+def test_an_image_id_may_be_written_as_text(tmp_path):
+    path = tmp_path / "boxes.json"
+    ids = ["785", "000000000786", 787, 788.0]
+    path.write_text(json.dumps([{"image_id": image_id, "bbox": [1, 2, 3, 4]} for image_id in ids]))
+    boxes = BoxFile(path)
+    assert all(boxes.of(f"{number}.jpg", number) is not None for number in (785, 786, 787, 788))
+
+
+def test_boxes_without_area_inside_their_picture_are_counted(predict, tmp_path):
+    write_pictures(tmp_path / "in", "1.png", "2.png", size=(90, 70))
+    shapes = [[5, 5, 30, 50], [5, 5, 0, 50], [30, 30, -9, -9], [200, 5, 30, 50]]
+    (tmp_path / "boxes.json").write_text(json.dumps([{"image_id": 1, "bbox": box} for box in shapes]))
+    code, said, _ = predict("in", "--boxes", str(tmp_path / "boxes.json"))
+    assert code == 0
+    assert said.endswith("keypoints.json: 1 person in 1 picture; 3 boxes left out: no area inside the picture\n")
+    (tmp_path / "boxes.json").write_text(json.dumps([{"image_id": i, "bbox": [5, 5, 0, 9]} for i in (1, 1, 2)][1:]))
+    assert ": 0 persons in 2 pictures; 2 boxes left out" in predict("in", "--boxes", str(tmp_path / "boxes.json"))[1]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([], "boxes.json holds no box of a person: of category 1, and no crowd"),
+        ([(1, 3, 1.0)], "boxes.json holds no box of a person: of category 1, and no crowd"),
+        ([(1, 1, 0.1), (2, 1, 0.25)], "boxes.json scores below --min-box-score 0.3, the highest 0.25"),
+        ([(1, 1, 0.1), (2, 1, 0.9)], "that counts: each scores below --min-box-score 0.3, the highest 0.1"),
+        ([(2, 1, 0.9)], "that counts: names and image_ids differ"),
+    ],
+)
+def test_pictures_without_boxes_are_refused_with_the_reason(predict, tmp_path, boxes, message):
+    write_pictures(tmp_path, "1.png")
+    entries = [{"image_id": i, "category_id": c, "bbox": [1, 2, 30, 40], "score": s} for i, c, s in boxes]
+    (tmp_path / "boxes.json").write_text(json.dumps(entries))
+    code, _, error = predict("1.png", "--boxes", str(tmp_path / "boxes.json"))
+    assert code == 1
+    assert error.endswith(f"{message}\n")
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -196,13 +287,23 @@ def test_a_box_file_is_found_by_id_by_name_and_through_its_images(tmp_path):
         ('{"images": [{"id": 4}], "annotations": []}', "every entry of images needs an id and a file_name"),
         ('[{"image_id": 1, "bbox": [1, 2, 3]}]', "entry 0: a bbox is four finite numbers"),
         ('[{"image_id": 1, "bbox": [1, 2, 3, NaN]}]', "entry 0: a bbox is four finite numbers"),
+        ('[{"image_id": 1, "bbox": "1234"}]', "entry 0: a bbox is four finite numbers"),
         ('[{"image_id": 1}]', "entry 0: needs image_id"),
+        ('[{"image_id": [1], "bbox": [1, 2, 3, 4]}]', r"entry 0: image_id is a number, .* got \[1\]"),
+        ('[{"image_id": null, "bbox": [1, 2, 3, 4]}]', "entry 0: image_id is a number, .* got null"),
+        ('[{"image_id": 1.5, "bbox": [1, 2, 3, 4]}]', r"entry 0: image_id is a number, .* got 1\.5"),
+        ('[{"file_name": ["a.jpg"], "bbox": [1, 2, 3, 4]}]', "entry 0: image_id is a number, and file_name a text"),
     ],
 )
 def test_a_file_that_holds_no_boxes_is_refused(tmp_path, content, message):
     (tmp_path / "boxes.json").write_text(content)
     with pytest.raises(TrainError, match=message):
         BoxFile(tmp_path / "boxes.json")
+
+
+def test_a_folder_is_no_box_file(tmp_path):
+    with pytest.raises(TrainError, match="is a folder; --boxes takes a JSON file"):
+        BoxFile(tmp_path)
 
 
 def test_pictures_are_upright_and_names_that_are_no_numbers_are_counted(tmp_path):
@@ -232,6 +333,9 @@ def test_a_video_comes_back_frame_by_frame(checkpoint, tmp_path, capsys):
     assert main([*command, "--boxes", str(tmp_path / "boxes.json")]) == 0
     assert [r["image_id"] for r in keypoints(tmp_path / "out")] == [3]
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"clip.mp4", "keypoints.json"}
+    (tmp_path / "boxes.json").write_text(json.dumps([{"image_id": 5, "bbox": [2, 2, 50, 40]}]))
+    assert main([*command, "--boxes", str(tmp_path / "boxes.json")]) == 1
+    assert "no frame of" in capsys.readouterr().err
     assert main(["predict", str(clip), "--student", str(checkpoint), "--out", str(tmp_path)]) == 1
     assert "is the video itself" in capsys.readouterr().err
 
@@ -249,3 +353,39 @@ def test_a_source_without_pictures_is_refused_in_one_line(checkpoint, tmp_path, 
     (tmp_path / "text.avi").write_text("hello")
     assert main(["predict", str(tmp_path / name), "--student", str(checkpoint), "--out", str(tmp_path / "out")]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_url_is_no_local_file(checkpoint, tmp_path, capsys):
+    url = "https://x.y/z.jpg"
+    assert main(["predict", url, "--student", str(checkpoint), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error == f"error: {url} is a URL; predict reads local files: fetch it, and give the path of the file\n"
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("file", "file is a file; give a folder"),
+        ("file/below", "below: Not a directory"),
+        ("taken", "taken/keypoints.json: Is a directory"),
+        ("drawn", "drawn/pictures/a.png: Is a directory"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_one_line(predict, tmp_path, out, message):
+    write_pictures(tmp_path / "in", "a.png")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken/keypoints.json").mkdir(parents=True)
+    (tmp_path / "drawn/pictures/a.png").mkdir(parents=True)
+    code, _, error = predict("in", out=out)
+    assert code == 1
+    assert message in error
+    assert "Errno" not in error
+    assert error.count("\n") == 1
+
+
+def test_where_no_picture_can_be_read_nothing_is_said_of_others(predict, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    code, said, error = predict("a.png")
+    assert code == 1
+    assert said.endswith(": 0 persons in 0 pictures\n")
+    assert error.splitlines()[-1] == "error: no picture could be read"

@@ -387,9 +387,12 @@ def test_what_is_no_run_is_refused_in_one_line(store, folder, tmp_path, capsys):
     arguments = ["--store", str(folder / "val.h5"), "--runs", str(folder / "baseline"), "--out", str(tmp_path)]
     assert main(["report", *arguments]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: could not write")
+    assert error.startswith(f"error: could not write {tmp_path}: it is a folder; name the page's file")
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    assert main(["report", *arguments[:-1], str(tmp_path / "file/page.html")]) == 1
+    assert capsys.readouterr().err == f"error: could not write {tmp_path}/file/page.html: {tmp_path}/file is a file\n"
 
 
 def test_a_store_without_frames_needs_its_images(folder, tmp_path):

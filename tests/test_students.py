@@ -123,9 +123,54 @@ def test_pretrained_weights_fill_the_backbone_or_are_refused(tmp_path):
     assert all((v == 0.5).all() for v in student.features.state_dict().values())
     with pytest.raises(TrainError, match="no pretrained weights at"):
         load_pretrained(student, "squeezenet1_1", str(tmp_path / "none.pth"))
-    (tmp_path / "page.html").write_text("<html>")
-    with pytest.raises(TrainError, match="does not hold ImageNet weights of squeezenet1_1"):
-        load_pretrained(student, "squeezenet1_1", str(tmp_path / "page.html"))
+    torch.save(state, tmp_path / "features.pth")
+    assert load_pretrained(student, "squeezenet1_1", str(tmp_path / "features.pth"))[1]
+
+
+def published(name="squeezenet1_1"):
+    return torchvision.models.get_model(name).state_dict()
+
+
+FOREIGN = {
+    "text.pth": (b"hello world\n", "it is cut short, or no file of tensors alone"),
+    "page.html": (b"<html>", "it is cut short, or no file of tensors alone"),
+    "module.pth": (lambda: nn.Conv2d(1, 1, 1), "it is cut short, or no file of tensors alone"),
+    "student.onnx": (b"\x08\x08\x12\x07pytorch\x1a\x032.0" * 9, "it is an ONNX network"),
+    "empty.pth": (b"", "it is empty"),
+    "list.pth": (lambda: [1, 2], "it holds a list, no dict of tensors"),
+    "nested.pth": (lambda: {"model": published()}, "its entry 'model' is no tensor under a name"),
+    "numbers.pth": (lambda: {3: torch.zeros(2)}, "its entry 3 is no tensor under a name"),
+    "resnet18.pth": (lambda: published("resnet18"), "it has 0 of the 50 tensors of the backbone"),
+    "squeezenet1_0.pth": (lambda: published("squeezenet1_0"), "of the 50 tensors of the backbone"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_pretrained_file_of_another_kind_is_refused_in_words_of_our_own(tmp_path, name):
+    content, said = FOREIGN[name]
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    else:
+        torch.save(content(), tmp_path / name)
+    student = build_student("squeezenet1_1", "deconv", 17, (96, 128))
+    with pytest.raises(TrainError) as refused:
+        load_pretrained(student, "squeezenet1_1", str(tmp_path / name))
+    line = str(refused.value)
+    assert line.startswith(f"{tmp_path / name} does not hold ImageNet weights of squeezenet1_1: ")
+    assert said in line
+    assert line.endswith("torchvision's layout, as torch.save(network.state_dict(), FILE) writes it")
+    assert "weights_only" not in line
+
+
+def test_a_folder_and_half_a_file_are_no_pretrained_weights(tmp_path):
+    student = build_student("squeezenet1_1", "deconv", 17, (96, 128))
+    half = tmp_path / "half.pth"
+    torch.save(published(), half)
+    half.write_bytes(half.read_bytes()[:10000])
+    with pytest.raises(TrainError, match="it is cut short"):
+        load_pretrained(student, "squeezenet1_1", str(half))
+    with pytest.raises(TrainError, match="it is a folder"):
+        load_pretrained(student, "squeezenet1_1", str(tmp_path))
 
 
 def test_an_offline_download_says_so_and_goes_on(monkeypatch):

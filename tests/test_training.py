@@ -178,13 +178,16 @@ def test_refusals_are_one_line_and_lose_nothing(stores, tmp_path, capsys):
     assert not (tmp_path / "a").exists()
     assert "no device" in refused(command(stores, tmp_path / "a", "distill", "--device", "cuda:7"))
     assert "nowhere.zarr" in refused(["evaluate", "--store", "nowhere.zarr", "--teacher"])
+    assert f"--out {tmp_path} is a folder; name a file" in refused(
+        ["evaluate", "--store", str(stores / "val.h5"), "--teacher", "--out", str(tmp_path)]
+    )
     assert "no student at" in refused(["evaluate", "--store", str(stores / "val.h5"), "--student", "no.pt"])
     assert "is a folder; a run's student is" in refused(
         ["evaluate", "--store", str(stores / "val.h5"), "--student", str(tmp_path)]
     )
-    for content in ("", "a text\n", "<html>"):
+    for content in ("", "a text\n", "hello world\n", "<html>"):
         (tmp_path / "text.pt").write_text(content)
-        assert "is not a student's checkpoint" in refused(
+        assert "text.pt is not a student's checkpoint: it is cut short, or no file of PyTorch" in refused(
             ["evaluate", "--store", str(stores / "val.h5"), "--student", str(tmp_path / "text.pt")]
         )
     newer = read(out / "best.pt")

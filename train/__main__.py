@@ -176,6 +176,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from train.complexity import complexity
     from train.export.onnx_session import OnnxStudent
 
+    if arguments.out and arguments.out.is_dir():
+        raise TrainError(f"--out {arguments.out} is a folder; name a file, e.g. {arguments.out / 'metrics.json'}")
     store, device = cache.open_store(arguments.store), _device(arguments.device)
     extra: dict[str, Any] = {}
     decoder = arguments.decoder or ("argmax" if arguments.teacher else DECODER)

@@ -92,8 +92,10 @@ def _walked(
     try:
         found = walk(blank, size)
     except Exception as error:  # whatever a network raises that was made for one size of pictures
-        reason = str(error).strip().splitlines()[0]
-        raise TrainError(f"{name} does not run on {size[1]}x{size[0]} pictures: {reason}") from error
+        raise TrainError(
+            f"{name} cannot be a student: it does not run on pictures of {size[1]}x{size[0]} (height x width, padded); "
+            "take a convolutional backbone, which is not made for one size"
+        ) from error
     return tuple(shape for shape, _ in found), tuple(grid for _, grid in found)
 
 

@@ -4,6 +4,7 @@ Each becomes a module that maps pictures (B, 3, H, W) to a list of its features 
 stride 16 is cut off. Classification networks of both libraries serve, as far as they have these strides.
 """
 
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from console.nearest import did_you_mean
 from train.errors import TrainError
 from train.heads import Taps
+from train.state_dict import load_tensors, read_state_dict
 
 SOURCES: Final = ("timm", "torchvision")
 STRIDES: Final = (4, 8, 16)
+NEEDED: Final = "take a convolutional backbone with features of strides 4, 8 and 16"
 PROBE: Final = 256
 """Pixels of the square picture on which strides are looked up."""
 
@@ -63,17 +66,21 @@ def _timm_indices(timm: Any, network: str) -> list[int]:
         with torch.device("meta"):
             reductions = timm.create_model(network, features_only=True).feature_info.reduction()
     except (RuntimeError, AttributeError, TypeError, AssertionError) as error:  # timm's ways to say it cannot
-        raise TrainError(f"timm:{network} has no features to take: {error}") from error
+        raise TrainError(f"timm:{network} has no features to take; {NEEDED}") from error
     if not set(STRIDES) <= set(reductions):
-        raise TrainError(f"timm:{network} has features of strides {reductions}; 4, 8 and 16 are needed")
+        raise TrainError(f"timm:{network} has features of strides {reductions}; {NEEDED}")
     return [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
 
 
-def timm_pretrained(network: str, path: str | None) -> dict[str, Tensor]:
+def timm_pretrained(network: str, path: Path | None) -> dict[str, Tensor]:
     """Pretrained weights under the names of `open_backbone`'s module: timm's own from the web, or a file's.
 
     A file holds the whole network in timm's layout; modules that only take features have dots of some names turned into
     underscores.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        NoStateDictError: If it is something else.
     """
     timm = _import_timm()
     if path is None:
@@ -81,7 +88,8 @@ def timm_pretrained(network: str, path: str | None) -> dict[str, Tensor]:
         full = timm.create_model(network, pretrained=True, features_only=True, out_indices=indices)
         weights: dict[str, Tensor] = full.state_dict()
         return weights
-    flat = {key.replace(".", "_"): value for key, value in timm.models.load_state_dict(path).items()}
+    whole = read_state_dict(path, lambda file: timm.models.load_state_dict(str(file)))
+    flat = {key.replace(".", "_"): value for key, value in whole.items()}
     names = {key: key.replace(".", "_") for key in _open_timm(network)[0].state_dict()}
     return {key: flat[name] for key, name in names.items() if name in flat}
 
@@ -117,14 +125,16 @@ def _last_nodes(network: str) -> dict[str, int]:
             in_training, in_evaluation = get_graph_node_names(model)
             both = [name for name in in_evaluation if name in set(in_training)]
             outputs = create_feature_extractor(model, both)(torch.empty(1, 3, PROBE, PROBE))
-    except Exception as error:  # tracing fails in many ways, e.g. for networks of one fixed input size
-        reason = str(error).strip().splitlines()[0]
-        raise TrainError(f"torchvision:{network} cannot be a student: it cannot be traced ({reason})") from error
+    except Exception as error:  # tracing fails in many ways, in words about the tracer
+        raise TrainError(
+            f"torchvision:{network} cannot be a student: it takes pictures of one fixed size, as transformers do, "
+            f"or its features cannot be told apart; {NEEDED}"
+        ) from error
     found = {}
     for stride in STRIDES:
         fitting = [name for name, out in outputs.items() if _has_stride(out, stride)]
         if not fitting:
-            raise TrainError(f"torchvision:{network} has no features of stride {stride}; 4, 8 and 16 are needed")
+            raise TrainError(f"torchvision:{network} has no features of stride {stride}; {NEEDED}")
         found[fitting[-1]] = int(outputs[fitting[-1]].shape[1])
     return found
 
@@ -134,10 +144,15 @@ def _has_stride(out: Any, stride: int) -> bool:
     return isinstance(out, Tensor) and out.ndim == 4 and all(abs(n - PROBE / stride) <= 2 for n in out.shape[2:])
 
 
-def torchvision_pretrained(network: str, path: str | None) -> dict[str, Tensor]:
-    """The whole network's pretrained weights under the names of `open_backbone`'s module; more than it has."""
+def torchvision_pretrained(network: str, path: Path | None) -> dict[str, Tensor]:
+    """The whole network's pretrained weights under the names of `open_backbone`'s module; more than it has.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        NoStateDictError: If it is something else.
+    """
     if path:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_state_dict(path, load_tensors)
     else:
         weights = torchvision.models.get_model_weights(network).DEFAULT
         state = weights.get_state_dict(progress=False, check_hash=True)

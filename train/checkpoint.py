@@ -7,7 +7,6 @@ train, their average, the optimiser and the run's progress.
 
 import dataclasses
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +64,10 @@ def read(path: Path) -> dict[str, Any]:
         raise TrainError(f"no student at {path}; train one with `python -m train distill` or `baseline`") from error
     except IsADirectoryError as error:
         raise TrainError(f"{path} is a folder; a run's student is {path / 'best.pt'}") from error
-    except pickle.UnpicklingError as error:
-        raise TrainError(f"{path} is not a student's checkpoint: it holds no PyTorch weights") from error
-    except (RuntimeError, EOFError, ValueError, IndexError, KeyError) as error:  # torch.load, of other files
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TrainError(f"{path} is not a student's checkpoint: {reason}") from error
+    except PermissionError as error:
+        raise TrainError(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:  # torch.load raises whatever the bytes of a foreign file lead it to
+        raise TrainError(f"{path} is not a student's checkpoint: it is cut short, or no file of PyTorch") from error
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise TrainError(f"{path} is not a student's checkpoint of version {VERSION}")
     return content

@@ -18,6 +18,7 @@ from train.backbones import is_library_name, open_backbone, timm_pretrained, tor
 from train.conv_norms import add_norms, norm_entries
 from train.errors import TrainError
 from train.heads import HEADS, Taps
+from train.state_dict import NoStateDictError, misfit
 
 STRIDE: Final = 4
 """Input pixels a heatmap pixel, for every student."""
@@ -159,21 +160,21 @@ def load_pretrained(student: Student, name: str, source: str) -> tuple[str, bool
         _fill(student, _pretrained(name, path))
     except FileNotFoundError as error:
         raise TrainError(f"no pretrained weights at {path}; give another file, or --pretrained none") from error
-    except Exception as error:  # torch raises many kinds here; all of them mean this
-        reason = str(error).strip().splitlines()[0]
+    except NoStateDictError as error:
         layout = "timm" if name.startswith("timm:") else "torchvision"
-        raise TrainError(f"{path} does not hold ImageNet weights of {name} in {layout}'s layout: {reason}") from error
+        raise TrainError(
+            f"{path} does not hold ImageNet weights of {name}: {error}; expected is the whole network's state dict in "
+            f"{layout}'s layout, as torch.save(network.state_dict(), FILE) writes it"
+        ) from error
     return f"student starts from {path.name}", True
 
 
 def _pretrained(name: str, path: Path | None) -> dict[str, Tensor]:
     """ImageNet weights of a file, or of the library's download, under the names of the student's ``features``."""
     source, _, network = name.rpartition(":")
-    if path is not None and not path.exists():
-        raise FileNotFoundError(path)
     if source == "timm":
-        return timm_pretrained(network, str(path) if path else None)
-    weights = torchvision_pretrained(network, str(path) if path else None)
+        return timm_pretrained(network, path)
+    weights = torchvision_pretrained(network, path)
     if source == "torchvision":
         return weights
     prefix = "extractor.features."
@@ -198,5 +199,10 @@ def _download(student: Student, name: str) -> tuple[str, bool]:
 def _fill(student: Student, weights: dict[str, Tensor]) -> None:
     """Every weight of the backbone, and no other, out of those of the whole network; added norms stay as they are."""
     features = student.features
-    published = {key: weights[key] for key in features.state_dict() if key in weights}
-    features.load_state_dict(norm_entries(features) | published)
+    added, own = norm_entries(features), features.state_dict()
+    published = {key: weights[key] for key in own if key in weights}
+    try:
+        features.load_state_dict(added | published)
+    except RuntimeError as error:
+        wanted = {key: value for key, value in own.items() if key not in added}
+        raise NoStateDictError(misfit(wanted, published)) from error

@@ -4,33 +4,34 @@
     python -m train predict images/ --student best.pt --boxes detections.json --out predictions
     python -m train predict clip.mp4 --student student.onnx --out predictions
 
-``keypoints.json`` is in COCO's result format; ``pictures/`` (for a video, NAME.mp4) shows the skeletons. Without
---boxes the whole picture is one box: a picture of one person.
+``keypoints.json`` is in COCO's result format; ``pictures/`` (for a video, NAME.mp4) shows the skeletons, and is not
+searched for pictures where --out lies in the source. Without --boxes the whole picture is one box: a picture of one
+person.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from console.counted import counted
 from train.decoding import DECODER, DECODER_HELP
 from train.errors import TrainError
 
 if TYPE_CHECKING:
     from train.predict.boxes import BoxFile
-    from train.predict.people import People, Scene
+    from train.predict.people import Scene
     from train.predict.sources import Picture, Video
-    from train.predict.undrawn import Undrawn
     from train.student_file import StudentFile
 
 Item = TypeVar("Item")
-JPEG_QUALITY = 92
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a picture, a folder of pictures, or a video")
+    parser.add_argument("source", metavar="SOURCE", help="a picture, a folder of pictures, or a video")
     parser.add_argument("--student", type=Path, required=True, metavar="FILE", help="RUN/best.pt, or an exported .onnx")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for keypoints.json and pictures")
     parser.add_argument("--boxes", type=Path, metavar="FILE", help="COCO detections or annotations: where persons are")
@@ -51,45 +52,79 @@ def run(arguments: argparse.Namespace) -> int:
         TrainError: If nothing can be predicted at all.
     """
     from train.predict.boxes import BoxFile
-    from train.predict.sources import Video, find_pictures, is_picture
+    from train.predict.sources import Video, is_picture
     from train.student_file import open_student
 
     if arguments.batch_size < 1:
         raise TrainError(f"--batch-size must be positive, got {arguments.batch_size}")
-    source = arguments.source
+    source = _local(arguments.source)
     as_pictures = source.is_dir() or is_picture(source) or not source.exists()
-    pictures = find_pictures(source) if as_pictures else []
+    pictures = _found(source, arguments.out) if as_pictures else []
     boxes = BoxFile(arguments.boxes, arguments.min_box_score) if arguments.boxes else None
+    _make_folder(arguments.out)
     student = open_student(arguments.student, arguments.device)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     if as_pictures:
         return _predict_pictures(arguments, student, pictures, boxes)
     with Video(source) as video:
         return _predict_video(arguments, student, video, boxes)
 
 
+def _local(source: str) -> Path:
+    if re.match("[a-zA-Z][a-zA-Z0-9+.-]+://", source):
+        raise TrainError(f"{source} is a URL; predict reads local files: fetch it, and give the path of the file")
+    return Path(source)
+
+
+def _found(source: Path, out: Path) -> list["Picture"]:
+    """The pictures of a source, which drawings must not replace."""
+    from train.predict.drawings import drawings_folder
+    from train.predict.sources import find_pictures
+
+    drawings = drawings_folder(out)
+    if drawings.resolve() == (source if source.is_dir() else source.parent).resolve():
+        raise TrainError(f"the drawings would replace the pictures in {drawings}; give another --out")
+    return find_pictures(source, without=drawings)
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise TrainError(f"--out {out} is a file; give a folder, which is made where there is none") from error
+    except OSError as error:
+        raise TrainError(f"cannot make the folder --out {out}: {error.strerror}") from error
+
+
 def _predict_pictures(
     arguments: argparse.Namespace, student: "StudentFile", pictures: list["Picture"], boxes: "BoxFile | None"
 ) -> int:
+    from train.predict.drawings import save_drawing
     from train.predict.people import estimate
     from train.predict.results import coco_results
     from train.predict.undrawn import Undrawn
 
     chosen = _numbered(pictures, boxes)
+    if boxes is not None and not chosen:
+        why = boxes.why_none((picture.name, picture.number) for picture in pictures)
+        raise TrainError(f"no picture of {arguments.source} has a box in {boxes.path} that counts: {why}")
     if boxes is not None and len(chosen) < len(pictures):
-        _say(f"{len(pictures) - len(chosen)} of {len(pictures)} pictures have no boxes in {boxes.path}: left out")
-    if not chosen:
-        raise TrainError(f"no picture of {arguments.source} has a box in {arguments.boxes}: names and image_ids differ")
+        found = f"{len(pictures) - len(chosen)} of {len(pictures)} pictures have no boxes in {boxes.path}"
+        _say(f"{found} with a score of {boxes.least:g} or more: left out")
     unreadable: list[str] = []
     results: list[dict[str, Any]] = []
-    undrawn = Undrawn(arguments.draw_above)
-    scenes = _scenes(_counted(chosen, "pictures", len(chosen)), boxes, unreadable)
+    outside, undrawn = 0, Undrawn(arguments.draw_above)
+    scenes = _scenes(_told(chosen, "pictures", len(chosen)), boxes, unreadable)
     for people in estimate(student, scenes, arguments.batch_size, arguments.decoder):
         results += coco_results(people)
+        outside += people.outside
         if not arguments.no_pictures:
-            _save_picture(people, arguments)
+            save_drawing(people, arguments.out, arguments.draw_above)
             undrawn.look(people)
-    _finish(arguments, results, len(chosen) - len(unreadable), "pictures", undrawn)
+    _finish(arguments, results, outside, counted(len(chosen) - len(unreadable), "picture"))
+    if line := undrawn.line("pictures"):
+        _say(line)
+    if len(unreadable) == len(chosen):
+        raise TrainError("no picture could be read")
     if unreadable:
         raise TrainError(f"{len(unreadable)} of {len(chosen)} pictures could not be read; the others are done")
     return 0
@@ -129,21 +164,6 @@ def _scenes(
         yield Scene(picture.name, image_id, pixels, there)
 
 
-def _save_picture(people: "People", arguments: argparse.Namespace) -> None:
-    import cv2
-
-    from train.predict.draw import draw_people
-
-    target = (arguments.out / "pictures" / people.scene.name).with_suffix(".jpg")
-    root = arguments.source if arguments.source.is_dir() else arguments.source.parent
-    if target.resolve() == (root / people.scene.name).resolve():
-        raise TrainError(f"{target} is the picture itself; give another --out")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    drawn = draw_people(people, arguments.draw_above)
-    _, content = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    target.write_bytes(content.tobytes())
-
-
 def _predict_video(
     arguments: argparse.Namespace, student: "StudentFile", video: "Video", boxes: "BoxFile | None"
 ) -> int:
@@ -153,7 +173,7 @@ def _predict_video(
     from train.predict.video_writer import VideoWriter
 
     results: list[dict[str, Any]] = []
-    frames, undrawn = 0, Undrawn(arguments.draw_above)
+    frames, boxed, outside, undrawn = 0, 0, 0, Undrawn(arguments.draw_above)
     target = arguments.out / f"{video.path.stem}.mp4"
     if target.resolve() == video.path.resolve():
         raise TrainError(f"{target} is the video itself; give another --out")
@@ -162,14 +182,21 @@ def _predict_video(
         for people in estimate(student, scenes, arguments.batch_size, arguments.decoder):
             results += coco_results(people)
             frames += 1
+            boxed += len(people.scene.boxes.xywh) > 0
+            outside += people.outside
             if not arguments.no_pictures:
                 writer.write(people)
                 undrawn.look(people)
+        if boxes is not None and frames and not boxed:
+            why = boxes.why_none((video.path.name, number) for number in range(frames))
+            raise TrainError(f"no frame of {video.path} has a box in {boxes.path} that counts: {why}")
     if not frames:
         raise TrainError(f"{video.path} holds no frame that OpenCV can read")
     if frames < video.frames:
         _say(f"{video.path} says it has {video.frames} frames; OpenCV could read {frames}")
-    _finish(arguments, results, frames, "frames", undrawn)
+    _finish(arguments, results, outside, counted(frames, "frame"))
+    if line := undrawn.line("frames"):
+        _say(line)
     return 0
 
 
@@ -178,24 +205,23 @@ def _frames(video: "Video", boxes: "BoxFile | None") -> Iterator["Scene"]:
     from train.predict.boxes import NOBODY
     from train.predict.people import Scene, whole_picture
 
-    for number, pixels in enumerate(_counted(video, "frames", video.frames)):
+    for number, pixels in enumerate(_told(video, "frames", video.frames)):
         there = whole_picture(pixels) if boxes is None else boxes.of(video.path.name, number) or NOBODY
         yield Scene(video.path.name, number, pixels, there)
 
 
-def _finish(
-    arguments: argparse.Namespace, results: list[dict[str, Any]], count: int, unit: str, undrawn: "Undrawn"
-) -> None:
+def _finish(arguments: argparse.Namespace, results: list[dict[str, Any]], outside: int, looked_at: str) -> None:
     from train.predict.results import write_results
 
     path = arguments.out / "keypoints.json"
     write_results(results, path)
-    print(f"{path}: {len(results)} persons in {count} {unit}")
-    if line := undrawn.line(unit):
-        _say(line)
+    line = f"{path}: {counted(len(results), 'person')} in {looked_at}"
+    if outside:
+        line += f"; {counted(outside, 'box', 'boxes')} left out: no area inside the picture"
+    print(line)
 
 
-def _counted(items: Iterable[Item], unit: str, total: int) -> Iterator[Item]:
+def _told(items: Iterable[Item], unit: str, total: int) -> Iterator[Item]:
     from console.progress import progress
 
     with progress("predict", unit) as tell:

@@ -41,6 +41,8 @@ class People:
     """(N, K) heatmap heights."""
     scores: NDArray[np.float64]
     """(N,) the box's score times the mean of the joint scores."""
+    outside: int
+    """Boxes of the scene that have no area inside its picture."""
 
 
 def whole_picture(pixels: NDArray[np.uint8]) -> Boxes:
@@ -52,7 +54,7 @@ def whole_picture(pixels: NDArray[np.uint8]) -> Boxes:
 def estimate(
     student: StudentFile, scenes: Iterable[Scene], batch_size: int, decoder: str = DECODER
 ) -> Iterator[People]:
-    """Find the keypoints of every box, scene after scene; boxes outside their picture are left out."""
+    """Find the keypoints of every box, scene after scene; boxes without area inside their picture are left out."""
     waiting: list[tuple[Scene, Boxes]] = []
     crops: list[NDArray[np.uint8]] = []
     affines: list[NDArray[np.float64]] = []
@@ -113,4 +115,5 @@ def _ranked(
         order = suppress(points, scores, box_to_region(boxes.xywh, REGION_ASPECT)[1].prod(axis=1))
     else:
         order = np.argsort(-scores, kind="stable")
-    return People(scene, boxes.xywh[order], points[order], joint_scores[order], scores[order])
+    outside = len(scene.boxes.xywh) - len(boxes.xywh)
+    return People(scene, boxes.xywh[order], points[order], joint_scores[order], scores[order], outside)

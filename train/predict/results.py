@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from train.errors import TrainError
 from train.predict.people import People
 
 
@@ -27,10 +28,16 @@ def coco_results(people: People) -> list[dict[str, Any]]:
 
 
 def write_results(results: list[dict[str, Any]], path: Path) -> None:
-    """Write the list so that the path never holds half of it."""
+    """Write the list so that the path never holds half of it.
+
+    Raises:
+        TrainError: If it cannot be written.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.write_text(json.dumps(results, allow_nan=False) + "\n")
         beside.replace(path)
+    except OSError as error:
+        raise TrainError(f"cannot write {path}: {error.strerror}") from error
     finally:
         beside.unlink(missing_ok=True)

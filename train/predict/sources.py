@@ -53,19 +53,29 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def find_pictures(source: Path) -> list[Picture]:
+def find_pictures(source: Path, without: Path | None = None) -> list[Picture]:
     """The picture at a path, or all pictures in and below a folder, sorted by name.
+
+    Args:
+        source: A picture or a folder.
+        without: A folder that is left out where it lies below the source.
 
     Raises:
         TrainError: If there is none.
     """
     if not source.exists():
         raise TrainError(f"there is no picture, folder or video at {source}")
-    root = source if source.is_dir() else source.parent
-    paths = sorted(p for p in source.rglob("*") if is_picture(p) and p.is_file()) if source.is_dir() else [source]
-    if not paths:
+    if not source.is_dir():
+        return [Picture(source, source.name, _number(source.stem))]
+    names = sorted(path.relative_to(source) for path in source.rglob("*") if is_picture(path) and path.is_file())
+    if not names:
         raise TrainError(f"{source} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return [Picture(path, path.relative_to(root).as_posix(), _number(path.stem)) for path in paths]
+    if without is not None and without.resolve().is_relative_to(source.resolve()):
+        drawn = without.resolve().relative_to(source.resolve())
+        names = [name for name in names if not name.is_relative_to(drawn)]
+    if not names:
+        raise TrainError(f"{source} holds no pictures but the drawings in {without}")
+    return [Picture(source / name, name.as_posix(), _number(name.stem)) for name in names]
 
 
 def _number(stem: str) -> int | None:

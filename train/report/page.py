@@ -1,5 +1,6 @@
 """The page itself: what it says first, and the order of everything else."""
 
+import contextlib
 import os
 import statistics
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ def write_report(store: Any, runs: list[Path], out: Path, images: Path | None = 
     Raises:
         TrainError: If a folder is no run, does not fit the store, or the file cannot be written.
     """
+    if out.is_dir():
+        raise TrainError(f"could not write {out}: it is a folder; name the page's file, e.g. {out / 'report.html'}")
     page = render(gather(store, runs, images))
     beside = out.with_name(out.name + ".tmp")
     try:
@@ -46,8 +49,10 @@ def write_report(store: Any, runs: list[Path], out: Path, images: Path | None = 
         beside.write_text(page, encoding="utf-8")
         os.replace(beside, out)
     except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise TrainError(f"could not write {out}: {error}") from error
+        with contextlib.suppress(OSError):  # nor can it be removed where its folder is a file
+            beside.unlink()
+        reason = f"{out.parent} is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise TrainError(f"could not write {out}: {reason}") from error
 
 
 def render(evidence: Evidence) -> str:
