@@ -25,6 +25,7 @@ from console.config_file import ConfigError, add_config, parse
 from console.flags import Parser
 from kdlib.allocator import keep_freed_memory
 from kdlib.openmp import wait_passively
+from precompute.data_folder import split_name
 from precompute.errors import PrecomputeError
 
 
@@ -45,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     add_config(parser)
     data = parser.add_argument_group("data: --data and --split, or --images and --annotations")
     data.add_argument("--data", type=Path, metavar="DIR", help="data folder in COCO's layout, ours, or FiftyOne's")
-    data.add_argument("--split", default="train", help="split of --data, and its name in the manifest (train)")
+    data.add_argument(
+        "--split", type=split_name, default="train", help="split of --data, and its name in the manifest (train)"
+    )
     data.add_argument("--images", type=Path, metavar="DIR", help="folder of the annotations' images")
     data.add_argument("--annotations", type=Path, metavar="FILE", help="COCO keypoint annotations")
     data.add_argument("--boxes", type=Path, metavar="FILE", help="COCO detections to use instead of annotated boxes")
