@@ -72,7 +72,7 @@ def _open_session(path: Path, device: str) -> tuple[Any, str]:
     try:
         import onnxruntime
     except ImportError as error:
-        raise CheckpointError(f"the teacher {path} needs onnxruntime: pip install -e '.[teacher]'") from error
+        raise CheckpointError(f"the teacher {path} needs onnxruntime: pip install onnxruntime") from error
     wanted = _choose_device(device, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # the batch is what runs in parallel
