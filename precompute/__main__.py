@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="average with this teacher too: NAME=CHECKPOINT or onnx:FILE; may be given again",
+        help="average with this teacher too: NAME=CHECKPOINT or onnx:FILE, of the same proportions; may be given again",
     )
     teacher.add_argument(
         "--input-size", metavar="HxW", help="e.g. 256x192 (height x width); told by some names and ONNX files"
@@ -121,11 +121,11 @@ def _teacher(arguments: argparse.Namespace) -> Any:
 
     size = parse_size(arguments.input_size) if arguments.input_size else None
     device = own_device(arguments.device)
-    opened = [
-        load_teacher(name, weights, input_size=size, device=device, precision=arguments.precision)
-        for name, weights in _members(arguments)
-    ]
-    return ensemble(opened) if len(opened) > 1 else opened[0]
+    (name, weights), *others = _members(arguments)
+    choices = {"device": device, "precision": arguments.precision}
+    first = load_teacher(name, weights, input_size=size, **choices)
+    opened = [load_teacher(name, weights, usual_size=first.input_size, **choices) for name, weights in others]
+    return ensemble([first, *opened]) if opened else first
 
 
 def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
@@ -152,7 +152,7 @@ def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     views = arguments.views or (1 if arguments.flip_test else 2)
     plan = ViewPlan(views, arguments.flip_test, arguments.seed)
     geometry = plan_geometry(chosen.persons, teacher.input_size, plan, arguments.frame_scale)
-    cropper = Cropper(split.images, chosen.persons, geometry, teacher.input_size, not arguments.no_frames)
+    cropper = Cropper(split.images, chosen.persons, geometry, teacher.input_sizes, not arguments.no_frames)
     provenance = describe(
         teacher,
         annotations=split.annotations,
