@@ -148,6 +148,7 @@ def _archive(root: Path, part: Part) -> Path:
 
 def _fetch_part(root: Path, part: Part, keep_archives: bool) -> str:
     archive = _archive(root, part)
+    ours = [folder for folder in archive.parents if folder == archive.parent or not folder.exists()]
     try:
         _download(root, part, archive)
         _refuse_full(root, unpacked_size(archive, part.folder, part.takes))
@@ -155,9 +156,17 @@ def _fetch_part(root: Path, part: Part, keep_archives: bool) -> str:
         if not keep_archives:
             archive.unlink()
     finally:
-        if archive.parent.is_dir() and not any(archive.parent.iterdir()):
-            archive.parent.rmdir()
+        _remove_empty(ours)
     return f"{root / part.folder}: {len(files)} files"
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders from the innermost on, up to the first that holds something."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
 
 
 def _download(root: Path, part: Part, archive: Path) -> None:

@@ -65,36 +65,23 @@ class _BrokenError(Exception):
 def download(remote: RemoteFile, path: Path) -> Path:
     """Have the file at ``path``: nothing is done if a right one is there.
 
-    Only one process at a time downloads a file; others wait and find it. A failure leaves the part that came, and
-    nothing else that was not there before.
+    Only one process at a time downloads a file; others wait and find it. A failure leaves the part that came
+    in the folder, which is made where it is needed, and nothing else.
 
     Raises:
         DownloadError: If the server cannot be reached or does not have it, or if what came is not that file.
     """
-    made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(path.name + ".lock")
-    try:
-        with FileLock(lock):
-            try:
-                if not path.exists():
-                    _fetch(remote, path)
-                else:
-                    _refuse_wrong(remote, path, path)
-            finally:
-                lock.unlink(missing_ok=True)  # while it is held: who waits opens it anew
-    finally:
-        _remove_empty(made)
-    return path
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders from the innermost on, up to the first that holds something."""
-    for folder in folders:
+    with FileLock(lock):
         try:
-            folder.rmdir()
-        except OSError:
-            return
+            if not path.exists():
+                _fetch(remote, path)
+            else:
+                _refuse_wrong(remote, path, path)
+        finally:
+            lock.unlink(missing_ok=True)  # while it is held: who waits opens it anew
+    return path
 
 
 def bytes_to_come(remote: RemoteFile, path: Path) -> int | None:

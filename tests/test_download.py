@@ -143,13 +143,10 @@ def test_a_missing_file_and_a_missing_network_are_said_in_one_line(site, tmp_pat
         download.download(RemoteFile("http://127.0.0.1:9/x"), tmp_path / "w")
 
 
-def test_a_failure_leaves_no_lock_and_no_new_folder_but_what_came_stays(site, tmp_path):
-    (tmp_path / "mine").mkdir()
-    for folder in (tmp_path / "mine", tmp_path / "new/folder"):
-        with pytest.raises(DownloadError, match="404"):
-            download.download(RemoteFile(f"{site.url}/none.pth"), folder / "w")
-    assert names(tmp_path) == ["mine"]
-    assert names(tmp_path / "mine") == []
+def test_a_failure_leaves_no_lock_but_what_came_stays(site, tmp_path):
+    with pytest.raises(DownloadError, match="404"):
+        download.download(RemoteFile(f"{site.url}/none.pth"), tmp_path / "new/w")
+    assert names(tmp_path / "new") == []
     site.drop_after, site.ranges = 100_000, False
     with pytest.raises(DownloadError, match="the connection broke"):
         download.download(remote(site), tmp_path / "new/w")
@@ -165,6 +162,24 @@ def test_two_at_once_download_once(site, tmp_path):
         thread.join()
     assert (tmp_path / "w").read_bytes() == CONTENT
     assert [asked for _, asked in site.requests].count(None) == 1
+
+
+def test_of_several_at_once_each_says_why_it_failed(site, tmp_path):
+    said = []
+
+    def run_one():
+        try:
+            download.download(RemoteFile(f"{site.url}/none.pth"), tmp_path / "new/w")
+        except Exception as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=run_one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said == [f"{site.url}/none.pth: the server says 404 Not Found"] * 4
+    assert names(tmp_path / "new") == []
 
 
 def archive(entries, compression=zipfile.ZIP_STORED):
