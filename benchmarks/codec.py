@@ -19,6 +19,7 @@ from benchmarks.report import Line
 from benchmarks.workspace import ROOT, Precompute, Workspace
 from cache import compress
 from cache.codec import log_divergence
+from precompute.crops import stack_crops
 from precompute.teacher import Teacher, load_teacher
 
 CODECS = ("root4", "root4:63", "float16")
@@ -53,7 +54,8 @@ def teacher_maps(workspace: Workspace, source: str, teacher: Teacher) -> NDArray
     """(N, K, H, W) maps of the first view of some persons."""
     count = min(INSTANCES, workspace.effort.instances)
     cropper = Precompute.plan(workspace.people(source, count), teacher).job.cropper
-    crops = np.stack([item.crops[0] for row in range(len(cropper.persons)) for item in cropper.prepare([row])])
+    persons = [person for row in range(len(cropper.persons)) for person in cropper.prepare([row])]
+    crops = stack_crops(persons)[teacher.input_size][:, 0]
     return np.concatenate([teacher(crops[start : start + BATCH]) for start in range(0, len(crops), BATCH)])
 
 

@@ -104,7 +104,7 @@ class Precompute:
         """The run of a teacher over people, with the default number of views."""
         split, chosen, plan = people.split, people.selection, ViewPlan(views)
         geometry = plan_geometry(chosen.persons, teacher.input_size, plan)
-        cropper = Cropper(split.images, chosen.persons, geometry, teacher.input_size, frames=True)
+        cropper = Cropper(split.images, chosen.persons, geometry, teacher.input_sizes, frames=True)
         threads = min(16, os.cpu_count() or 1)
         job = Job(teacher, chosen.persons, chosen.ground_truth, cropper, geometry, plan, batch_size, threads)
         provenance = describe(

@@ -101,13 +101,13 @@ class WholeRun:
 def _crops(precompute: Precompute) -> Iterator[NDArray[np.uint8]]:
     cropper = precompute.job.cropper
     for row in range(len(cropper.persons)):
-        yield from (item.crops[None] for item in cropper.prepare([row]))
+        yield from (item.crops[precompute.job.teacher.input_size][None] for item in cropper.prepare([row]))
 
 
 def _forward(precompute: Precompute, crops: NDArray[np.uint8]) -> int:
     job = precompute.job
     for start in range(0, len(crops), job.batch_size):
-        teacher_maps(job.teacher, crops[start : start + job.batch_size], job.plan)
+        teacher_maps(job.teacher, {job.teacher.input_size: crops[start : start + job.batch_size]}, job.plan)
     return len(crops)
 
 

@@ -25,6 +25,7 @@ from console.config_file import ConfigError, add_config, parse
 from console.flags import Parser
 from kdlib.allocator import keep_freed_memory
 from kdlib.openmp import wait_passively
+from precompute.data_folder import split_name
 from precompute.errors import PrecomputeError
 
 
@@ -45,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     add_config(parser)
     data = parser.add_argument_group("data: --data and --split, or --images and --annotations")
     data.add_argument("--data", type=Path, metavar="DIR", help="data folder in COCO's layout, ours, or FiftyOne's")
-    data.add_argument("--split", default="train", help="split of --data, and its name in the manifest (train)")
+    data.add_argument(
+        "--split", type=split_name, default="train", help="split of --data, and its name in the manifest (train)"
+    )
     data.add_argument("--images", type=Path, metavar="DIR", help="folder of the annotations' images")
     data.add_argument("--annotations", type=Path, metavar="FILE", help="COCO keypoint annotations")
     data.add_argument("--boxes", type=Path, metavar="FILE", help="COCO detections to use instead of annotated boxes")
@@ -62,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="average with this teacher too: NAME=CHECKPOINT or onnx:FILE; may be given again",
+        help="average with this teacher too: NAME=CHECKPOINT or onnx:FILE, of the same proportions; may be given again",
     )
     teacher.add_argument(
         "--input-size", metavar="HxW", help="e.g. 256x192 (height x width); told by some names and ONNX files"
@@ -118,11 +121,11 @@ def _teacher(arguments: argparse.Namespace) -> Any:
 
     size = parse_size(arguments.input_size) if arguments.input_size else None
     device = own_device(arguments.device)
-    opened = [
-        load_teacher(name, weights, input_size=size, device=device, precision=arguments.precision)
-        for name, weights in _members(arguments)
-    ]
-    return ensemble(opened) if len(opened) > 1 else opened[0]
+    (name, weights), *others = _members(arguments)
+    choices = {"device": device, "precision": arguments.precision}
+    first = load_teacher(name, weights, input_size=size, **choices)
+    opened = [load_teacher(name, weights, usual_size=first.input_size, **choices) for name, weights in others]
+    return ensemble([first, *opened]) if opened else first
 
 
 def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
@@ -149,7 +152,7 @@ def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     views = arguments.views or (1 if arguments.flip_test else 2)
     plan = ViewPlan(views, arguments.flip_test, arguments.seed)
     geometry = plan_geometry(chosen.persons, teacher.input_size, plan, arguments.frame_scale)
-    cropper = Cropper(split.images, chosen.persons, geometry, teacher.input_size, not arguments.no_frames)
+    cropper = Cropper(split.images, chosen.persons, geometry, teacher.input_sizes, not arguments.no_frames)
     provenance = describe(
         teacher,
         annotations=split.annotations,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cache.codec import divergences
 from console.progress import Tell, silently
 from kdlib.heatmaps import peaks
+from precompute.crops import Prepared, stack_crops
 from precompute.errors import PrecomputeError
 from precompute.job import Job, teacher_maps
 
@@ -131,7 +132,7 @@ def check(job: Job, store: Any, provenance: dict[str, Any], count: int, tell: Te
     for start in range(0, len(rows), BATCH):
         tell(start, len(rows))
         batch = rows[start : start + BATCH]
-        fresh, again = _twice(job, _crops(job, batch))
+        fresh, again = _twice(job, _prepared(job, batch))
         against_store.add(fresh, store.heatmaps(batch))
         control.add(fresh, again)
         confident += int((peaks(fresh)[1] > CONFIDENT).sum())
@@ -150,19 +151,20 @@ def check(job: Job, store: Any, provenance: dict[str, Any], count: int, tell: Te
     )
 
 
-def _twice(job: Job, crops: NDArray[np.uint8]) -> tuple[Maps, Maps]:
-    """The teacher's maps of crops (n, V, H, W, 3), and once more with the crops in other batches."""
-    halves = np.array_split(crops[::-1], min(2, len(crops)))
-    again = [teacher_maps(job.teacher, half, job.plan) for half in halves]
+def _twice(job: Job, persons: list[Prepared]) -> tuple[Maps, Maps]:
+    """The teacher's maps of persons, (n, V, K, h, w), and once more with the persons in other batches."""
+    crops, middle = stack_crops(persons), (len(persons) + 1) // 2
+    halves = [half for half in (persons[::-1][:middle], persons[::-1][middle:]) if half]
+    again = [teacher_maps(job.teacher, stack_crops(half), job.plan) for half in halves]
     return teacher_maps(job.teacher, crops, job.plan), np.concatenate(again)[::-1]
 
 
-def _crops(job: Job, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
+def _prepared(job: Job, rows: NDArray[np.intp]) -> list[Prepared]:
     prepared = [job.cropper.prepare([int(row)])[0] for row in rows]
     for item in prepared:
         if item.problem is not None:
             raise PrecomputeError(item.problem)
-    return np.stack([item.crops for item in prepared])
+    return prepared
 
 
 class _Tally:

@@ -1,6 +1,7 @@
 """From an image file to what the run needs of each person in it: the views' crops and the frame's bytes."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -8,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.annotations import Persons
+from kdlib.geometry import compose_affines, scale_affine
 from kdlib.warp import crop_image
 from precompute.errors import PrecomputeError
 from precompute.photographs import UnreadablePhotographError, read_photograph
 from precompute.views import Geometry
 
 JPEG_QUALITY = 90
+Crops = Mapping[tuple[int, int], NDArray[np.uint8]]
+"""The same views as (..., H, W, 3) RGB at one or more input sizes, by (W, H)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +25,15 @@ class Prepared:
     """One person, ready for the teacher; ``problem`` says why there are no crops."""
 
     row: int
-    crops: NDArray[np.uint8]
-    """(V, H, W, 3) RGB."""
+    crops: Crops
+    """(V, H, W, 3) by input size."""
     frame: bytes | None
     problem: str | None = None
+
+
+def stack_crops(persons: Sequence[Prepared]) -> Crops:
+    """Crops (B, V, H, W, 3) of persons, by input size."""
+    return {size: np.stack([person.crops[size] for person in persons]) for size in persons[0].crops}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +43,8 @@ class Cropper:
     images: Path
     persons: Persons
     geometry: Geometry
-    input_size: tuple[int, int]
+    input_sizes: tuple[tuple[int, int], ...]
+    """The first is that of the geometry; the others show the same regions."""
     frames: bool
 
     def prepare(self, rows: list[int]) -> list[Prepared]:
@@ -45,13 +55,16 @@ class Cropper:
         try:
             image = read_photograph(path, (int(width), int(height)))
         except UnreadablePhotographError as error:
-            nothing = np.empty((0, 0, 0, 3), np.uint8)
-            return [Prepared(row, nothing, None, str(error)) for row in rows]
+            return [Prepared(row, {}, None, str(error)) for row in rows]
         return [Prepared(row, self._crops(image, row), self._frame(image, row)) for row in rows]
 
-    def _crops(self, image: NDArray[np.uint8], row: int) -> NDArray[np.uint8]:
-        views = range(self.geometry.views.shape[1])
-        return np.stack([crop_image(image, self.geometry.image_to_view(row, v), self.input_size) for v in views])
+    def _crops(self, image: NDArray[np.uint8], row: int) -> Crops:
+        affines = [self.geometry.image_to_view(row, v) for v in range(self.geometry.views.shape[1])]
+        crops = {}
+        for size in self.input_sizes:
+            larger = scale_affine(size[0] / self.input_sizes[0][0])
+            crops[size] = np.stack([crop_image(image, compose_affines(larger, a), size) for a in affines])
+        return crops
 
     def _frame(self, image: NDArray[np.uint8], row: int) -> bytes | None:
         if not self.frames:

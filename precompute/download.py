@@ -65,18 +65,22 @@ class _BrokenError(Exception):
 def download(remote: RemoteFile, path: Path) -> Path:
     """Have the file at ``path``: nothing is done if a right one is there.
 
-    Only one process at a time downloads a file; others wait and find it.
+    Only one process at a time downloads a file; others wait and find it. A failure leaves the part that came
+    in the folder, which is made where it is needed, and nothing else.
 
     Raises:
         DownloadError: If the server cannot be reached or does not have it, or if what came is not that file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(path.name + ".lock")):
-        if not path.exists():
-            _fetch(remote, path)
-        else:
-            _refuse_wrong(remote, path, path)
-    path.with_name(path.name + ".lock").unlink(missing_ok=True)
+    lock = path.with_name(path.name + ".lock")
+    with FileLock(lock):
+        try:
+            if not path.exists():
+                _fetch(remote, path)
+            else:
+                _refuse_wrong(remote, path, path)
+        finally:
+            lock.unlink(missing_ok=True)  # while it is held: who waits opens it anew
     return path
 
 

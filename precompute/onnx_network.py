@@ -32,13 +32,20 @@ class OnnxNetwork:
         precision: `fp32` or `fp16`, as the file was exported.
     """
 
-    def __init__(self, path: str | Path, input_size: tuple[int, int] | None, device: str) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        input_size: tuple[int, int] | None,
+        device: str,
+        usual_size: tuple[int, int] | None = None,
+    ) -> None:
         """Open the file.
 
         Args:
             path: The ONNX file.
             input_size: (width, height) of the crops; None takes the file's.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            usual_size: (width, height) of the crops where neither the file nor `input_size` says it.
 
         Raises:
             CheckpointError: If the file cannot be opened or is no map from crops to heatmaps.
@@ -47,7 +54,7 @@ class OnnxNetwork:
         path = Path(path)
         self._session, self.device = _open_session(path, device)
         spec = _sole_input(self._session, path)
-        self.input_size = _agree_on_size(spec.shape, input_size, path)
+        self.input_size = _agree_on_size(spec.shape, input_size, path, usual_size)
         self.precision = {np.float32: "fp32", np.float16: "fp16"}[_DTYPES[spec.type]]
         self._name, self._dtype, self._fixed_batch = spec.name, _DTYPES[spec.type], spec.shape[0] == 1
         self._threads = torch.get_num_threads() if self.device == "cpu" else 1
@@ -72,7 +79,7 @@ def _open_session(path: Path, device: str) -> tuple[Any, str]:
     try:
         import onnxruntime
     except ImportError as error:
-        raise CheckpointError(f"the teacher {path} needs onnxruntime: pip install -e '.[teacher]'") from error
+        raise CheckpointError(f"the teacher {path} needs onnxruntime: pip install onnxruntime") from error
     wanted = _choose_device(device, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # the batch is what runs in parallel
@@ -121,13 +128,16 @@ def _in_words(values: Sequence[Any]) -> str:
     return " and ".join(f"{v.name} ({', '.join(map(str, v.shape))})" for v in values) or "nothing"
 
 
-def _agree_on_size(shape: Sequence[Any], wanted: tuple[int, int] | None, path: Path) -> tuple[int, int]:
-    """The (width, height) that both the file's input shape (B, 3, H, W) and the wish allow."""
+def _agree_on_size(
+    shape: Sequence[Any], wanted: tuple[int, int] | None, path: Path, usual: tuple[int, int] | None
+) -> tuple[int, int]:
+    """The (width, height) that both the file's input shape (B, 3, H, W) and the wish allow; else the usual."""
     fixed = {axis: size for axis, size in (("width", shape[3]), ("height", shape[2])) if isinstance(size, int)}
-    if wanted is None:
-        if len(fixed) < 2:
-            raise ValueError(f"{path} takes crops of any size; say which (--input-size)")
+    if wanted is None and len(fixed) == 2:
         return fixed["width"], fixed["height"]
+    wanted = wanted or usual
+    if wanted is None:
+        raise ValueError(f"{path} takes crops of any size; say which (--input-size)")
     for axis, size in zip(("width", "height"), wanted, strict=True):
         if fixed.get(axis, size) != size:
             raise ValueError(

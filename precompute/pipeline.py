@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from precompute.crops import Prepared
+from precompute.crops import Prepared, stack_crops
 from precompute.errors import PrecomputeError
 from precompute.job import Job, teacher_maps
 
@@ -87,7 +87,7 @@ class Pipeline:
 
     def _maps(self, batch: "Batch") -> NDArray[np.float32] | None:
         usable = batch.usable
-        return teacher_maps(self._job.teacher, np.stack([i.crops for i in usable]), self._job.plan) if usable else None
+        return teacher_maps(self._job.teacher, stack_crops(usable), self._job.plan) if usable else None
 
     def _encode(self, taught: tuple["Batch", Future[Any]], commits: collections.deque[Future[None]]) -> int:
         """Hand a batch's maps to the coders and, after a shard's last batch, the shard to the disk."""

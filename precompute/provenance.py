@@ -45,7 +45,6 @@ def describe(
 ) -> dict[str, Any]:
     """Provenance of a store; `software` and `created` are for information, all else must match on resume."""
     mean, std = teacher.normalisation
-    members = [{"name": name, "weights_sha256": sha256} for name, sha256 in teacher.members]
     return {
         "teacher": {
             "name": teacher.name,
@@ -58,7 +57,7 @@ def describe(
             "parameters": teacher.parameters,
             "multiply_adds": teacher.multiply_adds,
             "flip_test": plan.flip_test,
-            **({"members": members} if members else {}),
+            **({"members": _members(teacher)} if teacher.members else {}),
         },
         "logits": {"transform": "log", "floor": DEFAULT_FLOOR},
         "dataset": {
@@ -80,6 +79,16 @@ def describe(
         "software": {**software(), "device": _device(teacher.device)},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _members(ensemble: Teacher) -> list[dict[str, Any]]:
+    """Who was averaged; the input size of those that do not look at the ensemble's own."""
+    described: list[dict[str, Any]] = []
+    for member in ensemble.members:
+        own = member.input_size == ensemble.input_size
+        size = {} if own else {"input_size": list(member.input_size)}
+        described.append({"name": member.name, "weights_sha256": member.weights_sha256, **size})
+    return described
 
 
 def _device(name: str) -> str:

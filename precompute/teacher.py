@@ -58,7 +58,7 @@ class Teacher:
         colour_order: of the crops' channels.
         parameters: of an HRNet; unknown for ONNX.
         multiply_adds: of an HRNet and one crop; unknown for ONNX.
-        members: name and sha256 of each teacher of an ensemble; of a single one, nothing.
+        members: the teachers of an ensemble; of a single one, nothing.
     """
 
     name: str
@@ -73,7 +73,12 @@ class Teacher:
     colour_order: str = COLOUR_ORDER
     parameters: int | None = None
     multiply_adds: int | None = None
-    members: tuple[tuple[str, str], ...] = ()
+    members: tuple["Teacher", ...] = ()
+
+    @property
+    def input_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Sizes of the crops that it looks at: its own, then those of members that differ."""
+        return tuple(dict.fromkeys([self.input_size, *(member.input_size for member in self.members)]))
 
     def __call__(self, crops: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
         """Raw heatmaps (B, K, h, w) float32 of crops (B, H, W, 3) uint8 RGB; one forward pass.
@@ -95,6 +100,7 @@ def load_teacher(
     checkpoint: str | Path | None = None,
     *,
     input_size: tuple[int, int] | None = None,
+    usual_size: tuple[int, int] | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> Teacher:
@@ -105,6 +111,7 @@ def load_teacher(
         checkpoint: The HRNet's weights, in any layout of `precompute.checkpoint`; not for ONNX. Where it is left out,
             published weights of that network and size are downloaded, if there are any.
         input_size: (width, height) of the crops; may be left out for an ONNX file of fixed size and for the zoo.
+        usual_size: The same, where neither `input_size` nor the name nor the ONNX file says one.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32` or `bf16`; see `kdlib.device`.
 
@@ -114,9 +121,12 @@ def load_teacher(
         ValueError: If the name, size, device or precision cannot be had.
     """
     if name.startswith(ONNX):
-        return _load_onnx(Path(name.removeprefix(ONNX)), checkpoint, input_size, device, precision)
+        path = Path(name.removeprefix(ONNX))
+        _refuse_choices(path, checkpoint, precision)
+        return _load_onnx(path, OnnxNetwork(path, input_size, device, usual_size), precision)
     check_name(name)
     name, input_size = _network_and_size(name, input_size)
+    input_size = input_size or usual_size
     on = choose_device(device)
     computes_in = choose_precision(precision, on)
     weights = _weights(name, checkpoint, input_size)
@@ -169,14 +179,15 @@ def mirror(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(crops[:, :, ::-1])
 
 
-def _load_onnx(
-    path: Path, checkpoint: str | Path | None, input_size: tuple[int, int] | None, device: str, precision: str
-) -> Teacher:
+def _refuse_choices(path: Path, checkpoint: str | Path | None, precision: str) -> None:
+    """What an ONNX file leaves no choice of, before it is opened."""
     if checkpoint is not None:
         raise ValueError(f"{ONNX}{path} carries its own weights; leave out the checkpoint {checkpoint}")
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; choose {', '.join(PRECISIONS)}")
-    network = OnnxNetwork(path, input_size, device)
+
+
+def _load_onnx(path: Path, network: OnnxNetwork, precision: str) -> Teacher:
     if precision not in ("auto", network.precision):
         raise ValueError(f"{path} computes in {network.precision}, as it was exported; {precision} was asked for")
     if network.joints != len(JOINTS):

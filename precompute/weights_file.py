@@ -100,7 +100,7 @@ def _read_safetensors(path: Path) -> Any:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise CheckpointError(f"the checkpoint {path} needs safetensors: pip install -e '.[teacher]'") from error
+        raise CheckpointError(f"the checkpoint {path} needs safetensors: pip install safetensors") from error
     try:
         return load_file(path)
     except SafetensorError as error:

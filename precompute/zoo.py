@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from precompute.download import RemoteFile, download
+from precompute.download import DownloadError, RemoteFile, download
 
 SITE: Final = "https://download.openmmlab.com/mmpose/v1/body_2d_keypoint/topdown_heatmap/coco"
 LICENCE: Final = "Apache-2.0 (mmpose), trained on COCO"
@@ -66,4 +66,9 @@ def weights_file(published: Published) -> Path:
     Raises:
         DownloadError: If it cannot be had or is not that file.
     """
-    return download(published.remote, Path(torch.hub.get_dir()) / "checkpoints" / published.file)
+    try:
+        return download(published.remote, Path(torch.hub.get_dir()) / "checkpoints" / published.file)
+    except DownloadError as error:
+        raise DownloadError(
+            f"{error}. Weights that are on this machine already need no network: --checkpoint FILE"
+        ) from error

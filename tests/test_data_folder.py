@@ -11,7 +11,7 @@ import pytest
 
 import cache
 from precompute.__main__ import main
-from precompute.data_folder import find_split
+from precompute.data_folder import find_split, split_name
 from precompute.errors import PrecomputeError
 from tests import tiny_precompute
 
@@ -62,6 +62,34 @@ def test_a_store_of_the_zoos_layout_is_that_of_cocos(layouts, tmp_path):
         assert all(np.array_equal(one[column], other[column]) for column in one)
     assert found.manifest["content_sha256"] == plain.manifest["content_sha256"]
     assert found.manifest["provenance"]["dataset"] == plain.manifest["provenance"]["dataset"]
+
+
+def test_fiftyones_name_of_a_split_makes_the_same_store(layouts, tmp_path):
+    checkpoint, coco, zoo = layouts
+    for name, data in (("val", coco), ("validation", zoo)):
+        words = command(checkpoint, data, tmp_path / f"{name}.zarr")
+        words[words.index("--split") + 1] = name
+        assert main([*words, "--limit", "2"]) == 0
+    one, other = (cache.open_store(tmp_path / f"{name}.zarr").manifest for name in ("val", "validation"))
+    assert one["content_sha256"] == other["content_sha256"]
+    assert one["provenance"]["dataset"] == other["provenance"]["dataset"]
+    assert other["provenance"]["dataset"]["split"] == "val"
+
+
+def test_a_folder_whose_own_files_say_validation_is_read_under_either_name(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/person_keypoints_validation.json").write_text("{}")
+    (tmp_path / "validation").mkdir()
+    assert find_split(tmp_path, split_name("validation")).images == tmp_path / "validation"
+    assert (split_name("train"), split_name("val"), split_name("mine")) == ("train", "val", "mine")
+
+
+def test_a_layout_without_its_images_does_not_hide_one_that_has_them(tmp_path):
+    for name in ("annotations/person_keypoints_val2017.json", "annotations/person_keypoints_val.json", "images/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    found = find_split(tmp_path, "val")
+    assert (found.images.name, found.annotations.name) == ("images", "person_keypoints_val.json")
 
 
 def test_each_split_has_its_own_pictures(layouts):

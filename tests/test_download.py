@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from precompute import coco, download
+from precompute.data_folder import Split, find_split
 from precompute.download import DownloadError, RemoteFile
 from precompute.unzip import ArchiveError, unzip
 from tests.web_server import serve
@@ -128,7 +129,7 @@ def test_a_part_of_unknown_origin_is_not_trusted(site, tmp_path):
 def test_what_is_not_the_file_is_deleted(site, tmp_path, known, message):
     with pytest.raises(DownloadError, match=message):
         download.download(remote(site, **known), tmp_path / "w")
-    assert names(tmp_path) in ([], ["w.lock"])
+    assert names(tmp_path) == []
     (tmp_path / "w").write_bytes(CONTENT)
     with pytest.raises(DownloadError, match=f"{message}; delete it"):
         download.download(remote(site, **known), tmp_path / "w")
@@ -142,6 +143,16 @@ def test_a_missing_file_and_a_missing_network_are_said_in_one_line(site, tmp_pat
         download.download(RemoteFile("http://127.0.0.1:9/x"), tmp_path / "w")
 
 
+def test_a_failure_leaves_no_lock_but_what_came_stays(site, tmp_path):
+    with pytest.raises(DownloadError, match="404"):
+        download.download(RemoteFile(f"{site.url}/none.pth"), tmp_path / "new/w")
+    assert names(tmp_path / "new") == []
+    site.drop_after, site.ranges = 100_000, False
+    with pytest.raises(DownloadError, match="the connection broke"):
+        download.download(remote(site), tmp_path / "new/w")
+    assert names(tmp_path / "new") == ["w.part", "w.part.json"]
+
+
 def test_two_at_once_download_once(site, tmp_path):
     site.drop_after = 30_000
     threads = [threading.Thread(target=download.download, args=(remote(site), tmp_path / "w")) for _ in range(3)]
@@ -151,6 +162,24 @@ def test_two_at_once_download_once(site, tmp_path):
         thread.join()
     assert (tmp_path / "w").read_bytes() == CONTENT
     assert [asked for _, asked in site.requests].count(None) == 1
+
+
+def test_of_several_at_once_each_says_why_it_failed(site, tmp_path):
+    said = []
+
+    def run_one():
+        try:
+            download.download(RemoteFile(f"{site.url}/none.pth"), tmp_path / "new/w")
+        except Exception as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=run_one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said == [f"{site.url}/none.pth: the server says 404 Not Found"] * 4
+    assert names(tmp_path / "new") == []
 
 
 def archive(entries, compression=zipfile.ZIP_STORED):
@@ -202,12 +231,79 @@ def test_coco_arrives_in_its_own_layout_and_only_once(small_coco, tmp_path, caps
     assert len(small_coco.requests) == asked
 
 
-def test_coco_in_another_layout_is_used_as_it_is(small_coco, tmp_path):
-    for folder in ("raw", "validation/data"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "raw/person_keypoints_val2017.json").write_text("{}")
+@pytest.mark.parametrize(
+    ("images", "annotations"),
+    [
+        ("validation/data", "raw/person_keypoints_val2017.json"),
+        ("images/val2017", "annotations/person_keypoints_val2017.json"),
+        ("images", "annotations/person_keypoints_val.json"),
+        ("images/val", "annotations/person_keypoints_val.json"),
+        ("val", "annotations/person_keypoints_val.json"),
+        ("validation", "annotations/person_keypoints_validation.json"),
+    ],
+)
+def test_coco_in_another_layout_is_used_as_it_is(small_coco, tmp_path, capsys, images, annotations):
+    (tmp_path / images).mkdir(parents=True)
+    (tmp_path / annotations).parent.mkdir()
+    (tmp_path / annotations).write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
     assert run(small_coco, tmp_path) == 0
+    assert f"{tmp_path / images} and {tmp_path / annotations} are there already" in capsys.readouterr().out
     assert small_coco.requests == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def put_pictures(folder):
+    folder.mkdir(parents=True)
+    for name, content in PICTURES[1:]:
+        (folder / name.rpartition("/")[2]).write_bytes(content)
+
+
+@pytest.mark.parametrize("folder", ["val2017", "images/val2017", "validation/data"])
+@pytest.mark.parametrize("others", ["annotations", "raw"])
+def test_images_without_keypoints_are_not_fetched_again(small_coco, tmp_path, capsys, folder, others):
+    put_pictures(tmp_path / folder)
+    (tmp_path / others).mkdir()
+    (tmp_path / others / "instances_val2017.json").write_text("{}")
+    assert run(small_coco, tmp_path) == 0
+    assert {path for path, _ in small_coco.requests} == {"/annotations/annotations_trainval2017.zip"}
+    need = small_coco.files["/annotations/annotations_trainval2017.zip"]
+    assert f"{len(need) / 1e9:.1f} GB to download, 0.0 GB on disk" in capsys.readouterr().err
+    keypoints = tmp_path / "annotations/person_keypoints_val2017.json"
+    assert find_split(tmp_path, "val") == Split(tmp_path / folder, keypoints)
+
+
+@pytest.mark.parametrize("folder", ["annotations", "raw"])
+def test_keypoints_without_images_are_not_fetched_again(small_coco, tmp_path, folder):
+    keypoints = tmp_path / folder / "person_keypoints_val2017.json"
+    keypoints.parent.mkdir()
+    keypoints.write_text("mine")
+    assert run(small_coco, tmp_path) == 0
+    assert {path for path, _ in small_coco.requests} == {"/zips/val2017.zip"}
+    assert find_split(tmp_path, "val") == Split(tmp_path / "val2017", keypoints)
+    assert keypoints.read_text() == "mine"
+
+
+def test_the_disk_need_is_that_of_what_is_lacking(small_coco, tmp_path, monkeypatch, capsys):
+    """Sizes as COCO's: annotations alone are 0.3 GB, not the 20 GB with the images."""
+    for key, size in (("train", 19_336_861_798), ("val", 815_585_330), ("annotations", 252_907_541)):
+        path, _, digest = coco.FILES[key]
+        monkeypatch.setitem(coco.FILES, key, (path, size, digest))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setitem(coco.IMAGES, "train", 4)
+    for split in ("train", "val"):
+        put_pictures(tmp_path / f"images/{split}2017")
+    command = ["--site", small_coco.url, "--splits", "train", "val", "--out"]
+    assert coco.main([*command, str(tmp_path)]) == 1
+    assert "0.3 GB to download, 0.4 GB on disk at the end, 0.7 GB at most" in capsys.readouterr().err
+    assert coco.main([*command, str(tmp_path / "other")]) == 1
+    assert "20.4 GB to download, 20.6 GB on disk at the end" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_fiftyones_name_of_a_split_is_taken_for_cocos(small_coco, tmp_path, name):
+    assert coco.main(["--out", str(tmp_path), "--site", small_coco.url, "--splits", name]) == 0
+    assert names(tmp_path) == ["annotations", "val2017"]
 
 
 def test_somebodys_smaller_folder_is_left_alone(small_coco, tmp_path, capsys):
@@ -237,8 +333,22 @@ def test_no_network_is_one_line_with_a_way_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(download, "PAUSE", 0.0)
     assert coco.main(["--out", str(tmp_path / "coco"), "--splits", "val", "--site", "http://127.0.0.1:9"]) == 1
     error = capsys.readouterr().err.splitlines()
-    assert "name its folder" in error[-1]
     assert len(error) == 2  # the disk need, and this
+    assert "has no annotations/person_keypoints_val2017.json or raw/person_keypoints_val2017.json" in error[-1]
+    assert "--images DIR --annotations FILE" in error[-1]
+    assert names(tmp_path) == []
+
+
+def test_a_failure_in_somebodys_folder_leaves_it_as_it_was(small_coco, tmp_path, capsys):
+    put_pictures(tmp_path / "images/val2017")
+    before = sorted(tmp_path.rglob("*"))
+    del small_coco.files["/annotations/annotations_trainval2017.zip"]
+    assert run(small_coco, tmp_path) == 1
+    assert "the server says 404" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "archives").mkdir()  # as an earlier failure's part would have left it
+    assert run(small_coco, tmp_path) == 1
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["../evil.jpg", "/evil.jpg", "val2017/../../evil.jpg", "C:/evil.jpg", "..\\evil.jpg"])

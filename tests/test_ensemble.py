@@ -1,18 +1,27 @@
 """Several teachers become one: the mean of their maps, and an identity made of theirs."""
 
 import hashlib
+import json
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy.ndimage import map_coordinates
 
 import cache
+from kdlib.annotations import read_keypoint_annotations
+from precompute import zoo
 from precompute.__main__ import main
-from precompute.ensemble import ensemble, parse_member
+from precompute.crops import Cropper, stack_crops
+from precompute.ensemble import ensemble, mean_maps, parse_member
 from precompute.errors import PrecomputeError
 from precompute.hrnet import build_hrnet
+from precompute.job import teacher_maps
 from precompute.teacher import Teacher
+from precompute.views import ViewPlan, plan_geometry
 from tests import tiny_precompute
 from tests.tiny_precompute import command
 
@@ -33,7 +42,7 @@ def constant_teacher(name, value, input_size=(96, 64), parameters=None):
 def test_the_maps_are_the_mean_of_the_members_maps():
     crops = np.random.default_rng(0).integers(1, 256, (3, 64, 96, 3), np.uint8)
     members = [constant_teacher("a", 0.25), constant_teacher("b", 1.0), constant_teacher("c", -0.5)]
-    maps = ensemble(members)(crops)
+    maps = teacher_maps(ensemble(members), {(96, 64): crops[:, None]}, ViewPlan(1))[:, 0]
     assert maps.dtype == np.float32
     expected = np.mean([member(crops).astype(np.float64) for member in members], axis=0)
     np.testing.assert_allclose(maps, expected, rtol=1e-6)
@@ -44,14 +53,83 @@ def test_the_identity_tells_members_and_order_apart():
     both, other = ensemble([a, b]), ensemble([b, a])
     assert both.weights_sha256 == hashlib.sha256((a.weights_sha256 + b.weights_sha256).encode()).hexdigest()
     assert both.weights_sha256 != other.weights_sha256
-    assert both.members == (("a", a.weights_sha256), ("b", b.weights_sha256))
+    assert both.members == (a, b)
     assert both.parameters == 15
     assert ensemble([a, constant_teacher("c", 1)]).parameters is None
 
 
-def test_members_of_different_sizes_are_refused_with_both_sizes():
-    with pytest.raises(PrecomputeError, match=r"a and b cannot be averaged.*input_size: \(96, 64\) and \(64, 96\)"):
+def test_members_of_different_proportions_or_joints_are_refused_with_both():
+    with pytest.raises(PrecomputeError, match=r"a and b cannot be averaged, their .*: 64x96 and 96x64 \(height"):
         ensemble([constant_teacher("a", 1), constant_teacher("b", 1, (64, 96))])
+    with pytest.raises(PrecomputeError, match=r"a and b cannot be averaged, they differ in joints: 17 and 16"):
+        ensemble([constant_teacher("a", 1), replace(constant_teacher("b", 1, (192, 128)), joints=16)])
+
+
+def test_an_ensemble_is_not_asked_with_crops_of_one_size_alone():
+    both = ensemble([constant_teacher("a", 1), constant_teacher("b", 1, (192, 128))])
+    assert both.input_sizes == ((96, 64), (192, 128))
+    with pytest.raises(ValueError, match="takes crops by input size"):
+        both(np.zeros((1, 64, 96, 3), np.uint8))
+
+
+def sampling_teacher(input_size, stride=4):
+    """Maps that are the crop's first two channels at the input pixels where HRNet's convention puts map pixels."""
+    grid = (input_size[0] // stride, input_size[1] // stride)
+
+    def network(crops):
+        return np.ascontiguousarray(crops[:, ::stride, ::stride, :2].transpose(0, 3, 1, 2), np.float32)
+
+    return Teacher("ramp", input_size, grid, 2, "00" * 32, "fp32", "cpu", network)
+
+
+@pytest.mark.parametrize(("size", "stride"), [((96, 128), 4), ((72, 96), 4), ((96, 128), 2), ((48, 64), 2)])
+def test_members_of_other_input_sizes_and_strides_speak_of_the_same_places(tmp_path, size, stride):
+    """On a picture whose grey level is its coordinate, every member says of every pixel of every view where it lies."""
+    x, y = np.meshgrid(np.arange(256), np.arange(256))
+    cv2.imwrite(str(tmp_path / "ramp.png"), np.stack([y, y, x], axis=2).astype(np.uint8))  # BGR
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [20, 10, 190, 230], "area": 9.0, "iscrowd": 0}
+    labels = {"num_keypoints": 1, "keypoints": [50, 50, 2, *[0] * 48]}
+    (tmp_path / "a.json").write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "ramp.png", "width": 256, "height": 256}],
+                "annotations": [annotation | labels],
+                "categories": [{"id": 1, "name": "person"}],
+            }
+        )
+    )
+    persons = read_keypoint_annotations(tmp_path / "a.json").ground_truth
+    first, other, plan = sampling_teacher((48, 64)), sampling_teacher(size, stride), ViewPlan(4)
+    geometry = plan_geometry(persons, first.input_size, plan)
+    both = ensemble([first, other])
+    (person,) = Cropper(tmp_path, persons, geometry, both.input_sizes, frames=False).prepare([0])
+    crops = stack_crops([person])
+    alone = teacher_maps(first, crops, plan)
+    inside = (alone.min(axis=2, keepdims=True) > 12) & (alone.max(axis=2, keepdims=True) < 243)  # black outside
+    inside = np.broadcast_to(inside, alone.shape)
+    assert inside.mean(axis=(0, 2, 3, 4)).min() > 0.3  # of each view
+    per_pixel = np.abs(np.diff(alone, axis=-1))[inside[..., 1:] & inside[..., :-1]].max()
+    assert per_pixel > 15  # grey levels a map pixel: half a pixel of any input would show
+    apart = np.abs(teacher_maps(both, crops, plan) - alone)[inside]
+    assert apart.max() < 0.8  # the mean of two, each rounded to whole levels
+
+
+def scipys(maps, shape):
+    """Maps (..., h, w) at pixels of a grid of another shape, in float64, zero outside."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float64)
+    places = [rows * maps.shape[-2] / shape[0] + 1, columns * maps.shape[-1] / shape[1] + 1]
+    planes = maps.reshape(-1, *maps.shape[-2:]).astype(np.float64)
+    resampled = [map_coordinates(np.pad(p, 1), places, order=1, mode="grid-constant") for p in planes]
+    return np.stack(resampled).reshape(*maps.shape[:-2], *shape)
+
+
+@pytest.mark.parametrize(("own", "others"), [((24, 18), (36, 27)), ((36, 27), (24, 18)), ((16, 12), (32, 24))])
+def test_maps_of_another_grid_are_resampled_bilinearly(own, others):
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 3, 17, *own)), rng.normal(size=(2, 3, 17, *others))
+    found = mean_maps([one.astype(np.float32), other.astype(np.float32)])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, (one + scipys(other, own)) / 2, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -122,3 +200,27 @@ def test_the_store_of_an_ensemble_is_the_mean_of_its_members_stores_within_the_c
     members = both.manifest["provenance"]["teacher"]["members"]
     weights = [store.manifest["provenance"]["teacher"]["weights_sha256"] for store in alone.values()]
     assert [m["weights_sha256"] for m in members] == weights
+
+
+def test_the_store_of_members_of_two_sizes_is_the_mean_on_the_first_ones_grid(made, tmp_path, monkeypatch):
+    data, _ = made
+    large = zoo.Published("hrnet_w16_sample", (192, 256), "none-00000000_2026.pth", 1.0)
+    monkeypatch.setitem(zoo.ZOO, "hrnet_w16_sample_256x192", large)
+    other, exact = str(data / "other.safetensors"), ("--flip-test", "--codec", "float32")
+    words = {
+        "one": command(data, tmp_path / "one.zarr", *exact),
+        "other": [*command(data, tmp_path / "other.zarr", *exact, "--input-size", "256x192"), "--checkpoint", other],
+        "both": command(data, tmp_path / "both.zarr", *exact, "--ensemble", f"hrnet_w16_sample_256x192={other}"),
+    }
+    for line in words.values():
+        assert main(line) == 0
+    stores = {name: cache.open_store(tmp_path / f"{name}.zarr") for name in words}
+    maps = {name: store.heatmaps(range(len(store))) for name, store in stores.items()}
+    assert maps["other"].shape[-2:] == (64, 48)
+    expected = (maps["one"] + scipys(maps["other"], (32, 24))) / 2
+    assert np.abs(maps["one"] - expected).max() > 0.5
+    np.testing.assert_allclose(maps["both"], expected, atol=1e-4 * np.abs(expected).max())
+    teacher = stores["both"].manifest["provenance"]["teacher"]
+    assert (teacher["input_size"], teacher["heatmap_size"]) == ([96, 128], [24, 32])
+    assert [member.get("input_size") for member in teacher["members"]] == [None, [192, 256]]
+    assert main([*words["both"], "--check", "5"]) == 0

@@ -1,5 +1,6 @@
 """The project needs the packages it is fixed to and what these bring along; each of the others has a way without it."""
 
+import ast
 import importlib.metadata
 import json
 import re
@@ -84,9 +85,10 @@ print(sorted(Finder.absent & set(sys.modules)))
 """
 
 
-def absent_modules():
-    """Top-level modules of every installed package that the required ones do not bring."""
-    there = with_what_they_bring(names(PROJECT["dependencies"])) | {canonicalize_name(PROJECT["name"])}
+def absent_modules(*extras):
+    """Top-level modules of every installed package that the required ones and those of the extras do not bring."""
+    asked = names(PROJECT["dependencies"]).union(*(names(PROJECT["optional-dependencies"][name]) for name in extras))
+    there = with_what_they_bring(asked) | {canonicalize_name(PROJECT["name"])}
     owners = importlib.metadata.packages_distributions()
     return sorted(module for module, of in owners.items() if not there & {canonicalize_name(name) for name in of})
 
@@ -135,6 +137,33 @@ def test_with_the_required_packages_alone_the_same_stores_and_the_same_student_a
     assert results(bare / "run") == results(full / "run")
     assert same_weights(bare / "run/best.pt", full / "run/best.pt")
     assert len(list((full / "run").glob("events*"))) == 1
+
+
+def imported_by_the_notebook():
+    """Top-level modules of its import statements."""
+    (path,) = (ROOT / "notebooks").glob("*.ipynb")
+    cells = [cell["source"] for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    code = "".join(line for cell in cells if not cell[0].startswith("%%") for line in [*cell, "\n"])
+    tree = ast.parse(re.sub(r"(?m)^( *)%.*", r"\1pass", code))
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    named = [[node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names] for node in nodes]
+    return {name.partition(".")[0] for names_of_one in named for name in names_of_one}
+
+
+def test_the_notebooks_extra_is_all_that_its_imports_and_its_teacher_need(tmp_path):
+    absent = absent_modules("notebook")
+    imported = imported_by_the_notebook()
+    assert {"matplotlib", "torch", "precompute", "numpy"} <= imported
+    assert not imported & set(absent)
+    assert "onnxruntime" in absent
+    data = tiny_precompute.write(tmp_path / "data")
+    words = ["precompute", *tiny_precompute.command(data, tmp_path / "s.zarr", "--limit", "2")]
+    assert any(word.endswith(".safetensors") for word in words)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(absent), json.dumps([words])],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def cache_main(words):
@@ -191,5 +220,5 @@ def test_without_tensorboard_a_board_says_so_once_and_keeps_nothing(tmp_path, mo
 def test_without_safetensors_its_files_are_refused_in_one_line(tmp_path, monkeypatch):
     checkpoint = ROOT / "precompute/sample/hrnet_w16_sample.safetensors"
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(CheckpointError, match=r"sample\.safetensors needs safetensors: pip install -e '\.\[teacher\]'"):
+    with pytest.raises(CheckpointError, match=r"sample\.safetensors needs safetensors: pip install safetensors$"):
         read_weights_file(checkpoint)

@@ -71,6 +71,15 @@ def test_weights_with_another_digest_are_refused(site, tmp_path):
     assert not (tmp_path / "torch/hub/checkpoints" / site.path[1:]).exists()
 
 
+def test_without_network_the_way_out_is_a_file(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "SITE", "http://127.0.0.1:9")
+    with pytest.raises(DownloadError, match=r"^cannot download http://127.*refused\. Weights .*: --checkpoint FILE$"):
+        load_teacher("hrnet_w18_small_96x64")
+    assert list((tmp_path / "torch/hub/checkpoints").iterdir()) == []
+    (tmp_path / "mine.pth").write_bytes(site.files[site.path])
+    assert load_teacher("hrnet_w18_small_96x64", tmp_path / "mine.pth").input_size == (64, 96)
+
+
 def test_a_size_that_is_not_published_needs_a_file(site):
     with pytest.raises(CheckpointError, match="hrnet_w18_small needs its weights"):
         load_teacher("hrnet_w18_small", input_size=(64, 64))

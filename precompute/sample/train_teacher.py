@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     from precompute.sample.dataset import SampleError
 
     if importlib.util.find_spec("safetensors") is None:  # of the last step, an hour later
-        sys.stderr.write("error: the teacher's weights are kept in safetensors: pip install -e '.[teacher]'\n")
+        sys.stderr.write("error: the teacher's weights are kept in safetensors: pip install safetensors\n")
         return 1
     try:
         train_teacher(arguments)
