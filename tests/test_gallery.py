@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,9 @@ from tests.people_store import IMAGE_SIZE, make_store
 from train.__main__ import main
 from train.errors import TrainError
 from train.evaluate import cached_teacher, measure
+from train.gallery.__main__ import main as gallery_main
 from train.gallery.interpreter import require_fiftyone
+from train.gallery.port import require_free_port
 from train.gallery.read import read_gallery, relative_box, relative_points
 from train.gallery.write import annotations, results, write_gallery
 
@@ -163,6 +166,31 @@ def test_an_interpreter_without_fiftyone_is_refused_before_anything_is_computed(
         assert error.startswith("error: ")
         assert error.count("\n") == 1
         assert not (tmp_path / "out").exists()
+
+
+def test_a_port_that_another_program_has_is_refused_before_anything_is_computed(
+    store, images, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("train.gallery.interpreter.require_fiftyone", lambda python: None)
+    monkeypatch.setitem(sys.modules, "fiftyone", None)
+    out = tmp_path / "out"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        places = ["--images", str(images), "--port", port]
+        assert main(["fiftyone", "--store", str(store.path), "--teacher", "--out", str(out), *places]) == 1
+        assert gallery_main(["--gallery", str(folder), *places]) == 1
+    refusal = f"error: the App cannot have --port {port} (Address already in use); give another with --port N\n"
+    assert capsys.readouterr().err == 2 * refusal
+    assert not out.exists()
+
+
+def test_a_free_port_is_free_again_after_the_look():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    require_free_port(port)
+    socket.create_server(("127.0.0.1", port)).close()
+    with pytest.raises(TrainError, match=r"--port 65536 .*give another"):
+        require_free_port(65536)
 
 
 def test_the_reading_half_needs_neither_torch_nor_numpy(folder, images):
