@@ -20,6 +20,7 @@ from tests.people_store import IMAGE_SIZE, make_store
 from train.__main__ import main
 from train.errors import TrainError
 from train.evaluate import cached_teacher, measure
+from train.fewest_labels import FEWEST_LABELS
 from train.gallery.__main__ import main as gallery_main
 from train.gallery.interpreter import require_fiftyone
 from train.gallery.port import require_free_port
@@ -60,6 +61,11 @@ def with_fiftyone():
             continue
         return python
     return pytest.skip("FiftyOne is in no environment here (`make fiftyone` makes one, FIFTYONE_PYTHON names one)")
+
+
+def dataset_name(gallery):
+    about = json.loads((gallery / "ground_truth.json").read_text())["info"]
+    return f"pose-{about['description']}-{about['content_sha256'][:8]}"
 
 
 # --- the files --------------------------------------------------------------------------------------------------------
@@ -146,6 +152,21 @@ def test_labels_come_back_in_image_pixels_and_unlabelled_joints_are_nowhere(stor
         np.testing.assert_allclose(points[labelled], keypoints[row, labelled, :2], atol=1e-3)
 
 
+def test_stores_of_one_path_and_other_contents_make_datasets_of_other_names(store, folder, images, tmp_path):
+    truth = json.loads((folder / "ground_truth.json").read_text())
+    digest = truth["info"]["content_sha256"]
+    assert digest == store.manifest["content_sha256"]
+    (tmp_path / "anew").mkdir()
+    truth["info"]["content_sha256"] = digest[::-1]
+    (tmp_path / "anew/ground_truth.json").write_text(json.dumps(truth))
+    names = [read_gallery(gallery, images).name for gallery in (folder, tmp_path / "anew")]
+    assert [name.removeprefix(truth["info"]["description"]) for name in names] == [
+        f"-{digest[:8]}",
+        f"-{digest[::-1][:8]}",
+    ]
+    assert names[0] != names[1]
+
+
 def test_missing_images_are_refused_with_one_name(folder, images, tmp_path):
     with pytest.raises(TrainError, match=r"3 of 3 images are not in .*000.jpg for one"):
         read_gallery(folder, tmp_path)
@@ -204,16 +225,29 @@ def test_the_reading_half_needs_neither_torch_nor_numpy(folder, images):
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def in_fiftyone(program, tmp_path):
+    """What a program that has FiftyOne prints last, as JSON."""
+    database = {**os.environ, "FIFTYONE_DATABASE_DIR": str(tmp_path / "db"), "FIFTYONE_DO_NOT_TRACK": "true"}
+    done = subprocess.run(
+        [with_fiftyone(), "-c", program],
+        cwd=ROOT,
+        env=database,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
 @pytest.mark.slow
 def test_fiftyone_sorts_persons_from_worst_to_best(store, folder, images, tmp_path):
-    python = with_fiftyone()
-    name = "pose-" + json.loads((folder / "ground_truth.json").read_text())["info"]["description"]
-    database = {**os.environ, "FIFTYONE_DATABASE_DIR": str(tmp_path / "db"), "FIFTYONE_DO_NOT_TRACK": "true"}
     program = (
         "import json, math, fiftyone as fo\nfrom train.gallery.__main__ import main\n"
         f"arguments = ['--gallery', {str(folder)!r}, '--images', {str(images)!r}, '--no-app']\n"
         "assert main(arguments) == 0 and main(arguments) == 0\n"
-        f"dataset = fo.load_dataset({name!r})\n"
+        f"dataset = fo.load_dataset({dataset_name(folder)!r})\n"
         "persons = sum(dataset.values('ground_truth.keypoints.points'), [])\n"
         "print(json.dumps({\n"
         "    'joints': dataset.default_skeleton.labels,\n"
@@ -223,11 +257,7 @@ def test_fiftyone_sorts_persons_from_worst_to_best(store, folder, images, tmp_pa
         "    'worst': dataset.load_saved_view('worst images: teacher').values('worst_oks_teacher')}))\n"
         "dataset.delete()"  # FiftyOne attaches to a database that already runs, whatever its folder
     )
-    done = subprocess.run(
-        [python, "-c", program], cwd=ROOT, env=database, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found = in_fiftyone(program, tmp_path)
     assert found["joints"] == list(JOINTS)
     assert (found["images"], found["boxes"]) == (3, PEOPLE)
     assert found["unlabelled"] == (store.instances["keypoints"][..., 2] == 0).sum()
@@ -235,6 +265,55 @@ def test_fiftyone_sorts_persons_from_worst_to_best(store, folder, images, tmp_pa
     assert found["oks"] == pytest.approx(expected)
     assert found["worst"] == sorted(found["worst"])
     assert found["worst"][0] == pytest.approx(expected[0])
+
+
+@pytest.fixture
+def scarce(store, folder, tmp_path):
+    """A gallery whose first person has five labelled joints and the lowest OKS; `baseline` is its better student."""
+    truth = json.loads((folder / "ground_truth.json").read_text())
+    person = truth["annotations"][0]
+    person["keypoints"][2::3] = [2] * (FEWEST_LABELS - 1) + [0] * (len(JOINTS) - FEWEST_LABELS + 1)
+    person["num_keypoints"] = FEWEST_LABELS - 1
+    entries = json.loads((folder / "teacher.json").read_text())
+    for name, quality in (("teacher", 1.0), ("baseline", 0.8), ("distilled", 0.5)):
+        said = [{**entry, "oks": quality * entry["oks"] if i else 0.0} for i, entry in enumerate(entries)]
+        (tmp_path / "scarce").mkdir(exist_ok=True)
+        (tmp_path / f"scarce/{name}.json").write_text(json.dumps(said))
+    (tmp_path / "scarce/ground_truth.json").write_text(json.dumps(truth))
+    return tmp_path / "scarce"
+
+
+@pytest.mark.slow
+def test_fiftyone_shows_each_of_the_worst_with_its_own_joints_and_opens_with_the_best_student(
+    store, scarce, images, tmp_path
+):
+    program = (
+        "import json, math, fiftyone as fo\nfrom train.gallery.__main__ import main\n"
+        f"assert main(['--gallery', {str(scarce)!r}, '--images', {str(images)!r}, '--no-app']) == 0\n"
+        f"dataset = fo.load_dataset({dataset_name(scarce)!r})\n"
+        "crops = dataset.load_saved_view('worst persons: distilled')\n"
+        "print(json.dumps({\n"
+        "    'boxes': crops.values('boxes.annotation_id'),\n"
+        "    'joints': crops.values('distilled.keypoints.annotation_id'),\n"
+        "    'points': crops.values('distilled.keypoints.points'),\n"
+        "    'limbs': crops.values('ground_truth_limbs.polylines.annotation_id'),\n"
+        "    'lines': crops.values('ground_truth_limbs.polylines.points'),\n"
+        "    'worst': dataset.load_saved_view('worst images: distilled').values('worst_oks_distilled'),\n"
+        "    'active': dataset.app_config.active_fields.paths if hasattr(fo, 'ActiveFields') else None}))\n"
+        "dataset.delete()"
+    )
+    found = in_fiftyone(program, tmp_path)
+    known = {entry["annotation_id"]: entry["oks"] for entry in json.loads((scarce / "distilled.json").read_text())[1:]}
+    assert found["boxes"] == sorted(known, key=known.__getitem__)
+    assert found["joints"] == found["limbs"] == [[annotation_id] for annotation_id in found["boxes"]]
+    assert [len(points) for (points,) in found["points"]] == [len(JOINTS)] * len(known)
+    keypoints = dict(zip(store.instances["annotation_id"].tolist(), store.instances["keypoints"], strict=True))
+    for annotation_id, (lines,) in zip(found["boxes"], found["lines"], strict=True):
+        drawn = {tuple(np.round(np.multiply(point, IMAGE_SIZE), 1)) for line in lines for point in line}
+        labelled = keypoints[annotation_id][keypoints[annotation_id][:, 2] > 0]
+        assert drawn == {tuple(np.round(point, 1)) for point in labelled[:, :2].astype(float)}
+    assert min(found["worst"]) == pytest.approx(min(known.values()))
+    assert found["active"] in (None, ["ground_truth_limbs", "baseline"])
 
 
 def test_fiftyone_without_a_database_is_refused_in_one_line(folder, images):

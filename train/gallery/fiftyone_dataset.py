@@ -1,10 +1,11 @@
 """A gallery as a FiftyOne dataset.
 
-It has a field of keypoints for the labels and for each network, the labelled limbs as lines, ``boxes`` with every
-network's OKS and PCK, and saved views ``worst persons: NAME`` (crops) and ``worst images: NAME``.
+It has a field of keypoints for the labels and for each network, the labels as lines, ``boxes`` with every network's OKS
+and PCK, and saved views ``worst persons: NAME`` (crops) and ``worst images: NAME``.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -17,7 +18,7 @@ COLOURS = ("#ffd23f", "#c9cad0", "#a992f0", "#3fc79b", "#f07db5", "#86b8cc", "#f
 """The labels', then the networks' as the dark report has them; further ones begin anew after the labels'."""
 MADE_BY = "pose-teacher-cache"
 LIMBS = f"{GROUND_TRUTH}_limbs"
-"""The labelled limbs as lines, for crops: the App shows nothing of a crop with keypoints of which one is NaN."""
+"""The labels as lines: they cover no network's joints, and the App cannot crop to keypoints of which one is NaN."""
 
 
 def build(fo: Any, gallery: Gallery) -> Any:
@@ -37,11 +38,14 @@ def build(fo: Any, gallery: Gallery) -> Any:
     dataset.info["made_by"] = MADE_BY
     dataset.default_skeleton = fo.KeypointSkeleton(labels=gallery.joints, edges=gallery.limbs)
     dataset.app_config.color_scheme = _colours(fo, gallery)
+    similarities = {
+        name: [oks for p in gallery.pictures for oks in _similarities(p, name)] for name in gallery.networks
+    }
     if hasattr(fo, "ActiveFields"):  # else the App opens with all fields on
-        dataset.app_config.active_fields = fo.ActiveFields(paths=[GROUND_TRUTH, *_best(gallery)])
+        dataset.app_config.active_fields = fo.ActiveFields(paths=[LIMBS, *_best_student(similarities)])
     dataset.add_samples([_sample(fo, picture, gallery) for picture in gallery.pictures], progress=False)
     dataset.add_dynamic_sample_fields()
-    for network in gallery.networks:
+    for network in filter(similarities.get, gallery.networks):
         _save_worst(fo, dataset, network)
     dataset.save()
     return dataset
@@ -54,11 +58,10 @@ def _colours(fo: Any, gallery: Gallery) -> Any:
     return fo.ColorScheme(color_by="field", fields=fields, show_skeletons=True, multicolor_keypoints=False)
 
 
-def _best(gallery: Gallery) -> list[str]:
-    """The student with the highest mean OKS; none where there is none."""
-    known = {name: [oks for p in gallery.pictures for oks in _similarities(p, name)] for name in gallery.networks}
-    students = [name for name in gallery.networks if name != "teacher" and known[name]]
-    return [max(students, key=lambda name: fmean(known[name]))] if students else []
+def _best_student(similarities: Mapping[str, Sequence[float]]) -> list[str]:
+    """The student with the highest mean OKS; nobody where there is none."""
+    students = {fmean(known): name for name, known in similarities.items() if name != "teacher" and known}
+    return [students[max(students)]] if students else []
 
 
 def _similarities(picture: Picture, network: str) -> list[float]:
@@ -86,9 +89,12 @@ def _sample(fo: Any, picture: Picture, gallery: Gallery) -> Any:
 
 
 def _limbs(fo: Any, figure: Figure, gallery: Gallery) -> Any:
-    lines = [[figure.points[joint] for joint in limb] for limb in gallery.limbs]
-    known = [line for line in lines if not any(math.isnan(x) for x, _ in line)]
-    return fo.Polyline(label="person", points=known, annotation_id=figure.attributes["annotation_id"])
+    """The labelled joints and the limbs between them; a joint alone is a line of one point."""
+    labelled = {joint for joint, (x, _) in enumerate(figure.points) if not math.isnan(x)}
+    limbs = [limb for limb in gallery.limbs if labelled.issuperset(limb)]
+    alone = [[joint] for joint in sorted(labelled.difference(*limbs))]
+    lines = [[figure.points[joint] for joint in line] for line in (*limbs, *alone)]
+    return fo.Polyline(label="person", points=lines, annotation_id=figure.attributes["annotation_id"])
 
 
 def _save_worst(fo: Any, dataset: Any, network: str) -> None:
