@@ -39,13 +39,16 @@ def _has_display() -> bool:
 def _open_app(fo: Any, dataset: Any, port: int) -> None:
     """Serve the App to this machine alone until it is interrupted, be it while it starts.
 
-    Where there is no display, the browser is the reader's to open; FiftyOne's own recipe for that would have it on
-    port 5151, whatever `port` is, and is not printed.
+    Where there is no display, the browser is the reader's to open, with our recipe: FiftyOne's leads to port 5151,
+    whatever `port` is.
     """
+    remote = not _has_display()
     logging.getLogger("fiftyone.core.session.session").setLevel(logging.WARNING)
     try:
-        session = fo.launch_app(dataset, port=port, address=HOST, remote=not _has_display())
+        session = fo.launch_app(dataset, port=port, address=HOST, remote=remote)
         print(f"open http://localhost:{port}/datasets/{dataset.name} (Ctrl-C ends it)", flush=True)
+        if remote:
+            print(f"from another machine after: ssh -N -L {port}:{HOST}:{port} THIS_MACHINE", flush=True)
         session.wait(-1)
     except KeyboardInterrupt:
         fo.close_app()
