@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +21,10 @@ from tests.people_store import IMAGE_SIZE, make_store
 from train.__main__ import main
 from train.errors import TrainError
 from train.evaluate import cached_teacher, measure
+from train.fewest_labels import FEWEST_LABELS
+from train.gallery.__main__ import main as gallery_main
 from train.gallery.interpreter import require_fiftyone
+from train.gallery.port import require_free_port
 from train.gallery.read import read_gallery, relative_box, relative_points
 from train.gallery.write import annotations, results, write_gallery
 
@@ -57,6 +62,11 @@ def with_fiftyone():
             continue
         return python
     return pytest.skip("FiftyOne is in no environment here (`make fiftyone` makes one, FIFTYONE_PYTHON names one)")
+
+
+def dataset_name(gallery):
+    about = json.loads((gallery / "ground_truth.json").read_text())["info"]
+    return f"pose-{about['description']}-{about['content_sha256'][:8]}"
 
 
 # --- the files --------------------------------------------------------------------------------------------------------
@@ -143,6 +153,21 @@ def test_labels_come_back_in_image_pixels_and_unlabelled_joints_are_nowhere(stor
         np.testing.assert_allclose(points[labelled], keypoints[row, labelled, :2], atol=1e-3)
 
 
+def test_stores_of_one_path_and_other_contents_make_datasets_of_other_names(store, folder, images, tmp_path):
+    truth = json.loads((folder / "ground_truth.json").read_text())
+    digest = truth["info"]["content_sha256"]
+    assert digest == store.manifest["content_sha256"]
+    (tmp_path / "anew").mkdir()
+    truth["info"]["content_sha256"] = digest[::-1]
+    (tmp_path / "anew/ground_truth.json").write_text(json.dumps(truth))
+    names = [read_gallery(gallery, images).name for gallery in (folder, tmp_path / "anew")]
+    assert [name.removeprefix(truth["info"]["description"]) for name in names] == [
+        f"-{digest[:8]}",
+        f"-{digest[::-1][:8]}",
+    ]
+    assert names[0] != names[1]
+
+
 def test_missing_images_are_refused_with_one_name(folder, images, tmp_path):
     with pytest.raises(TrainError, match=r"3 of 3 images are not in .*000.jpg for one"):
         read_gallery(folder, tmp_path)
@@ -165,6 +190,31 @@ def test_an_interpreter_without_fiftyone_is_refused_before_anything_is_computed(
         assert not (tmp_path / "out").exists()
 
 
+def test_a_port_that_another_program_has_is_refused_before_anything_is_computed(
+    store, images, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("train.gallery.interpreter.require_fiftyone", lambda python: None)
+    monkeypatch.setitem(sys.modules, "fiftyone", None)
+    out = tmp_path / "out"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        places = ["--images", str(images), "--port", port]
+        assert main(["fiftyone", "--store", str(store.path), "--teacher", "--out", str(out), *places]) == 1
+        assert gallery_main(["--gallery", str(folder), *places]) == 1
+    refusal = f"error: the App cannot have --port {port} (Address already in use); give another with --port N\n"
+    assert capsys.readouterr().err == 2 * refusal
+    assert not out.exists()
+
+
+def test_a_free_port_is_free_again_after_the_look():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    require_free_port(port)
+    socket.create_server(("127.0.0.1", port)).close()
+    with pytest.raises(TrainError, match=r"--port 65536 .*give another"):
+        require_free_port(65536)
+
+
 def test_the_reading_half_needs_neither_torch_nor_numpy(folder, images):
     program = (
         "import sys\nfrom pathlib import Path\nimport train.gallery.__main__\n"
@@ -176,16 +226,31 @@ def test_the_reading_half_needs_neither_torch_nor_numpy(folder, images):
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def in_fiftyone(program, tmp_path):
+    """What a program that has FiftyOne prints, line by line."""
+    database = {**os.environ, "FIFTYONE_DATABASE_DIR": str(tmp_path / "db"), "FIFTYONE_DO_NOT_TRACK": "true"}
+    done = subprocess.run(
+        [with_fiftyone(), "-c", program],
+        cwd=ROOT,
+        env=database,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().splitlines()
+
+
 @pytest.mark.slow
 def test_fiftyone_sorts_persons_from_worst_to_best(store, folder, images, tmp_path):
-    python = with_fiftyone()
-    name = "pose-" + json.loads((folder / "ground_truth.json").read_text())["info"]["description"]
-    database = {**os.environ, "FIFTYONE_DATABASE_DIR": str(tmp_path / "db"), "FIFTYONE_DO_NOT_TRACK": "true"}
     program = (
         "import json, math, fiftyone as fo\nfrom train.gallery.__main__ import main\n"
         f"arguments = ['--gallery', {str(folder)!r}, '--images', {str(images)!r}, '--no-app']\n"
-        "assert main(arguments) == 0 and main(arguments) == 0\n"
-        f"dataset = fo.load_dataset({name!r})\n"
+        "assert main(arguments) == 0\n"
+        "vars(fo).pop('ActiveFields', None)\n"  # as an older FiftyOne
+        "assert main(arguments) == 0\n"
+        f"dataset = fo.load_dataset({dataset_name(folder)!r})\n"
         "persons = sum(dataset.values('ground_truth.keypoints.points'), [])\n"
         "print(json.dumps({\n"
         "    'joints': dataset.default_skeleton.labels,\n"
@@ -195,11 +260,7 @@ def test_fiftyone_sorts_persons_from_worst_to_best(store, folder, images, tmp_pa
         "    'worst': dataset.load_saved_view('worst images: teacher').values('worst_oks_teacher')}))\n"
         "dataset.delete()"  # FiftyOne attaches to a database that already runs, whatever its folder
     )
-    done = subprocess.run(
-        [python, "-c", program], cwd=ROOT, env=database, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found = json.loads(in_fiftyone(program, tmp_path)[-1])
     assert found["joints"] == list(JOINTS)
     assert (found["images"], found["boxes"]) == (3, PEOPLE)
     assert found["unlabelled"] == (store.instances["keypoints"][..., 2] == 0).sum()
@@ -207,6 +268,76 @@ def test_fiftyone_sorts_persons_from_worst_to_best(store, folder, images, tmp_pa
     assert found["oks"] == pytest.approx(expected)
     assert found["worst"] == sorted(found["worst"])
     assert found["worst"][0] == pytest.approx(expected[0])
+
+
+@pytest.fixture
+def scarce(store, folder, tmp_path):
+    """A gallery whose first person has five labelled joints and the lowest OKS; `baseline` is its better student."""
+    truth = json.loads((folder / "ground_truth.json").read_text())
+    person = truth["annotations"][0]
+    person["keypoints"][2::3] = [2] * (FEWEST_LABELS - 1) + [0] * (len(JOINTS) - FEWEST_LABELS + 1)
+    person["num_keypoints"] = FEWEST_LABELS - 1
+    entries = json.loads((folder / "teacher.json").read_text())
+    for name, quality in (("teacher", 1.0), ("baseline", 0.8), ("distilled", 0.5)):
+        said = [{**entry, "oks": quality * entry["oks"] if i else 0.0} for i, entry in enumerate(entries)]
+        (tmp_path / "scarce").mkdir(exist_ok=True)
+        (tmp_path / f"scarce/{name}.json").write_text(json.dumps(said))
+    (tmp_path / "scarce/ground_truth.json").write_text(json.dumps(truth))
+    return tmp_path / "scarce"
+
+
+@pytest.mark.slow
+def test_fiftyone_shows_each_of_the_worst_with_its_own_joints_and_opens_with_the_best_student(
+    store, scarce, images, tmp_path
+):
+    program = (
+        "import json, math, fiftyone as fo\nfrom train.gallery.__main__ import main\n"
+        f"assert main(['--gallery', {str(scarce)!r}, '--images', {str(images)!r}, '--no-app']) == 0\n"
+        f"dataset = fo.load_dataset({dataset_name(scarce)!r})\n"
+        "crops = dataset.load_saved_view('worst persons: distilled')\n"
+        "print(json.dumps({\n"
+        "    'boxes': crops.values('boxes.annotation_id'),\n"
+        "    'joints': crops.values('distilled.keypoints.annotation_id'),\n"
+        "    'points': crops.values('distilled.keypoints.points'),\n"
+        "    'limbs': crops.values('ground_truth_limbs.polylines.annotation_id'),\n"
+        "    'lines': crops.values('ground_truth_limbs.polylines.points'),\n"
+        "    'worst': dataset.load_saved_view('worst images: distilled').values('worst_oks_distilled'),\n"
+        "    'active': dataset.app_config.active_fields.paths if hasattr(fo, 'ActiveFields') else None}))\n"
+        "dataset.delete()"
+    )
+    found = json.loads(in_fiftyone(program, tmp_path)[-1])
+    known = {entry["annotation_id"]: entry["oks"] for entry in json.loads((scarce / "distilled.json").read_text())[1:]}
+    assert found["boxes"] == sorted(known, key=known.__getitem__)
+    assert found["joints"] == found["limbs"] == [[annotation_id] for annotation_id in found["boxes"]]
+    assert [len(points) for (points,) in found["points"]] == [len(JOINTS)] * len(known)
+    keypoints = dict(zip(store.instances["annotation_id"].tolist(), store.instances["keypoints"], strict=True))
+    for annotation_id, (lines,) in zip(found["boxes"], found["lines"], strict=True):
+        drawn = {tuple(np.round(np.multiply(point, IMAGE_SIZE), 1)) for line in lines for point in line}
+        labelled = keypoints[annotation_id][keypoints[annotation_id][:, 2] > 0]
+        assert drawn == {tuple(np.round(point, 1)) for point in labelled[:, :2].astype(float)}
+    assert min(found["worst"]) == pytest.approx(min(known.values()))
+    assert found["active"] in (None, ["ground_truth_limbs", "baseline"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["__init__", "wait"])
+def test_ctrl_c_ends_the_app_and_its_address_has_the_port_that_was_asked_for(moment, tmp_path, monkeypatch):
+    program = (
+        "import types, fiftyone as fo, fiftyone.core.session.session as session\n"
+        "from train.gallery.__main__ import _open_app\n"
+        "def interrupt(*_, **__):\n    raise KeyboardInterrupt\n"
+        "quiet = dict.fromkeys(['__init__', 'wait', 'close'], lambda *_, **__: None)\n"
+        f"stub = {{**quiet, 'remote': True, 'server_port': 5262, {moment!r}: interrupt}}\n"
+        "session.Session = type('Session', (), stub)\n"
+        "_open_app(fo, types.SimpleNamespace(name='pose'), 5262)\n"
+        "print('ended')"
+    )
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    *addresses, ended = in_fiftyone(program, tmp_path)
+    assert ended == "ended"
+    ports = [re.findall(r"\b5\d{3}\b", line) for line in addresses]
+    assert ports == ([["5262"], ["5262", "5262"]] if moment == "wait" else [])
 
 
 def test_fiftyone_without_a_database_is_refused_in_one_line(folder, images):

@@ -14,6 +14,7 @@ from tests.people_store import HEATMAP_SIZE, INPUT_SIZE, make_store
 from train.__main__ import main
 from train.errors import TrainError
 from train.evaluate import cached_teacher, measure
+from train.fewest_labels import FEWEST_LABELS
 from train.report import write_report
 from train.report.axes import nice_ticks, spread
 from train.report.breakdown import sizes, tolerance_curves
@@ -26,7 +27,7 @@ from train.report.markup import Markup, element, join
 from train.report.numbers import DASH, MINUS, TIMES, duration, exact, fixed, power, signed, size
 from train.report.overlays import SIDES, heat_png, limb_side
 from train.report.page import headline
-from train.report.people import FEWEST_LABELS, SHOWN, WORST, cards
+from train.report.people import SHOWN, WORST, cards
 
 FAST = ["--pretrained", "none", "--batch-size", "8", "--epochs", "2", "--threads", "1", "--precision", "fp32"]
 PEOPLE = 14

@@ -234,9 +234,12 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _fiftyone(arguments: argparse.Namespace) -> int:
     import cache
     from train.gallery.interpreter import become_fiftyone, require_fiftyone
+    from train.gallery.port import require_free_port
     from train.gallery.write import predictions_by_name, write_gallery
 
     require_fiftyone(arguments.python)
+    if not arguments.no_app:
+        require_free_port(arguments.port)
     store = cache.open_store(arguments.store)
     device = _device(arguments.device)
     said = predictions_by_name(

@@ -19,12 +19,12 @@ from kdlib.heatmaps import decode_argmax
 from kdlib.images import normalise_images
 from kdlib.skeleton import LIMBS
 from train.dataset import StoreDataset, as_tensors
+from train.fewest_labels import FEWEST_LABELS
 from train.report.overlays import COLOURS, SIDES, heat_pixels, limb_side
 from train.students import STRIDE, Student
 from train.supervision import Supervision
 
 PERSONS: Final = 6
-FEWEST_LABELS: Final = 6
 TILE_HEIGHT: Final = 224
 """Pixels of a person's picture."""
 GAP: Final = 4

@@ -6,6 +6,7 @@ It needs FiftyOne and nothing else: no torch, no store. `python -m train fiftyon
 """
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 from console.flags import Parser
 from train.errors import TrainError
 from train.gallery.fiftyone_dataset import build
-from train.gallery.read import read_gallery
+from train.gallery.port import HOST, require_free_port
+from train.gallery.read import Gallery, read_gallery
 
 PORT = 5151
 
@@ -35,41 +37,59 @@ def _has_display() -> bool:
 
 
 def _open_app(fo: Any, dataset: Any, port: int) -> None:
-    """Serve the App to this machine alone until it is interrupted.
+    """Serve the App to this machine alone until it is interrupted, be it while it starts.
 
-    Where there is no display, the browser is the reader's to open.
+    Where there is no display, the browser is the reader's to open, with our recipe: FiftyOne's leads to port 5151,
+    whatever `port` is.
     """
-    session = fo.launch_app(dataset, port=port, address="127.0.0.1", remote=not _has_display())
-    print(f"open http://localhost:{port}/datasets/{dataset.name} (Ctrl-C ends it)", flush=True)
+    remote = not _has_display()
+    logging.getLogger("fiftyone.core.session.session").setLevel(logging.WARNING)
     try:
+        session = fo.launch_app(dataset, port=port, address=HOST, remote=remote)
+        print(f"open http://localhost:{port}/datasets/{dataset.name} (Ctrl-C ends it)", flush=True)
+        if remote:
+            print(f"from another machine after: ssh -N -L {port}:{HOST}:{port} THIS_MACHINE", flush=True)
         session.wait(-1)
     except KeyboardInterrupt:
-        session.close()
+        fo.close_app()
+
+
+def _dataset(fo: Any, gallery: Gallery) -> Any:
+    from fiftyone.core.config import FiftyOneConfigError
+
+    try:
+        return build(fo, gallery)
+    except FiftyOneConfigError as error:
+        reason = str(error).partition(". ")[0]
+        raise TrainError(f"FiftyOne has no database ({reason}); docs/looking.md says what to install") from error
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    if not arguments.no_app:
+        require_free_port(arguments.port)
+    gallery = read_gallery(arguments.gallery, arguments.images)
+    os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
+    try:
+        import fiftyone as fo
+    except ImportError as error:
+        raise TrainError("there is no FiftyOne here: pip install fiftyone") from error
+    dataset = _dataset(fo, gallery)
+    print(f"dataset {dataset.name!r}: {len(dataset)} images, {dataset.count('boxes.detections')} persons")
+    if not arguments.no_app:
+        _open_app(fo, dataset, arguments.port)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Build the dataset and open the App; 0 when done, 1 with one line on stderr when refused."""
     arguments = _parser().parse_args(argv)
-    os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
     try:
-        import fiftyone as fo
-    except ImportError:
-        print("error: there is no FiftyOne here: pip install fiftyone", file=sys.stderr)
-        return 1
-    from fiftyone.core.config import FiftyOneConfigError
-
-    try:
-        dataset = build(fo, read_gallery(arguments.gallery, arguments.images))
+        _show(arguments)
     except TrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except FiftyOneConfigError as error:
-        reason = str(error).partition(". ")[0]
-        print(f"error: FiftyOne has no database ({reason}); docs/looking.md says what to install", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
         return 1
-    print(f"dataset {dataset.name!r}: {len(dataset)} images, {dataset.count('boxes.detections')} persons")
-    if not arguments.no_app:
-        _open_app(fo, dataset, arguments.port)
     return 0
 
 

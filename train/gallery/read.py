@@ -5,10 +5,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from train.errors import TrainError
 from train.gallery import GROUND_TRUTH
+
+DIGITS: Final = 8
+"""Of the contents' digest in a name: stores of one path and other contents get other names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Gallery:
     """A folder of COCO files, read."""
 
     name: str
+    """The store's folder and name, and the beginning of its contents' digest."""
     joints: list[str]
     limbs: list[list[int]]
     """Pairs of joint numbers from 0."""
@@ -61,7 +65,8 @@ def read_gallery(folder: Path, images: Path) -> Gallery:
         _add_person(pictures[annotation["image_id"]], annotation, said)
     (category,) = truth["categories"]
     limbs = [[a - 1, b - 1] for a, b in category["skeleton"]]
-    name = truth["info"]["description"]
+    about = truth["info"]
+    name = f"{about['description']}-{about['content_sha256'][:DIGITS]}"
     return Gallery(name, category["keypoints"], limbs, networks, list(pictures.values()))
 
 

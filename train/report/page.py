@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from train.errors import TrainError
+from train.fewest_labels import FEWEST_LABELS
 from train.report import breakdown, facts, figures, recipes, tables
 from train.report.calibration import FEWEST
 from train.report.checks import Check, checks
@@ -20,7 +21,7 @@ from train.report.confidence import confidence
 from train.report.evidence import Evidence, Subject, Trained, gather
 from train.report.markup import Markup, element
 from train.report.numbers import MINUS, TIMES, fixed, signed, whole
-from train.report.people import FEWEST_LABELS, WORST, cards, choose, frames, worst_first
+from train.report.people import WORST, cards, choose, frames, worst_first
 
 COLOURS = 6
 """Series colours of students in report.css; further ones begin anew."""

@@ -14,6 +14,7 @@ from kdlib.images import normalise_images
 from kdlib.warp import warp_image
 from train.dataset import as_tensors
 from train.evaluate import student_loader
+from train.fewest_labels import FEWEST_LABELS
 from train.pixels import decode, image_pixels
 from train.report.evidence import Evidence, Subject, Trained
 from train.report.markup import Markup, compact, element
@@ -23,8 +24,6 @@ from train.students import STRIDE
 
 SHOWN = 10
 WORST = 12
-FEWEST_LABELS = 6
-"""A person with fewer labelled joints says little about a network."""
 JPEG_QUALITY = 85
 """Of frames cut from the original images, for a store that holds none."""
 
