@@ -127,11 +127,12 @@ def fetch(root: Path, splits: list[str], site: str = SITE, *, keep_archives: boo
     """Have the splits in a folder.
 
     Returns:
-        What was done, a line a part, and where each split is.
+        What was done, a line a part, or where each split is if nothing was to be done.
 
     Raises:
         PrecomputeError: If the disk is too small, a download fails, or an archive is not what it should be.
     """
+    splits = list(dict.fromkeys(splits))
     missing = missing_parts(root, splits, site)
     _refuse_small_disk(root, missing, keep_archives)
     done = [_fetch_part(root, part, keep_archives) for part in missing]

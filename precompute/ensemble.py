@@ -71,6 +71,7 @@ def _onto_grid(maps: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
         return maps
     scaled = scale_affine(size[0] / columns)
     planes = maps.reshape(-1, joints, rows, columns).transpose(0, 2, 3, 1)
+    planes = np.pad(planes, ((0, 0), (0, 1), (0, 1), (0, 0)), "edge")  # the finer grid ends half a pixel further out
     resampled = np.stack([warp_heatmaps(plane, scaled, size) for plane in planes])
     return resampled.transpose(0, 3, 1, 2).reshape(*before, joints, size[1], size[0])
 

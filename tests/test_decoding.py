@@ -9,6 +9,7 @@ from kdlib.geometry import transform_points
 from kdlib.heatmaps import gaussian_heatmaps
 from kdlib.metrics import oks
 from tests.people_store import make_store
+from train.decoding import joint_threshold
 from train.evaluate import measure, predict_exported, student_loader
 
 
@@ -53,3 +54,8 @@ def test_persons_are_ranked_by_heights_that_hrnets_threshold_would_leave_out(sto
     assert said.scores.max() < 0.2
     # Right ones first: precision 1 up to recall 0.5, which is 51 of COCO's 101 recalls.
     assert measure(store, said)["ap50"] == pytest.approx(100 * 51 / 101, abs=0.1)
+
+
+def test_only_densities_are_scored_by_every_height():
+    assert joint_threshold("dark", "kl") == 0
+    assert {joint_threshold(*how) for how in (("argmax", "kl"), ("argmax", "mse"), ("dark", "mse"))} == {0.2}

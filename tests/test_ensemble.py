@@ -115,11 +115,11 @@ def test_members_of_other_input_sizes_and_strides_speak_of_the_same_places(tmp_p
 
 
 def scipys(maps, shape):
-    """Maps (..., h, w) at pixels of a grid of another shape, in float64, zero outside."""
+    """Maps (..., h, w) at pixels of a grid of another shape, in float64, the last pixel's beyond them."""
     rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float64)
-    places = [rows * maps.shape[-2] / shape[0] + 1, columns * maps.shape[-1] / shape[1] + 1]
+    places = [rows * maps.shape[-2] / shape[0], columns * maps.shape[-1] / shape[1]]
     planes = maps.reshape(-1, *maps.shape[-2:]).astype(np.float64)
-    resampled = [map_coordinates(np.pad(p, 1), places, order=1, mode="grid-constant") for p in planes]
+    resampled = [map_coordinates(p, places, order=1, mode="nearest") for p in planes]
     return np.stack(resampled).reshape(*maps.shape[:-2], *shape)
 
 

@@ -64,7 +64,7 @@ def test_the_file_says_what_it_is(folder):
     assert found["heatmaps"].startswith("density")
     assert json.loads(found["joints"])[5] == "left_shoulder"
     assert json.loads(found["mean"]) == [0.485, 0.456, 0.406]
-    assert {"project", "stride", "sigma", "student", "head", "colour_order"} <= set(found)
+    assert {"project", "stride", "sigma", "temperature", "student", "head", "colour_order"} <= set(found)
 
 
 def test_int8_is_smaller_and_close_and_says_so(folder, student):

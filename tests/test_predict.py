@@ -20,7 +20,7 @@ from train.report.overlays import COLOURS
 class DotFinder:
     """A student that sees the one bright dot of a crop: its heatmaps are the crop's brightness, four times smaller."""
 
-    name, input_size, joints = "dots", (96, 128), 17
+    name, input_size, joints, loss = "dots", (96, 128), 17, "kl"
 
     def __call__(self, crops):
         self.batch = len(crops)
@@ -207,6 +207,23 @@ def test_half_a_picture_is_not_looked_at(tmp_path):
     picture.path.write_bytes(content[: len(content) // 2])
     with pytest.raises(UnreadablePictureError, match=r"000139\.jpg is truncated"):
         picture.read()
+
+
+def test_a_drawing_that_opencv_does_not_encode_is_no_empty_file(checkpoint, tmp_path, monkeypatch, capsys):
+    write_pictures(tmp_path / "in", "000139.jpg")
+    monkeypatch.setattr(cv2, "imencode", lambda *_: (False, np.empty(0, np.uint8)))
+    command = ["predict", str(tmp_path / "in"), "--student", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "cannot write" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.jpg"))
+
+
+def test_a_folder_called_pictures_is_a_source_where_nothing_is_drawn(checkpoint, tmp_path):
+    write_pictures(tmp_path / "pictures", "000139.jpg")
+    command = ["predict", str(tmp_path / "pictures"), "--student", str(checkpoint), "--out", str(tmp_path)]
+    assert main(command) == 1
+    assert main([*command, "--no-pictures"]) == 0
+    assert len(keypoints(tmp_path)) == 1
 
 
 def test_detections_say_where_to_look(checkpoint, tmp_path, capsys):

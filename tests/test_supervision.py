@@ -92,8 +92,11 @@ def test_raw_maps_have_no_floor_and_all_have_a_say(batch):
     assert raw.weights(batch)["kd"].item() == SHAPE[0] * SHAPE[1]
 
 
-@pytest.mark.parametrize(("gt_weight", "logits", "read_at"), [(0.0, "log", 0.5), (1.0, "log", 1.0), (0.0, "raw", 1.0)])
-def test_maps_that_the_teacher_alone_shaped_are_read_at_its_temperature(maps, gt_weight, logits, read_at):
-    supervision = dataclasses.replace(PLAIN, gt_weight=gt_weight, logits=logits, temperature=0.5)
+@pytest.mark.parametrize(
+    ("terms", "read_at"),
+    [({}, 0.5), ({"gt_weight": 1.0}, 1.0), ({"logits": "raw"}, 1.0), ({"mse_weight": 7.0}, 1.0)],
+)
+def test_maps_that_the_teacher_alone_shaped_are_read_at_its_temperature(maps, terms, read_at):
+    supervision = dataclasses.replace(PLAIN, **{"gt_weight": 0.0, "temperature": 0.5, **terms})
     expected = density(maps / read_at) * read_at
     np.testing.assert_allclose(supervision.heatmaps(maps).numpy(), expected, rtol=1e-5)

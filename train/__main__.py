@@ -190,7 +190,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         evaluate.check_joints(store, exported.joints, str(arguments.student))
         loader = evaluate.student_loader(store, exported.input_size, 64, torch.device("cpu"), arguments.images)
         with progress("evaluate", "batches") as tell:
-            predictions = evaluate.predict_exported(exported, loader, decoder=decoder, tell=tell)
+            predictions = evaluate.predict_exported(exported, loader, loss=exported.loss, decoder=decoder, tell=tell)
     else:
         student = load_student(arguments.student)
         name, extra = student.name, complexity(student.model, student.input_size)

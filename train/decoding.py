@@ -7,8 +7,11 @@ DECODER: Final = "dark"
 DECODER_HELP: Final = "how a student is read: dark (joints between the pixels, all of them scored), or argmax, as HRNet"
 
 
-def joint_threshold(decoder: str) -> float:
-    """Heights above it make a person's score: HRNet's with its ``argmax``; all, as none of a softmax is background."""
+def joint_threshold(decoder: str, loss: str) -> float:
+    """Heights above it make a person's score: all under ``dark``, as none of a softmax is background, or else HRNet's.
+
+    HRNet's it is for students of ``--loss mse``, whose maps are regressed as HRNet's are, and with its ``argmax``.
+    """
     from kdlib.coco_eval import JOINT_SCORE_THRESHOLD
 
-    return JOINT_SCORE_THRESHOLD if decoder == "argmax" else 0.0
+    return 0.0 if decoder == "dark" and loss == "kl" else JOINT_SCORE_THRESHOLD

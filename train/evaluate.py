@@ -63,22 +63,23 @@ def predict(
     def heatmaps(images: torch.Tensor) -> NDArray[np.float32]:
         return supervision.heatmaps(model(normalise_images(images))).cpu().numpy()
 
-    return _decode_all(heatmaps, loader, decoder, tell)
+    return _decode_all(heatmaps, loader, decoder, supervision.loss, tell)
 
 
 def predict_exported(
     student: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     loader: Loader,
     *,
+    loss: str = "kl",
     decoder: str = DECODER,
     tell: Tell = silently,
 ) -> Predictions:
     """The same with an exported student, which takes crops (B, H, W, 3) uint8 RGB to heatmaps (B, K, h, w)."""
-    return _decode_all(lambda images: student(images.cpu().numpy()), loader, decoder, tell)
+    return _decode_all(lambda images: student(images.cpu().numpy()), loader, decoder, loss, tell)
 
 
 def _decode_all(
-    heatmaps: Callable[[torch.Tensor], NDArray[np.float32]], loader: Loader, decoder: str, tell: Tell
+    heatmaps: Callable[[torch.Tensor], NDArray[np.float32]], loader: Loader, decoder: str, loss: str, tell: Tell
 ) -> Predictions:
     joints = loader.dataset.store.spec.joints
     rows, points, scores = (  # a rank may have no batch
@@ -94,7 +95,7 @@ def _decode_all(
         points.append(batch_points)
         scores.append(batch_scores)
         tell(number, len(loader))
-    threshold = joint_threshold(decoder)
+    threshold = joint_threshold(decoder, loss)
     return Predictions(np.concatenate(rows), np.concatenate(points), np.concatenate(scores), threshold, decoder)
 
 

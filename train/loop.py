@@ -17,7 +17,6 @@ from cache.errors import StoreError
 from console.duration import duration
 from console.progress import progress
 from train.board import Board
-from train.decoding import DECODER
 from train.errors import TrainError
 from train.evaluate import in_store_order, measure, predict, to_json
 from train.loader import Loader, is_bad_record
@@ -194,7 +193,7 @@ class Trainer:
         if not self.ranks.first:
             return dict.fromkeys(("ap", "ap50", "pck@0.05", "pck@0.1"))
         metrics: dict[str, Any] = json.loads(to_json(measure(self.run.val_store, in_store_order(parts))))
-        return metrics
+        return {**metrics, "decoder": mine.decoder}
 
     def _note_bad_records(self) -> None:
         if self.run.skip_bad_records:
@@ -206,7 +205,6 @@ class Trainer:
         progress = self.progress
         metrics = {
             **(progress.best or {}),
-            "decoder": DECODER,
             "model": self.run.name,
             "store": self.run.val_store.path.name,
             "train_seconds": round(progress.seconds, 1),

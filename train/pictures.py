@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdlib.heatmaps import decode_argmax
+from kdlib.heatmaps import DECODERS, decode_argmax
 from kdlib.images import normalise_images
 from kdlib.skeleton import LIMBS
 from train.dataset import StoreDataset, as_tensors
+from train.decoding import DECODER
 from train.fewest_labels import FEWEST_LABELS
 from train.report.overlays import COLOURS, SIDES, heat_pixels, limb_side
 from train.students import STRIDE, Student
@@ -74,7 +75,7 @@ class Pictures:
         rows = [
             self._skeletons(*self._labels),
             self._skeletons(decode_argmax(self._teacher)[0], everything),
-            self._skeletons(decode_argmax(student)[0], everything),
+            self._skeletons(DECODERS[DECODER](student)[0], everything),
             self._heat(self._teacher),
             self._heat(student),
         ]

@@ -20,6 +20,8 @@ class StudentFile(Protocol):
     name: str
     input_size: tuple[int, int]
     joints: int
+    loss: str
+    """It was trained with ``kl``, and its heatmaps are densities, or with ``mse``, and they are regressed."""
 
     def __call__(self, crops: NDArray[np.uint8], /) -> NDArray[np.float32]:
         """Heatmaps of a batch of crops."""
@@ -37,6 +39,7 @@ class CheckpointStudent:
         student = load_student(path)
         self.name, self.input_size = student.name, student.input_size
         self.joints, self.supervision = student.model.joints, student.supervision
+        self.loss = self.supervision.loss
         self.model = student.model.to(self.device)
 
     @torch.inference_mode()

@@ -84,9 +84,11 @@ class Supervision:
     def reading_temperature(self) -> float:
         """At which the student's maps are probabilities: that of the teacher's term where it alone shaped them.
 
-        At another temperature, what lies far from the peak was taught by nobody, and there is much of it.
+        At another temperature, what lies far from the peak was taught by nobody, and there is much of it. Labels and
+        the MSE teach at 1; the softmax of raw maps is flat at any temperature, and flatter above 1.
         """
-        return self.temperature if self.logits == "log" and not self.gt_weight else 1.0
+        alone = self.logits == "log" and not self.gt_weight and not self.mse_weight
+        return self.temperature if alone else 1.0
 
     def _ground_truth(self, maps: Tensor, batch: Batch) -> Tensor:
         size = (maps.shape[-1], maps.shape[-2])

@@ -22,7 +22,7 @@ from train.students import STRIDE
 FORMAT: Final = "pose-student-1"
 INPUT, OUTPUT = "image", "heatmaps"
 MEANING: Final = {
-    "kl": "density: softmax over the pixels of a map, scaled so that a Gaussian of sigma peaks at 1",
+    "kl": "density: softmax over the pixels of a map, times 2 pi sigma^2 temperature",
     "mse": "regressed: Gaussians of height 1, as HRNet puts them out",
 }
 """What the heatmaps are, by the loss that the student was trained with."""
@@ -67,6 +67,7 @@ def describe(student: TrainedStudent, *, normalised: bool, precision: str = "fp3
         "stride": STRIDE,
         "heatmaps": MEANING[student.supervision.loss],
         "sigma": student.supervision.sigma,
+        "temperature": student.supervision.reading_temperature,
         "joints": list(JOINTS) if student.model.joints == len(JOINTS) else student.model.joints,
         "precision": precision,
         "project": project_version(),

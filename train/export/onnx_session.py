@@ -23,6 +23,7 @@ class OnnxStudent:
         name: How reports call it.
         input_size: (width, height) of the crops.
         joints: Number of maps K.
+        loss: ``kl`` where the heatmaps are densities, ``mse`` where they are regressed.
         facts: The file's metadata, text by key.
     """
 
@@ -44,6 +45,7 @@ class OnnxStudent:
             )
         self.name, self.input_size = self.facts["run"], parse_size(self.facts["input_size"])
         self.joints = int(self.session.get_outputs()[0].shape[1])
+        self.loss = "kl" if self.facts["heatmaps"].startswith("density") else "mse"
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Heatmaps of a batch of crops."""

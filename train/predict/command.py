@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise TrainError(f"--batch-size must be positive, got {arguments.batch_size}")
     source = _local(arguments.source)
     as_pictures = source.is_dir() or is_picture(source) or not source.exists()
-    pictures = _found(source, arguments.out) if as_pictures else []
+    pictures = _found(source, arguments.out, drawing=not arguments.no_pictures) if as_pictures else []
     boxes = BoxFile(arguments.boxes, arguments.min_box_score) if arguments.boxes else None
     _make_folder(arguments.out)
     student = open_student(arguments.student, arguments.device)
@@ -75,15 +75,16 @@ def _local(source: str) -> Path:
     return Path(source)
 
 
-def _found(source: Path, out: Path) -> list["Picture"]:
+def _found(source: Path, out: Path, *, drawing: bool) -> list["Picture"]:
     """The pictures of a source, which drawings must not replace."""
     from train.predict.drawings import drawings_folder
     from train.predict.sources import find_pictures
 
     drawings = drawings_folder(out)
-    if drawings.resolve() == (source if source.is_dir() else source.parent).resolve():
+    asked_for = drawings.resolve() == (source if source.is_dir() else source.parent).resolve()
+    if asked_for and drawing:
         raise TrainError(f"the drawings would replace the pictures in {drawings}; give another --out")
-    return find_pictures(source, without=drawings)
+    return find_pictures(source, without=None if asked_for else drawings)
 
 
 def _make_folder(out: Path) -> None:

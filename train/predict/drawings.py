@@ -29,13 +29,15 @@ def save_drawing(people: People, out: Path, least: float) -> None:
         least: Joints with lower heatmaps are left out.
 
     Raises:
-        TrainError: If OpenCV has no writer for the picture's format, or the file cannot be written.
+        TrainError: If OpenCV has no writer for the picture's format or size, or the file cannot be written.
     """
     target = drawings_folder(out) / people.scene.name
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if target.suffix.lower() in (".jpg", ".jpeg") else []
     drawn = draw_people(people, least)
     try:
-        _, content = cv2.imencode(target.suffix, drawn, quality)
+        encoded, content = cv2.imencode(target.suffix, drawn, quality)
+        if not encoded:
+            raise cv2.error
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content.tobytes())
     except cv2.error as error:

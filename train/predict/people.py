@@ -102,7 +102,7 @@ def _people(
     start = 0
     for scene, boxes in waiting:
         rows = slice(start, start + len(boxes.xywh))
-        yield _ranked(scene, boxes, points[rows], scores[rows], joint_threshold(decoder))
+        yield _ranked(scene, boxes, points[rows], scores[rows], joint_threshold(decoder, student.loss))
         start = rows.stop
 
 
