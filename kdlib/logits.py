@@ -66,9 +66,10 @@ def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def density_heatmaps(logits: Tensor, sigma: float, temperature: float = 1.0) -> Tensor:
-    """Heatmaps from a student's logits: softmax at a temperature times 2 pi sigma^2 T.
+    """Heatmaps from a student's logits, finite ones: softmax at a temperature times 2 pi sigma^2 T.
 
     A map that is the label's Gaussian peaks at 1 at every temperature, a sharper one higher (at most 2 pi sigma^2 T,
     all in one pixel), a broader one lower.
     """
-    return log_softmax(logits, temperature).exp() * (2 * math.pi * sigma**2 * temperature)
+    density = (logits.float().flatten(-2) / temperature).softmax(dim=-1).view_as(logits)
+    return density * (2 * math.pi * sigma**2 * temperature)

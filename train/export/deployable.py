@@ -7,7 +7,6 @@ peak at 1; a student's map peaks higher where it is surer of the place than that
 """
 
 import json
-import math
 from typing import Any, Final
 
 import torch
@@ -34,17 +33,11 @@ class Deployable(nn.Module):
     def __init__(self, student: TrainedStudent, *, normalised: bool = False) -> None:
         super().__init__()
         self.model, self.normalised = student.model.cpu().eval(), normalised
-        supervision = student.supervision
-        self.temperature = supervision.reading_temperature
-        height = 2 * math.pi * supervision.sigma**2 * self.temperature
-        self.height = height if supervision.loss == "kl" else None
+        self.supervision = student.supervision
 
     def forward(self, image: Tensor) -> Tensor:
         """Heatmaps of the crops."""
-        maps = self.model(image if self.normalised else normalise_images(image))
-        if self.height is None:
-            return maps
-        return ((maps.flatten(-2) / self.temperature).softmax(-1) * self.height).view_as(maps)
+        return self.supervision.heatmaps(self.model(image if self.normalised else normalise_images(image)))
 
     def inputs(self, crops: Tensor) -> Tensor:
         """Crops (B, H, W, 3) uint8 RGB in the form that `forward` takes."""
