@@ -41,7 +41,7 @@ def resample_pixel(image, inverse, u, v, out):  # type: ignore[no-untyped-def] #
         out[v, u, k] = np.uint8(value + np.float32(0.5))
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
+@numba.njit(nogil=True, cache=True)
 def _resample_image(image, inverse, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """Fill out (h, w, C) uint8 from image (H, W, C) uint8; inverse takes out pixels to image pixels."""
     for v in range(out.shape[0]):

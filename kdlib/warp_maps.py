@@ -2,6 +2,9 @@
 
 Maps are *bordered* on the way: zeros around them, so that no tap of the interpolation needs a check, and all joints of
 a pixel beside each other, so that one set of weights serves them all, eight at a time.
+
+No kernel of the project has numba's `fastmath`: it lets the compiler choose how sums are rounded, and it chooses
+otherwise in the process that compiles than in those that find the result in numba's cache.
 """
 
 import numba
@@ -15,7 +18,7 @@ BEFORE, AFTER = 1, 2
 """Border rows and columns in front and behind: a tap lies up to a pixel outside and has neighbours behind it."""
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
+@numba.njit(nogil=True, cache=True)
 def _fill_share(inverses, rows, columns, share):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """Fill share (h, w): 1 over how often the views cover a pixel, 1 where that is less than once."""
     zero, one = np.float32(0), np.float32(1)
@@ -34,7 +37,7 @@ def _fill_share(inverses, rows, columns, share):  # type: ignore[no-untyped-def]
             share[v, u] = one / max(share[v, u], one)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
+@numba.njit(nogil=True, cache=True)
 def _resample(bordered, inverse, share, first, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """Add share (h, w) times resampled bordered maps (H + 3, W + 3, K) to out (h, w, K), which the first ones fill."""
     zero, one, step, lanes = np.float32(0), np.float32(1), np.uint64(1), np.uint64(LANES)

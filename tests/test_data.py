@@ -1,5 +1,6 @@
 """The plain dataset for other people's loops: what it gives, that it travels to workers, and the documented example."""
 
+import math
 import pickle
 import re
 import subprocess
@@ -25,6 +26,7 @@ def path(tmp_path_factory):
 
 def test_a_sample_is_image_truth_logits_and_weights_on_one_grid(path):
     dataset = DistillationDataset(path, (72, 112), Augmentation(rotation=30.0))
+    torch.manual_seed(0)
     sample = dataset[3]
     assert sample["image"].shape == (3, 112, 72)
     assert sample["target"].shape == sample["logits"].shape == (17, 28, 18)
@@ -34,7 +36,7 @@ def test_a_sample_is_image_truth_logits_and_weights_on_one_grid(path):
     truth, _ = decode_dark(sample["target"][None].numpy(), kernel=5)
     assert seen.sum() > 3
     assert abs(teacher - truth)[0][seen.numpy()].max() < 1
-    assert sample["target"].amax(dim=(1, 2))[seen].min() > 0.8
+    assert sample["target"].amax(dim=(1, 2))[seen].min() >= math.exp(-0.25) - 1e-6  # half a pixel off, along x and y
     assert torch.isneginf(sample["logits"]).any()
     torch.testing.assert_close(sample["logits"].amax(dim=(1, 2)).exp()[seen], sample["confidence"][seen].clamp(0, 1))
 

@@ -1,6 +1,10 @@
 """Resampling against scipy's exact interpolation and the official HRNet's crops."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +16,8 @@ from kdlib.warp import crop_image, warp_image
 from kdlib.warp_maps import bordered_shape, interior, mean_heatmaps, warp_heatmaps
 from kdlib.warp_packed import warp_packed
 from tests.shared_data import COCO_REAL, PARITY, needs_coco, needs_parity
+
+ROOT = Path(__file__).resolve().parent.parent
 
 AFFINE = region_affine((33.3, 21.7), (50, 66), (30, 40), 25.0, flip=True)
 
@@ -130,3 +136,32 @@ def test_every_joint_is_interpolated_however_many_there_are(joints):
     total = np.stack([exact(maps[:, :, :, k].sum(axis=0), AFFINE, (30, 40)) for k in range(joints)], axis=2)
     coverage = 2 * exact(np.ones((21, 34)), AFFINE, (30, 40))
     np.testing.assert_allclose(mean, total / np.maximum(coverage, 1)[:, :, None], atol=1e-5)
+
+
+RESAMPLE = """
+import sys
+import numpy as np
+from kdlib.geometry import invert_affine, region_affine
+from kdlib.warp import crop_image
+from kdlib.warp_maps import bordered_shape, interior, mean_heatmaps
+rng = np.random.default_rng(0)
+affines = [region_affine((11.3, 15.7), (20, 27), (24, 32), 25.0, flip=flip) for flip in (False, True)]
+views = np.zeros((2, *bordered_shape((17, 31, 22))), np.float32)
+interior(views)[...] = rng.random((2, 31, 22, 17), np.float32)
+maps = np.empty((32, 24, 17), np.float32)
+mean_heatmaps(views, np.stack([invert_affine(affine) for affine in affines]), (22, 31), maps)
+image = crop_image(rng.integers(0, 256, (66, 50, 3), np.uint8), affines[0], (24, 32))
+sys.stdout.buffer.write(maps.tobytes() + image.tobytes())
+"""
+
+
+def test_a_kernel_compiled_here_gives_the_bits_of_one_compiled_before(tmp_path):
+    """Other machine code runs after compiling than from numba's cache: rounding must not be left to the compiler."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    cold, cached = (
+        subprocess.run([sys.executable, "-c", RESAMPLE], cwd=ROOT, env=environment, capture_output=True, check=True)
+        for _ in range(2)
+    )
+    assert list(tmp_path.rglob("*.nbc"))
+    assert len(cold.stdout) == 24 * 32 * (17 * 4 + 3)
+    assert cold.stdout == cached.stdout
