@@ -63,7 +63,7 @@ def _measure(store: Any, views: int) -> dict[str, Any]:
     crop = compose_affines(store.view_affine[rows, 0], store.frame_affine[rows])
     points, scores = decode_to_image(maps, crop, stride)
     columns = {name: np.asarray(store.instances[name])[rows] for name in ("image_id", "bbox", "score", "keypoints")}
-    return evaluate_points(columns, store.ground_truth, points, scores)
+    return evaluate_points(store.ground_truth, columns, points, scores)
 
 
 def _averaged(store: Any, row: int, views: int, stride: float) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kdlib.coco_matches import Matches
 from kdlib.geometry import box_to_region
 from kdlib.skeleton import JOINTS, SIGMAS
 
@@ -79,25 +80,57 @@ def keypoint_ap(
     Returns:
         The ten `METRICS` in percent; NaN where COCO says -1 (no ground truth of that kind).
     """
-    scores = person_scores(np.asarray(instances["score"]), joint_scores, threshold)
-    results = _results(instances, predictions, scores)
-    document = _document(ground_truth, np.asarray(instances["image_id"]))
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress by print
-        truth = COCO()
-        truth.dataset = document
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(results) if results else COCO(), "keypoints")
-        evaluation.params.imgIds = sorted({image["id"] for image in document["images"]})
-        evaluation.evaluate()
+    evaluation = _evaluated(ground_truth, instances, predictions, joint_scores, threshold)
+    with _quietly():
         evaluation.accumulate()
         evaluation.summarize()
     return {
         name: 100 * float(value) if value >= 0 else float("nan")
         for name, value in zip(METRICS, evaluation.stats, strict=True)
     }
+
+
+def keypoint_matches(
+    ground_truth: Columns,
+    instances: Columns,
+    predictions: NDArray[np.floating],
+    joint_scores: NDArray[np.floating],
+    threshold: float = JOINT_SCORE_THRESHOLD,
+) -> Matches:
+    """Which predictions find a person, picture by picture, for average precisions of weighted pictures.
+
+    The arguments are those of `keypoint_ap`. The pictures are those of ground truth and instances, by ascending id.
+    """
+    return Matches.of(_evaluated(ground_truth, instances, predictions, joint_scores, threshold))
+
+
+def _evaluated(
+    ground_truth: Columns,
+    instances: Columns,
+    predictions: NDArray[np.floating],
+    joint_scores: NDArray[np.floating],
+    threshold: float,
+) -> Any:
+    """An evaluation of pycocotools with predictions and persons matched and nothing summed up yet."""
+    scores = person_scores(np.asarray(instances["score"]), joint_scores, threshold)
+    results = _results(instances, predictions, scores)
+    document = _document(ground_truth, np.asarray(instances["image_id"]))
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with _quietly():
+        truth = COCO()
+        truth.dataset = document
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(results) if results else COCO(), "keypoints")
+        evaluation.params.imgIds = sorted({image["id"] for image in document["images"]})
+        evaluation.evaluate()
+    return evaluation
+
+
+def _quietly() -> contextlib.AbstractContextManager[Any]:
+    """Nothing on the terminal: pycocotools reports its progress by print."""
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def _results(

@@ -65,8 +65,8 @@ def teacher_predictions(
 
 
 def evaluate_points(
-    instances: Columns,
     ground_truth: Columns,
+    instances: Columns,
     points: NDArray[np.floating],
     joint_scores: NDArray[np.floating],
     threshold: float = JOINT_SCORE_THRESHOLD,
@@ -74,8 +74,8 @@ def evaluate_points(
     """AP, AR and PCK of predicted points.
 
     Args:
+        ground_truth: Columns of every annotated person of the images.
         instances: Columns of the N predicted persons: image_id, bbox, score, keypoints.
-        ground_truth: Columns of every annotated person of their images.
         points: (N, K, 2) image pixels.
         joint_scores: (N, K) heatmap heights.
         threshold: Of the joint scores that make a person's score.

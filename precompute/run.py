@@ -101,7 +101,7 @@ def teacher_metrics(store: Any) -> dict[str, Any]:
         points, scores = teacher_predictions(heatmaps, affines, store.view_flip, stride)
     columns = store.instances
     instances = {name: np.asarray(columns[name])[rows] for name in ("image_id", "bbox", "score", "keypoints")}
-    metrics = evaluate_points(instances, store.ground_truth, points, scores)
+    metrics = evaluate_points(store.ground_truth, instances, points, scores)
     metrics.pop("per_joint")
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 

@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from kdlib.coco_eval import METRICS, keypoint_ap, person_scores, suppress
+from kdlib.coco_eval import METRICS, keypoint_ap, keypoint_matches, person_scores, suppress
 from kdlib.metrics import oks, pck
 
 
@@ -123,6 +123,37 @@ def test_perfect_predictions_have_full_precision_and_crowds_do_not_hurt():
     perfect = keypoint_ap(truth, columns, columns["keypoints"][..., :2], np.ones((30, 17)))
     assert perfect["ap"] == pytest.approx(100)
     assert perfect["ar"] == pytest.approx(100)
+
+
+def test_a_picture_that_counts_twice_counts_like_two_equal_pictures():
+    columns, predictions, scores = persons()
+    truth = {name: np.concatenate([column, column[:2]]) for name, column in columns.items()}
+    truth["annotation_id"][-2:] = [1000, 1001]
+    truth["iscrowd"][-2] = 1
+    truth["keypoints"][-1] = 0  # a person without labels
+    matches = keypoint_matches(truth, columns, predictions, scores)
+    counts = np.random.default_rng(1).integers(0, 4, len(matches.image_ids))
+
+    def repeated(rows):
+        """The same columns with every picture as often as it counts, under ids of its own."""
+        parts = []
+        for copy in range(counts.max()):
+            taken = np.flatnonzero(counts[np.searchsorted(matches.image_ids, rows["image_id"])] > copy)
+            part = {name: column[taken] for name, column in rows.items()} | {"row": taken}
+            parts.append(part | {"image_id": part["image_id"] + 1000 * copy})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    many, everybody = repeated(columns), repeated(truth)
+    everybody["annotation_id"] = np.arange(1, len(everybody["annotation_id"]) + 1)
+    for weights, expected in (
+        (np.ones_like(counts), keypoint_ap(truth, columns, predictions, scores)),
+        (counts, keypoint_ap(everybody, many, predictions[many["row"]], scores[many["row"]])),
+    ):
+        precisions = matches.average_precision(weights)
+        assert 5 < expected["ap"] < 95
+        assert precisions.mean() == pytest.approx(expected["ap"])
+        assert precisions[[0, 5]] == pytest.approx([expected["ap50"], expected["ap75"]])
+    assert np.isnan(matches.average_precision(0 * counts)).all()
 
 
 def test_duplicates_are_suppressed_and_the_most_confident_stays():

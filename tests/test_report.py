@@ -17,11 +17,12 @@ from train.evaluate import cached_teacher, measure
 from train.fewest_labels import FEWEST_LABELS
 from train.report import write_report
 from train.report.axes import nice_ticks, spread
+from train.report.bootstrap import intervals
 from train.report.breakdown import sizes, tolerance_curves
 from train.report.calibration import calibration_error, ranking_quality, reliability
 from train.report.charts import Line, Style, line_chart
 from train.report.checks import checks
-from train.report.comparison import pairs, pck_interval
+from train.report.comparison import pairs
 from train.report.evidence import gather
 from train.report.markup import Markup, element, join
 from train.report.numbers import DASH, MINUS, TIMES, duration, exact, fixed, power, signed, size
@@ -309,10 +310,13 @@ def test_the_difference_is_shown_with_its_sign(evidence, page):
 
 def test_the_interval_encloses_the_difference_and_is_nothing_for_equal_students(evidence, store):
     (pair,) = pairs(evidence.students)
-    low, high = pck_interval(store, pair)
-    assert low <= pair.difference("pck@0.05") <= high
+    found = intervals(store, pair)
+    assert set(found) == {"ap", "ap50", "ap75", "pck@0.05", "pck@0.1", "pck@0.2"}
+    for metric, (low, high) in found.items():
+        assert low <= pair.difference(metric) <= high
+    assert found["pck@0.05"][0] < found["pck@0.05"][1]
     same = type(pair)(pair.baseline, pair.baseline)
-    assert pck_interval(store, same) == (0.0, 0.0)
+    assert set(intervals(store, same).values()) == {(0.0, 0.0)}
 
 
 def test_checks_pass_for_runs_that_belong_here(evidence):

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from console.progress import Tell, silently
-from kdlib.coco_eval import JOINT_SCORE_THRESHOLD
+from kdlib.coco_eval import JOINT_SCORE_THRESHOLD, keypoint_matches
+from kdlib.coco_matches import Matches
 from kdlib.evaluation import decode_to_image, evaluate_points, teacher_predictions
 from kdlib.geometry import compose_affines
 from kdlib.images import normalise_images
@@ -150,7 +151,16 @@ def to_json(metrics: dict[str, Any], indent: int | None = None) -> str:
 
 def measure(store: Any, predictions: Predictions) -> dict[str, Any]:
     """AP, AR and PCK of predictions against the ground truth in their store, in percent."""
-    columns = store.instances
+    return evaluate_points(*_against_truth(store, predictions))
+
+
+def match(store: Any, predictions: Predictions) -> Matches:
+    """Which predictions find a person of their store, for the AP of weighted pictures."""
+    return keypoint_matches(*_against_truth(store, predictions))
+
+
+def _against_truth(store: Any, predictions: Predictions) -> tuple[Any, Any, Any, Any, float]:
+    """Ground truth, predicted persons, their points, scores and threshold, as `kdlib` asks for them."""
     names = ("image_id", "bbox", "score", "keypoints")
-    instances = {name: np.asarray(columns[name])[predictions.rows] for name in names}
-    return evaluate_points(instances, store.ground_truth, predictions.points, predictions.scores, predictions.threshold)
+    instances = {name: np.asarray(store.instances[name])[predictions.rows] for name in names}
+    return store.ground_truth, instances, predictions.points, predictions.scores, predictions.threshold

@@ -174,7 +174,7 @@ def evaluate(model: "nn.Module", views: "PersonViews", annotations: "Annotations
             points.append(batch_points)
             scores.append(batch_scores)
     columns, truth = annotations.instances.columns(), annotations.ground_truth.columns()
-    return evaluate_points(columns, truth, np.concatenate(points), np.concatenate(scores))
+    return evaluate_points(truth, columns, np.concatenate(points), np.concatenate(scores))
 
 
 def _save(model: "nn.Module", arguments: argparse.Namespace, numbers: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Distilled against baseline: which is compared with which, by how much, and how sure that is."""
+"""Distilled against baseline: which is compared with which, and by how much."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,6 @@ from train.report.evidence import Subject, Trained
 
 TEACHER_KNOBS = {"gt_weight", "kd_weight", "kd_schedule", "temperature", "logits", "joints", "views"}
 """Recipe entries that only mean something, or may differ fairly, when there is a teacher."""
-DRAWS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,20 +50,3 @@ def joint_hits(store: Any, subject: Subject, threshold: float = 0.05) -> tuple[N
     distances = normalised_distances(subject.predictions.points, columns["keypoints"][rows], columns["bbox"][rows])
     labelled = ~np.isnan(distances)
     return np.where(labelled, distances, np.inf) <= threshold, labelled
-
-
-def pck_interval(store: Any, pair: Pair, threshold: float = 0.05) -> tuple[float, float]:
-    """95 % interval of the difference in PCK by a paired bootstrap over persons; NaN where nothing is labelled.
-
-    Persons are drawn, not joints: the joints of one person succeed and fail together (Efron & Tibshirani 1993, ch. 13).
-    """
-    ours, labelled = joint_hits(store, pair.distilled, threshold)
-    theirs, _ = joint_hits(store, pair.baseline, threshold)
-    gains, counts = ours.sum(axis=1) - theirs.sum(axis=1), labelled.sum(axis=1)
-    if not counts.any():
-        return float("nan"), float("nan")
-    rng, persons = np.random.default_rng(0), len(counts)
-    draws = (rng.integers(persons, size=persons) for _ in range(DRAWS))
-    shares = [100 * gains[draw].sum() / max(counts[draw].sum(), 1) for draw in draws]
-    low, high = np.percentile(shares, [2.5, 97.5])
-    return float(low), float(high)

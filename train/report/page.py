@@ -212,7 +212,7 @@ def _scope(evidence: Evidence) -> Markup:
         element("code", digest[:12], title=digest),
         ") and about nobody else: numbers on drawn people tell about the machinery, not about human pose. "
         "The best student of a row is set in bold. The small range is the 95 % interval of a paired bootstrap over the "
-        "persons; another seed would move the numbers, too.",
+        "pictures; another seed would move the numbers, too.",
         class_="note",
     )
 

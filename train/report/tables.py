@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kdlib.skeleton import JOINTS
-from train.report.comparison import Pair, pck_interval
+from train.report.bootstrap import intervals
+from train.report.comparison import Pair
 from train.report.evidence import Evidence, Subject
 from train.report.markup import Markup, element, join
 from train.report.numbers import MINUS, billions, duration, exact, fixed, has_value, millions, signed, size, whole
@@ -59,7 +60,11 @@ def comparison(evidence: Evidence, series: Sequence[str], pairs: Sequence[Pair],
     head = element("thead", element("tr", element("td"), *column_heads(subjects, series), *gains))
     metrics, costs = [s.metrics for s in subjects], [s.cost for s in subjects]
     read = _row(READ, [{READ.key: s.predictions.decoder} for s in subjects], [element("td")] * len(pairs))
-    accuracy = [_row(row, metrics, [_gain(evidence.store, pair, row.key) for pair in pairs]) for row in ACCURACY]
+    sure = [intervals(evidence.store, pair) for pair in pairs]
+    accuracy = [
+        _row(row, metrics, [_gain(p, row.key, i.get(row.key)) for p, i in zip(pairs, sure, strict=True)])
+        for row in ACCURACY
+    ]
     cost = [_row(row, costs, [element("td")] * len(pairs)) for row in cost_rows(threads)]
     return wide(element("table", head, element("tbody", *accuracy), element("tbody", read, *cost), class_="comparison"))
 
@@ -87,16 +92,13 @@ def _best(row: Row, students: Sequence[Any]) -> str | None:
     return row.show(row.best(known))
 
 
-def _gain(store: Any, pair: Pair, metric: str) -> Markup:
-    """Distilled minus baseline, and how sure that is for PCK@0.05."""
+def _gain(pair: Pair, metric: str, interval: tuple[float, float] | None) -> Markup:
+    """Distilled minus baseline, and how sure that is where it is known."""
     difference = pair.difference(metric)
     text = signed(difference)
     kind = {"+": "up", MINUS: "down"}.get(text[0], "level")
-    interval = None
-    if metric == "pck@0.05":
-        low, high = pck_interval(store, pair)
-        interval = element("small", f"{signed(low)} to {signed(high)}")
-    return element("td", exact(difference, text), interval, class_=f"gain {kind}")
+    ends = None if interval is None else element("small", " to ".join(signed(end) for end in interval))
+    return element("td", exact(difference, text), ends, class_=f"gain {kind}")
 
 
 def all_numbers(evidence: Evidence, series: Sequence[str]) -> Markup:
