@@ -22,6 +22,7 @@ from kdlib.geometry import compose_affines, invert_affine, scale_affine
 from kdlib.skeleton import FLIP_ORDER
 from kdlib.warp_maps import warp_heatmaps
 from precompute.run import fill
+from precompute.views import ViewPlan
 
 VIEWS = (1, 2, 4, 8)
 INSTANCES = 256
@@ -49,7 +50,7 @@ def lines(store: Any, extra: dict[str, Any]) -> Iterator[Line]:
 def _store(workspace: Workspace, source: str) -> Any:
     teacher = bench_teacher(workspace, source)
     people = workspace.people(source, min(INSTANCES, workspace.effort.instances))
-    precompute = Precompute.plan(people, teacher, views=max(VIEWS))
+    precompute = Precompute.plan(people, teacher, views=ViewPlan(max(VIEWS), flip_test=False))
     writer = precompute.begin(workspace.folder / f"averaging-{source}.zarr")
     fill(precompute.job, writer)
     return writer.assemble()

@@ -101,6 +101,9 @@ class Figures:
     name: str
     heatmap_size: tuple[int, int]
     views: int
+    """Stored ones."""
+    passes: int
+    """Forward passes that they took."""
     milliseconds: Mapping[str, Measured]
     """An instance, of every key of `WHAT`."""
     view_bytes: int
@@ -118,7 +121,7 @@ class Figures:
     @property
     def paid_after(self) -> float:
         """Epochs over all students."""
-        return self.views * self["teacher"] / (self["teacher"] - self.reading)
+        return self.passes * self["teacher"] / (self["teacher"] - self.reading)
 
     @property
     def epochs(self) -> tuple[float, float]:
@@ -160,6 +163,7 @@ def measure(workspace: Workspace, case: Case) -> tuple[Figures, Timings]:
         name=str(case),
         heatmap_size=(store.spec.width, store.spec.height),
         views=store.spec.views,
+        passes=store.spec.views * (1 + store.manifest["provenance"]["teacher"]["flip_test"]),
         milliseconds=milliseconds,
         view_bytes=round(facts["heatmap_bytes_per_view"]),
         frame_bytes=round(facts["frame_bytes"] / len(store)),
@@ -204,7 +208,7 @@ def lines(figures: Figures, timings: Timings) -> Iterator[Line]:
         more = {**extra, "quartiles": [measured.low, measured.high]}
         yield Line("cost", name, measured.median, "ms", timings.items[name], extra=more)
     ours, online = figures.epochs
-    yield Line("cost", "paid_after", figures.paid_after, "epochs", n, extra={**extra, "views": figures.views})
+    yield Line("cost", "paid_after", figures.paid_after, "epochs", n, extra={**extra, "passes": figures.passes})
     yield Line("cost", "epoch", ours, "ms", n, "teacher online", online, extra)
     yield Line("cost", "bytes", figures.bytes, "B", n, "float32", figures.exact_bytes, extra)
 
@@ -249,7 +253,7 @@ _TOTALS = {
         f"{_gigabytes(figures.views * figures.view_bytes):.1f} + {_gigabytes(figures.frame_bytes):.1f} GB"
     ),
     "float32 maps instead": lambda figures: f"{_gigabytes(figures.exact_bytes):.0f} GB",
-    "the teacher, once": lambda figures: f"{_hours(figures.views * figures['teacher']):.0f} core-hours",
+    "the teacher, once": lambda figures: f"{_hours(figures.passes * figures['teacher']):.0f} core-hours",
     f"the teacher online, a student of {_EPOCHS} epochs": lambda figures: (
         f"{_hours(_EPOCHS * figures['teacher']):.0f} core-hours"
     ),
@@ -257,7 +261,7 @@ _TOTALS = {
         f"{_hours(_EPOCHS * figures.reading):.1f} core-hours"
     ),
     f"the teacher, once, at {CORE_HOUR} a core-hour (assumed)": lambda figures: (
-        f"{_hours(figures.views * figures['teacher']) * CORE_HOUR:.2f}"
+        f"{_hours(figures.passes * figures['teacher']) * CORE_HOUR:.2f}"
     ),
     f"keeping it a month, at {GIGABYTE_MONTH} a GB (assumed)": lambda figures: (
         f"{_gigabytes(figures.bytes) * GIGABYTE_MONTH:.2f}"

@@ -1,6 +1,6 @@
 """One `torch.save` file a sample, read by torch's `DataLoader`: what one would write without a store, as its peer.
 
-A file holds what a sample is made from: the frame's pixels uint8, the teacher's maps float32 (both views already
+A file holds what a sample is made from: the frame's pixels uint8, the teacher's maps float32 (all views already
 averaged in the plain crop, so that there is one to read and to warp), the labels' weight. The view that is drawn and
 the kernels that warp are the trainer's own: what differs is where the bytes come from and who makes the batch.
 """

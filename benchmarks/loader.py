@@ -2,14 +2,15 @@
 
 loader.decode     milliseconds of CPU an instance of our loader, all included, over the bare JPEG decode of its frame
 loader.notebook   the same over the seed notebook's loader at the same input size (`notebook`), which reads no maps
-loader.target     how many of these peers (`of`) an instance with the maps of all views costs: the median of the rounds'
+loader.target     how many of these peers (`of`) an instance with the teacher's maps costs: the median of the rounds'
                   own ratios, over what it should at most be; a `ratio` above 1 misses the target
 loader.rate       instances a second, by the wall clock, that the loader delivers with all its threads, over one thread;
                   `per_core` a thread, `per_core_cpu` a second of CPU time, which other load hardly changes
 
 Ours is the trainer's loader with the recipe's augmentation: frame read and decode, warp, targets, batch assembly (into
-pinned memory and onto the GPU where there is one), and the teacher's maps of all stored views or of one, read, decoded,
-warped and averaged. One thread, but for the rates; CPU time of all threads together.
+pinned memory and onto the GPU where there is one), and the teacher's maps, read, decoded and warped: `maps` names
+those of a store as `precompute` makes it, those of a store of crop and mirror, averaged by the loader, or none. One
+thread, but for the rates; CPU time of all threads together.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ from benchmarks.timing import Timings, Work, interleave, interleave_on, timed
 from benchmarks.turn import Turn
 from benchmarks.workspace import People, Workspace
 from kdlib.device import choose_device
+from precompute.views import ViewPlan
 from train.dataset import StoreDataset
 from train.loader import Loader
 
@@ -40,7 +42,7 @@ CASES = (
 """Source, and width and height of the teacher's input and of the student's."""
 TARGETS = {"decode": 1.5, "notebook": 0.2}
 """How much of each peer an instance should cost at most."""
-VIEWS = {"average": "the recipe's: mean of all stored views", "first": "one stored view", "none": "no teacher"}
+MAPS = {"flip test": ViewPlan(), "two views": ViewPlan(2, flip_test=False), "none": None}
 PEOPLE_OF_NOTEBOOK = 2 * BATCH_SIZE
 """It is slow: some are enough."""
 BATCHES = 4
@@ -48,27 +50,29 @@ BATCHES = 4
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
-    """Lines of every source, input size and use of the stored views."""
+    """Lines of every source, input size and kind of maps."""
     for source, stored, size in CASES:
         if source in workspace.sources:
             store, batch = workspace.store(source, stored), workspace.effort.batch_size
             few = workspace.people(source, min(PEOPLE_OF_NOTEBOOK, len(store)))
-            contenders: dict[str, Work] = {views: Epochs(store, views, batch, size) for views in VIEWS}
+            contenders: dict[str, Work] = {
+                maps: Epochs(*_reading(workspace, source, stored, maps), batch, size) for maps in MAPS
+            }
             contenders["decode"] = FrameDecode(store)
             contenders["notebook"] = NotebookEpoch(few, size)
             blocks = {name: timed(work, time.process_time) for name, work in contenders.items()}
             about = {"source": source, "input_size": _as_text(size), "teacher_size": _as_text(stored)}
             yield from _lines(interleave(blocks, workspace.effort.rounds), about)
             if stored == size:
-                yield from (_rate(workspace, source, size, views) for views in VIEWS)
+                yield from (_rate(workspace, source, size, maps) for maps in MAPS)
 
 
-def _rate(workspace: Workspace, source: str, size: tuple[int, int], views: str) -> Line:
-    store, device = workspace.store(source, size), choose_device("auto")
+def _rate(workspace: Workspace, source: str, size: tuple[int, int], maps: str) -> Line:
+    (store, views), device = _reading(workspace, source, size, maps), choose_device("auto")
     with contextlib.ExitStack() as stack:
         all_threads, one = (
             stack.enter_context(
-                contextlib.closing(StoreBatches(store, _stored(views), workspace.effort.batch_size, device, threads))
+                contextlib.closing(StoreBatches(store, views, workspace.effort.batch_size, device, threads))
             )
             for threads in (None, 1)
         )
@@ -79,7 +83,7 @@ def _rate(workspace: Workspace, source: str, size: tuple[int, int], views: str) 
     extra = {
         "source": source,
         "input_size": _as_text(size),
-        "views": views,
+        "maps": maps,
         "threads": all_threads.threads,
         "per_core": round(wall.rate("all") / all_threads.threads),
         "per_core_cpu": round(cpu.rate("all")),
@@ -91,8 +95,10 @@ def _rate(workspace: Workspace, source: str, size: tuple[int, int], views: str) 
     )
 
 
-def _stored(views: str) -> str | None:
-    return None if views == "none" else views
+def _reading(workspace: Workspace, source: str, size: tuple[int, int], maps: str) -> tuple[Any, str | None]:
+    """The store with those maps, and `StoreDataset`'s views of it."""
+    plan = MAPS[maps]
+    return (workspace.store(source, size), None) if plan is None else (workspace.store(source, size, plan), "average")
 
 
 def _as_text(size: tuple[int, int]) -> str:
@@ -102,25 +108,27 @@ def _as_text(size: tuple[int, int]) -> str:
 def _lines(timings: Timings, about: dict[str, Any]) -> Iterator[Line]:
     for metric, peer in (("decode", "imdecode of the frames"), ("notebook", "the notebook's loader")):
         theirs = timings.median(metric) * 1e3
-        for views, meaning in VIEWS.items():
+        for maps in MAPS:
             extra = {
                 **about,
-                "views": views,
-                "targets": meaning,
-                "instances_per_core_second": round(timings.rate(views)),
-                "spread": timings.spread(views, metric),
+                "maps": maps,
+                "instances_per_core_second": round(timings.rate(maps)),
+                "spread": timings.spread(maps, metric),
             }
-            yield Line("loader", metric, timings.median(views) * 1e3, "ms", timings.items[views], peer, theirs, extra)
-        reached, extra = timings.paired("average", metric), {"of": metric, "spread": timings.spread("average", metric)}
-        items = timings.items["average"]
+            yield Line("loader", metric, timings.median(maps) * 1e3, "ms", timings.items[maps], peer, theirs, extra)
+        reached, extra = (
+            timings.paired("flip test", metric),
+            {"of": metric, "spread": timings.spread("flip test", metric)},
+        )
+        items = timings.items["flip test"]
         yield Line("loader", "target", reached, f"of {peer}", items, "at most", TARGETS[metric], {**about, **extra})
 
 
 class Epochs:
     """One epoch after the other through the trainer's loader, made by one thread."""
 
-    def __init__(self, store: Any, views: str, batch_size: int, size: tuple[int, int]) -> None:
-        dataset = StoreDataset(store, size, recipe_augmentation(), views=_stored(views))
+    def __init__(self, store: Any, views: str | None, batch_size: int, size: tuple[int, int]) -> None:
+        dataset = StoreDataset(store, size, recipe_augmentation(), views=views)
         self._loader = Loader(dataset, batch_size, shuffle=True, device=choose_device("auto"), threads=1)
         self._epoch = 0
 

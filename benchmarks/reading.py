@@ -61,7 +61,7 @@ COMPRESSORS: dict[str, Codec] = {
 def run(workspace: Workspace) -> Iterator[Line]:
     """Lines of both backends."""
     for form, backend in FORMS.items():
-        store = workspace.store("sample", INPUT_SIZE, form)
+        store = workspace.store("sample", INPUT_SIZE, form=form)
         blocks = pick(store, form)
         out = np.empty(store.spec.map_shape, np.float32)
         ours = functools.partial(_through_store, store, out)

@@ -26,7 +26,7 @@ PEER = "the local store"
 
 def run(workspace: Workspace) -> Iterator[Line]:
     """Lines of the Zarr form."""
-    local = workspace.store("sample", INPUT_SIZE, "zarr")
+    local = workspace.store("sample", INPUT_SIZE)
     folder, context = workspace.folder / "blocks", multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     server = context.Process(target=_serve, args=(local.path.parent, sender), daemon=True)

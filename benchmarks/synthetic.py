@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kdlib.skeleton import FLIP_ORDER
 from precompute.teacher import Teacher
 
 JOINTS = 17
@@ -41,28 +42,46 @@ def _smooth(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float
 
 
 class Dealer:
-    """A network that hands out prepared maps in turn; a network it is given runs first and is not listened to."""
+    """A network that hands out prepared maps in turn; a network it is given runs first and is not listened to.
+
+    With a flip test, every second call is about the mirrored crops of the call before.
+    """
 
     def __init__(
-        self, heatmap_size: tuple[int, int], network: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None
+        self,
+        heatmap_size: tuple[int, int],
+        network: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None,
+        flip_test: bool,
     ) -> None:
-        self._maps, self._network, self._next = teacher_like_maps(64, heatmap_size), network, 0
+        self._maps, self._next = teacher_like_maps(64, heatmap_size), 0
+        self._network, self._flip_test = network, flip_test
+        self._mirrored: NDArray[np.float32] | None = None
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(B, H, W, 3) uint8 -> (B, 17, h, w) float32."""
         if self._network is not None:
             self._network(crops)
+        if self._mirrored is not None:
+            maps, self._mirrored = self._mirrored, None
+            return maps
         rows = (self._next + np.arange(len(crops))) % len(self._maps)
         self._next += len(crops)
-        return self._maps[rows]
+        maps = self._maps[rows]
+        self._mirrored = maps[:, FLIP_ORDER, :, ::-1] if self._flip_test else None
+        return maps
 
 
 def synthetic_teacher(
     input_size: tuple[int, int],
     name: str = "synthetic",
     network: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None,
+    *,
+    flip_test: bool = True,
 ) -> Teacher:
-    """A teacher of that input size (width, height) whose maps are prepared; ``network`` gives it its cost."""
+    """A teacher of that input size (width, height) whose maps are prepared; ``network`` gives it its cost.
+
+    With ``flip_test`` it expects to be asked about each batch of crops and then about their mirrors.
+    """
     heatmap_size = (input_size[0] // 4, input_size[1] // 4)
     return Teacher(
         name=name,
@@ -72,5 +91,5 @@ def synthetic_teacher(
         weights_sha256="0" * 64,
         precision="fp32",
         device="cpu",
-        network=Dealer(heatmap_size, network),
+        network=Dealer(heatmap_size, network, flip_test),
     )

@@ -7,8 +7,9 @@ warp.kl      KL(teacher on the view || warped map) in nats at T = 1, log logits,
 warp.moved   percent of confident maps whose maximum lies more than 2 heatmap pixels from the teacher's on the view
 warp.wrong   percent of labelled joints more than 2 heatmap pixels off; its peer is the teacher on the view
 
-`target` names what was warped: `first` (the crop's map), `average` (with its mirror's) or `matching` (the crop's, or
-the mirror's for a mirrored view).
+`target` names what was warped: `flip test` (the crop's and its mirror's map, averaged before they were stored: the
+default), `first` (the crop's), `average` (both, averaged in the view) or `matching` (the crop's, or the mirror's for a
+mirrored view).
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ from kdlib.geometry import (
     scale_affine,
     transform_points,
 )
-from kdlib.heatmaps import peaks
+from kdlib.heatmaps import flip_average, peaks
 from kdlib.skeleton import FLIP_ORDER
 from kdlib.warp import crop_image
 from kdlib.warp_maps import warp_heatmaps
@@ -47,7 +48,7 @@ BATCH = 16
 CONFIDENT = 0.2
 FAR = 2.0
 """Heatmap pixels."""
-TARGETS = {"first": (0,), "average": (0, 1), "matching": None}
+TARGETS = ("flip test", "first", "average", "matching")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,17 +119,25 @@ def _warped(
     teacher: Teacher, crops: Crops, plain: list[NDArray[np.float32]], setting: Setting, target: str
 ) -> NDArray[np.float32]:
     """(N, K, h, w): the stored maps as the view sees them."""
-    flips = TARGETS[target] or (int(setting.flip),)
+    views = _stored(plain, setting, target)
     stride = scale_affine(teacher.heatmap_size[0] / teacher.input_size[0])
     out = np.zeros_like(plain[0])
-    for row, flip in ((row, flip) for row in range(len(out)) for flip in flips):
-        stored = compose_affines(stride, crops.affine(row, Setting(flip=bool(flip)), teacher.input_size))
+    for row, (view, flip) in ((row, view) for row in range(len(out)) for view in views):
+        stored = compose_affines(stride, crops.affine(row, Setting(flip=flip), teacher.input_size))
         seen = compose_affines(stride, crops.affine(row, setting, teacher.input_size))
-        maps = plain[flip][row] if bool(flip) == setting.flip else plain[flip][row][FLIP_ORDER]
+        maps = view[row] if flip == setting.flip else view[row][FLIP_ORDER]
         affine = compose_affines(seen, invert_affine(stored))
         warped = warp_heatmaps(maps.transpose(1, 2, 0), affine, teacher.heatmap_size)
-        out[row] += warped.transpose(2, 0, 1) / np.float32(len(flips))
+        out[row] += warped.transpose(2, 0, 1) / np.float32(len(views))
     return out
+
+
+def _stored(plain: list[NDArray[np.float32]], setting: Setting, target: str) -> list[tuple[NDArray[np.float32], bool]]:
+    """The stored maps that a target is made of, and whether they are mirrored, from the crop's and its mirror's."""
+    crop, mirrored = (plain[0], False), (plain[1], True)
+    if target == "matching":
+        return [mirrored if setting.flip else crop]
+    return {"flip test": [(flip_average(*plain), False)], "first": [crop], "average": [crop, mirrored]}[target]
 
 
 def _truth(teacher: Teacher, crops: Crops, setting: Setting) -> NDArray[np.float64]:

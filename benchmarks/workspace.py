@@ -7,7 +7,7 @@ repository (data/README.md there says what it is); nothing else depends on it.
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import cache
 from benchmarks.effort import Effort
@@ -26,6 +26,9 @@ from precompute.views import ViewPlan, plan_geometry
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+AS_BY_DEFAULT: Final = ViewPlan()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +78,20 @@ class Workspace:
             write_sample(drawn, SampleSpec(train=self.effort.instances, val=8), workers=os.cpu_count() or 1)
         return drawn
 
-    def store(self, source: str, input_size: tuple[int, int], form: str = "zarr") -> Any:
+    def store(
+        self, source: str, input_size: tuple[int, int], views: ViewPlan = AS_BY_DEFAULT, form: str = "zarr"
+    ) -> Any:
         """A store of ``effort.instances`` persons as a teacher of that input size (width, height) would leave it.
 
         Frames, affines and truth are the persons', the maps are `synthetic`. ``form`` is ``zarr`` or ``h5``.
         """
-        path = self.folder / f"{source}-{input_size[1]}x{input_size[0]}.{form}"
+        kind = f"{views.count}{'-flip-test' if views.flip_test else ''}"
+        path = self.folder / f"{source}-{input_size[1]}x{input_size[0]}-{kind}.{form}"
         if not path.exists() and form == "h5":
-            convert_store(self.store(source, input_size).path, path)
+            convert_store(self.store(source, input_size, views).path, path)
         elif not path.exists():
             people = self.people(source, self.effort.instances)
-            precompute = Precompute.plan(people, synthetic_teacher(input_size))
+            precompute = Precompute.plan(people, synthetic_teacher(input_size, flip_test=views.flip_test), views=views)
             writer = precompute.begin(path)
             fill(precompute.job, writer)
             writer.publish()
@@ -100,20 +106,20 @@ class Precompute:
     provenance: dict[str, Any]
 
     @classmethod
-    def plan(cls, people: People, teacher: Teacher, batch_size: int = 32, views: int = 2) -> Self:
-        """The run of a teacher over people, with the default number of views."""
-        split, chosen, plan = people.split, people.selection, ViewPlan(views)
-        geometry = plan_geometry(chosen.persons, teacher.input_size, plan)
+    def plan(cls, people: People, teacher: Teacher, batch_size: int = 32, views: ViewPlan = AS_BY_DEFAULT) -> Self:
+        """The run of a teacher over people."""
+        split, chosen = people.split, people.selection
+        geometry = plan_geometry(chosen.persons, teacher.input_size, views)
         cropper = Cropper(split.images, chosen.persons, geometry, teacher.input_sizes, frames=True)
         threads = min(16, os.cpu_count() or 1)
-        job = Job(teacher, chosen.persons, chosen.ground_truth, cropper, geometry, plan, batch_size, threads)
+        job = Job(teacher, chosen.persons, chosen.ground_truth, cropper, geometry, views, batch_size, threads)
         provenance = describe(
             teacher,
             annotations=split.annotations,
             boxes=None,
             split="train",
             selection=chosen.summary,
-            plan=plan,
+            plan=views,
             frame_size=geometry.frame_size,
         )
         return cls(job, provenance)

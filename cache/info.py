@@ -11,6 +11,7 @@ from cache.opening import open_store
 from cache.spec import spec_from_json
 from cache.staging import PLAN
 from cache.store import Store
+from console.counted import counted
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def page(facts: Mapping[str, Any]) -> str:
     spec = facts["spec"]
     codec = ", ".join(f"{name} {value}" for name, value in spec["codec"].items() if name not in ("name", "version"))
     rows = [("form", {"zarr": "Zarr v3", "hdf5": "HDF5"}[facts["form"]] + f", {_state(facts)}")]
-    rows.append(("instances", f"{spec['instances']:,}, {spec['views']} views, {spec['joints']} joints"))
+    rows.append(("instances", f"{spec['instances']:,}, {counted(spec['views'], 'view')}, {spec['joints']} joints"))
     rows.append(("heatmaps", f"{spec['width']}x{spec['height']}, codec {spec['codec']['name']} ({codec})"))
     if "written" in facts:
         rows += list(_measured(facts))

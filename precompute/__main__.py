@@ -2,7 +2,7 @@ r"""Run a teacher once over a data set and keep its heatmaps in a store.
 
     python -m precompute --images DIR --annotations FILE --teacher hrnet_w32 --input-size 256x192 \
            --checkpoint pose_hrnet_w32_256x192.pth --store coco-train.zarr
-    python -m precompute --data DIR --split val --teacher onnx:FILE --store val.h5 --flip-test
+    python -m precompute --data DIR --split val --teacher onnx:FILE --store val.h5
     python -m precompute --data data/coco --teacher hrnet_w48_384x288 --store coco-train.zarr   # weights downloaded
     python -m precompute --config configs/coco-teacher.toml --store coco-train.zarr     # flags from a file
     python -m precompute ... --dry-run          # instances, bytes, time and disk, measured on a few batches
@@ -70,8 +70,17 @@ def _parser() -> argparse.ArgumentParser:
     teacher.add_argument(
         "--input-size", metavar="HxW", help="e.g. 256x192 (height x width); told by some names and ONNX files"
     )
-    teacher.add_argument("--flip-test", action="store_true", help="store the average over each view and its mirror")
-    teacher.add_argument("--views", type=_positive, metavar="N", help="stored views: crop, mirror, then drawn ones (2)")
+    teacher.add_argument(
+        "--flip-test",
+        action="store_true",
+        help="store the average over each view and its mirror; one view so is the default",
+    )
+    teacher.add_argument(
+        "--views",
+        type=_positive,
+        metavar="N",
+        help="store N plain views: crop, mirror, then drawn ones",
+    )
     teacher.add_argument("--seed", type=int, default=0, help="of drawn views (0)")
     teacher.add_argument(
         "--precision",
@@ -149,8 +158,7 @@ def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         skip_missing=arguments.skip_missing,
     )
     teacher = _teacher(arguments)
-    views = arguments.views or (1 if arguments.flip_test else 2)
-    plan = ViewPlan(views, arguments.flip_test, arguments.seed)
+    plan = ViewPlan(arguments.views or 1, arguments.flip_test or arguments.views is None, arguments.seed)
     geometry = plan_geometry(chosen.persons, teacher.input_size, plan, arguments.frame_scale)
     cropper = Cropper(split.images, chosen.persons, geometry, teacher.input_sizes, not arguments.no_frames)
     provenance = describe(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cache.staging import staging_path
+from console.counted import counted
 from console.duration import duration
 from kdlib.annotations import Persons
 from precompute.job import Job
@@ -27,6 +28,7 @@ class Cost:
     instances: int
     images: int
     views: int
+    flip_test: bool
     teacher: str
     precision: str
     device: str
@@ -53,7 +55,7 @@ class Cost:
         twice = ", twice the store while HDF5 is joined" if self.disk_bytes > self.store_bytes else ""
         enough = "" if self.fits else ": NOT ENOUGH"
         rows = [
-            ("instances", f"{self.instances:,} of {self.images:,} images, {self.views} views each"),
+            ("instances", f"{self.instances:,} of {self.images:,} images, {self._views()}"),
             ("teacher", f"{self.teacher}, {self.precision} on {self.device}"),
             ("time", f"{duration(self.seconds)} at {self.instances_per_second:.1f} instances/s, one process"),
             ("store", f"{_size(self.store_bytes)}, {self.bytes_per_instance / 1000:.1f} KB an instance"),
@@ -61,6 +63,10 @@ class Cost:
         ]
         head = f"{self.path}: nothing written, measured on a few batches"
         return "\n".join([head, *(f"  {name:<10} {text}" for name, text in rows)])
+
+    def _views(self) -> str:
+        mirrors = "its mirror" if self.views == 1 else "their mirrors"
+        return f"{counted(self.views, 'view')} each" + (f", averaged with {mirrors}" if self.flip_test else "")
 
 
 def dry_run(job: Job, codec: Any, path: Path) -> Cost:
@@ -81,6 +87,7 @@ def dry_run(job: Job, codec: Any, path: Path) -> Cost:
         instances=len(job.persons),
         images=len(set(job.persons.file_name)),
         views=job.plan.count,
+        flip_test=job.plan.flip_test,
         teacher=job.teacher.name,
         precision=job.teacher.precision,
         device=job.teacher.device,

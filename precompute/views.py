@@ -1,4 +1,4 @@
-"""Where each view looks: view 0 is HRNet's official crop, view 1 its mirror, further ones are drawn with a seed."""
+"""Where each view looks: view 0 is HRNet's official crop, further ones its mirror and what is drawn with a seed."""
 
 import dataclasses
 from typing import Any
@@ -29,8 +29,8 @@ SCALE = 0.3
 class ViewPlan:
     """Which views a store holds."""
 
-    count: int = 2
-    flip_test: bool = False
+    count: int = 1
+    flip_test: bool = True
     """Every stored map is the average of its view and the view's mirror; then no view is stored mirrored."""
     seed: int = 0
 

@@ -131,7 +131,7 @@ def test_the_loader_is_compared_and_its_rate_is_told_a_core(workspace, monkeypat
         assert line["peer_value"] == loader.TARGETS[line["of"]]
         assert line["spread"][0] <= line["value"] <= line["spread"][1]
     rates = [line for line in lines if line["metric"] == "rate"]
-    assert [line["views"] for line in rates] == list(loader.VIEWS)
+    assert [line["maps"] for line in rates] == list(loader.MAPS)
     for line in rates:
         assert line["per_core"] == pytest.approx(line["value"] / line["threads"], rel=0.01, abs=0.51)
 
@@ -159,7 +159,7 @@ def test_costs_follow_from_what_was_measured(workspace, tmp_path):
     epochs = found["paid_after"].value
     assert epochs * of["teacher"] == pytest.approx(2 * of["teacher"] + epochs * maps)
     assert found["epoch"].peer_value - found["epoch"].value == pytest.approx(of["teacher"] - maps)
-    assert found["bytes"].peer_value == 2 * 17 * 32 * 24 * 4
+    assert found["bytes"].peer_value == 17 * 32 * 24 * 4
     page = tmp_path / "page.md"
     page.write_text(f"before\n{cost.BEGIN}\nold\n{cost.END}\nafter\n")
     cost.write_page(page, [figures], 1, datetime.date(2026, 1, 2))
@@ -187,7 +187,8 @@ def read_tables(text):
         cost.Figures(
             name=names[i],
             heatmap_size=tuple(int(side) // 4 for side in reversed(re.search(r"(\d+)x(\d+)", names[i]).groups())),
-            views=2,
+            views=1,
+            passes=2,
             milliseconds={
                 name: cost.Measured(*(float(number) for number in re.findall(r"[\d.e-]+", cells[what][i])))
                 for name, what in cost.WHAT.items()

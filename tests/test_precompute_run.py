@@ -72,14 +72,16 @@ def test_frames_are_the_image_under_their_affine(data, store):
         assert np.abs(frame.astype(int) - exact).mean() < 4
 
 
-def test_the_flip_test_stores_the_average_of_view_and_mirror(data, store, tmp_path):
-    assert main(command(data, tmp_path / "flip.h5", "--codec", "float32", "--flip-test")) == 0
-    averaged = cache.open_store(tmp_path / "flip.h5")
+def test_a_store_holds_the_average_of_crop_and_mirror_unless_views_are_asked_for(data, store, tmp_path):
     both = store.heatmaps(range(len(store)))
-    np.testing.assert_allclose(
-        averaged.heatmaps(range(len(store)))[:, 0], flip_average(both[:, 0], both[:, 1]), atol=1e-4
-    )
-    assert averaged.view_flip.tolist() == [0]
+    for name, flags in (("default.zarr", ()), ("asked.h5", ("--flip-test",))):
+        assert main(command(data, tmp_path / name, "--codec", "float32", *flags)) == 0
+        averaged = cache.open_store(tmp_path / name)
+        np.testing.assert_allclose(
+            averaged.heatmaps(range(len(store)))[:, 0], flip_average(both[:, 0], both[:, 1]), atol=1e-4
+        )
+        assert averaged.view_flip.tolist() == [0]
+        assert averaged.manifest["provenance"]["teacher"]["flip_test"] is True
 
 
 def test_the_manifest_tells_where_everything_comes_from_and_no_path(data, store):
@@ -122,8 +124,8 @@ def test_an_interrupted_run_resumes_to_the_same_content(data, tmp_path, monkeypa
     capsys.readouterr()
     assert main(command(data, tmp_path / "cut.zarr", "--resume")) == 0
     assert "nothing to do" in capsys.readouterr().out
-    assert "flip_test: False, now True" in refused(
-        capsys, command(data, tmp_path / "cut.zarr", "--resume", "--flip-test")
+    assert "flip_test: True, now False" in refused(
+        capsys, command(data, tmp_path / "cut.zarr", "--resume", "--views", "1")
     )
     assert "exists; use it, or replace it with --overwrite" in refused(capsys, command(data, tmp_path / "cut.zarr"))
 
@@ -268,7 +270,7 @@ def test_check_notices_other_images(data, tmp_path, capsys):
 def test_a_dry_run_says_what_it_will_cost_and_writes_nothing(data, tmp_path, capsys):
     assert main(command(data, tmp_path / "s.zarr", "--dry-run")) == 0
     page = capsys.readouterr().out
-    assert "11 of 6 images, 2 views each" in page
+    assert "11 of 6 images, 1 view each, averaged with its mirror" in page
     assert "instances/s" in page
     assert not list(tmp_path.iterdir())
 
