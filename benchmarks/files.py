@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from benchmarks.batches import endless
 from kdlib.skeleton import FLIP_ORDER
 from kdlib.warp_maps import bordered_shape, interior, mean_heatmaps
-from train.augment import Augmentation, View
+from train.augment import Augmentation, Views
 from train.dataset import StoreDataset
 from train.pixels import frame_pixels
 from train.scratch import SCRATCH
@@ -61,11 +61,11 @@ class _ReadMaps(TeacherMaps):
         heatmaps: NDArray[np.float32],
         slots: NDArray[np.int64],
         rows: NDArray[np.int64],
-        seen: list[View],
+        seen: Views,
         to_image: NDArray[np.float64],
     ) -> None:
         bordered = SCRATCH.array("maps", (1, *bordered_shape(self.read.shape)), np.float32)
-        interior(bordered)[0] = (self.read[FLIP_ORDER] if seen[0].flip else self.read).transpose(1, 2, 0)
+        interior(bordered)[0] = (self.read[FLIP_ORDER] if seen.flips[0] else self.read).transpose(1, 2, 0)
         size = self.read.shape[:0:-1]
         mean_heatmaps(bordered, self.inverses(rows, to_image)[0, :1], size, heatmaps[slots[0]])
 

@@ -14,14 +14,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import cache
 from console.flags import Parser
 from kdlib.device import choose_device
 from precompute.teacher import Teacher, load_teacher
-from train.augment import View
+from train.augment import Views
 from train.dataset import StoreDataset
 from train.loader import Loader
 from train.loop import Trainer
@@ -37,9 +39,9 @@ class EnlargedDataset(StoreDataset):
         super().__init__(of.store, size, of.augmentation, views=None, images=of.images, seed=of.seed)
         self.of, self.every = of, every
 
-    def _view(self, row: int, epoch: int) -> View:
-        view = self.of._view(row, epoch)
-        return View([[self.every * number for number in line] for line in view.affine], view.flip)
+    def _views(self, rows: NDArray[np.int64], epoch: int) -> Views:
+        views = self.of._views(rows, epoch)
+        return Views(self.every * views.affines, views.flips)
 
 
 class LiveLoader(Loader):

@@ -7,15 +7,12 @@ is that of deep-high-resolution-net.pytorch (lib/dataset/coco.py, lib/utils/tran
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Affine = NDArray[np.float64]
 """(2, 3) matrix that takes column vectors (x, y, 1) of one pixel grid to (x, y) of another."""
-Rows = list[list[float]]
-"""An affine in plain numbers: for a single one, a quarter of the time that numpy takes."""
 
 PADDING = 1.25
 """HRNet's crops show the box grown by a quarter."""
@@ -81,19 +78,11 @@ def region_affine(
     Returns:
         (2, 3) float64.
     """
-    scale_from = float(np.asarray(size).reshape(-1)[0])
-    return np.array(region_rows(np.asarray(center, np.float64).tolist(), scale_from, output_size, rotation, flip=flip))
-
-
-def region_rows(
-    center: Sequence[float], region_width: float, output_size: tuple[int, int], rotation: float, *, flip: bool
-) -> Rows:
-    """`region_affine` in plain numbers, of a region of that width."""
-    (cx, cy), (width, height) = center, output_size
-    scale, angle = width / region_width, math.radians(rotation)
+    (cx, cy), (width, height) = np.asarray(center, np.float64).tolist(), output_size
+    scale, angle = width / float(np.asarray(size).reshape(-1)[0]), math.radians(rotation)
     a, b = scale * math.cos(angle), scale * math.sin(angle)
     x, y = width / 2 - a * cx - b * cy, height / 2 + b * cx - a * cy
-    return [[-a, -b, width - 1.0 - x], [-b, a, y]] if flip else [[a, b, x], [-b, a, y]]
+    return np.array([[-a, -b, width - 1.0 - x], [-b, a, y]] if flip else [[a, b, x], [-b, a, y]])
 
 
 def scale_affine(scale: float) -> Affine:
@@ -113,12 +102,6 @@ def compose_affines(outer: ArrayLike, inner: ArrayLike) -> NDArray[np.float64]:
     outer, inner = np.asarray(outer, np.float64), np.asarray(inner, np.float64)
     linear = outer[..., :2] @ inner[..., :2]
     return np.concatenate([linear, outer[..., :2] @ inner[..., 2:] + outer[..., 2:]], axis=-1)
-
-
-def compose_rows(outer: Rows, inner: Rows) -> Rows:
-    """`compose_affines` of two affines in plain numbers."""
-    (a, b, x), (c, d, y) = inner
-    return [[p * a + q * c, p * b + q * d, p * x + q * y + r] for p, q, r in outer]
 
 
 def transform_points(points: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:

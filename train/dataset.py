@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdlib.geometry import box_to_region, clip_boxes, compose_affines, compose_rows, invert_affine, transform_points
+from kdlib.geometry import box_to_region, clip_boxes, compose_affines, invert_affine, transform_points
 from kdlib.skeleton import FLIP_ORDER
 from kdlib.warp_packed import warp_packed
-from train.augment import NONE, Augmentation, View, draw_view
+from train.augment import NONE, Augmentation, Views, draw_choices, draw_views
 from train.errors import TrainError
 from train.pixels import frame_pixels, image_pixels
 from train.students import STRIDE
@@ -63,7 +63,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.heatmap_size = (self.input_size[0] // STRIDE, self.input_size[1] // STRIDE)
         if images is None and not store.has_frames:
             raise TrainError(f"{store.path} holds no frames; name the folder of its images with --images DIR")
-        self.flips = tuple(bool(flip) for flip in store.view_flip)
+        self.flips = store.view_flip.astype(bool)
         self.maps = None if views is None else TeacherMaps(store, views)
         columns = store.instances
         self.rows = np.flatnonzero(store.written)
@@ -105,34 +105,30 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         """
         if not len(rows):
             return
-        views = [self._view(row, epoch) for row in rows.tolist()]
-        affines = np.array([view.affine for view in views])
-        flips = np.array([view.flip for view in views])
-        to_image = invert_affine(affines)
+        views = self._views(rows, epoch)
+        to_image = invert_affine(views.affines)
         self._fill_images(batch["image"], slots, rows, to_image)
-        batch["affine"][slots], batch["row"][slots] = affines, rows
-        targets = batch["keypoints"], batch["labelled"]
-        _fill_targets(self.keypoints[rows], FLIP_ORDER, flips, affines, self.heatmap_size, slots, *targets)
+        batch["affine"][slots], batch["row"][slots] = views.affines, rows
+        seen, targets = (views.flips, views.affines), (batch["keypoints"], batch["labelled"])
+        _fill_targets(self.keypoints[rows], FLIP_ORDER, *seen, self.heatmap_size, slots, *targets)
         if self.maps is not None:
             self.maps.fill(batch["heatmaps"], slots, rows, views, to_image)
 
-    def _view(self, row: int, epoch: int) -> View:
-        rng = np.random.default_rng((self.seed, epoch, row))
+    def _views(self, rows: NDArray[np.int64], epoch: int) -> Views:
         if self.views == "replay":
-            return self._replayed(row, rng)
-        (x, y), (width, height) = self.centers[row].tolist(), self.sizes[row].tolist()
-        return draw_view(rng, self.augmentation, ((x, y), (width, height)), self.keypoints[row], self.input_size)
+            return self._replayed(rows, epoch)
+        regions, keypoints = (self.centers[rows], self.sizes[rows]), self.keypoints[rows]
+        return draw_views(self.seed, epoch, rows, self.augmentation, regions, keypoints, self.input_size)
 
-    def _replayed(self, row: int, rng: np.random.Generator) -> View:
-        """A stored view, drawn with equal chances, and the augmentation on top of it."""
-        stored = int(rng.integers(len(self.flips)))
-        seen = compose_rows(self.store.view_affine[row, stored].tolist(), self.store.frame_affine[row].tolist())
-        keypoints = self.keypoints[row].copy()
-        keypoints[:, :2] = transform_points(keypoints[:, :2], seen)
-        width, height = self.teacher_size
-        whole = (width / 2, height / 2), (width, height)
-        drawn = draw_view(rng, self.augmentation, whole, keypoints, self.input_size)
-        return View(compose_rows(drawn.affine, seen), drawn.flip != self.flips[stored], replayed=stored)
+    def _replayed(self, rows: NDArray[np.int64], epoch: int) -> Views:
+        """A stored view of each, drawn with equal chances, and the augmentation on top of it."""
+        stored = draw_choices(self.seed, epoch, rows, len(self.flips))
+        seen = compose_affines(self.store.view_affine[rows, stored], self.store.frame_affine[rows])
+        keypoints = self.keypoints[rows]
+        keypoints[..., :2] = transform_points(keypoints[..., :2], seen)
+        size = np.tile(np.array(self.teacher_size, np.float64), (len(rows), 1))
+        drawn = draw_views(self.seed, epoch, rows, self.augmentation, (size / 2, size), keypoints, self.input_size)
+        return Views(compose_affines(drawn.affines, seen), drawn.flips != self.flips[stored], stored)
 
     def _fill_images(
         self,

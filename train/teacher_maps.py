@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from kdlib.geometry import compose_affines
 from kdlib.skeleton import FLIP_ORDER
 from kdlib.warp_maps import bordered_shape, interior, mean_heatmaps
-from train.augment import View
+from train.augment import Views
 from train.scratch import SCRATCH
 from train.students import STRIDE
 
@@ -36,7 +36,7 @@ class TeacherMaps:
         heatmaps: NDArray[np.float32],
         slots: NDArray[np.int64],
         rows: NDArray[np.int64],
-        seen: list[View],
+        seen: Views,
         to_image: NDArray[np.float64],
     ) -> None:
         """Put the maps of some rows into slots of heatmaps (B, H, W, K). Safe in threads.
@@ -45,18 +45,18 @@ class TeacherMaps:
             heatmaps: Contiguous, where to put them.
             slots: (n,) places in it.
             rows: (n,) rows of the store.
-            seen: How each sample is seen.
+            seen: How the samples are seen.
             to_image: (n, 2, 3) input pixels of each sample to image pixels.
         """
         spec, inverses = self._store.spec, self.inverses(rows, to_image)
-        views = [self._chosen(view) for view in seen]
+        views = self._chosen(seen)
         records = [(row, view) for row, of_row in zip(rows.tolist(), views, strict=True) for view in of_row]
         most = max(len(of_row) for of_row in views)
         bordered = SCRATCH.array("maps", (most, *bordered_shape(spec.map_shape)), np.float32)
         stored = self._store.stored_many(records)
-        for i, (row, of_row) in enumerate(zip(rows.tolist(), views, strict=True)):
+        for i, (row, of_row, flip) in enumerate(zip(rows.tolist(), views, seen.flips.tolist(), strict=True)):
             for view, maps in zip(of_row, bordered, strict=False):
-                order = FLIP_ORDER if self._flips[view] != seen[i].flip else _SAME_ORDER
+                order = FLIP_ORDER if self._flips[view] != flip else _SAME_ORDER
                 self._store.decode_interleaved(row, view, next(stored), order, interior(maps))
             shown = bordered[: len(of_row)]
             mean_heatmaps(shown, inverses[i, of_row], (spec.width, spec.height), heatmaps[slots[i]])
@@ -66,11 +66,13 @@ class TeacherMaps:
         to_frame = compose_affines(self._store.frame_affine[rows], to_image * _FROM_MAPS)
         return compose_affines(self._store.view_affine[rows], to_frame[:, None]) / self._stride
 
-    def _chosen(self, seen: View) -> list[int]:
-        """Which stored views a sample is made of."""
+    def _chosen(self, seen: Views) -> list[list[int]]:
+        """Which stored views each sample is made of."""
         if seen.replayed is not None:
-            return [seen.replayed]
+            return [[view] for view in seen.replayed.tolist()]
         if self._views == "average":
-            return list(range(len(self._flips)))
-        matching = [v for v, mirrored in enumerate(self._flips) if mirrored == seen.flip]
-        return matching[:1] if self._views == "matching" and matching else [0]
+            return [list(range(len(self._flips)))] * len(seen.flips)
+        if self._views == "first":
+            return [[0]] * len(seen.flips)
+        first = {flip: next((v for v, f in enumerate(self._flips) if f == flip), 0) for flip in (False, True)}
+        return [[first[flip]] for flip in seen.flips.tolist()]
