@@ -6,7 +6,8 @@
 cost.teacher, step, loss, normalise, load, load_maps   milliseconds of CPU time an instance: HRNet's forward pass, a
                   distilling step on a batch in memory, of it the loss and the normalisation, the loader without and
                   with the maps; `quartiles` over the rounds
-cost.paid_after   epochs, over all students, after which a store has cost less than its teacher beside the student
+cost.paid_after   epochs, over all students, after which a store has cost less than its teacher beside the student;
+                  `passes` are the forward passes an instance that made it
 cost.epoch        milliseconds an instance of an epoch from the store, over one with the teacher online
 cost.bytes        bytes an instance of a store, over its maps in float32
 

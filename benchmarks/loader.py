@@ -29,7 +29,7 @@ from benchmarks.timing import Timings, Work, interleave, interleave_on, timed
 from benchmarks.turn import Turn
 from benchmarks.workspace import People, Workspace
 from kdlib.device import choose_device
-from precompute.views import ViewPlan
+from precompute.views import BY_DEFAULT, ViewPlan
 from train.dataset import StoreDataset
 from train.loader import Loader
 
@@ -42,7 +42,7 @@ CASES = (
 """Source, and width and height of the teacher's input and of the student's."""
 TARGETS = {"decode": 1.5, "notebook": 0.2}
 """How much of each peer an instance should cost at most."""
-MAPS = {"flip test": ViewPlan(), "two views": ViewPlan(2, flip_test=False), "none": None}
+MAPS = {"flip test": BY_DEFAULT, "two views": ViewPlan(2, flip_test=False), "none": None}
 PEOPLE_OF_NOTEBOOK = 2 * BATCH_SIZE
 """It is slow: some are enough."""
 BATCHES = 4

@@ -5,8 +5,9 @@ r"""Which recipe teaches best? Trains students one after the other and compares 
 
 Every run is `python -m train` with the flags of its row, the seed, and --train-args: the same student, the same steps.
 A run that is finished is not trained again and an interrupted one goes on, so the same command continues a queue that
-was stopped. The table has the mean over seeds (and their range) of the best checkpoint, and the difference to the
-first row, seed by seed. This takes hours, asserts nothing, and is no part of `make bench`.
+was stopped. The table `views` wants a store of several (`precompute --views 2` or more). What is printed has the mean
+over seeds (and their range) of the best checkpoint, and the difference to the first row, seed by seed. This takes
+hours, asserts nothing, and is no part of `make bench`.
 """
 
 import argparse

@@ -44,7 +44,8 @@ def _smooth(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float
 class Dealer:
     """A network that hands out prepared maps in turn; a network it is given runs first and is not listened to.
 
-    With a flip test, every second call is about the mirrored crops of the call before.
+    With a flip test, which must be of one view, every second call is about the mirrored crops of the call before: the
+    flip test brings its maps back onto those of that call.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Dealer:
         rows = (self._next + np.arange(len(crops))) % len(self._maps)
         self._next += len(crops)
         maps = self._maps[rows]
-        self._mirrored = maps[:, FLIP_ORDER, :, ::-1] if self._flip_test else None
+        self._mirrored = np.roll(maps[:, FLIP_ORDER, :, ::-1], 1, axis=-1) if self._flip_test else None
         return maps
 
 

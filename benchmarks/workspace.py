@@ -7,7 +7,7 @@ repository (data/README.md there says what it is); nothing else depends on it.
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import cache
 from benchmarks.effort import Effort
@@ -22,13 +22,10 @@ from precompute.sample.dataset import write_sample
 from precompute.sample.spec import SampleSpec
 from precompute.selection import Selection, select
 from precompute.teacher import Teacher
-from precompute.views import ViewPlan, plan_geometry
+from precompute.views import BY_DEFAULT, ViewPlan, plan_geometry
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
-
-
-AS_BY_DEFAULT: Final = ViewPlan()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +75,12 @@ class Workspace:
             write_sample(drawn, SampleSpec(train=self.effort.instances, val=8), workers=os.cpu_count() or 1)
         return drawn
 
-    def store(
-        self, source: str, input_size: tuple[int, int], views: ViewPlan = AS_BY_DEFAULT, form: str = "zarr"
-    ) -> Any:
+    def store(self, source: str, input_size: tuple[int, int], views: ViewPlan = BY_DEFAULT, form: str = "zarr") -> Any:
         """A store of ``effort.instances`` persons as a teacher of that input size (width, height) would leave it.
 
         Frames, affines and truth are the persons', the maps are `synthetic`. ``form`` is ``zarr`` or ``h5``.
         """
+        assert views.count == 1 or not views.flip_test, "the synthetic teacher flips one view"  # noqa: S101
         kind = f"{views.count}{'-flip-test' if views.flip_test else ''}"
         path = self.folder / f"{source}-{input_size[1]}x{input_size[0]}-{kind}.{form}"
         if not path.exists() and form == "h5":
@@ -106,7 +102,7 @@ class Precompute:
     provenance: dict[str, Any]
 
     @classmethod
-    def plan(cls, people: People, teacher: Teacher, batch_size: int = 32, views: ViewPlan = AS_BY_DEFAULT) -> Self:
+    def plan(cls, people: People, teacher: Teacher, batch_size: int = 32, views: ViewPlan = BY_DEFAULT) -> Self:
         """The run of a teacher over people."""
         split, chosen = people.split, people.selection
         geometry = plan_geometry(chosen.persons, teacher.input_size, views)

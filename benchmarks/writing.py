@@ -73,6 +73,7 @@ def measure(precompute: Precompute, path: Path, rounds: int) -> Line:
         "teacher": teacher.name,
         "input_size": f"{teacher.input_size[1]}x{teacher.input_size[0]}",
         "views": precompute.job.plan.count,
+        "flip_test": precompute.job.plan.flip_test,
         "ratio_without_finish": round(forward / (whole - finishing), 3),
         "spread": timings.spread("forward", "run"),
     }

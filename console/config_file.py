@@ -84,7 +84,17 @@ def _entries(parser: argparse.ArgumentParser, path: Path) -> Iterator[tuple[argp
 def _flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     """The flags that a file may give, by name."""
     actions = [action for action in parser._actions if action.dest not in ("help", "config")]
-    return {option[2:]: action for action in actions for option in action.option_strings if option.startswith("--")}
+    return {
+        option[2:]: action
+        for action in actions
+        for option in action.option_strings
+        if option.startswith("--") and not _says_no(action, option)
+    }
+
+
+def _says_no(action: argparse.Action, option: str) -> bool:
+    """Is it the ``--no-...`` of a flag that has one? In a file that is ``false``."""
+    return isinstance(action, argparse.BooleanOptionalAction) and option.startswith("--no-")
 
 
 def _converted(action: argparse.Action, value: Any) -> Any:

@@ -11,7 +11,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 8
@@ -33,20 +32,14 @@ def _sum_of_four(add: bool) -> Callable[..., None]:
             place = arguments[10]
             total = load(9, place) if add else None
             for index, weight in zip(arguments[1:5], arguments[5:9], strict=True):
-                value, factor = load(0, index), _repeated(builder, weight)
-                total = builder.fmul(value, factor) if total is None else _fused(builder, value, factor, total)
+                term = builder.fmul(load(0, index), _repeated(builder, weight))
+                total = term if total is None else builder.fadd(total, term)
             builder.store(total, pointer(9, place), align=_FLOAT_BYTES)
             return context.get_dummy_value()
 
         return types.void(values, p, q, r, s, a, b, c, d, out, at), generate
 
     return sum_of_four
-
-
-def _fused(builder: ir.IRBuilder, value: ir.Value, factor: ir.Value, addend: ir.Value) -> ir.Value:
-    """Product of value and factor, plus addend, rounded once."""
-    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.v8f32"), [value, factor, addend])
 
 
 def _repeated(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:

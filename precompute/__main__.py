@@ -72,14 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     teacher.add_argument(
         "--flip-test",
-        action="store_true",
-        help="store the average over each view and its mirror; one view so is the default",
+        action=argparse.BooleanOptionalAction,
+        help="store each view averaged with its mirror (with one view; not with --views)",
     )
     teacher.add_argument(
         "--views",
         type=_positive,
         metavar="N",
-        help="store N plain views: crop, mirror, then drawn ones",
+        help="stored views: crop, mirror, then drawn ones; with --flip-test crop, then drawn ones (1)",
     )
     teacher.add_argument("--seed", type=int, default=0, help="of drawn views (0)")
     teacher.add_argument(
@@ -158,7 +158,8 @@ def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         skip_missing=arguments.skip_missing,
     )
     teacher = _teacher(arguments)
-    plan = ViewPlan(arguments.views or 1, arguments.flip_test or arguments.views is None, arguments.seed)
+    flip_test = arguments.views is None if arguments.flip_test is None else arguments.flip_test
+    plan = ViewPlan(arguments.views or 1, flip_test=flip_test, seed=arguments.seed)
     geometry = plan_geometry(chosen.persons, teacher.input_size, plan, arguments.frame_scale)
     cropper = Cropper(split.images, chosen.persons, geometry, teacher.input_sizes, not arguments.no_frames)
     provenance = describe(

@@ -1,7 +1,7 @@
 """Where each view looks: view 0 is HRNet's official crop, further ones its mirror and what is drawn with a seed."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,9 @@ SCALE = 0.3
 class ViewPlan:
     """Which views a store holds."""
 
-    count: int = 1
-    flip_test: bool = True
+    count: int
+    _: dataclasses.KW_ONLY
+    flip_test: bool
     """Every stored map is the average of its view and the view's mirror; then no view is stored mirrored."""
     seed: int = 0
 
@@ -43,6 +44,9 @@ class ViewPlan:
         """The plan as a manifest holds it."""
         drawn = {"rotation_std": ROTATION, "scale_std": SCALE} if self.count > 2 - self.flip_test else None
         return {**dataclasses.asdict(self), "flips": self.flips.tolist(), "drawn": drawn}
+
+
+BY_DEFAULT: Final = ViewPlan(1, flip_test=True)
 
 
 @dataclasses.dataclass(frozen=True)

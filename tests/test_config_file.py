@@ -50,7 +50,7 @@ def samples(action):
 @pytest.mark.parametrize(("room", "action"), list(flags()))
 def test_a_flag_means_the_same_typed_and_in_a_file(tmp_path, room, action):
     typed, spelt = samples(action)
-    flag = action.option_strings[-1]
+    flag = next(option for option in action.option_strings if option.startswith("--"))
     file = tmp_path / "run.toml"
     file.write_text(f"{flag[2:]} = {spelt}\n")
     required = REQUIRED[room]
@@ -60,6 +60,18 @@ def test_a_flag_means_the_same_typed_and_in_a_file(tmp_path, room, action):
     by_file = vars(parse(PARSERS[room](), [*required, "--config", str(file)]))
     assert by_flag == {**by_file, "config": None}
     assert by_flag[action.dest] != action.default
+
+
+def test_a_flag_that_can_be_denied_is_false_in_a_file(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("flip-test = false\n")
+    denied = vars(parse(precompute._parser(), [*REQUIRED["precompute"], "--no-flip-test"]))
+    by_file = vars(parse(precompute._parser(), [*REQUIRED["precompute"], "--config", str(file)]))
+    assert denied == by_file | {"config": None}
+    assert denied["flip_test"] is False
+    file.write_text("no-flip-test = true\n")
+    with pytest.raises(ConfigError, match="no-flip-test"):
+        parse(precompute._parser(), [*REQUIRED["precompute"], "--config", str(file)])
 
 
 def test_what_is_typed_wins_wherever_it_stands(tmp_path):

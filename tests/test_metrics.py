@@ -131,7 +131,13 @@ def test_a_picture_that_counts_twice_counts_like_two_equal_pictures():
     truth["annotation_id"][-2:] = [1000, 1001]
     truth["iscrowd"][-2] = 1
     truth["keypoints"][-1] = 0  # a person without labels
+    predicted = np.array([*range(3, 30), 5, 8])  # nobody in the first picture, two in pictures without persons
+    columns = {name: np.asarray(column)[predicted] for name, column in columns.items()}
+    columns["image_id"][-2:] = [90, 990]
+    predictions, scores = predictions[predicted], scores[predicted]
+    scores[-2:] *= 0.9  # the order of ties is nobody's
     matches = keypoint_matches(truth, columns, predictions, scores)
+    assert len(matches.image_ids) == 12
     counts = np.random.default_rng(1).integers(0, 4, len(matches.image_ids))
 
     def repeated(rows):

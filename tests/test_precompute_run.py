@@ -275,6 +275,22 @@ def test_a_dry_run_says_what_it_will_cost_and_writes_nothing(data, tmp_path, cap
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("flags", "views", "flip_test"),
+    [
+        ((), 1, True),
+        (("--no-flip-test",), 1, False),
+        (("--views", "1"), 1, False),
+        (("--views", "2"), 2, False),
+        (("--views", "2", "--flip-test"), 2, True),
+    ],
+)
+def test_one_view_is_averaged_with_its_mirror_and_several_where_asked(data, tmp_path, capsys, flags, views, flip_test):
+    assert main(command(data, tmp_path / "s.zarr", "--dry-run", "--json", *flags)) == 0
+    cost = json.loads(capsys.readouterr().out)
+    assert (cost["views"], cost["flip_test"]) == (views, flip_test)
+
+
 @pytest.mark.parametrize("form", ["zarr", "h5"])
 def test_a_dry_run_knows_the_size_of_the_store(data, tmp_path, capsys, form):
     """Within a tenth, of what a store takes a record (columns, which are rounded up, aside)."""

@@ -17,7 +17,7 @@ from train.evaluate import cached_teacher, measure
 from train.fewest_labels import FEWEST_LABELS
 from train.report import write_report
 from train.report.axes import nice_ticks, spread
-from train.report.bootstrap import intervals
+from train.report.bootstrap import _ends, intervals
 from train.report.breakdown import sizes, tolerance_curves
 from train.report.calibration import calibration_error, ranking_quality, reliability
 from train.report.charts import Line, Style, line_chart
@@ -310,13 +310,23 @@ def test_the_difference_is_shown_with_its_sign(evidence, page):
 
 def test_the_interval_encloses_the_difference_and_is_nothing_for_equal_students(evidence, store):
     (pair,) = pairs(evidence.students)
-    found = intervals(store, pair)
+    (found,) = intervals(store, [pair])
     assert set(found) == {"ap", "ap50", "ap75", "pck@0.05", "pck@0.1", "pck@0.2"}
     for metric, (low, high) in found.items():
         assert low <= pair.difference(metric) <= high
     assert found["pck@0.05"][0] < found["pck@0.05"][1]
     same = type(pair)(pair.baseline, pair.baseline)
-    assert set(intervals(store, same).values()) == {(0.0, 0.0)}
+    assert set(intervals(store, [same])[0].values()) == {(0.0, 0.0)}
+
+
+def test_a_draw_of_pictures_without_labels_says_nothing():
+    ours, theirs = (
+        {"ap": np.array([3.0, np.nan, 5.0]), "ap50": np.full(3, np.nan)},
+        {"ap": np.ones(3), "ap50": np.ones(3)},
+    )
+    found = _ends(ours, theirs)
+    assert found["ap"] == pytest.approx((2.05, 3.95))
+    assert np.isnan(found["ap50"]).all()
 
 
 def test_checks_pass_for_runs_that_belong_here(evidence):

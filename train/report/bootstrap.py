@@ -1,5 +1,6 @@
 """How sure the difference between two students is."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,30 @@ from train.report.evidence import Subject
 DRAWS = 1000
 
 
-def intervals(store: Any, pair: Pair) -> dict[str, tuple[float, float]]:
-    """95 % intervals of the differences in AP, AP50, AP75 and PCK, by a paired bootstrap over pictures.
+def intervals(store: Any, pairs: Sequence[Pair]) -> list[dict[str, tuple[float, float]]]:
+    """For each pair, 95 % intervals of the differences in AP, AP50, AP75 and PCK, by a paired bootstrap over pictures.
 
     Pictures are drawn, not persons or joints: what is in one picture succeeds and fails together (Efron & Tibshirani
     1993, ch. 13).
 
     Returns:
         The lowest and the highest difference by metric, distilled minus baseline in points; NaN without labels.
+        Draws without a label say nothing and are left out.
     """
-    ours, theirs = _drawn(store, pair.distilled), _drawn(store, pair.baseline)
-    ends = {name: np.percentile(values - theirs[name], [2.5, 97.5]) for name, values in ours.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+    subjects = {id(subject): subject for pair in pairs for subject in (pair.distilled, pair.baseline)}
+    drawn = {key: _drawn(store, subject) for key, subject in subjects.items()}
+    return [_ends(drawn[id(pair.distilled)], drawn[id(pair.baseline)]) for pair in pairs]
+
+
+def _ends(
+    ours: dict[str, NDArray[np.float64]], theirs: dict[str, NDArray[np.float64]]
+) -> dict[str, tuple[float, float]]:
+    ends = {}
+    for name, values in ours.items():
+        known = (values - theirs[name])[~np.isnan(values)]
+        low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
+        ends[name] = float(low), float(high)
+    return ends
 
 
 def _drawn(store: Any, subject: Subject) -> dict[str, NDArray[np.float64]]:

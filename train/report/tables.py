@@ -60,7 +60,7 @@ def comparison(evidence: Evidence, series: Sequence[str], pairs: Sequence[Pair],
     head = element("thead", element("tr", element("td"), *column_heads(subjects, series), *gains))
     metrics, costs = [s.metrics for s in subjects], [s.cost for s in subjects]
     read = _row(READ, [{READ.key: s.predictions.decoder} for s in subjects], [element("td")] * len(pairs))
-    sure = [intervals(evidence.store, pair) for pair in pairs]
+    sure = intervals(evidence.store, pairs)
     accuracy = [
         _row(row, metrics, [_gain(p, row.key, i.get(row.key)) for p, i in zip(pairs, sure, strict=True)])
         for row in ACCURACY
@@ -97,7 +97,8 @@ def _gain(pair: Pair, metric: str, interval: tuple[float, float] | None) -> Mark
     difference = pair.difference(metric)
     text = signed(difference)
     kind = {"+": "up", MINUS: "down"}.get(text[0], "level")
-    ends = None if interval is None else element("small", " to ".join(signed(end) for end in interval))
+    known = interval is not None and all(has_value(end) for end in interval)
+    ends = element("small", " to ".join(signed(end) for end in interval or ())) if known else None
     return element("td", exact(difference, text), ends, class_=f"gain {kind}")
 
 
