@@ -90,7 +90,8 @@ class Recipe:
     views: str = _knob(
         "average",
         "of a store that holds several, views a target is made of: average (of all), matching (mirrored like the "
-        "sample), first, or replay (a random one, shown as the teacher saw it; --flip, --rotation and --scale then change that view)",
+        "sample), first, or replay (a random one, shown as the teacher saw it; --flip, --rotation and --scale then "
+        "change that view)",
         choices=["average", "matching", "first", "replay"],
     )
 
