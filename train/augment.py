@@ -75,16 +75,22 @@ def draw_views(
     """
     affines, flips = np.empty((len(rows), 2, 3)), np.empty(len(rows), np.bool_)
     upper = np.isin(np.arange(keypoints.shape[1]), UPPER_BODY)
-    states = np.uint64(seed & _WORD), np.uint64(epoch & _WORD)
-    _draw(states, rows, dataclasses.astuple(augmentation), *regions, keypoints, upper, input_size, affines, flips)
+    centers, sizes = (np.asarray(column, np.float64) for column in regions)
+    knobs = tuple(map(float, dataclasses.astuple(augmentation)))
+    _draw(_seeds(seed, epoch), rows, knobs, centers, sizes, keypoints, upper, input_size, affines, flips)
     return Views(affines, flips)
 
 
 def draw_choices(seed: int, epoch: int, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """(n,) one of ``count`` for each row with equal chances, independent of what `draw_views` draws for it."""
     chosen = np.empty(len(rows), np.int64)
-    _choose((np.uint64(seed & _WORD), np.uint64(epoch & _WORD)), rows, count, chosen)
+    _choose(_seeds(seed, epoch), rows, count, chosen)
     return chosen
+
+
+def _seeds(seed: int, epoch: int) -> tuple[np.uint64, np.uint64]:
+    """Of any sign and size; what is beyond 64 bits is left out."""
+    return np.uint64(seed & _WORD), np.uint64(epoch & _WORD)
 
 
 @numba.njit(nogil=True, cache=True)
