@@ -50,7 +50,7 @@ class Recipe:
         choices=["batch", "none"],
     )
 
-    epochs: int = _knob(40, "passes over the store")
+    epochs: int = _knob(160, "passes over the store")
     batch_size: int = _knob(16, "instances a step, over all processes")
     accumulate: int = _knob(1, "parts a step's batch is computed in, one after the other, where memory is short")
     learning_rate: float = _knob(2e-3, "peak learning rate of AdamW")
