@@ -116,11 +116,8 @@ def _lines(timings: Timings, about: dict[str, Any]) -> Iterator[Line]:
                 "spread": timings.spread(maps, metric),
             }
             yield Line("loader", metric, timings.median(maps) * 1e3, "ms", timings.items[maps], peer, theirs, extra)
-        reached, extra = (
-            timings.paired("flip test", metric),
-            {"of": metric, "spread": timings.spread("flip test", metric)},
-        )
-        items = timings.items["flip test"]
+        reached, items = timings.paired("flip test", metric), timings.items["flip test"]
+        extra = {"of": metric, "spread": timings.spread("flip test", metric)}
         yield Line("loader", "target", reached, f"of {peer}", items, "at most", TARGETS[metric], {**about, **extra})
 
 

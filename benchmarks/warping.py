@@ -89,10 +89,11 @@ def run(workspace: Workspace) -> Iterator[Line]:
         teacher = bench_teacher(workspace, source)
         crops = _crops(workspace, source, teacher)
         plain = [_maps(teacher, crops, Setting(flip=flip)) for flip in (False, True)]
+        averaged = flip_average(*plain)
         for setting in GRID:
             online = plain[setting.flip] if setting == Setting(flip=setting.flip) else _maps(teacher, crops, setting)
             for target in TARGETS:
-                warped = _warped(teacher, crops, plain, setting, target)
+                warped = _warped(teacher, crops, _stored(plain, averaged, setting, target), setting)
                 extra = {"source": source, "teacher": teacher.name, "target": target, **dataclasses.asdict(setting)}
                 yield from _lines(online, warped, _truth(teacher, crops, setting), extra)
 
@@ -116,12 +117,11 @@ def _maps(teacher: Teacher, crops: Crops, setting: Setting) -> NDArray[np.float3
 
 
 def _warped(
-    teacher: Teacher, crops: Crops, plain: list[NDArray[np.float32]], setting: Setting, target: str
+    teacher: Teacher, crops: Crops, views: list[tuple[NDArray[np.float32], bool]], setting: Setting
 ) -> NDArray[np.float32]:
-    """(N, K, h, w): the stored maps as the view sees them."""
-    views = _stored(plain, setting, target)
+    """(N, K, h, w): the stored maps, each with whether it is mirrored, as the view sees them."""
     stride = scale_affine(teacher.heatmap_size[0] / teacher.input_size[0])
-    out = np.zeros_like(plain[0])
+    out = np.zeros_like(views[0][0])
     for row, (view, flip) in ((row, view) for row in range(len(out)) for view in views):
         stored = compose_affines(stride, crops.affine(row, Setting(flip=flip), teacher.input_size))
         seen = compose_affines(stride, crops.affine(row, setting, teacher.input_size))
@@ -132,12 +132,14 @@ def _warped(
     return out
 
 
-def _stored(plain: list[NDArray[np.float32]], setting: Setting, target: str) -> list[tuple[NDArray[np.float32], bool]]:
-    """The stored maps that a target is made of, and whether they are mirrored, from the crop's and its mirror's."""
+def _stored(
+    plain: list[NDArray[np.float32]], averaged: NDArray[np.float32], setting: Setting, target: str
+) -> list[tuple[NDArray[np.float32], bool]]:
+    """The stored maps that a target is made of, and whether they are mirrored."""
     crop, mirrored = (plain[0], False), (plain[1], True)
     if target == "matching":
         return [mirrored if setting.flip else crop]
-    return {"flip test": [(flip_average(*plain), False)], "first": [crop], "average": [crop, mirrored]}[target]
+    return {"flip test": [(averaged, False)], "first": [crop], "average": [crop, mirrored]}[target]
 
 
 def _truth(teacher: Teacher, crops: Crops, setting: Setting) -> NDArray[np.float64]:
