@@ -30,13 +30,11 @@ def spatial_kl(student: Tensor, teacher: Tensor, weight: Tensor, temperature: fl
     Returns:
         Scalar float32 in nats (times T^2), at least 0 up to rounding.
     """
-    log_p, log_q = log_softmax(teacher, temperature), log_softmax(student, temperature)
-    log_p = log_p.detach()
+    log_p = log_softmax(teacher, temperature).flatten(-2).detach()
+    log_q = (student.float().flatten(-2) / temperature).log_softmax(dim=-1)
     supported = ~torch.isneginf(log_p)
-    difference = torch.where(supported, log_p, 0.0) - log_q
-    divergence = (torch.where(supported, log_p, -torch.inf).exp() * difference).sum(dim=(-2, -1))
-    says_something = supported.flatten(-2).any(dim=-1)
-    return temperature**2 * _weighted_mean(divergence, weight * says_something)
+    divergence = (log_p.exp() * (torch.where(supported, log_p, 0.0) - log_q)).sum(dim=-1)
+    return temperature**2 * _weighted_mean(divergence, weight * supported.any(dim=-1))
 
 
 def heatmap_mse(student: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -90,6 +90,26 @@ def test_every_parameter_learns(head):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in student.parameters())
 
 
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("name", ["squeezenet1_1", "torchvision:resnet18"])
+def test_the_gradients_of_all_features_lie_channels_last(name, head):
+    # One that does not slows down every layer behind it, some twentyfold, and nothing else tells.
+    student = build_student(name, head, 5, (96, 128)).to(memory_format=torch.channels_last)
+    steps = []
+
+    def note(module, inputs, output):
+        if isinstance(output, torch.Tensor):
+            output.register_hook(lambda gradient: steps.append(gradient.stride(1)))
+
+    for module in student.features.modules():
+        module.register_forward_hook(note)
+    pictures = torch.rand(2, 3, 128, 96).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        student(pictures).square().sum().backward()
+    assert len(steps) > 20
+    assert set(steps) == {1}
+
+
 def test_multiply_adds_are_those_of_torchvisions_features_on_the_padded_picture_and_of_the_head():
     student = build_student("squeezenet1_1", "interp", 17, (192, 256))
     features = torchvision.models.squeezenet1_1(weights=None).features

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from train.errors import TrainError
 from train.feature_grid import Grid, walk
 from train.heads import Taps
+from train.regrid import Between, crop
 
 STRIDES: Final = Taps(4, 8, 16)
 TARGETS: Final = Taps(-6.0, -2.0, 6.0)
@@ -48,22 +49,18 @@ class Alignment:
         """The padded picture (B, 3, H, W)."""
         return nn.functional.pad(images, (self.before, self.after, self.before, self.after))
 
-    def apply(self, features: list[Tensor], size: tuple[int, int]) -> Taps[Tensor]:
-        """Features on the heads' grid, of a picture of that (width, height)."""
+    def cut(self, features: list[Tensor], size: tuple[int, int]) -> Taps[Tensor]:
+        """The features from which those on the heads' grid are interpolated, of a picture of that (width, height)."""
         taps = []
         for i, x in enumerate(features):
-            columns, rows = (side // STRIDES[i] + BEYOND[i] for side in size)
-            taps.append(_shifted(x, self.skip[i], self.shift[i], rows, columns))
+            columns, rows = (side // STRIDES[i] + BEYOND[i] + bool(self.shift[i]) for side in size)
+            taps.append(crop(x, self.skip[i], rows, columns))
         return Taps(*taps)
 
-
-def _shifted(x: Tensor, skip: int, shift: float, rows: int, columns: int) -> Tensor:
-    """Features from ``skip + shift`` on, interpolated linearly on both axes."""
-    if not shift:
-        return x[..., skip : skip + rows, skip : skip + columns]
-    x = x[..., skip : skip + rows + 1, skip : skip + columns + 1]
-    x = x[..., :-1, :] * (1 - shift) + x[..., 1:, :] * shift
-    return x[..., :-1] * (1 - shift) + x[..., 1:] * shift
+    def shifts(self, channels: Taps[int]) -> nn.ModuleList:
+        """What interpolates the features of each stride, which have that many channels."""
+        moved = zip(channels, self.shift, strict=True)
+        return nn.ModuleList(Between(count, shift) if shift else nn.Identity() for count, shift in moved)
 
 
 def align(backbone: nn.Module, name: str, input_size: tuple[int, int]) -> Alignment:

@@ -5,6 +5,8 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
+from train.regrid import Between, crop
+
 T = TypeVar("T")
 
 
@@ -35,7 +37,7 @@ def _doubling(inputs: int, outputs: int) -> nn.Module:
 def _around(finer: Tensor, doubled: Tensor, first: int) -> Tensor:
     """Of finer features those that lie around the pixels of the doubled ones: from ``first`` on, one more each way."""
     rows, columns = doubled.shape[-2:]
-    return finer[..., first : first + rows + 1, first : first + columns + 1]
+    return crop(finer, first, rows + 1, columns + 1)
 
 
 class InterpHead(nn.Module):
@@ -123,7 +125,7 @@ class FusedHead(nn.Module):
 def _lateral(inputs: int, outputs: int) -> nn.Module:
     norm = nn.BatchNorm2d(outputs)
     nn.init.zeros_(norm.weight)
-    return nn.Sequential(nn.AvgPool2d(2, stride=1), nn.Conv2d(inputs, outputs, 1, bias=False), norm)
+    return nn.Sequential(Between(inputs, 0.5), nn.Conv2d(inputs, outputs, 1, bias=False), norm)
 
 
 HEADS: Final[dict[str, Callable[[Taps[int], int], nn.Module]]] = {

@@ -64,6 +64,7 @@ class SqueezeNetStudent(Student):
         super().__init__()
         self.joints, self.padding = joints, PADDING[name]
         layers: nn.Sequential = BACKBONES[name](weights=None).features
+        layers[1], layers[2] = layers[2], layers[1]  # largest, then ReLU: the same numbers and gradients, from a quarter
         self.features = layers
         self.head = HEADS[head](_channels(layers), joints)
 
@@ -99,12 +100,14 @@ class BackboneStudent(Student):
         self.joints = joints
         self.features, channels = open_backbone(name)
         self.alignment = align(self.features, name, input_size)
+        self.shifts = self.alignment.shifts(channels)
         self.head = HEADS[head](channels, joints)
 
     def taps(self, images: Tensor) -> Taps[Tensor]:
         """Features of strides 4, 8 and 16, padded, cut and shifted."""
         features = list(self.features(self.alignment.pad(images)))
-        return self.alignment.apply(features, (images.shape[-1], images.shape[-2]))
+        cut = self.alignment.cut(features, (images.shape[-1], images.shape[-2]))
+        return Taps(*(shift(x) for shift, x in zip(self.shifts, cut, strict=True)))
 
 
 def _channels(features: nn.Sequential) -> Taps[int]:
