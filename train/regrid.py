@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def crop(x: Tensor, first: int, rows: int, columns: int) -> Tensor:
-    """Features ``first``, ``first`` + 1, ... of both axes: (B, C, H, W) to (B, C, rows, columns), which must be there."""
+    """Features ``first``, ``first + 1``, ... of both axes: (B, C, H, W) to (B, C, rows, columns), all of them there."""
     right, below = x.shape[-1] - first - columns, x.shape[-2] - first - rows
     return nn.functional.pad(x, (-first, -right, -first, -below)) if first or right or below else x
 

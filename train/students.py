@@ -64,7 +64,7 @@ class SqueezeNetStudent(Student):
         super().__init__()
         self.joints, self.padding = joints, PADDING[name]
         layers: nn.Sequential = BACKBONES[name](weights=None).features
-        layers[1], layers[2] = layers[2], layers[1]  # largest, then ReLU: the same numbers and gradients, from a quarter
+        layers[1], layers[2] = layers[2], layers[1]  # ReLU behind the pool: the same, of a quarter of the numbers
         self.features = layers
         self.head = HEADS[head](_channels(layers), joints)
 
