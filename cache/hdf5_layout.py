@@ -79,8 +79,7 @@ class Hdf5Layout:
         """See `Layout.view`."""
         if self._chunks is None:
             self._chunks = self._chunk_table(spec)
-        offset, nbytes = self._chunks[instance, view]
-        return Extent("", int(offset), int(nbytes))
+        return Extent("", *self._chunks[instance, view].tolist())
 
     def frame(self, spec: StoreSpec, instance: int, offset: int, nbytes: int) -> Extent:
         """See `Layout.frame`."""

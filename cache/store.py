@@ -23,6 +23,7 @@ from cache.spec import Columns, StoreSpec
 from cache.stored_columns import StoredColumns
 from cache.table import ColumnTable
 
+KEPT_PEAKS = 16 << 20  # bytes: up to there one read serves for all peaks, beyond they are read record by record
 DECOMPRESSED_AT_ONCE = 16  # views: the decoder's start is then a small part, their maps a megabyte
 Stored = tuple[npt.NDArray[Any], npt.NDArray[np.float32]]
 """Maps (K, H, W) in the codec's dtype, and their peaks (K,)."""
@@ -45,6 +46,7 @@ class Store:
         self._stored = StoredColumns(self._layout.files, self._columns, self._extents)
         self.instances: Mapping[str, Any] = ColumnTable("instances", self._stored)
         self.ground_truth: Mapping[str, Any] = ColumnTable("ground_truth", self._stored)
+        self._peaks: npt.NDArray[np.float32] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("_layout", "spec", "_columns", "_extents")
@@ -227,18 +229,18 @@ class Store:
         return maps.view(self.codec.dtype).reshape(count, *self.spec.map_shape)
 
     def _is_sound(self, index: int, view: int, stored: npt.NDArray[Any], peak: npt.NDArray[np.float32]) -> bool:
-        return view_checksum(stored, peak) == self.column("integrity/checksum")[index, view]
+        return view_checksum(stored, peak) == self.column("integrity/checksum").item(index, view)
 
     def frame(self, index: int) -> bytes:
         """The encoded image (JPEG) of an instance's frame."""
         self._require(index, 0)
         if not self.has_frames:
             raise MissingRecordError(f"{self.path}: made without frames; give the trainer the image folder")
-        offset, nbytes = (int(self.column(f"frames/{name}")[index]) for name in ("offset", "nbytes"))
+        offset, nbytes = self.column("frames/offset").item(index), self.column("frames/nbytes").item(index)
         if not 0 < nbytes <= self.spec.frame_limit:
             raise self._damaged(index, "frame", f"{nbytes} bytes")
         data = self._layout.frame(self.spec, index, offset, nbytes).read(self._layout.files)
-        if crc32c(data) != self.column("integrity/checksum")[index, -1]:
+        if crc32c(data) != self.column("integrity/checksum").item(index, -1):
             raise self._damaged(index, "frame", "the bytes do not match their checksum")
         return data
 
@@ -251,11 +253,15 @@ class Store:
         return list(self._layout.strangers(self.spec, self._columns))
 
     def _peak(self, index: int, view: int) -> npt.NDArray[np.float32]:
-        """(K,) peaks, read by position: the column of a large store is not worth the memory of every worker."""
-        extent = self._extents["heatmaps/peak"]
-        nbytes = 4 * self.spec.joints
-        start = extent.offset + (index * self.spec.views + view) * nbytes
-        return np.frombuffer(Extent(extent.key, start, nbytes).read(self._layout.files), "<f4")
+        """(K,) peaks, as they are: the record's checksum says whether they are right."""
+        record, joints = index * self.spec.views + view, self.spec.joints
+        if self._peaks is None:
+            extent = self._extents["heatmaps/peak"]
+            if extent.nbytes > KEPT_PEAKS:
+                part = Extent(extent.key, extent.offset + 4 * record * joints, 4 * joints)
+                return np.frombuffer(part.read(self._layout.files), "<f4")
+            self._peaks = np.frombuffer(extent.read(self._layout.files), "<f4").reshape(-1, joints)
+        return self._peaks[record]
 
     def _require(self, index: int, view: int) -> None:
         """Raise unless instance and view exist and were written."""

@@ -70,10 +70,10 @@ class ZarrLayout:
         if index is None:
             slots = spec.shard_instances * spec.views
             index = self._codes_index[shard] = self._index(codes_key(shard), slots)
-        offset, nbytes = index[row * spec.views + view]
+        offset, nbytes = index[row * spec.views + view].tolist()
         if offset == zarr_format.ABSENT:
             return Extent("", 0, 0)
-        return Extent(codes_key(shard), int(offset), int(nbytes))
+        return Extent(codes_key(shard), offset, nbytes)
 
     def frame(self, spec: StoreSpec, instance: int, offset: int, nbytes: int) -> Extent:
         """See `Layout.frame`."""

@@ -11,6 +11,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kdlib.vectors import load_two
 from kdlib.warp import taps
 
 LANES = 0x00FF00FF
@@ -69,12 +70,12 @@ def _place(x, y, dx, dy, columns, n, at, weights):  # type: ignore[no-untyped-de
 
 
 @numba.njit(nogil=True, cache=True)
-def _gather(pairs, at, columns, n, north, south):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _gather(flat, at, columns, n, north, south):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """Fill n places of north and south, uint64, with the upper and the lower two neighbours of each pixel."""
     line = np.uint64(columns)  # unsigned indices never count from the end
     for u in range(n):
         i = np.uint64(np.uint32(at[u]))
-        north[u], south[u] = pairs[i], pairs[i + line]
+        north[u], south[u] = load_two(flat, i), load_two(flat, i + line)
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
@@ -119,8 +120,8 @@ def _unpack(packed, n, out, first):  # type: ignore[no-untyped-def] # noqa: ANN0
 
 
 @numba.njit(nogil=True, cache=True)
-def _resample(pixels, pairs, inverse, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Fill out (h, w, 3) uint8 from packed pixels (H, W) uint32; pairs (H * W - 1,) uint64 are each pixel and the next.
+def _resample(pixels, inverse, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Fill out (h, w, 3) uint8 from packed pixels (H, W) uint32.
 
     A row is black where no tap lies in the image, made pixel by pixel where some do, and in steps where all do: each
     step is a loop that the compiler makes over eight pixels or more at a time, but the gathering. The steps get whole
@@ -148,7 +149,7 @@ def _resample(pixels, pairs, inverse, out):  # type: ignore[no-untyped-def] # no
             fx = np.int32(round((x + inverse[0, 0] * first) * unit))
             fy = np.int32(round((y + inverse[1, 0] * first) * unit))
             _place(fx, fy, dx, dy, columns, n, at, weights)
-            _gather(pairs, at, columns, n, north, south)
+            _gather(flat, at, columns, n, north, south)
             _blend(north_words, south_words, weights, n, packed)
             _unpack(packed, n, flat_out, line + first)
         _resample_border(flat, pixels.shape, inverse, v, last + 1, end + 1, out)
@@ -163,6 +164,4 @@ def warp_packed(image: NDArray[np.uint8], inverse: NDArray[np.float64], out: NDA
         inverse: (2, 3) float64 pixels of the result to image pixels.
         out: Contiguous (height, width, 3) uint8 array to fill.
     """
-    pixels = image.view(np.uint32)[..., 0]
-    pairs = np.ndarray((pixels.size - 1,), np.uint64, image, strides=(4,))
-    _resample(pixels, pairs, inverse, out)
+    _resample(image.view(np.uint32)[..., 0], inverse, out)

@@ -6,6 +6,7 @@ epoch and row alone, whoever asks and in whatever order: its random numbers are 
 """
 
 import dataclasses
+import functools
 import math
 from typing import Final
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.geometry import PADDING
-from kdlib.skeleton import UPPER_BODY
+from kdlib.skeleton import FLIP_ORDER, UPPER_BODY
 
 HALF_BODY_JOINTS = 8
 """A half is cut out only of persons with more labelled joints than this."""
@@ -35,8 +36,14 @@ class Augmentation:
     half_body: float = 0.3
     """Probability of showing the upper or the lower body alone."""
 
+    @functools.cached_property
+    def knobs(self) -> tuple[float, ...]:
+        """All of them, in this order."""
+        return tuple(map(float, dataclasses.astuple(self)))
+
 
 NONE = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0)
+_IS_UPPER: Final = np.isin(np.arange(len(FLIP_ORDER)), UPPER_BODY)
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _WORD: Final = 2**64 - 1
 
@@ -74,10 +81,10 @@ def draw_views(
         input_size: Width and height of the student's input.
     """
     affines, flips = np.empty((len(rows), 2, 3)), np.empty(len(rows), np.bool_)
-    upper = np.isin(np.arange(keypoints.shape[1]), UPPER_BODY)
     centers, sizes = (np.asarray(column, np.float64) for column in regions)
-    knobs = tuple(map(float, dataclasses.astuple(augmentation)))
-    _draw(_seeds(seed, epoch), rows, knobs, centers, sizes, keypoints, upper, input_size, affines, flips)
+    _draw(
+        _seeds(seed, epoch), rows, augmentation.knobs, centers, sizes, keypoints, _IS_UPPER, input_size, affines, flips
+    )
     return Views(affines, flips)
 
 

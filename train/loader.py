@@ -94,8 +94,8 @@ class Loader:
 
     def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epoch: int) -> "_Pending":
         batch = self.dataset.empty_batch(len(rows))
-        parts = np.array_split(np.arange(len(rows)), min(self.threads, len(rows)))
-        return batch, [pool.submit(self._fill, batch, part, rows, epoch) for part in parts]
+        slots, count = np.arange(len(rows)), min(self.threads, len(rows))
+        return batch, [pool.submit(self._fill, batch, slots[part::count], rows, epoch) for part in range(count)]
 
     def _fill(
         self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], rows: NDArray[np.int64], epoch: int

@@ -34,11 +34,14 @@ def frame_pixels(store: Any, row: int, frame: bytes) -> NDArray[np.uint8]:
     Raises:
         BadRecordError: If it is truncated, no picture, or too large to be resampled.
     """
-    where = f"row {row} of {store.path}: its stored frame"
     try:
-        return _fitting(decode(frame), where)
+        pixels = decode(frame)
     except UnreadableImageError as error:
+        where = f"row {row} of {store.path}: its stored frame"
         raise BadRecordError(f"{where} {error}; it was stored so: make the store again") from error
+    if max(pixels.shape) > LARGEST_SIDE:
+        raise _too_large(pixels, f"row {row} of {store.path}: its stored frame")
+    return pixels
 
 
 def image_pixels(store: Any, row: int, images: Path) -> NDArray[np.uint8]:
@@ -50,13 +53,15 @@ def image_pixels(store: Any, row: int, images: Path) -> NDArray[np.uint8]:
     path = images / store.instances["file_name"][row]
     where = f"row {row} of {store.path}: {path}"
     try:
-        pixels = _fitting(decode(path.read_bytes()), where)
+        pixels = decode(path.read_bytes())
     except FileNotFoundError:
         raise BadRecordError(f"{where} is missing; is {images} the folder of the images that were annotated?") from None
     except OSError as error:
         raise BadRecordError(f"{where} cannot be read: {error.strerror}") from error
     except UnreadableImageError as error:
         raise BadRecordError(f"{where} {error}; get the file again") from error
+    if max(pixels.shape) > LARGEST_SIDE:
+        raise _too_large(pixels, where)
     size, (width, height) = pixels.shape[1::-1], store.instances["image_size"][row]
     if size != (width, height):
         raise BadRecordError(f"{where} is {size[0]}x{size[1]} and was annotated at another size, {width}x{height}")
@@ -100,8 +105,6 @@ def _room(nbytes: int) -> NDArray[np.uint8]:
     return memory[start : start + nbytes]
 
 
-def _fitting(pixels: NDArray[np.uint8], where: str) -> NDArray[np.uint8]:
-    if max(pixels.shape) > LARGEST_SIDE:
-        height, width = pixels.shape[:2]
-        raise BadRecordError(f"{where} is {width}x{height}, more than {LARGEST_SIDE:,} a side")
-    return pixels
+def _too_large(pixels: NDArray[np.uint8], where: str) -> BadRecordError:
+    height, width = pixels.shape[:2]
+    return BadRecordError(f"{where} is {width}x{height}, more than {LARGEST_SIDE:,} a side")
