@@ -92,6 +92,13 @@ def test_many_records_are_those_of_each(store):
     assert not list(store.stored_many([]))
 
 
+def test_peaks_that_are_too_many_to_keep_are_read_record_by_record(store, monkeypatch):
+    monkeypatch.setattr("cache.store.KEPT_PEAKS", 0)
+    column = store.column("heatmaps/peak")
+    for index, view in ((0, 0), (7, 1), (19, 0)):
+        assert (store.stored(index, view)[1] == column[index, view]).all()
+
+
 def test_a_view_is_decoded_interleaved(store):
     out, order = np.full((H, W, K), np.nan, np.float32), np.roll(np.arange(K), 2)
     for index, view in ((0, 1), (19, 0)):
