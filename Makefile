@@ -41,6 +41,7 @@ GET_DATA = $(PY) -m precompute.sample --out data/sample
 else ifeq ($(DATA),coco)
 DATA_DIR = data/coco
 TEACHER ?= hrnet_w32
+RECIPE ?= --config configs/coco.toml
 GET_DATA = $(PY) -m precompute.coco --out "$(DATA_DIR)" $(DATA_ARGS)
 else
 DATA_DIR = $(DATA)

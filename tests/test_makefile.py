@@ -95,6 +95,14 @@ def test_a_folder_whose_name_has_coco_among_its_words_is_not_downloaded(clone):
 
 
 @pytest.mark.parametrize(
+    ("data", "recipe"), [("sample", "configs/sample.toml"), ("coco", "configs/coco.toml"), ("my coco", None)]
+)
+def test_a_data_set_that_is_known_has_its_recipe(clone, data, recipe):
+    (command,) = calls(clone, "distill", f"DATA={data}")
+    assert (command[command.index("--config") + 1] if "--config" in command else None) == recipe
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["predict"], "say what to look at: make predict SOURCE=photo.jpg"),
