@@ -78,11 +78,31 @@ def region_affine(
     Returns:
         (2, 3) float64.
     """
-    (cx, cy), (width, height) = np.asarray(center, np.float64).tolist(), output_size
-    scale, angle = width / float(np.asarray(size).reshape(-1)[0]), math.radians(rotation)
+    (x, y), shown = np.asarray(center, np.float64).tolist(), float(np.asarray(size).reshape(-1)[0])
+    numbers = region_numbers(x, y, shown, math.radians(rotation), flip, *map(float, output_size))
+    return np.array(numbers).reshape(2, 3)
+
+
+def region_numbers(
+    x: float, y: float, shown: float, angle: float, flip: bool, width: float, height: float
+) -> tuple[float, float, float, float, float, float]:
+    """The numbers of `region_affine`, row by row, of one region; numba compiles it as it stands (train/augment.py).
+
+    Args:
+        x: Centre of the region.
+        y: The same, down the image.
+        shown: Width of the region.
+        angle: Radians.
+        flip: Mirror the crop.
+        width: Of the crop.
+        height: Of the crop.
+    """
+    scale = width / shown
     a, b = scale * math.cos(angle), scale * math.sin(angle)
-    x, y = width / 2 - a * cx - b * cy, height / 2 + b * cx - a * cy
-    return np.array([[-a, -b, width - 1.0 - x], [-b, a, y]] if flip else [[a, b, x], [-b, a, y]])
+    u, v = width / 2 - a * x - b * y, height / 2 + b * x - a * y
+    if flip:
+        return -a, -b, width - 1 - u, -b, a, v
+    return a, b, u, -b, a, v
 
 
 def scale_affine(scale: float) -> Affine:

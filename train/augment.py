@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.geometry import PADDING
+from kdlib.geometry import PADDING, region_numbers
 from kdlib.skeleton import FLIP_ORDER, UPPER_BODY
 
 HALF_BODY_JOINTS = 8
@@ -100,6 +100,10 @@ def _seeds(seed: int, epoch: int) -> tuple[np.uint64, np.uint64]:
     return np.uint64(seed & _WORD), np.uint64(epoch & _WORD)
 
 
+_region_numbers = numba.njit(nogil=True, cache=True)(region_numbers)
+"""Compiled into `_draw`, which numba keeps until this file changes: whoever changes the formula touches it."""
+
+
 @numba.njit(nogil=True, cache=True)
 def _mixed(word):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """SplitMix64's scrambling of 64 bits, uint64."""
@@ -162,13 +166,10 @@ def _draw(seeds, rows, knobs, centers, sizes, keypoints, upper, input_size, affi
         angle = 0.0
         if _uniform(start, 4) < rotation_probability:
             angle = math.radians(rotation * min(max(radius * math.sin(turn), -2.0), 2.0))
-        a, b = columns / width * math.cos(angle), columns / width * math.sin(angle)
-        u, v = columns / 2 - a * x - b * y, lines / 2 + b * x - a * y
         flips[i] = _uniform(start, 5) < flip
-        affines[i, 1, 0], affines[i, 1, 1], affines[i, 1, 2] = -b, a, v
-        if flips[i]:
-            a, b, u = -a, -b, columns - 1 - u
-        affines[i, 0, 0], affines[i, 0, 1], affines[i, 0, 2] = a, b, u
+        numbers = _region_numbers(x, y, width, angle, flips[i], columns, lines)
+        for k in range(6):
+            affines[i, k // 3, k % 3] = numbers[k]
 
 
 @numba.njit(nogil=True, cache=True)
