@@ -20,7 +20,8 @@ import numpy.typing as npt
 from cache.errors import StoreFormatError
 from console.nearest import did_you_mean
 
-CODECS = ("root4", "float16", "float32")
+FLOATS = ("float16", "float32")
+CODECS = ("root4", *FLOATS)
 DEFAULT_FLOOR = 0.003
 DEFAULT_LEVELS = 127  # 1/34 of float32 at 4e-5 nats, 9e-5 at worst, on a COCO teacher; see docs/decisions/0005
 _WORD = np.dtype("<u8")
@@ -174,7 +175,7 @@ class FloatCodec:
 
     def __post_init__(self) -> None:
         _check_floor(self.floor)
-        if self.name not in ("float16", "float32"):
+        if self.name not in FLOATS:
             raise StoreFormatError(f"codec {self.name!r}: a float codec is 'float16' or 'float32'")
 
     @property
@@ -226,7 +227,7 @@ class FloatCodec:
 
 def codec_from_name(name: str, floor: float = DEFAULT_FLOOR) -> Codec:
     """The codec called `root4`, `root4:LEVELS`, `float16` or `float32`, as on the command line."""
-    if name in ("float16", "float32"):
+    if name in FLOATS:
         return FloatCodec(name, floor)
     kind, _, levels = name.partition(":")
     if kind != "root4":
