@@ -23,7 +23,7 @@ from cache.spec import Columns, StoreSpec
 from cache.stored_columns import StoredColumns
 from cache.table import ColumnTable
 
-KEPT_PEAKS = 16 << 20  # bytes: up to there one read serves for all peaks, beyond they are read record by record
+KEPT_PEAKS = 16 << 20  # bytes: up to there one read of a local file serves for all peaks; others are read by record
 DECOMPRESSED_AT_ONCE = 16  # views: the decoder's start is then a small part, their maps a megabyte
 Stored = tuple[npt.NDArray[Any], npt.NDArray[np.float32]]
 """Maps (K, H, W) in the codec's dtype, and their peaks (K,)."""
@@ -257,10 +257,13 @@ class Store:
         record, joints = index * self.spec.views + view, self.spec.joints
         if self._peaks is None:
             extent = self._extents["heatmaps/peak"]
-            if extent.nbytes > KEPT_PEAKS:
-                part = Extent(extent.key, extent.offset + 4 * record * joints, 4 * joints)
-                return np.frombuffer(part.read(self._layout.files), "<f4")
-            self._peaks = np.frombuffer(extent.read(self._layout.files), "<f4").reshape(-1, joints)
+            part = Extent(extent.key, extent.offset + 4 * record * joints, 4 * joints)
+            if self.is_remote or extent.nbytes > KEPT_PEAKS:
+                return _as_peaks(part.read(self._layout.files))
+            try:
+                self._peaks = _as_peaks(extent.read(self._layout.files)).reshape(-1, joints)
+            except StoreFormatError:  # some cannot be read: that is no matter of the others
+                return _as_peaks(part.read(self._layout.files))
         return self._peaks[record]
 
     def _require(self, index: int, view: int) -> None:
@@ -280,6 +283,10 @@ class Store:
 
     def _annotation(self, index: int) -> str:
         return f" (annotation {self.column('instances/annotation_id')[index]})"
+
+
+def _as_peaks(data: bytes) -> npt.NDArray[np.float32]:
+    return np.frombuffer(data, "<f4")
 
 
 def _mapping(manifest: Any, layout: Layout) -> Mapping[str, Any]:

@@ -31,6 +31,7 @@ def spatial_kl(student: Tensor, teacher: Tensor, weight: Tensor, temperature: fl
         Scalar float32 in nats (times T^2), at least 0 up to rounding.
     """
     log_p = log_softmax(teacher, temperature).flatten(-2).detach()
+    # A student's logits are finite: unlike the teacher's, none of its maps lacks support.
     log_q = (student.float().flatten(-2) / temperature).log_softmax(dim=-1)
     supported = ~torch.isneginf(log_p)
     divergence = (log_p.exp() * (torch.where(supported, log_p, 0.0) - log_q)).sum(dim=-1)

@@ -79,8 +79,7 @@ def test_aligned_features_lie_on_the_heads_grid(network):
         shape[axis] = -1
         ramp = coordinates.view(shape).expand(1, 3, size[1], size[0])
         found = network(alignment.pad(ramp))
-        shifts = alignment.shifts(Taps(*(x.shape[1] for x in found)))
-        taps = [shift(x) for shift, x in zip(shifts, alignment.cut(found, size), strict=True)]
+        taps = alignment.apply(found, size, alignment.shifts(Taps(*(x.shape[1] for x in found))))
         for i, tap in enumerate(taps):
             assert tap.shape[2:] == (size[1] // STRIDES[i] + BEYOND[i], size[0] // STRIDES[i] + BEYOND[i])
             line = tap[0, 0].select(3 - axis, 3).detach() if axis == 2 else tap[0, 0, 3].detach()

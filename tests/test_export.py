@@ -109,14 +109,14 @@ def test_an_exported_student_evaluates_like_its_checkpoint(folder, student):
 
 
 def test_pytorchs_own_archive_agrees_and_carries_its_metadata_for_another_backbone_too(tmp_path):
-    checkpoint = make_checkpoint(tmp_path / "best.pt", student="torchvision:resnet18")
+    checkpoint = make_checkpoint(tmp_path / "best.pt", student="timm:resnet18d", head="pyramid")
     out = tmp_path / "s.pt2"
     flags = ["--normalised", "--check", "6"]
     assert main(["export", "--student", str(checkpoint), "--out", str(out), *flags]) == 0
     extra = {"metadata.json": ""}
     program = torch.export.load(out, extra_files=extra)
     assert json.loads(extra["metadata.json"])["input"] == "normalised"
-    assert json.loads(extra["metadata.json"])["student"] == "torchvision:resnet18"
+    assert json.loads(extra["metadata.json"])["student"] == "timm:resnet18d"
     student = load_student(checkpoint)
     network = Deployable(student, normalised=True)
     crops = network.inputs(torch.from_numpy(drawn_crops(student.input_size, 3)))

@@ -94,6 +94,7 @@ def test_many_records_are_those_of_each(store):
 
 def test_peaks_that_are_too_many_to_keep_are_read_record_by_record(store, monkeypatch):
     monkeypatch.setattr("cache.store.KEPT_PEAKS", 0)
+    store = cache.open_store(store.path)
     column = store.column("heatmaps/peak")
     for index, view in ((0, 0), (7, 1), (19, 0)):
         assert (store.stored(index, view)[1] == column[index, view]).all()

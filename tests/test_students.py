@@ -1,8 +1,10 @@
 """Students: shapes on non-square inputs, where their features look, and the weights they start from."""
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from scipy.ndimage import shift
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -11,6 +13,7 @@ from tests.shared_data import SQUEEZENET
 from train.complexity import complexity
 from train.errors import TrainError
 from train.heads import HEADS
+from train.regrid import Between, crop
 from train.students import BACKBONES, PADDING, STRIDE, build_student, load_pretrained
 
 
@@ -90,8 +93,25 @@ def test_every_parameter_learns(head):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in student.parameters())
 
 
+def test_cropped_features_are_a_part_of_them_or_an_error():
+    x = torch.rand(2, 3, 7, 5).to(memory_format=torch.channels_last)
+    assert torch.equal(crop(x, 1, 4, 3), x[..., 1:5, 1:4])
+    assert crop(x, 0, 7, 5) is x
+    for rows, columns in ((7, 4), (6, 5)):
+        with pytest.raises(ValueError, match=f"{rows}x{columns} features from 1 on, of 7x5"):
+            crop(x, 1, rows, columns)
+
+
+def test_between_features_are_scipys_linear_interpolation():
+    x = torch.rand(2, 3, 7, 5, dtype=torch.float64)
+    moved = Between(3, 0.3).double()(x).numpy()
+    for found, plane in zip(moved.reshape(-1, 6, 4), x.numpy().reshape(-1, 7, 5), strict=True):
+        expected = shift(plane, (-0.3, -0.3), order=1)[:-1, :-1]
+        np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("name", ["squeezenet1_1", "torchvision:resnet18"])
+@pytest.mark.parametrize("name", ["squeezenet1_1", "timm:resnet18d"])
 def test_the_gradients_of_all_features_lie_channels_last(name, head):
     # One that does not slows down every layer behind it, some twentyfold, and nothing else tells.
     student = build_student(name, head, 5, (96, 128)).to(memory_format=torch.channels_last)

@@ -9,14 +9,18 @@ from train.recipe import Recipe
 from train.students import build_student
 
 
-def make_checkpoint(path, *, student="squeezenet1_1", head="interp", loss="kl", input_size=(48, 64)):
+def make_checkpoint(path, *, student="squeezenet1_1", head="fused", loss="kl", input_size=(48, 64)):
     """Write a checkpoint that `load_student` reads; input size is (width, height)."""
     width, height = input_size
     recipe = Recipe(student=student, head=head, loss=loss, input_size=f"{height}x{width}", pretrained="none")
     torch.manual_seed(0)
     model = build_student(student, head, 17, input_size)
     with torch.no_grad():
-        model.head.final.weight.mul_(20)
+        for module in model.head.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.fill_(1.0)  # the fine sides of a fused head start at 0
+        model.eval()
+        model.head.final.weight.mul_(3 / model(torch.randn(2, 3, height, width)).std())  # maps that say something
     content = {
         "name": "distilled",
         "recipe": dataclasses.asdict(recipe),

@@ -49,12 +49,12 @@ class Alignment:
         """The padded picture (B, 3, H, W)."""
         return nn.functional.pad(images, (self.before, self.after, self.before, self.after))
 
-    def cut(self, features: list[Tensor], size: tuple[int, int]) -> Taps[Tensor]:
-        """The features from which those on the heads' grid are interpolated, of a picture of that (width, height)."""
+    def apply(self, features: list[Tensor], size: tuple[int, int], shifts: nn.ModuleList) -> Taps[Tensor]:
+        """Features on the heads' grid, of a picture of that (width, height); ``shifts`` are what `shifts` gave."""
         taps = []
         for i, x in enumerate(features):
             columns, rows = (side // STRIDES[i] + BEYOND[i] + bool(self.shift[i]) for side in size)
-            taps.append(crop(x, self.skip[i], rows, columns))
+            taps.append(shifts[i](crop(x, self.skip[i], rows, columns)))
         return Taps(*taps)
 
     def shifts(self, channels: Taps[int]) -> nn.ModuleList:

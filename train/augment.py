@@ -38,7 +38,7 @@ class Augmentation:
 
     @functools.cached_property
     def knobs(self) -> tuple[float, ...]:
-        """All of them, in this order."""
+        """The fields in the order declared, as `_draw` takes them apart."""
         return tuple(map(float, dataclasses.astuple(self)))
 
 
@@ -77,7 +77,7 @@ def draw_views(
         rows: (n,) the persons.
         augmentation: What to draw from.
         regions: The plain crops: centres (n, 2) and sizes (n, 2) in image pixels.
-        keypoints: (n, K, 3) x, y in image pixels and visibility.
+        keypoints: (n, 17, 3) x, y in image pixels and visibility.
         input_size: Width and height of the student's input.
     """
     affines, flips = np.empty((len(rows), 2, 3)), np.empty(len(rows), np.bool_)

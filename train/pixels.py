@@ -5,6 +5,7 @@ else OpenCV decodes the same pixels, a little slower (docs/decisions/0010-simple
 """
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,14 +35,14 @@ def frame_pixels(store: Any, row: int, frame: bytes) -> NDArray[np.uint8]:
     Raises:
         BadRecordError: If it is truncated, no picture, or too large to be resampled.
     """
+
+    def where() -> str:
+        return f"row {row} of {store.path}: its stored frame"
+
     try:
-        pixels = decode(frame)
+        return _fitting(decode(frame), where)
     except UnreadableImageError as error:
-        where = f"row {row} of {store.path}: its stored frame"
-        raise BadRecordError(f"{where} {error}; it was stored so: make the store again") from error
-    if max(pixels.shape) > LARGEST_SIDE:
-        raise _too_large(pixels, f"row {row} of {store.path}: its stored frame")
-    return pixels
+        raise BadRecordError(f"{where()} {error}; it was stored so: make the store again") from error
 
 
 def image_pixels(store: Any, row: int, images: Path) -> NDArray[np.uint8]:
@@ -51,20 +52,22 @@ def image_pixels(store: Any, row: int, images: Path) -> NDArray[np.uint8]:
         BadRecordError: As above; also if the file is missing or not of the size that was annotated.
     """
     path = images / store.instances["file_name"][row]
-    where = f"row {row} of {store.path}: {path}"
+
+    def where() -> str:
+        return f"row {row} of {store.path}: {path}"
+
     try:
-        pixels = decode(path.read_bytes())
+        pixels = _fitting(decode(path.read_bytes()), where)
     except FileNotFoundError:
-        raise BadRecordError(f"{where} is missing; is {images} the folder of the images that were annotated?") from None
+        asked = f"is {images} the folder of the images that were annotated?"
+        raise BadRecordError(f"{where()} is missing; {asked}") from None
     except OSError as error:
-        raise BadRecordError(f"{where} cannot be read: {error.strerror}") from error
+        raise BadRecordError(f"{where()} cannot be read: {error.strerror}") from error
     except UnreadableImageError as error:
-        raise BadRecordError(f"{where} {error}; get the file again") from error
-    if max(pixels.shape) > LARGEST_SIDE:
-        raise _too_large(pixels, where)
+        raise BadRecordError(f"{where()} {error}; get the file again") from error
     size, (width, height) = pixels.shape[1::-1], store.instances["image_size"][row]
     if size != (width, height):
-        raise BadRecordError(f"{where} is {size[0]}x{size[1]} and was annotated at another size, {width}x{height}")
+        raise BadRecordError(f"{where()} is {size[0]}x{size[1]} and was annotated at another size, {width}x{height}")
     return pixels
 
 
@@ -105,6 +108,8 @@ def _room(nbytes: int) -> NDArray[np.uint8]:
     return memory[start : start + nbytes]
 
 
-def _too_large(pixels: NDArray[np.uint8], where: str) -> BadRecordError:
-    height, width = pixels.shape[:2]
-    return BadRecordError(f"{where} is {width}x{height}, more than {LARGEST_SIDE:,} a side")
+def _fitting(pixels: NDArray[np.uint8], where: Callable[[], str]) -> NDArray[np.uint8]:
+    if max(pixels.shape) > LARGEST_SIDE:
+        height, width = pixels.shape[:2]
+        raise BadRecordError(f"{where()} is {width}x{height}, more than {LARGEST_SIDE:,} a side")
+    return pixels

@@ -9,8 +9,14 @@ from torch import Tensor, nn
 
 
 def crop(x: Tensor, first: int, rows: int, columns: int) -> Tensor:
-    """Features ``first``, ``first + 1``, ... of both axes: (B, C, H, W) to (B, C, rows, columns), all of them there."""
+    """Features ``first``, ``first + 1``, ... of both axes: (B, C, H, W) to (B, C, rows, columns).
+
+    Raises:
+        ValueError: If there are fewer.
+    """
     right, below = x.shape[-1] - first - columns, x.shape[-2] - first - rows
+    if right < 0 or below < 0:
+        raise ValueError(f"{rows}x{columns} features from {first} on, of {x.shape[-2]}x{x.shape[-1]}")
     return nn.functional.pad(x, (-first, -right, -first, -below)) if first or right or below else x
 
 

@@ -106,8 +106,7 @@ class BackboneStudent(Student):
     def taps(self, images: Tensor) -> Taps[Tensor]:
         """Features of strides 4, 8 and 16, padded, cut and shifted."""
         features = list(self.features(self.alignment.pad(images)))
-        cut = self.alignment.cut(features, (images.shape[-1], images.shape[-2]))
-        return Taps(*(shift(x) for shift, x in zip(self.shifts, cut, strict=True)))
+        return self.alignment.apply(features, (images.shape[-1], images.shape[-2]), self.shifts)
 
 
 def _channels(features: nn.Sequential) -> Taps[int]:
