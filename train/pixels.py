@@ -59,8 +59,9 @@ def image_pixels(store: Any, row: int, images: Path) -> NDArray[np.uint8]:
     try:
         pixels = _fitting(decode(path.read_bytes()), where)
     except FileNotFoundError:
-        asked = f"is {images} the folder of the images that were annotated?"
-        raise BadRecordError(f"{where()} is missing; {asked}") from None
+        raise BadRecordError(
+            f"{where()} is missing; is {images} the folder of the images that were annotated?"
+        ) from None
     except OSError as error:
         raise BadRecordError(f"{where()} cannot be read: {error.strerror}") from error
     except UnreadableImageError as error:
