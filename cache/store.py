@@ -6,6 +6,7 @@ reads ranges of bytes by position, and checks every record against its checksum.
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -254,17 +255,14 @@ class Store:
 
     def _peak(self, index: int, view: int) -> npt.NDArray[np.float32]:
         """(K,) peaks, as they are: the record's checksum says whether they are right."""
-        record, joints = index * self.spec.views + view, self.spec.joints
-        if self._peaks is None:
-            extent = self._extents["heatmaps/peak"]
-            part = Extent(extent.key, extent.offset + 4 * record * joints, 4 * joints)
-            if self.is_remote or extent.nbytes > KEPT_PEAKS:
-                return _as_peaks(part.read(self._layout.files))
-            try:
-                self._peaks = _as_peaks(extent.read(self._layout.files)).reshape(-1, joints)
-            except StoreFormatError:  # some cannot be read: that is no matter of the others
-                return _as_peaks(part.read(self._layout.files))
-        return self._peaks[record]
+        record, joints, extent = index * self.spec.views + view, self.spec.joints, self._extents["heatmaps/peak"]
+        if self._peaks is None and not self.is_remote and extent.nbytes <= KEPT_PEAKS:
+            with suppress(StoreFormatError):  # some cannot be read: that is no matter of the others
+                self._peaks = np.frombuffer(extent.read(self._layout.files), "<f4").reshape(-1, joints)
+        if self._peaks is not None:
+            return self._peaks[record]
+        part = Extent(extent.key, extent.offset + 4 * record * joints, 4 * joints)
+        return np.frombuffer(part.read(self._layout.files), "<f4")
 
     def _require(self, index: int, view: int) -> None:
         """Raise unless instance and view exist and were written."""
@@ -283,10 +281,6 @@ class Store:
 
     def _annotation(self, index: int) -> str:
         return f" (annotation {self.column('instances/annotation_id')[index]})"
-
-
-def _as_peaks(data: bytes) -> npt.NDArray[np.float32]:
-    return np.frombuffer(data, "<f4")
 
 
 def _mapping(manifest: Any, layout: Layout) -> Mapping[str, Any]:
