@@ -109,6 +109,7 @@ def test_an_exported_student_evaluates_like_its_checkpoint(folder, student):
 
 
 def test_pytorchs_own_archive_agrees_and_carries_its_metadata_for_another_backbone_too(tmp_path):
+    pytest.importorskip("timm", reason="backbones of timm need the extra [timm]")
     checkpoint = make_checkpoint(tmp_path / "best.pt", student="timm:resnet18d", head="pyramid")
     out = tmp_path / "s.pt2"
     flags = ["--normalised", "--check", "6"]
