@@ -57,16 +57,33 @@ values and out are contiguous one-dimensional float32 arrays, p, q, r, s and at 
 """
 
 
-@intrinsic
-def load_two(context, words, at):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Two neighbours of a contiguous one-dimensional uint32 array as one uint64, words[at] in its low half.
+PAIRS = 4
 
-    at is uint64, which nobody checks.
+
+@intrinsic
+def copy_pairs(context, words, places, offset, at, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, PLR0913, PLR0917
+    """Fill out[at : at + 4], uint64, with two neighbours each: words[p] in the low half, for p = places[i] + offset.
+
+    words are uint32 and places int32, none negative; all three arrays are contiguous and one-dimensional. offset and at
+    are uint64, and nobody checks them.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        pair = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
-        return builder.load(pair, align=_WORD_BYTES)
+        word, pair = ir.IntType(32), ir.IntType(64)
+        pairs = ir.VectorType(pair, PAIRS)
 
-    return types.uint64(words, at), generate
+        def pointer(array: int, index: ir.Value) -> ir.Value:
+            data = context.make_array(signature.args[array])(context, builder, arguments[array]).data
+            return builder.gep(data, [index])
+
+        gathered = ir.Constant(pairs, ir.Undefined)
+        for i in range(PAIRS):
+            place = builder.load(pointer(1, builder.add(arguments[3], ir.Constant(pair, i))))
+            source = pointer(0, builder.add(builder.zext(place, pair), arguments[2]))
+            two = builder.load(builder.bitcast(source, pair.as_pointer()), align=_WORD_BYTES)
+            gathered = builder.insert_element(gathered, two, ir.Constant(word, i))
+        target = builder.bitcast(pointer(4, arguments[3]), pairs.as_pointer())
+        builder.store(gathered, target, align=2 * _WORD_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(words, places, offset, at, out), generate

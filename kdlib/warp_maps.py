@@ -74,8 +74,9 @@ def _resample(bordered, inverse, share, first, out):  # type: ignore[no-untyped-
 @numba.njit(nogil=True, cache=True)
 def _average(views, inverses, rows, columns, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """Fill out (h, w, K) with the mean of the resampled bordered maps (V, H + 3, W + 3, K)."""
-    share = np.empty(out.shape[:2], np.float32)
-    _fill_share(inverses, rows, columns, share)
+    share = np.ones(out.shape[:2], np.float32)
+    if len(views) > 1:  # one covers no pixel more than once
+        _fill_share(inverses, rows, columns, share)
     for view in range(len(views)):
         _resample(views[view], inverses[view], share, view == 0, out)
 

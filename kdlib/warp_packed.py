@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.vectors import load_two
+from kdlib.vectors import PAIRS, copy_pairs
 from kdlib.warp import taps
 
 LANES = 0x00FF00FF
@@ -71,11 +71,15 @@ def _place(x, y, dx, dy, columns, n, at, weights):  # type: ignore[no-untyped-de
 
 @numba.njit(nogil=True, cache=True)
 def _gather(flat, at, columns, n, north, south):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Fill n places of north and south, uint64, with the upper and the lower two neighbours of each pixel."""
-    line = np.uint64(columns)  # unsigned indices never count from the end
-    for u in range(n):
-        i = np.uint64(np.uint32(at[u]))
-        north[u], south[u] = load_two(flat, i), load_two(flat, i + line)
+    """Fill n places of north and south, uint64, with the upper and the lower two neighbours of each pixel.
+
+    Up to three further places are filled, too: at must have a first tap for them.
+    """
+    u, line = np.uint64(0), np.uint64(columns)
+    for _ in range((n + PAIRS - 1) // PAIRS):
+        copy_pairs(flat, at, np.uint64(0), u, north)
+        copy_pairs(flat, at, line, u, south)
+        u += np.uint64(PAIRS)
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
@@ -129,8 +133,9 @@ def _resample(pixels, inverse, out):  # type: ignore[no-untyped-def] # noqa: ANN
     """
     (rows, columns), (height, width) = pixels.shape, out.shape[:2]
     flat, flat_out, unit = pixels.reshape(-1), out.reshape(-1), 65536.0
-    at, weights, packed = np.empty(width, np.int32), np.empty(width, np.uint32), np.empty(width, np.uint32)
-    north, south = np.empty(width, np.uint64), np.empty(width, np.uint64)
+    weights, packed = np.empty(width, np.uint32), np.empty(width, np.uint32)
+    at = np.zeros(width + PAIRS, np.int32)  # what a row leaves behind its pixels are taps in the image all the same
+    north, south = np.empty(width + PAIRS, np.uint64), np.empty(width + PAIRS, np.uint64)
     north_words, south_words = north.view(np.uint32), south.view(np.uint32)
     dx, dy = np.int32(round(inverse[0, 0] * unit)), np.int32(round(inverse[1, 0] * unit))
     margin = 0.01 + width / unit  # what rounding the steps may add up to
