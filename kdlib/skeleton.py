@@ -54,8 +54,8 @@ LIMBS: Final = (
 )
 """COCO's skeleton as pairs of joint numbers from 0 (the annotation files count from 1)."""
 
-UPPER_BODY: Final = tuple(range(11))
-"""Head, shoulders, elbows and wrists: one half of the half-body augmentation."""
+UPPER_BODY: Final = np.arange(17) < 11
+"""(17,) Is a joint of the upper half, of the half-body augmentation: head, shoulders, elbows and wrists?"""
 
 SIGMAS: Final = (
     np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89], dtype=np.float64) / 1000

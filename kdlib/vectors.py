@@ -61,7 +61,7 @@ PAIRS = 4
 
 
 @intrinsic
-def copy_pairs(context, words, places, offset, at, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, PLR0913, PLR0917
+def copy_pairs(context, words, places, offset, at, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Fill out[at : at + 4], uint64, with two neighbours each: words[p] in the low half, for p = places[i] + offset.
 
     words are uint32 and places int32, none negative; all three arrays are contiguous and one-dimensional. offset and at

@@ -106,7 +106,7 @@ def half_body(keypoints, region_width, upper_first):
     labelled = [k for k in range(17) if keypoints[k, 2] > 0]
     if len(labelled) <= HALF_BODY_JOINTS:
         return None
-    halves = [[k for k in labelled if (k in UPPER_BODY) == upper] for upper in (upper_first, not upper_first)]
+    halves = [[k for k in labelled if UPPER_BODY[k] == upper] for upper in (upper_first, not upper_first)]
     chosen = halves[0] if len(halves[0]) > 2 else halves[1]
     if len(chosen) < 2:
         return None

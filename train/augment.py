@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.geometry import PADDING, region_numbers
-from kdlib.skeleton import FLIP_ORDER, UPPER_BODY
+from kdlib.skeleton import UPPER_BODY
 
 HALF_BODY_JOINTS = 8
 """A half is cut out only of persons with more labelled joints than this."""
@@ -43,7 +43,6 @@ class Augmentation:
 
 
 NONE = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0)
-_IS_UPPER: Final = np.isin(np.arange(len(FLIP_ORDER)), UPPER_BODY)
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _WORD: Final = 2**64 - 1
 
@@ -83,7 +82,7 @@ def draw_views(
     affines, flips = np.empty((len(rows), 2, 3)), np.empty(len(rows), np.bool_)
     centers, sizes = (np.asarray(column, np.float64) for column in regions)
     _draw(
-        _seeds(seed, epoch), rows, augmentation.knobs, centers, sizes, keypoints, _IS_UPPER, input_size, affines, flips
+        _seeds(seed, epoch), rows, augmentation.knobs, centers, sizes, keypoints, UPPER_BODY, input_size, affines, flips
     )
     return Views(affines, flips)
 

@@ -96,8 +96,7 @@ class PersonViews:
 def _half_body(rng: np.random.Generator, keypoints: Array, center: Array, size: Array) -> tuple[Array, Array]:
     """Centre and size of a region around the upper or the lower body; as they were where too little is labelled."""
     labelled = keypoints[:, 2] > 0
-    upper = np.isin(np.arange(len(keypoints)), UPPER_BODY)
-    half = labelled & (upper if rng.random() < 0.5 else ~upper)
+    half = labelled & (UPPER_BODY if rng.random() < 0.5 else ~UPPER_BODY)
     if labelled.sum() <= 8 or half.sum() < 4:
         return center, size
     points = keypoints[half, :2]
