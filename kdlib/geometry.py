@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 Affine = NDArray[np.float64]
 """(2, 3) matrix that takes column vectors (x, y, 1) of one pixel grid to (x, y) of another."""
 
+LARGEST = 2.0**23
+"""The compiled resampling trusts that no number of an affine is larger; float32 then still knows whole pixels."""
+
 PADDING = 1.25
 """HRNet's crops show the box grown by a quarter."""
 

@@ -1,5 +1,7 @@
 """One affine moves picture, keypoints and heatmaps; the loader's order and content depend on the seed alone."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from kdlib.warp_maps import warp_heatmaps
 from tests.people_store import INPUT_SIZE, make_store, picture
 from train.augment import Augmentation
 from train.dataset import StoreDataset
-from train.errors import TrainError
+from train.errors import BadRecordError, TrainError
 from train.loader import Loader
 
 STRONG = Augmentation(flip=0.5, rotation=40.0, rotation_probability=1.0, scale=0.3, half_body=0.2)
@@ -53,6 +55,30 @@ def test_the_plain_view_is_the_teachers_own_crop(store):
     dataset = StoreDataset(store, views="first")
     for i in range(len(dataset)):
         np.testing.assert_allclose(dataset[i]["heatmaps"].numpy(), store.heatmap(i, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("number", [1e14, -9999999991808.0, 1e300, -1e39])
+@pytest.mark.parametrize("place", [(0, 0), (0, 2), (1, 1)])
+@pytest.mark.parametrize("of", ["frame_affine", "view_affine"])
+def test_affines_that_lead_nowhere_end_before_compiled_code_follows_them(tmp_path, monkeypatch, of, place, number):
+    store = make_store(tmp_path / "s.zarr")
+    affines = getattr(store, of).copy()
+    affines[(3, 0, *place) if affines.ndim == 4 else (3, *place)] = number
+    monkeypatch.setattr(type(store), of, property(lambda self: affines))
+    dataset = StoreDataset(store)
+    assert dataset[2]["image"].float().mean() > 0
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(BadRecordError, match=r"row 3 .* \(annotation 1003\): .* lead out of any"),
+    ):
+        dataset[3]
+
+
+def test_a_store_of_other_joints_than_cocos_is_refused(tmp_path):
+    store = make_store(tmp_path / "s.zarr")
+    store.spec = dataclasses.replace(store.spec, joints=16)
+    with pytest.raises(TrainError, match=r"s\.zarr holds 16 joints a person; students learn COCO's 17"):
+        StoreDataset(store)
 
 
 def test_a_replayed_view_is_what_the_teacher_saw(tmp_path):

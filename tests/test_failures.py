@@ -60,6 +60,17 @@ def test_a_corrupt_record_ends_the_run_and_is_named(damaged, tmp_path, capsys):
     assert "--resume goes on" in error
 
 
+def test_a_corrupt_record_of_the_validation_store_ends_the_run_behind_a_checkpoint(stores, damaged, tmp_path, capsys):
+    run = command(stores, tmp_path / "run", val_store=str(damaged / "train.zarr"), skip_bad_records=True)
+    assert main(run) == 1
+    error = error_of(capsys)
+    assert f"in the evaluation: {damaged / 'train.zarr'}: instance " in error
+    assert any(f" {row} (annotation {1000 + row}), frame: the bytes do not match" in error for row in BAD)
+    assert "after step 3 of 6, in epoch 1" in error
+    assert "--resume goes on" in error
+    assert read(tmp_path / "run/last.pt")["progress"]["step"] == 3
+
+
 def test_corrupt_records_are_replaced_counted_and_reported(damaged, tmp_path, capsys):
     flags = {"skip_bad_records": True}
     assert main(command(damaged, tmp_path / "one", **flags)) == 0

@@ -17,6 +17,7 @@ from train.loop import Trainer
 from train.pace import Pace
 from train.recipe import Recipe
 from train.run import Run
+from train.step import Stepper
 
 FAST = ["--pretrained", "none", "--batch-size", "4", "--epochs", "2", "--threads", "2", "--precision", "fp32"]
 
@@ -142,6 +143,33 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimiser_and_names_the_inst
     assert "the loss is nan at step 3" in error
     assert all(str(1000 + int(row)) in error for row in seen["rows"])
     assert all(torch.equal(v, seen["before"][k]) for k, v in seen["model"].named_parameters())
+
+
+@pytest.mark.parametrize("clip", ["1", "0"])
+def test_a_gradient_that_is_not_finite_stops_before_the_optimiser_where_the_loss_is(
+    stores, tmp_path, monkeypatch, capsys, clip
+):
+    gradients = Stepper.gradients
+
+    def poison(self, batch, step):
+        losses = gradients(self, batch, step)
+        if step == 5:  # the run's last
+            next(self.model.parameters()).grad[0, 0, 0, 0] = float("nan")
+        return losses
+
+    monkeypatch.setattr(Stepper, "gradients", poison)
+    assert main(command(stores, tmp_path / "run", "distill", "--clip", clip, "--checkpoint-every", "1")) == 1
+    assert "the gradient's norm is nan at step 6, before the optimiser took it in" in capsys.readouterr().err
+    assert all(v.isfinite().all() for v in read(tmp_path / "run/last.pt")["model"].values())
+    monkeypatch.undo()
+    assert main(command(stores, tmp_path / "run", "distill", "--clip", clip, "--resume")) == 0
+
+
+def test_a_line_about_a_large_batch_names_its_first_instances(stores, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("train.loop.NAMED", 3)
+    monkeypatch.setattr(Stepper, "clip", lambda self: float("inf"))
+    assert main(command(stores, tmp_path / "run")) == 1
+    assert re.search(r"annotation ids are 10\d\d, 10\d\d, 10\d\d and 1 more: look", capsys.readouterr().err)
 
 
 def test_the_trainer_needs_nothing_but_the_store(stores, tmp_path):

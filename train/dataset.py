@@ -20,7 +20,7 @@ from train.augment import NONE, Augmentation, Views, draw_choices, draw_views
 from train.errors import TrainError
 from train.pixels import frame_pixels, image_pixels
 from train.students import STRIDE
-from train.teacher_maps import TeacherMaps
+from train.teacher_maps import TeacherMaps, check_inverses
 
 
 class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
@@ -42,7 +42,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         seed: Of the augmentation; a sample depends on (seed, epoch, row) alone.
 
     Raises:
-        TrainError: If the store has neither frames nor an image folder to go with it.
+        TrainError: If the store has other joints than COCO's, or neither frames nor an image folder to go with it.
     """
 
     def __init__(
@@ -61,6 +61,10 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.teacher_size: tuple[int, int] = tuple(teacher["input_size"])
         self.input_size = input_size or self.teacher_size
         self.heatmap_size = (self.input_size[0] // STRIDE, self.input_size[1] // STRIDE)
+        if store.spec.joints != len(FLIP_ORDER):
+            raise TrainError(
+                f"{store.path} holds {store.spec.joints} joints a person; students learn COCO's {len(FLIP_ORDER)}"
+            )
         if images is None and not store.has_frames:
             raise TrainError(f"{store.path} holds no frames; name the folder of its images with --images DIR")
         self.flips = store.view_flip.astype(bool)
@@ -138,6 +142,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         to_image: NDArray[np.float64],
     ) -> None:
         inverses = to_image if self.images is not None else compose_affines(self.store.frame_affine[rows], to_image)
+        check_inverses(self.store, rows, inverses)
         for pixels, inverse, slot in zip(self._pixels(rows.tolist()), inverses, slots.tolist(), strict=True):
             warp_packed(pixels, inverse, images[slot])
 

@@ -7,6 +7,7 @@ what it is for (epoch and row, or step and rank), so that there is no generator 
 
 import contextlib
 import json
+import math
 import time
 import traceback
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ from train.supervision import Batch
 
 RUNS, ASKED_TO_STOP, CANNOT = range(3)
 """What a rank says before each step; the highest of all ranks decides."""
+NAMED = 16
+"""Instances of a batch that a line about it names."""
 
 
 def fit(run: Run) -> dict[str, Any]:
@@ -136,18 +139,20 @@ class Trainer:
     def _train_step(self, batch: Batch) -> dict[str, float]:
         """One step of the optimiser; returns the loss and its terms."""
         losses = self.state.stepper.gradients(batch, self.progress.step)
-        self._check_finite(losses["loss"], batch)
+        self._check_finite("loss", losses["loss"], batch)
+        self._check_finite("gradient's norm", self.state.stepper.clip(), batch)
         self.state.stepper.update(self.progress.step)
         return losses
 
-    def _check_finite(self, loss: float, batch: Batch) -> None:
-        if abs(loss) < float("inf"):
+    def _check_finite(self, what: str, value: float, batch: Batch) -> None:
+        if math.isfinite(value):
             return
         rows = [row for rows in self.ranks.gather(batch["row"].tolist()) for row in rows]
-        ids = self.run.store.instances["annotation_id"][rows]
+        ids = ", ".join(map(str, self.run.store.instances["annotation_id"][rows[:NAMED]]))
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
         self.ranks.fail(
-            f"the loss is {loss} at step {self.progress.step + 1}, before the optimiser took it in; the batch's "
-            f"annotation ids are {', '.join(map(str, ids))}: look at these instances, or lower --learning-rate and "
+            f"the {what} is {value} at step {self.progress.step + 1}, before the optimiser took it in; the batch's "
+            f"annotation ids are {ids}{more}: look at these instances, or lower --learning-rate and "
             f"start anew ({self.state.kept()})"
         )
 
@@ -187,8 +192,14 @@ class Trainer:
 
     def _evaluate(self, student: Student) -> dict[str, Any]:
         """Metrics of the student as it is, computed from all ranks' predictions; empty but on rank 0."""
-        with progress("evaluate", "batches", shown=self.ranks.first, passing=True) as tell:
-            mine = predict(student, self.state.supervision, self.state.val_loader, tell=tell)
+        mine, problem = None, None
+        try:
+            with progress("evaluate", "batches", shown=self.ranks.first, passing=True) as tell:
+                mine = predict(student, self.state.supervision, self.state.val_loader, tell=tell)
+        except Exception as error:  # as in training, whatever a thread of the loader met
+            problem = f"in the evaluation: {_what(error)}; {self.state.how_to_go_on()}"
+        self.ranks.agree(problem)
+        assert mine is not None  # noqa: S101 - a rank without predictions had a problem
         parts = self.ranks.gather(mine)
         if not self.ranks.first:
             return dict.fromkeys(("ap", "ap50", "pck@0.05", "pck@0.1"))
@@ -221,9 +232,13 @@ class Trainer:
 
 
 def _reason(problem: Exception) -> str:
+    """One line for why training cannot go on."""
+    advice = "; --skip-bad-records trains without such records" if is_bad_record(problem) else ""
+    return _what(problem) + advice
+
+
+def _what(problem: Exception) -> str:
     """One line for what a loader met; where it was met if it is none of our own refusals."""
-    if is_bad_record(problem):
-        return f"{problem}; --skip-bad-records trains without such records"
     if isinstance(problem, (TrainError, StoreError, OSError)):
         return str(problem)
     frame = traceback.extract_tb(problem.__traceback__)[-1]

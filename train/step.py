@@ -99,13 +99,15 @@ class Stepper:
         of_terms = (self.ranks.total(torch.stack(losses).sum(0)) / self.ranks.world).tolist()
         return {"loss": math.fsum(of_terms), **dict(zip(terms, of_terms, strict=True))}
 
+    def clip(self) -> float:
+        """Shorten the gradient to the recipe's largest norm; returns the norm that it had, the same on all ranks."""
+        return float(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or math.inf))
+
     def update(self, step: int) -> None:
         """Move the weights along the gradients, and the average along the weights."""
         learning_rate = self.recipe.learning_rate * schedule(step, self.steps, self.recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        if self.recipe.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)

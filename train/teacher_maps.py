@@ -5,16 +5,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.geometry import compose_affines
+from kdlib.geometry import LARGEST, compose_affines
 from kdlib.skeleton import FLIP_ORDER
 from kdlib.warp_maps import bordered_shape, interior, mean_heatmaps
 from train.augment import Views
+from train.errors import BadRecordError
 from train.scratch import SCRATCH
 from train.students import STRIDE
 
 _SAME_ORDER = np.arange(len(FLIP_ORDER))
 _FROM_MAPS = np.array([STRIDE, STRIDE, 1.0])
 """Times an affine of input pixels: the same of heatmap pixels."""
+
+
+def check_inverses(store: Any, rows: NDArray[np.int64], inverses: NDArray[np.float64]) -> None:
+    """Look at affines (n, ..., 2, 3) of some rows before compiled code follows them.
+
+    Raises:
+        BadRecordError: If a number is nan or larger than `LARGEST`, as no picture of a person has it.
+    """
+    wrong = ~(np.abs(inverses) <= LARGEST).reshape(len(rows), -1).all(axis=1)
+    if wrong.any():
+        row = int(rows[wrong.argmax()])
+        which = f"row {row} of {store.path} (annotation {store.instances['annotation_id'][row]})"
+        raise BadRecordError(
+            f"{which}: its box and affines lead out of any picture; it was stored so: make the store again"
+        )
 
 
 class TeacherMaps:
@@ -49,6 +65,7 @@ class TeacherMaps:
             to_image: (n, 2, 3) input pixels of each sample to image pixels.
         """
         spec, inverses = self._store.spec, self.inverses(rows, to_image)
+        check_inverses(self._store, rows, inverses)
         views = self._chosen(seen)
         records = [(row, view) for row, of_row in zip(rows.tolist(), views, strict=True) for view in of_row]
         most = max(len(of_row) for of_row in views)
