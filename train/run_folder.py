@@ -8,7 +8,7 @@ the file is written from it, after it, and again when a run is resumed.
 from pathlib import Path
 from typing import Any
 
-from train.errors import TrainError
+from train.errors import TrainError, not_written
 from train.evaluate import to_json
 
 FILES = ("config.json", "history.jsonl", "last.pt", "best.pt", "metrics.json", "evaluation.json")
@@ -51,4 +51,4 @@ def write_text(path: Path, text: str) -> None:
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise TrainError(f"could not write {path}: {error}; free some space and go on with --resume") from error
+        raise not_written(path, path.parent, error) from error
