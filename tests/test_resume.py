@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -203,6 +204,51 @@ def test_a_run_goes_on_only_as_the_run_it_was(stores, whole, tmp_path, capsys):
     assert "resuming would change recipe.ema: 0.9 -> 0.99: give the flags it was begun with" in capsys.readouterr().err
     assert main(command(stores, whole, resume=True, **EVERY)) == 0  # nothing is left to do, and nothing is lost
     assert len(history(whole)) == 2
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.999])
+def test_a_checkpoint_that_was_cut_says_what_is_left_of_the_run(stores, whole, tmp_path, capsys, keep):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    content = (out / "last.pt").read_bytes()
+    (out / "last.pt").write_bytes(content[: int(keep * len(content))])
+
+    def said():
+        assert main(command(stores, out, resume=True, **EVERY)) == 1
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    cut = f"error: {out}/last.pt is not a student's checkpoint: it is cut short, or no file of PyTorch; the run"
+    epoch, anew = read(out / "best.pt")["epoch"], "start anew with another --out, or with --overwrite"
+    assert said() == (
+        f"{cut} cannot go on, but {out}/best.pt, of epoch {epoch}, is whole, and evaluate, predict and export take it: {anew}, "
+        "which deletes it"
+    )
+    (out / "best.pt").unlink()
+    assert said() == f"{cut} cannot go on: {anew}"
+
+
+def test_a_store_is_known_by_its_content_and_not_by_its_name(stores, whole, tmp_path, capsys):
+    """The stores that were moved to other names are the same stores; others in their place are not."""
+    moved = tmp_path / "moved"
+    shutil.copytree(stores / "train.zarr", moved / "persons.zarr")
+    shutil.copy(stores / "val.h5", moved / "judges.h5")
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run/metrics.json").unlink()
+
+    def again(train, val):
+        paths = ["--store", str(moved / train), "--val-store", str(moved / val)]
+        return main([*command(stores, tmp_path / "run", resume=True, **EVERY), *paths])
+
+    assert again("persons.zarr", "judges.h5") == 0
+    assert history(tmp_path / "run") == history(whole)
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["store"] == "judges.h5"
+    make_store(moved / "other.h5", 6)
+    capsys.readouterr()
+    for train, val, changed in (("other.h5", "judges.h5", "store"), ("persons.zarr", "other.h5", "val_store")):
+        assert again(train, val) == 1
+        error = capsys.readouterr().err
+        assert f"belongs to another run, and resuming would change {changed}.content_sha256: " in error
+        assert ".name" not in error
 
 
 def test_checkpoints_hold_what_the_run_resolved_and_where_its_sampler_is(whole):

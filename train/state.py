@@ -148,9 +148,12 @@ class State:
         write_history(out, [])
 
     def _read_last(self) -> dict[str, Any]:
-        content = checkpoint.read(self.last)
+        try:
+            content = checkpoint.read(self.last)
+        except TrainError as error:
+            raise TrainError(f"{error}; {self._without_last()}") from error
         found = {key: content.get(key) for key in self.config} | {"recipe": BEFORE | content.get("recipe", {})}
-        differing = differences(found, self.config)
+        differing = differences(found, self.config, ignore=("store.name", "val_store.name"))
         if differing:
             raise TrainError(
                 f"{self.last} belongs to another run, and resuming would change {'; '.join(differing)}: give the "
@@ -165,6 +168,18 @@ class State:
             say(f"{self.last} was written by {before['processes']} processes; going on with {self.ranks.world}")
         write_history(self.run.out, content["progress"]["history"])
         return content
+
+    def _without_last(self) -> str:
+        """What is left of a run whose ``last.pt`` cannot be read."""
+        best, anew = self.run.out / "best.pt", "start anew with another --out, or with --overwrite"
+        try:
+            epoch = checkpoint.read(best)["epoch"]
+        except TrainError:
+            return f"the run cannot go on: {anew}"
+        return (
+            f"the run cannot go on, but {best}, of epoch {epoch}, is whole, and evaluate, predict and export take it: "
+            f"{anew}, which deletes it"
+        )
 
     def _can_compile(self) -> bool:
         problem = compiler_problem(self.run.device)
