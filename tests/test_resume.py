@@ -220,8 +220,8 @@ def test_a_checkpoint_that_was_cut_says_what_is_left_of_the_run(stores, whole, t
     cut = f"error: {out}/last.pt is not a student's checkpoint: it is cut short, or no file of PyTorch; the run"
     epoch, anew = read(out / "best.pt")["epoch"], "start anew with another --out, or with --overwrite"
     assert said() == (
-        f"{cut} cannot go on, but {out}/best.pt, of epoch {epoch}, is whole, and evaluate, predict and export take it: {anew}, "
-        "which deletes it"
+        f"{cut} cannot go on, but {out}/best.pt, of epoch {epoch}, is whole, and evaluate, predict and export take it: "
+        f"{anew}, which deletes it"
     )
     (out / "best.pt").unlink()
     assert said() == f"{cut} cannot go on: {anew}"

@@ -14,6 +14,15 @@ from train.evaluate import to_json
 FILES = ("config.json", "history.jsonl", "last.pt", "best.pt", "metrics.json", "evaluation.json")
 
 
+def refuse_file(out: Path) -> None:
+    """Raise `TrainError` if a folder cannot be, as it or what it would lie in is a file."""
+    file = next((place for place in (out, *out.parents) if place.exists() and not place.is_dir()), None)
+    if file == out:
+        raise TrainError(f"--out {out} is a file; give a folder, which is made where there is none")
+    if file:
+        raise TrainError(f"--out {out} cannot be made: {file} is a file; give another folder")
+
+
 def refuse_foreign(out: Path) -> None:
     """Raise `TrainError` if a folder is not empty and holds no run: nothing in it is ours to throw away."""
     if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
@@ -32,6 +41,18 @@ def discard(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
     for events in out.glob("events.out.tfevents.*"):
         events.unlink()
+
+
+def make_folder(out: Path) -> None:
+    """Make a run folder where there is none.
+
+    Raises:
+        TrainError: If it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainError(f"--out {out} cannot be made: {error.strerror}; give another folder") from error
 
 
 def write_history(out: Path, history: list[dict[str, Any]]) -> None:
