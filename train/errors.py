@@ -21,3 +21,9 @@ def not_written(what: object, folder: Path, error: OSError) -> TrainError:
     if error.errno == errno.ENOSPC:
         reason = f"the disk that holds {folder} is full ({shutil.disk_usage(folder).free:,} bytes are free)"
     return TrainError(f"could not write {what}: {reason or error}; {remedy} and go on with --resume")
+
+
+def refuse_folder(out: Path, name: str) -> None:
+    """Raise `TrainError` if a folder is where a file is to be written; ``name`` is what it might be called."""
+    if out.is_dir():
+        raise TrainError(f"--out {out} is a folder; name a file, e.g. {out / name}")
