@@ -63,6 +63,15 @@ def test_views_are_new_at_every_access_and_follow_torchs_seed(path):
     assert not torch.equal(first, second)
 
 
+def test_the_page_lists_every_key_of_a_sample_with_its_type(path):
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
+    listed = {
+        key: "int64" if "int64" in shape else "float32" for keys, shape in rows for key in re.findall(r"`(\w+)`", keys)
+    }
+    sample = DistillationDataset(path)[0]
+    assert listed == {key: str(value.dtype).removeprefix("torch.") for key, value in sample.items()}
+
+
 def test_the_documented_example_is_short_and_runs(path, tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(code.strip().splitlines()) < 40

@@ -5,10 +5,12 @@ import json
 import os
 import shutil
 
+import cv2
+import numpy as np
 import pytest
 
 import cache
-from tests.people_store import make_store
+from tests.people_store import IMAGE_SIZE, make_store
 from tests.tiny_training import command, history, results
 from train.__main__ import main
 from train.checkpoint import read
@@ -57,7 +59,7 @@ def test_a_corrupt_record_ends_the_run_and_is_named(damaged, tmp_path, capsys):
     assert any(f"instance {row} (annotation {1000 + row}), frame: the bytes do not match" in error for row in BAD)
     assert str(damaged / "train.zarr") in error
     assert "--skip-bad-records" in error
-    assert "--resume goes on" in error
+    assert "there is no checkpoint yet" in error
 
 
 def test_a_corrupt_record_of_the_validation_store_ends_the_run_behind_a_checkpoint(stores, damaged, tmp_path, capsys):
@@ -140,6 +142,59 @@ def test_a_store_whose_folder_is_removed_ends_the_run(stores, tmp_path, monkeypa
     assert "after step 0 of 6" in error
 
 
+@pytest.fixture(scope="module")
+def frameless(stores, tmp_path_factory):
+    """The same stores without frames, and the folder of their images."""
+    folder = tmp_path_factory.mktemp("frameless")
+    make_store(folder / "train.zarr", 12, frames=False)
+    shutil.copy(stores / "val.h5", folder)
+    (folder / "images").mkdir()
+    for name in set(cache.open_store(folder / "train.zarr").instances["file_name"]):
+        cv2.imwrite(str(folder / "images" / name), np.zeros((*IMAGE_SIZE[::-1], 3), np.uint8))
+    return folder
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_its_folder_free(frameless, tmp_path, capsys):
+    images, out = {"images": frameless / "images"}, tmp_path / "new/run"
+    assert main(command(frameless, out, images=tmp_path)) == 1
+    assert "is missing; is" in (error := error_of(capsys))
+    assert error.endswith("after step 0 of 6, in epoch 1; there is no checkpoint yet")
+    assert not (tmp_path / "new").exists()
+    assert main(command(frameless, out, **images)) == 0
+    before = files(out)
+    assert main(command(frameless, out, images=tmp_path, overwrite=True)) == 1
+    assert files(out) == before
+
+
+def test_a_folder_that_another_run_took_meanwhile_is_left_to_it(stores, tmp_path, monkeypatch, capsys):
+    step = Trainer._train_step
+
+    def while_another_begins(self, batch):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run/config.json").write_text("another's")
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "_train_step", while_another_begins)
+    assert main(command(stores, tmp_path / "run")) == 1
+    assert "already holds a run" in error_of(capsys)
+    assert {str(name): text for name, text in files(tmp_path / "run").items()} == {"config.json": b"another's"}
+
+
+@pytest.mark.parametrize("flags", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_file_in_the_place_of_the_run_folder_is_refused_at_once(stores, tmp_path, capsys, flags):
+    file = tmp_path / "file"
+    file.write_text("precious")
+    assert main(command(stores, file, **flags)) == 1
+    assert error_of(capsys) == f"error: --out {file} is a file; give a folder, which is made where there is none"
+    assert main(command(stores, file / "run", **flags)) == 1
+    assert error_of(capsys) == f"error: --out {file}/run cannot be made: {file} is a file; give another folder"
+    assert file.read_text() == "precious"
+
+
 def test_a_loader_thread_that_fails_is_named_with_its_place(stores, tmp_path, monkeypatch, capsys):
     def broken(*_):
         raise MemoryError("no more")
@@ -148,7 +203,7 @@ def test_a_loader_thread_that_fails_is_named_with_its_place(stores, tmp_path, mo
     assert main(command(stores, tmp_path / "run")) == 1
     error = error_of(capsys)
     assert "a loader thread failed: MemoryError: no more (test_failures.py, line " in error
-    assert "--resume goes on" in error
+    assert error.endswith("there is no checkpoint yet")
 
 
 def test_a_disk_too_full_for_tensorboard_ends_the_run_in_one_line(stores, tmp_path, monkeypatch, capsys):

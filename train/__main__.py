@@ -24,7 +24,7 @@ from kdlib.allocator import keep_freed_memory
 from kdlib.openmp import wait_passively
 from train import manual
 from train.decoding import DECODER, DECODER_HELP
-from train.errors import TrainError
+from train.errors import TrainError, refuse_folder
 from train.export import command as export_command
 from train.predict import command as predict_command
 
@@ -133,11 +133,12 @@ def _train(arguments: argparse.Namespace) -> int:
     from train.ranks import join
     from train.recipe import Recipe
     from train.run import Run
-    from train.run_folder import refuse_foreign
+    from train.run_folder import refuse_file, refuse_foreign
 
     recipe, interval = Recipe.from_arguments(arguments), Interval.parse(arguments.checkpoint_every)
     if arguments.overwrite and arguments.resume:
         raise TrainError("--resume goes on with a run and --overwrite throws it away: give one of them")
+    refuse_file(arguments.out)
     if arguments.overwrite:
         refuse_foreign(arguments.out)
     ranks = join(arguments.device)
@@ -176,8 +177,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from train.complexity import complexity
     from train.export.onnx_session import OnnxStudent
 
-    if arguments.out and arguments.out.is_dir():
-        raise TrainError(f"--out {arguments.out} is a folder; name a file, e.g. {arguments.out / 'metrics.json'}")
+    if arguments.out:
+        refuse_folder(arguments.out, "metrics.json")
     store, device = cache.open_store(arguments.store), _device(arguments.device)
     extra: dict[str, Any] = {}
     decoder = arguments.decoder or ("argmax" if arguments.teacher else DECODER)

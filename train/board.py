@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.errors import TrainError
+from train.errors import not_written
 from train.state import say
 
 if TYPE_CHECKING:
@@ -73,6 +73,5 @@ class Board:
         try:
             yield
         except OSError as error:
-            raise TrainError(
-                f"could not write TensorBoard's events in {self._out}: {error}; free some space and go on with --resume"
-            ) from error
+            assert self._out is not None  # noqa: S101 - nothing is written without a folder
+            raise not_written(f"TensorBoard's events in {self._out}", self._out, error) from error

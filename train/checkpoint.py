@@ -14,7 +14,7 @@ import torch
 
 from kdlib.geometry import parse_size
 from train.conv_norms import fold_norms
-from train.errors import TrainError
+from train.errors import TrainError, not_written
 from train.recipe import Recipe
 from train.students import Student, build_student
 from train.supervision import Supervision, default_sigma
@@ -48,8 +48,19 @@ def save(path: Path, content: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         beside.replace(path)
     except (OSError, RuntimeError) as error:
+        of_disk = _of_disk(error)
+        refusal = of_disk and not_written(path, path.parent, of_disk)
         beside.unlink(missing_ok=True)
-        raise TrainError(f"could not write {path}: {error}; free some space and go on with --resume") from error
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def _of_disk(error: BaseException | None) -> OSError | None:
+    """The disk's error, in place of which torch may raise one of its own on the way out."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def read(path: Path) -> dict[str, Any]:

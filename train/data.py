@@ -1,6 +1,6 @@
 """A store for somebody else's training loop: image, ground truth, logits and weights as a plain torch dataset.
 
-Needs nothing of our trainer: it works with torch's ``DataLoader``, its workers (forked or spawned) and its collation.
+Needs none of our training loop: it works with torch's ``DataLoader``, its forked or spawned workers and its collation.
 """
 
 from pathlib import Path

@@ -89,6 +89,8 @@ class Trainer:
         first = self.progress.step
         for batch in self._batches():
             losses = self._train_step(batch)
+            if self.progress.step == 0:
+                self.state.take_folder()
             self._note_bad_records()
             now = time.perf_counter()
             self.progress.add_step(losses, now - since)
@@ -127,10 +129,11 @@ class Trainer:
         return batch
 
     def _end(self, problem: Exception | None, who: str) -> None:
-        """Write a checkpoint between two steps and end all ranks."""
+        """Write a checkpoint between two steps, if there is anything to keep, and end all ranks."""
         reason = _reason(problem) if problem else None
         try:
-            self._save()
+            if self.state.has_unsaved_steps:
+                self._save()
         except TrainError as error:
             reason = f"{reason}; and {error}" if reason else str(error)
         self.ranks.agree(f"{reason}; {self.state.how_to_go_on()}" if reason else None)

@@ -8,10 +8,19 @@ the file is written from it, after it, and again when a run is resumed.
 from pathlib import Path
 from typing import Any
 
-from train.errors import TrainError
+from train.errors import TrainError, not_written
 from train.evaluate import to_json
 
 FILES = ("config.json", "history.jsonl", "last.pt", "best.pt", "metrics.json", "evaluation.json")
+
+
+def refuse_file(out: Path) -> None:
+    """Raise `TrainError` if a folder cannot be, as it or what it would lie in is a file."""
+    file = next((place for place in (out, *out.parents) if place.exists() and not place.is_dir()), None)
+    if file == out:
+        raise TrainError(f"--out {out} is a file; give a folder, which is made where there is none")
+    if file:
+        raise TrainError(f"--out {out} cannot be made: {file} is a file; give another folder")
 
 
 def refuse_foreign(out: Path) -> None:
@@ -34,6 +43,18 @@ def discard(out: Path) -> None:
         events.unlink()
 
 
+def make_folder(out: Path) -> None:
+    """Make a run folder where there is none.
+
+    Raises:
+        TrainError: If it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainError(f"--out {out} cannot be made: {error.strerror}; give another folder") from error
+
+
 def write_history(out: Path, history: list[dict[str, Any]]) -> None:
     """Write ``history.jsonl``."""
     write_text(out / "history.jsonl", "".join(to_json(line) + "\n" for line in history))
@@ -51,4 +72,4 @@ def write_text(path: Path, text: str) -> None:
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise TrainError(f"could not write {path}: {error}; free some space and go on with --resume") from error
+        raise not_written(path, path.parent, error) from error

@@ -25,7 +25,7 @@ from train.norm_start import start_norms
 from train.progress import Progress
 from train.recipe import BEFORE
 from train.run import Run
-from train.run_folder import discard, refuse_taken, write_history, write_text
+from train.run_folder import discard, make_folder, refuse_taken, write_history, write_text
 from train.step import Stepper
 from train.students import Student, build_student, load_pretrained
 
@@ -132,25 +132,37 @@ class State:
         self.stepper.connect(self.run.compile and self._can_compile())
 
     def _begin(self) -> None:
-        out = self.run.out
-        if not (self.run.resume or self.run.overwrite):
-            refuse_taken(out)
+        self._refuse_taken()
         self.progress.start, pretrained = load_pretrained(self.model, self.recipe.student, self.recipe.pretrained)
         say(self.progress.start)
         if pretrained:
             start_norms(
                 self.model, StoreDataset(self.run.store, self.run.input_size, views=None, images=self.run.images)
             )
-        if self.run.overwrite:
-            discard(out)
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "config.json", json.dumps({**self.config, "resolved": self.resolved}, indent=2) + "\n")
-        write_history(out, [])
+
+    def _refuse_taken(self) -> None:
+        if not (self.run.resume or self.run.overwrite):
+            refuse_taken(self.run.out)
+
+    def take_folder(self) -> None:
+        """Begin the run folder, after the first step: a run that fails before it leaves all as it was."""
+        with self.ranks.together():
+            if self.ranks.first:
+                self._refuse_taken()
+                if self.run.overwrite:
+                    discard(self.run.out)
+                make_folder(self.run.out)
+                config = {**self.config, "resolved": self.resolved}
+                write_text(self.run.out / "config.json", json.dumps(config, indent=2) + "\n")
+                write_history(self.run.out, [])
 
     def _read_last(self) -> dict[str, Any]:
-        content = checkpoint.read(self.last)
+        try:
+            content = checkpoint.read(self.last)
+        except TrainError as error:
+            raise TrainError(f"{error}; {self._without_last()}") from error
         found = {key: content.get(key) for key in self.config} | {"recipe": BEFORE | content.get("recipe", {})}
-        differing = differences(found, self.config)
+        differing = differences(found, self.config, ignore=("store.name", "val_store.name"))
         if differing:
             raise TrainError(
                 f"{self.last} belongs to another run, and resuming would change {'; '.join(differing)}: give the "
@@ -165,6 +177,18 @@ class State:
             say(f"{self.last} was written by {before['processes']} processes; going on with {self.ranks.world}")
         write_history(self.run.out, content["progress"]["history"])
         return content
+
+    def _without_last(self) -> str:
+        """What is left of a run whose ``last.pt`` cannot be read."""
+        best, anew = self.run.out / "best.pt", "start anew with another --out, or with --overwrite"
+        try:
+            epoch = checkpoint.read(best)["epoch"]
+        except TrainError:
+            return f"the run cannot go on: {anew}"
+        return (
+            f"the run cannot go on, but {best}, of epoch {epoch}, is whole, and evaluate, predict and export take it: "
+            f"{anew}, which deletes it"
+        )
 
     def _can_compile(self) -> bool:
         problem = compiler_problem(self.run.device)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from train.errors import TrainError
+from train.errors import TrainError, refuse_folder
 from train.fewest_labels import FEWEST_LABELS
 from train.report import breakdown, facts, figures, recipes, tables
 from train.report.calibration import FEWEST
@@ -41,8 +41,7 @@ def write_report(store: Any, runs: list[Path], out: Path, images: Path | None = 
     Raises:
         TrainError: If a folder is no run, does not fit the store, or the file cannot be written.
     """
-    if out.is_dir():
-        raise TrainError(f"could not write {out}: it is a folder; name the page's file, e.g. {out / 'report.html'}")
+    refuse_folder(out, "report.html")
     page = render(gather(store, runs, images))
     beside = out.with_name(out.name + ".tmp")
     try:
