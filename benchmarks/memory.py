@@ -1,9 +1,9 @@
 """Does a trainer grow with its store, or over an epoch? `python -m benchmarks.memory`.
 
-train.memory   resident megabytes of a process that loads training samples from a large store, over the same with a
-               small store; `growth` is the resident size after all samples over that after a quarter of them
+train.memory   resident megabytes of `python -m train distill` with a large store, over the same with a small store;
+               `growth` is the resident size after the last step over that after a quarter of the steps
 
-The same number of samples is loaded from both, by the trainer's own loader, in a process of its own.
+A tiny student, as many steps from both, fewer than an epoch of the small one, each run in a process of its own.
 """
 
 import json
@@ -18,30 +18,29 @@ from benchmarks.repeated import write_repeated
 from benchmarks.report import Line
 from benchmarks.workspace import ROOT, Workspace
 
-BATCHES = 64
-BATCH_SIZE = 32
-LOADS = """
-import json, os, sys, cache
-from train.augment import Augmentation
-from train.dataset import StoreDataset
-from train.loader import Loader
+STEPS = 60
+BATCH_SIZE = 8
+TRAINS = """
+import json, os, sys
+from train.__main__ import main
+from train.loop import Trainer
 
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
-store = cache.open_store(sys.argv[1])
-loader = Loader(StoreDataset(store, augmentation=Augmentation()), int(sys.argv[3]), shuffle=True)
-sizes, epoch = [], 0
-while len(sizes) < int(sys.argv[2]):
-    for batch in loader.epoch(epoch):
-        sizes.append(resident())
-        if len(sizes) == int(sys.argv[2]):
-            break
-    epoch += 1
-print(json.dumps(sizes))
+def measured(trainer, batch):
+    losses = step(trainer, batch)
+    sizes.append(resident())
+    if len(sizes) == int(sys.argv[1]):
+        print(json.dumps(sizes), flush=True)
+        os._exit(0)
+    return losses
+
+sizes, step, Trainer._train_step = [], Trainer._train_step, measured
+sys.exit(main(sys.argv[2:]))
 """
-"""Prints the resident megabytes after every batch."""
+"""The trainer, with its resident megabytes after every step printed at the end."""
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
@@ -53,19 +52,22 @@ def run(workspace: Workspace) -> Iterator[Line]:
     for name, count in counts.items():
         path = workspace.folder / f"memory-{name}.zarr"
         write_repeated(path, count, frames=True)
-        sizes[name] = resident_sizes(path)
+        sizes[name] = resident_sizes(path, workspace.folder / "run")
         shutil.rmtree(path)
     large = sizes["large"]
     growth = {name: round(of[-1] / of[len(of) // 4], 3) for name, of in sizes.items()}
     extra = {"instances": counts["large"], "growth": growth}
     peer = f"{counts['small']} instances"
-    yield Line("train", "memory", large[-1], "MB", BATCHES * BATCH_SIZE, peer, sizes["small"][-1], extra)
+    yield Line("train", "memory", large[-1], "MB", STEPS * BATCH_SIZE, peer, sizes["small"][-1], extra)
 
 
-def resident_sizes(path: Path, batches: int = BATCHES) -> list[float]:
-    """Resident megabytes of a process after each batch it has loaded from the store."""
-    command = [sys.executable, "-c", LOADS, str(path), str(batches), str(BATCH_SIZE)]
+def resident_sizes(store: Path, out: Path, steps: int = STEPS) -> list[float]:
+    """Resident megabytes of a trainer after each step from the store; the run folder is thrown away."""
+    student = ["--pretrained", "none", "--input-size", "64x48", "--batch-size", str(BATCH_SIZE), "--precision", "fp32"]
+    stores = ["--store", str(store), "--val-store", str(store)]
+    command = [sys.executable, "-c", TRAINS, str(steps), "distill", *stores, *student, "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    shutil.rmtree(out)
     return list(json.loads(done.stdout))
 
 
