@@ -167,6 +167,7 @@ def test_a_run_that_fails_before_its_first_step_leaves_its_folder_free(frameless
     assert main(command(frameless, out, **images)) == 0
     before = files(out)
     assert main(command(frameless, out, images=tmp_path, overwrite=True)) == 1
+    assert error_of(capsys).endswith("there is no checkpoint yet")  # the old run's is not this one's
     assert files(out) == before
 
 

@@ -33,6 +33,8 @@ from train.supervision import Batch
 
 RUNS, ASKED_TO_STOP, CANNOT = range(3)
 """What a rank says before each step; the highest of all ranks decides."""
+REFUSALS = (TrainError, StoreError, OSError)
+"""Problems whose message says all."""
 NAMED = 16
 """Instances of a batch that a line about it names."""
 
@@ -199,7 +201,7 @@ class Trainer:
         try:
             with progress("evaluate", "batches", shown=self.ranks.first, passing=True) as tell:
                 mine = predict(student, self.state.supervision, self.state.val_loader, tell=tell)
-        except Exception as error:  # as in training, whatever a thread of the loader met
+        except Exception as error:  # whatever the loader or the device met
             problem = f"in the evaluation: {_what(error)}; {self.state.how_to_go_on()}"
         self.ranks.agree(problem)
         assert mine is not None  # noqa: S101 - a rank without predictions had a problem
@@ -235,18 +237,18 @@ class Trainer:
 
 
 def _reason(problem: Exception) -> str:
-    """One line for why training cannot go on."""
-    advice = "; --skip-bad-records trains without such records" if is_bad_record(problem) else ""
-    return _what(problem) + advice
+    """One line for what a loader met, and why training cannot go on."""
+    if is_bad_record(problem):
+        return f"{problem}; --skip-bad-records trains without such records"
+    return _what(problem) if isinstance(problem, REFUSALS) else f"a loader thread failed: {_what(problem)}"
 
 
 def _what(problem: Exception) -> str:
-    """One line for what a loader met; where it was met if it is none of our own refusals."""
-    if isinstance(problem, (TrainError, StoreError, OSError)):
+    """One line for a problem; with its place if it is none of our own refusals."""
+    if isinstance(problem, REFUSALS):
         return str(problem)
     frame = traceback.extract_tb(problem.__traceback__)[-1]
-    where = f"{Path(frame.filename).name}, line {frame.lineno}"
-    return f"a loader thread failed: {type(problem).__name__}: {problem} ({where})"
+    return f"{type(problem).__name__}: {problem} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 def _epoch_line(name: str, epochs: int, line: dict[str, Any]) -> str:

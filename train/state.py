@@ -230,11 +230,11 @@ class State:
     def how_to_go_on(self) -> str:
         """Where the run is, and what a resumed one would start from."""
         where = f"after step {self.progress.step} of {self.steps}, in epoch {self.progress.epoch + 1}"
-        return f"{where}; {self.kept()}" + (", --resume goes on from it" if self.last.exists() else "")
+        return f"{where}; {self.kept()}" + (", --resume goes on from it" if self._saved_step else "")
 
     def kept(self) -> str:
-        """What the last checkpoint holds."""
-        return f"{self.last} holds step {self._saved_step}" if self.last.exists() else "there is no checkpoint yet"
+        """What the last checkpoint of this run holds; one that --overwrite has not yet thrown away is another's."""
+        return f"{self.last} holds step {self._saved_step}" if self._saved_step else "there is no checkpoint yet"
 
 
 def _identity(store: Any) -> dict[str, Any]:
