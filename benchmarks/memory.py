@@ -61,11 +61,11 @@ def run(workspace: Workspace) -> Iterator[Line]:
     yield Line("train", "memory", large[-1], "MB", STEPS * BATCH_SIZE, peer, sizes["small"][-1], extra)
 
 
-def resident_sizes(store: Path, out: Path, steps: int = STEPS) -> list[float]:
+def resident_sizes(store: Path, out: Path) -> list[float]:
     """Resident megabytes of a trainer after each step from the store; the run folder is thrown away."""
     student = ["--pretrained", "none", "--input-size", "64x48", "--batch-size", str(BATCH_SIZE), "--precision", "fp32"]
     stores = ["--store", str(store), "--val-store", str(store)]
-    command = [sys.executable, "-c", TRAINS, str(steps), "distill", *stores, *student, "--out", str(out)]
+    command = [sys.executable, "-c", TRAINS, str(STEPS), "distill", *stores, *student, "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     shutil.rmtree(out)
     return list(json.loads(done.stdout))

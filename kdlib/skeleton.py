@@ -54,7 +54,7 @@ LIMBS: Final = (
 )
 """COCO's skeleton as pairs of joint numbers from 0 (the annotation files count from 1)."""
 
-UPPER_BODY: Final = np.arange(17) < 11
+UPPER_BODY: Final = np.arange(len(JOINTS)) < 11
 """(17,) Is a joint of the upper half, of the half-body augmentation: head, shoulders, elbows and wrists?"""
 
 SIGMAS: Final = (

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from kdlib.geometry import box_to_region, clip_boxes, compose_affines, invert_affine, transform_points
-from kdlib.skeleton import FLIP_ORDER
+from kdlib.skeleton import FLIP_ORDER, JOINTS
 from kdlib.warp_packed import warp_packed
 from train.augment import NONE, Augmentation, Views, draw_choices, draw_views
 from train.errors import TrainError
@@ -61,9 +61,9 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.teacher_size: tuple[int, int] = tuple(teacher["input_size"])
         self.input_size = input_size or self.teacher_size
         self.heatmap_size = (self.input_size[0] // STRIDE, self.input_size[1] // STRIDE)
-        if store.spec.joints != len(FLIP_ORDER):
+        if store.spec.joints != len(JOINTS):
             raise TrainError(
-                f"{store.path} holds {store.spec.joints} joints a person; students learn COCO's {len(FLIP_ORDER)}"
+                f"{store.path} holds {store.spec.joints} joints a person; students learn COCO's {len(JOINTS)}"
             )
         if images is None and not store.has_frames:
             raise TrainError(f"{store.path} holds no frames; name the folder of its images with --images DIR")

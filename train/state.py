@@ -19,7 +19,7 @@ from train.compiling import compiler_problem
 from train.conv_norms import fold_norms
 from train.dataset import StoreDataset
 from train.errors import TrainError
-from train.evaluate import check_joints, student_loader
+from train.evaluate import student_loader
 from train.loader import Loader
 from train.norm_start import start_norms
 from train.progress import Progress
@@ -41,7 +41,6 @@ class State:
 
     def __init__(self, run: Run) -> None:
         self.run, self.recipe, self.ranks = run, run.recipe, run.ranks
-        check_joints(run.val_store, run.store.spec.joints, "the training store")
         torch.manual_seed(self.recipe.seed)
         self.supervision = checkpoint.supervision_of(
             self.recipe, run.input_size, run.store.manifest["provenance"]["logits"]["floor"], distil=run.distil
