@@ -36,7 +36,7 @@ class EnlargedDataset(StoreDataset):
 
     def __init__(self, of: StoreDataset, every: int) -> None:
         size = (of.input_size[0] * every, of.input_size[1] * every)
-        super().__init__(of.store, size, of.augmentation, views=None, images=of.images, seed=of.seed)
+        super().__init__(of.store, size, of.augmentation, stride=of.stride, views=None, images=of.images, seed=of.seed)
         self.of, self.every = of, every
 
     def _views(self, rows: NDArray[np.int64], epoch: int) -> Views:
@@ -49,7 +49,7 @@ class LiveLoader(Loader):
 
     Args:
         of: The trainer's loader; its pictures and maps are replaced.
-        teacher: Its input is a whole multiple of the student's.
+        teacher: Its input is a whole multiple of the student's, and its maps hold every pixel of the student's.
     """
 
     def __init__(self, of: Loader, teacher: Teacher) -> None:
@@ -57,6 +57,10 @@ class LiveLoader(Loader):
         self.teacher, self.every = teacher, teacher.input_size[0] // stored.input_size[0]
         if tuple(side * self.every for side in stored.input_size) != tuple(teacher.input_size):
             raise SystemExit(f"error: the teacher's input {teacher.input_size} is no multiple of {stored.input_size}")
+        self.apart, rest = divmod(self.every * stored.stride * teacher.heatmap_size[0], teacher.input_size[0])
+        if rest or not self.apart:
+            lacking = f"lack pixels of the student's at --stride {stored.stride}"
+            raise SystemExit(f"error: the teacher's maps {teacher.heatmap_size} {lacking}")
         shown = EnlargedDataset(stored, self.every)
         super().__init__(shown, of.batch_size, shuffle=True, threads=of.threads, device=of.device, order=of.order)
 
@@ -66,7 +70,7 @@ class LiveLoader(Loader):
             maps = torch.from_numpy(self.teacher(batch["image"].cpu().numpy())).to(self.device)
             yield batch | {
                 "image": batch["image"][:, :: self.every, :: self.every],
-                "heatmaps": maps[:, :, :: self.every, :: self.every],
+                "heatmaps": maps[:, :, :: self.apart, :: self.apart],
                 "keypoints": batch["keypoints"] / self.every,
             }
 

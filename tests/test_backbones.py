@@ -9,11 +9,12 @@ from torch import nn
 
 from tests.people_store import make_store
 from train.__main__ import main
-from train.alignment import BEYOND, STRIDES, TARGETS, align
+from train.alignment import BEYOND, STRIDES, align
 from train.errors import TrainError
 from train.feature_grid import walk
 from train.heads import Taps
-from train.students import PADDING, SqueezeNetStudent, build_student, load_pretrained
+from train.stride import MAP_STRIDES
+from train.students import SqueezeNetStudent, build_student, load_pretrained, padding
 
 pytest.importorskip("timm", reason="backbones of timm need the extra [timm]")
 SMALL = "timm:mobilenetv3_small_050"
@@ -58,21 +59,23 @@ def test_the_walk_finds_what_the_gradient_says(kernel, padding, pool):
         np.testing.assert_allclose(grid.step, STRIDES[i])
 
 
-def test_the_walk_agrees_with_the_squeezenet_that_was_aligned_by_hand():
-    alignment = build_student("torchvision:squeezenet1_1", "interp", 17, (96, 128)).alignment
-    assert alignment.before == PADDING["squeezenet1_1"][0]
+@pytest.mark.parametrize("stride", MAP_STRIDES)
+def test_the_walk_agrees_with_the_squeezenet_that_was_aligned_by_hand(stride):
+    alignment = build_student("torchvision:squeezenet1_1", "interp", 17, (96, 128), stride).alignment
+    assert alignment.before == padding("squeezenet1_1", stride)[0]
     assert alignment.skip == Taps(0, 0, 0)
     assert alignment.shift == Taps(0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("network", [Ladder(3, 1), Ladder(2, 0), Ladder(3, 0, pool=True), Ladder(5, 1)])
-def test_aligned_features_lie_on_the_heads_grid(network):
+@pytest.mark.parametrize(("stride", "firsts"), [(2, (-5, -1, 7)), (4, (-6, -2, 6)), (8, (None, -4, 4))])
+def test_aligned_features_lie_on_the_heads_grid(network, stride, firsts):
     # A picture whose value is its own x (or y) coordinate: averaging filters read out where features look.
     size = (96, 128)
     with torch.no_grad():
         for p in network.parameters():
             p.fill_(1 / 3 / p[0, 0].numel()) if p.ndim > 1 else p.zero_()
-    alignment = align(network, "a ladder", size)
+    alignment = align(network, "a ladder", size, stride)
     for axis in (2, 3):
         coordinates = torch.arange(size[1] if axis == 2 else size[0], dtype=torch.float32) + 100
         shape = [1, 1, 1, 1]
@@ -81,11 +84,14 @@ def test_aligned_features_lie_on_the_heads_grid(network):
         found = network(alignment.pad(ramp))
         taps = alignment.apply(found, size, alignment.shifts(Taps(*(x.shape[1] for x in found))))
         for i, tap in enumerate(taps):
+            if firsts[i] is None:
+                assert tap is found[i]  # no head takes it, so nothing is done to it
+                continue
             assert tap.shape[2:] == (size[1] // STRIDES[i] + BEYOND[i], size[0] // STRIDES[i] + BEYOND[i])
             line = tap[0, 0].select(3 - axis, 3).detach() if axis == 2 else tap[0, 0, 3].detach()
             u = torch.arange(len(line))
             inner = (u * STRIDES[i] > 40) & (u * STRIDES[i] < len(coordinates) - 40)
-            off = (line - 100 - TARGETS[i] - u * STRIDES[i])[inner].abs().max()
+            off = (line - 100 - firsts[i] - u * STRIDES[i])[inner].abs().max()
             assert off <= 0.5 + 1e-3  # the padding's rounding
 
 

@@ -17,7 +17,7 @@ from benchmarks.report import Line, keep
 from benchmarks.timing import interleave, interleave_on
 from benchmarks.turn import Turn
 from benchmarks.workspace import Workspace
-from tests.people_store import INPUT_SIZE, make_store
+from tests.people_store import HEATMAP_SIZE, INPUT_SIZE, make_store
 from train.augment import Augmentation
 from train.dataset import StoreDataset
 from train.loader import Loader
@@ -347,12 +347,18 @@ def test_a_live_teacher_sees_what_the_student_sees(tmp_path):
     def teacher(crops):
         return crops[:, ::4, ::4].transpose(0, 3, 1, 2).astype(np.float32)
 
-    teacher.input_size = INPUT_SIZE
+    teacher.input_size, teacher.heatmap_size = INPUT_SIZE, HEATMAP_SIZE
     (expected,), (found,) = trainers.epoch(1), live.LiveLoader(trainers, teacher).epoch(1)
     assert (found["image"].int() - expected["image"].int()).abs().max() <= 1
     torch.testing.assert_close(found["keypoints"], expected["keypoints"])
     assert torch.equal(found["row"], expected["row"])
     assert torch.equal(found["heatmaps"], found["image"][:, ::4, ::4].permute(0, 3, 1, 2).float())
+    fine = Loader(StoreDataset(store, (48, 64), strong, stride=2, seed=2), 8, shuffle=True)
+    (expected,), (found,) = fine.epoch(1), live.LiveLoader(fine, teacher).epoch(1)
+    torch.testing.assert_close(found["keypoints"], expected["keypoints"])
+    assert torch.equal(found["heatmaps"], found["image"][:, ::2, ::2].permute(0, 3, 1, 2).float())
+    with pytest.raises(SystemExit, match="lack pixels of the student's at --stride 2"):
+        live.LiveLoader(Loader(StoreDataset(store, INPUT_SIZE, stride=2), 8, shuffle=True), teacher)
     teacher.input_size = (100, 128)
     with pytest.raises(SystemExit, match="no multiple"):
         live.LiveLoader(trainers, teacher)

@@ -10,7 +10,8 @@ from train.checkpoint import supervision_of
 from train.pictures import GAP, MARGIN, ROWS, TILE_HEIGHT, Pictures
 from train.recipe import Recipe
 from train.report.overlays import COLOURS, SIDES
-from train.students import STRIDE, build_student
+from train.stride import STRIDE
+from train.students import build_student
 
 COUNT = 3
 TILE_WIDTH = TILE_HEIGHT * INPUT_SIZE[0] // INPUT_SIZE[1]

@@ -14,15 +14,18 @@ from train.complexity import complexity
 from train.errors import TrainError
 from train.heads import HEADS
 from train.regrid import Between, crop
-from train.students import BACKBONES, PADDING, STRIDE, build_student, load_pretrained
+from train.stride import MAP_STRIDES
+from train.students import BACKBONES, build_student, load_pretrained
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("head", HEADS)
-def test_maps_are_a_quarter_of_the_input_for_any_divisible_size(name, head):
+@pytest.mark.parametrize("stride", MAP_STRIDES)
+def test_maps_are_a_strides_part_of_the_input_for_any_divisible_size(name, head, stride):
     for width, height in ((96, 128), (192, 64)):
-        student = build_student(name, head, 17, (width, height)).eval()
-        assert student(torch.zeros(2, 3, height, width)).shape == (2, 17, height // STRIDE, width // STRIDE)
+        student = build_student(name, head, 17, (width, height), stride).eval()
+        assert student.stride == stride
+        assert student(torch.zeros(2, 3, height, width)).shape == (2, 17, height // stride, width // stride)
 
 
 def feature_positions(features):
@@ -41,18 +44,66 @@ def feature_positions(features):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_features_of_every_stride_meet_on_the_heatmap_grid(name):
-    # A doubling, bilinear or a 4x4 transposed convolution, puts pixel u at 2 u + 1/2. So stride 16 must lie at
-    # 16 u + 6 for two doublings to reach heatmap pixel 4 u + 3/2, and one doubling then lies at 8 u + 2.
-    (fine, four), (middle, eight), (coarse, sixteen) = feature_positions(
-        build_student(name, "interp", 17, (96, 128)).features
-    )
-    padding = PADDING[name][0]
+@pytest.mark.parametrize("stride", MAP_STRIDES)
+def test_features_of_every_stride_meet_on_the_heatmap_grid(name, stride):
+    # A doubling, bilinear or a 4x4 transposed convolution, puts pixel u at 2 u + 1/2, so fine pixel 0 lies a quarter of
+    # a coarse pixel before coarse pixel 0. For maps of stride 4: 16 u + 6, 8 u + 2, 4 u.
+    student = build_student(name, "interp", 17, (96, 128), stride)
+    (fine, four), (middle, eight), (coarse, sixteen) = feature_positions(student.features)
     assert (four, eight, sixteen) == (4, 8, 16)
-    assert coarse - padding == 6
+    before, after, *others = student.padding
+    assert before + after == 15
+    assert others == [before, after]
+    place, doubled = coarse - before, {}
+    for step in (16, 8, 4):
+        if step > stride:
+            place -= step / 4
+            doubled[step // 2] = place
+    assert doubled[stride] == 0
     # The 2x2 means of the finer features look half a feature further; the finest features are taken from index 1 on.
-    assert middle - padding + eight / 2 == 2
-    assert fine - padding + four * 1.5 == 0
+    assert doubled[8] == middle - before + eight / 2
+    assert stride == 8 or doubled[4] == fine - before + four * 1.5
+
+
+def with_centred_filters(student):
+    """Every convolution a mean around its middle and every doubling bilinear: one linear map for bright pictures."""
+    doubling = torch.outer(*[torch.tensor([1.0, 3, 3, 1])] * 2) / 16
+    with torch.no_grad():
+        for module in student.modules():
+            if isinstance(module, nn.ConvTranspose2d):
+                module.weight.copy_(doubling / module.in_channels)
+            elif isinstance(module, nn.Conv2d):
+                middle = [slice((side - 1) // 2, side // 2 + 1) for side in module.kernel_size]
+                module.weight.zero_()[:, :, *middle] = 1 / module.in_channels
+            elif isinstance(module, nn.BatchNorm2d):
+                module.weight.fill_(1.0)
+        for name, p in student.named_parameters():
+            if name.endswith("bias"):
+                p.zero_()
+    return student.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [*(("squeezenet1_1", head) for head in HEADS), ("torchvision:resnet18", "fused")]
+)
+@pytest.mark.parametrize("stride", MAP_STRIDES)
+def test_every_map_pixel_looks_at_its_place_on_the_picture(name, head, stride, monkeypatch):
+    # Of a linear network, the gradient of a map pixel is what it sees: its centre of mass must be stride times (x, y).
+    def mean(pool, x):
+        return nn.functional.avg_pool2d(x, pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
+
+    monkeypatch.setattr(nn.MaxPool2d, "forward", mean)
+    width, height = 112, 128
+    student = with_centred_filters(build_student(name, head, 1, (width, height), stride))
+    picture = torch.ones(1, 3, height, width, requires_grad=True)
+    maps = student(picture)[0, 0]
+    assert maps.shape == (height // stride, width // stride)
+    for x, y in ((6, 7), (7, 8)):
+        (seen,) = torch.autograd.grad(maps[y * 8 // stride, x * 8 // stride], picture, retain_graph=True)
+        weight = seen[0].sum(0).double()
+        rows, columns = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
+        centre = [float((weight * axis).sum() / weight.sum()) for axis in (columns, rows)]
+        np.testing.assert_allclose(centre, (x * 8, y * 8), atol=1e-3)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -87,8 +138,9 @@ def test_a_fused_head_begins_as_a_deconv_head():
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_every_parameter_learns(head):
-    student = build_student("squeezenet1_1", head, 17, (96, 128))
+@pytest.mark.parametrize("stride", MAP_STRIDES)
+def test_every_parameter_learns(head, stride):
+    student = build_student("squeezenet1_1", head, 17, (96, 128), stride)
     student(torch.randn(2, 3, 128, 96)).square().sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in student.parameters())
 
@@ -155,6 +207,11 @@ def test_multiply_adds_are_those_of_torchvisions_features_on_the_padded_picture_
 def test_what_is_no_student_is_refused(name, head, size, message):
     with pytest.raises(TrainError, match=message):
         build_student(name, head, 17, size)
+
+
+def test_a_stride_that_no_head_ends_at_is_refused():
+    with pytest.raises(TrainError, match="a student's maps have a stride of 2, 4, 8, got 3"):
+        build_student("squeezenet1_1", "fused", 17, (96, 128), 3)
 
 
 def test_pretrained_weights_fill_the_backbone_or_are_refused(tmp_path):

@@ -1,10 +1,10 @@
 """Bringing any backbone's features onto the grid on which the heads build.
 
-The heads want stride 16 at input pixels 16 u + 6, stride 8 at 8 u - 2 and stride 4 at 4 u - 6: from there doublings and
-2x2 kernels end on heatmap pixels, 4 u (docs/decisions/0007). Where a backbone's features look is found by
-`train.feature_grid`; padding the picture in front brings stride 16 there, whole features cut off in front bring the
-others near, and what is left, a fraction of a feature, is interpolated away. Left over is stride 16's rounding to whole
-pixels of padding: at most half an input pixel, an eighth of a heatmap pixel.
+The heads want features where doublings and 2x2 kernels end on heatmap pixels, at stride * u of the picture
+(docs/decisions/0007); for maps of stride 4 these are input pixels 16 u + 6, 8 u - 2 and 4 u - 6. Where a backbone's
+features look is found by `train.feature_grid`; padding the picture in front brings stride 16 there, whole features cut
+off in front bring the others near, and what is left, a fraction of a feature, is interpolated away. Left over is stride
+16's rounding to whole pixels of padding: at most half an input pixel, an eighth of a heatmap pixel of stride 4.
 """
 
 import copy
@@ -19,10 +19,11 @@ from train.errors import TrainError
 from train.feature_grid import Grid, walk
 from train.heads import Taps
 from train.regrid import Between, crop
+from train.stride import STRIDE
 
 STRIDES: Final = Taps(4, 8, 16)
-TARGETS: Final = Taps(-6.0, -2.0, 6.0)
-"""Input pixel, of the picture without its padding, at which the first feature of each stride must lie."""
+FURTHER: Final = Taps(6, 4, 0)
+"""Input pixels from each stride's first feature to where the heads begin: one and a half features, a half, none."""
 BEYOND: Final = Taps(2, 1, 0)
 """Features that the heads take of each stride, beyond the picture's width over the stride."""
 NEGLIGIBLE: Final = 1 / 64
@@ -38,12 +39,14 @@ class Alignment:
         after: Pixels of padding right and below.
         skip: Features to leave out in front.
         shift: Fraction of a feature, in [0, 1), to interpolate further.
+        finest: Stride of the finest features that a head takes; finer ones stay as they are.
     """
 
     before: int
     after: int
     skip: Taps[int]
     shift: Taps[float]
+    finest: int
 
     def pad(self, images: Tensor) -> Tensor:
         """The padded picture (B, 3, H, W)."""
@@ -54,7 +57,8 @@ class Alignment:
         taps = []
         for i, x in enumerate(features):
             columns, rows = (side // STRIDES[i] + BEYOND[i] + bool(self.shift[i]) for side in size)
-            taps.append(shifts[i](crop(x, self.skip[i], rows, columns)))
+            taken = STRIDES[i] >= self.finest
+            taps.append(shifts[i](crop(x, self.skip[i], rows, columns)) if taken else x)
         return Taps(*taps)
 
     def shifts(self, channels: Taps[int]) -> nn.ModuleList:
@@ -63,13 +67,23 @@ class Alignment:
         return nn.ModuleList(Between(count, shift) if shift else nn.Identity() for count, shift in moved)
 
 
-def align(backbone: nn.Module, name: str, input_size: tuple[int, int]) -> Alignment:
+def targets(stride: int) -> Taps[float]:
+    """Input pixel at which the first feature of each stride must lie, for maps of that stride.
+
+    A doubling puts fine pixel v at coarse pixel (v - 1/2) / 2. So a feature of stride t comes to lie in the middle of
+    the t / stride map pixels that are made of it, the first one at (t - stride) / 2, and the heads begin `FURTHER`.
+    """
+    return Taps(*((of - stride) / 2 - further for of, further in zip(STRIDES, FURTHER, strict=True)))
+
+
+def align(backbone: nn.Module, name: str, input_size: tuple[int, int], stride: int = STRIDE) -> Alignment:
     """Find the alignment of a backbone that puts out features of strides 4, 8 and 16.
 
     Args:
         backbone: Its weights are not touched.
         name: For messages.
         input_size: Width and height of the pictures, divisible by 16.
+        stride: Of the maps.
 
     Raises:
         TrainError: If the features have no place on the picture, or are too few.
@@ -77,7 +91,7 @@ def align(backbone: nn.Module, name: str, input_size: tuple[int, int]) -> Alignm
     blank = copy.deepcopy(backbone).to("meta").eval()
     for extra in (16, 32, 48):
         shapes, grids = _walked(blank, name, (input_size[0] + extra, input_size[1] + extra))
-        found = _solve(_firsts(grids, shapes, name), extra)
+        found = _solve(_firsts(grids, shapes, name), extra, stride)
         if found is not None and _are_enough(found, shapes, input_size):
             return found
     raise TrainError(f"{name} makes too few features of a {input_size[1]}x{input_size[0]} picture for the heads")
@@ -111,22 +125,25 @@ def _firsts(grids: tuple[Grid | None, ...], shapes: tuple[tuple[int, ...], ...],
     return Taps(*firsts)
 
 
-def _solve(firsts: Taps[float], extra: int) -> Alignment | None:
+def _solve(firsts: Taps[float], extra: int, stride: int) -> Alignment | None:
     """The alignment with that much padding in all; None if it takes more."""
-    before = round(firsts.stride16 - TARGETS.stride16) % 16
+    wanted = targets(stride)
+    before = round(firsts.stride16 - wanted.stride16) % 16
     while before <= extra:
-        places = [(t - c + before) / s for t, c, s in zip(TARGETS, firsts, STRIDES, strict=True)]
+        places = [(t - c + before) / s if s >= stride else 0.0 for t, c, s in zip(wanted, firsts, STRIDES, strict=True)]
         places[2] = round(places[2])  # what the padding could not do, below half a pixel, stays
         if min(places) >= 0:
             skip = [math.floor(place + NEGLIGIBLE) for place in places]
             shift = [p - k if p - k > NEGLIGIBLE else 0.0 for p, k in zip(places, skip, strict=True)]
-            return Alignment(before, extra - before, Taps(*skip), Taps(*shift))
+            return Alignment(before, extra - before, Taps(*skip), Taps(*shift), finest=stride)
         before += 16
     return None
 
 
 def _are_enough(found: Alignment, shapes: tuple[tuple[int, ...], ...], input_size: tuple[int, int]) -> bool:
     for i, shape in enumerate(shapes):
+        if STRIDES[i] < found.finest:
+            continue
         for there, side in zip(shape[2:], reversed(input_size), strict=True):
             if there < found.skip[i] + bool(found.shift[i]) + side // STRIDES[i] + BEYOND[i]:
                 return False

@@ -88,7 +88,7 @@ def supervision_of(recipe: Recipe, input_size: tuple[int, int], floor: float, *,
     """The loss that a recipe means for a student of that input size."""
     return Supervision(
         loss=recipe.loss,
-        sigma=recipe.sigma or default_sigma(input_size[1] // 4),
+        sigma=recipe.sigma or default_sigma(input_size[1] // recipe.stride),
         gt_weight=recipe.gt_weight if distil else 1.0,
         kd_weight=recipe.kd_weight if distil else 0.0,
         temperature=recipe.temperature,
@@ -104,7 +104,7 @@ def load_student(path: Path) -> TrainedStudent:
     """Rebuild the student of a checkpoint, in evaluation mode: the average of its weights where the run kept one."""
     content = read(path)
     recipe, input_size = Recipe.read(content["recipe"], path), parse_size(content["input_size"])
-    model = build_student(recipe.student, recipe.head, content["joints"], input_size)
+    model = build_student(recipe.student, recipe.head, content["joints"], input_size, recipe.stride)
     model.load_state_dict(fold_norms(content.get("ema", content["model"])))
     supervision = Supervision(**content["supervision"])
     return TrainedStudent(model.eval(), content["name"], recipe, input_size, supervision)

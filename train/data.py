@@ -15,17 +15,18 @@ from kdlib.images import normalise_images
 from kdlib.logits import TRANSFORMS, gaussian_logits
 from train.augment import Augmentation
 from train.dataset import StoreDataset
+from train.stride import STRIDE
 from train.supervision import default_sigma
 
 
 class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     """Samples of a store, all seen under one affine.
 
-    Each is a dict of tensors: ``image`` (3, H, W) float32, normalised as ImageNet's; ``target`` (K, H / 4, W / 4)
-    float32, the labels' Gaussians of height 1; ``weight`` (K,) float32, 1 where a joint is labelled and inside, else 0;
-    ``logits`` (K, H / 4, W / 4) float32, the teacher's, -inf where it gives no probability (`kdlib.losses.spatial_kl`
-    takes them as they are); ``confidence`` (K,) float32 in 0..1, the height of the teacher's map; ``index``, the
-    sample's own.
+    Each is a dict of tensors: ``image`` (3, H, W) float32, normalised as ImageNet's; ``target`` (K, H / stride,
+    W / stride) float32, the labels' Gaussians of height 1; ``weight`` (K,) float32, 1 where a joint is labelled and
+    inside, else 0; ``logits`` (K, H / stride, W / stride) float32, the teacher's, -inf where it gives no probability
+    (`kdlib.losses.spatial_kl` takes them as they are); ``confidence`` (K,) float32 in 0..1, the height of the teacher's
+    map; ``index``, the sample's own. Heatmap pixel u lies at input pixel stride * u.
 
     Every access draws a new view if there is an augmentation, from torch's generator: `torch.manual_seed` and the
     ``DataLoader``'s worker seeds govern it.
@@ -34,6 +35,7 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         store: A path, a URL, or an opened store.
         input_size: Width and height of the picture; the teacher's where None.
         augmentation: Random views; the plain crop where None.
+        stride: Input pixels a heatmap pixel: 2, 4 or 8.
         logits: ``log`` or ``raw``, what makes logits of the teacher's maps.
         images: Folder of the original images, for a store without frames.
     """
@@ -44,11 +46,12 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         input_size: tuple[int, int] | None = None,
         augmentation: Augmentation | None = None,
         *,
+        stride: int = STRIDE,
         logits: str = "log",
         images: Path | None = None,
     ) -> None:
         opened = cache.open_store(store) if isinstance(store, str | Path) else store
-        self.samples = StoreDataset(opened, input_size, augmentation, images=images)
+        self.samples = StoreDataset(opened, input_size, augmentation, stride=stride, images=images)
         self._transform = TRANSFORMS[logits]
         self._floor = float(opened.manifest["provenance"]["logits"]["floor"])
         self._sigma = default_sigma(self.samples.heatmap_size[1])

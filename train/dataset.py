@@ -19,7 +19,7 @@ from kdlib.warp_packed import warp_packed
 from train.augment import NONE, Augmentation, Views, draw_choices, draw_views
 from train.errors import TrainError
 from train.pixels import frame_pixels, image_pixels
-from train.students import STRIDE
+from train.stride import STRIDE, check_stride
 from train.teacher_maps import TeacherMaps, check_inverses
 
 
@@ -27,14 +27,15 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Samples of a store.
 
     Each is a dict of tensors: ``image`` (H, W, 3) uint8 RGB; ``keypoints`` (K, 2) float32 in heatmap pixels;
-    ``labelled`` (K,) float32, 1 where a joint is labelled and inside the map; ``heatmaps`` (K, H / 4, W / 4) float32,
-    the teacher's raw maps in this very view (absent with ``views=None``); ``affine`` (2, 3) float64, image pixels to
-    input pixels; ``row``, the instance's row in the store.
+    ``labelled`` (K,) float32, 1 where a joint is labelled and inside the map; ``heatmaps`` (K, H / stride, W / stride)
+    float32, the teacher's raw maps in this very view (absent with ``views=None``); ``affine`` (2, 3) float64, image
+    pixels to input pixels; ``row``, the instance's row in the store. Heatmap pixel u lies at input pixel stride * u.
 
     Args:
         store: An opened store (`cache.open_store`).
         input_size: Width and height of the student's input; the teacher's where None.
         augmentation: Random views; the plain crop where None.
+        stride: Input pixels a heatmap pixel: 2, 4 or 8.
         views: Stored views the teacher's maps are made of: ``average``, ``matching``, ``first``; None leaves them out.
             ``replay`` shows one stored view, drawn anew in every epoch, as the teacher saw it; the augmentation then
             starts from it.
@@ -42,7 +43,8 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         seed: Of the augmentation; a sample depends on (seed, epoch, row) alone.
 
     Raises:
-        TrainError: If the store has other joints than COCO's, or neither frames nor an image folder to go with it.
+        TrainError: If the stride is another, or the store has other joints than COCO's, or neither frames nor an image
+            folder to go with it.
     """
 
     def __init__(
@@ -51,16 +53,19 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         input_size: tuple[int, int] | None = None,
         augmentation: Augmentation | None = None,
         *,
+        stride: int = STRIDE,
         views: str | None = "average",
         images: Path | None = None,
         seed: int = 0,
     ) -> None:
+        check_stride(stride)
         teacher = store.manifest["provenance"]["teacher"]
         self.store, self.images, self.views, self.seed, self.epoch = store, images, views, seed, 0
         self.augmentation = augmentation or NONE
         self.teacher_size: tuple[int, int] = tuple(teacher["input_size"])
         self.input_size = input_size or self.teacher_size
-        self.heatmap_size = (self.input_size[0] // STRIDE, self.input_size[1] // STRIDE)
+        self.stride = stride
+        self.heatmap_size = (self.input_size[0] // stride, self.input_size[1] // stride)
         if store.spec.joints != len(JOINTS):
             raise TrainError(
                 f"{store.path} holds {store.spec.joints} joints a person; students learn COCO's {len(JOINTS)}"
@@ -68,7 +73,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         if images is None and not store.has_frames:
             raise TrainError(f"{store.path} holds no frames; name the folder of its images with --images DIR")
         self.flips = store.view_flip.astype(bool)
-        self.maps = None if views is None else TeacherMaps(store, views)
+        self.maps = None if views is None else TeacherMaps(store, views, stride)
         columns = store.instances
         self.rows = np.flatnonzero(store.written)
         if not len(self.rows):
@@ -113,7 +118,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         to_image = invert_affine(views.affines)
         self._fill_images(batch["image"], slots, rows, to_image)
         batch["affine"][slots], batch["row"][slots] = views.affines, rows
-        seen, targets = (views.flips, views.affines), (batch["keypoints"], batch["labelled"])
+        seen, targets = (views.flips, views.affines / self.stride), (batch["keypoints"], batch["labelled"])
         _fill_targets(self.keypoints[rows], FLIP_ORDER, *seen, self.heatmap_size, slots, *targets)
         if self.maps is not None:
             self.maps.fill(batch["heatmaps"], slots, rows, views, to_image)
@@ -158,14 +163,15 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 def _fill_targets(keypoints, mirrored, flips, affines, size, slots, points, labelled):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """Fill slots of points (B, K, 2) and labelled (B, K) with keypoints (n, K, 3) in heatmap pixels, and who is inside.
 
-    Where flips, the joints of a sample are its keypoints in the order mirrored.
+    affines (n, 2, 3) lead from image to heatmap pixels. Where flips, the joints of a sample are its keypoints in the
+    order mirrored.
     """
     for i in range(len(slots)):
         affine, slot = affines[i], slots[i]
         for k in range(len(mirrored)):
             x, y, visibility = keypoints[i, mirrored[k] if flips[i] else k]
-            u = (affine[0, 0] * x + affine[0, 1] * y + affine[0, 2]) / STRIDE
-            v = (affine[1, 0] * x + affine[1, 1] * y + affine[1, 2]) / STRIDE
+            u = affine[0, 0] * x + affine[0, 1] * y + affine[0, 2]
+            v = affine[1, 0] * x + affine[1, 1] * y + affine[1, 2]
             inside = -0.5 < u < size[0] - 0.5 and -0.5 < v < size[1] - 0.5
             points[slot, k, 0], points[slot, k, 1], labelled[slot, k] = u, v, visibility > 0 and inside
 

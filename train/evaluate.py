@@ -21,7 +21,7 @@ from train.dataset import StoreDataset
 from train.decoding import DECODER, joint_threshold
 from train.errors import TrainError
 from train.loader import Loader
-from train.students import STRIDE, Student
+from train.students import Student
 from train.supervision import Supervision
 
 
@@ -91,7 +91,9 @@ def _decode_all(
     tell(0, len(loader))
     for number, batch in enumerate(loader.epoch(), start=1):
         affines = batch["affine"].numpy()
-        batch_points, batch_scores = decode_to_image(heatmaps(batch["image"]), affines, STRIDE, decoder)
+        maps = heatmaps(batch["image"])
+        stride = batch["image"].shape[2] / maps.shape[3]
+        batch_points, batch_scores = decode_to_image(maps, affines, stride, decoder)
         rows.append(batch["row"].numpy())
         points.append(batch_points)
         scores.append(batch_scores)

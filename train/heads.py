@@ -1,6 +1,11 @@
-"""Heads: from a backbone's features to one map a joint, at a quarter of the input's resolution."""
+"""Heads: from a backbone's features to one map a joint.
+
+Every head doubles the resolution of the features of stride 16 until it has that of its maps (`train.stride`): once for
+stride 8, twice for 4, three times for 2.
+"""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
@@ -8,6 +13,10 @@ from torch import Tensor, nn
 from train.regrid import Between, crop
 
 T = TypeVar("T")
+
+
+WIDTHS: Final = {8: 128, 4: 64, 2: 64}
+"""Channels behind the doubling to each stride."""
 
 
 class Taps(NamedTuple, Generic[T]):
@@ -43,31 +52,29 @@ def _around(finer: Tensor, doubled: Tensor, first: int) -> Tensor:
 class InterpHead(nn.Module):
     """The teaching notebook's head: bilinear upsampling and one 3x3 convolution."""
 
-    def __init__(self, channels: Taps[int], joints: int) -> None:
+    def __init__(self, channels: Taps[int], joints: int, stride: int) -> None:
         super().__init__()
-        self.upsample = nn.Upsample(scale_factor=4, mode="bilinear")
+        self.upsample = nn.Upsample(scale_factor=16 // stride, mode="bilinear")
         self.final = _initialised(nn.Conv2d(channels.stride16, joints, 3, padding=1))
 
     def forward(self, features: Taps[Tensor]) -> Tensor:
-        """(B, K, H / 4, W / 4)."""
+        """(B, K, H / stride, W / stride)."""
         return self.final(self.upsample(features.stride16))
 
 
 class DeconvHead(nn.Module):
-    """A light head of Simple Baselines (Xiao et al. 2018, arXiv 1804.06208): two learnt doublings, a 1x1 kernel."""
+    """A light head of Simple Baselines (Xiao et al. 2018, arXiv 1804.06208): learnt doublings, a 1x1 kernel."""
 
-    def __init__(self, channels: Taps[int], joints: int) -> None:
+    def __init__(self, channels: Taps[int], joints: int, stride: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            _doubling(channels.stride16, 128),
-            *_norm_relu(128),
-            _doubling(128, 64),
-            *_norm_relu(64),
-            _initialised(nn.Conv2d(64, joints, 1)),
-        )
+        widths = [channels.stride16, *(width for fine, width in WIDTHS.items() if fine >= stride)]
+        doublings: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            doublings += [_doubling(inputs, outputs), *_norm_relu(outputs)]
+        self.layers = nn.Sequential(*doublings, _initialised(nn.Conv2d(widths[-1], joints, 1)))
 
     def forward(self, features: Taps[Tensor]) -> Tensor:
-        """(B, K, H / 4, W / 4)."""
+        """(B, K, H / stride, W / stride)."""
         return self.layers(features.stride16)
 
 
@@ -78,23 +85,31 @@ class PyramidHead(nn.Module):
     the same grid.
     """
 
-    def __init__(self, channels: Taps[int], joints: int) -> None:
+    def __init__(self, channels: Taps[int], joints: int, stride: int) -> None:
         super().__init__()
+        self.stride = stride
         self.narrow = nn.Sequential(nn.Conv2d(channels.stride16, 128, 1, bias=False), *_norm_relu(128))
         self.double16 = _doubling(128, 128)
         self.lateral8 = nn.Conv2d(channels.stride8, 128, 2, bias=False)
         self.merge8 = nn.Sequential(*_norm_relu(128))
-        self.double8 = _doubling(128, 64)
-        self.lateral4 = nn.Conv2d(channels.stride4, 64, 2, bias=False)
-        self.merge4 = nn.Sequential(*_norm_relu(64), nn.Conv2d(64, 64, 3, padding=1, bias=False), *_norm_relu(64))
-        self.final = _initialised(nn.Conv2d(64, joints, 1))
+        if stride <= 4:
+            self.double8 = _doubling(128, 64)
+            self.lateral4 = nn.Conv2d(channels.stride4, 64, 2, bias=False)
+            self.merge4 = nn.Sequential(*_norm_relu(64), nn.Conv2d(64, 64, 3, padding=1, bias=False), *_norm_relu(64))
+        if stride <= 2:
+            self.double4 = nn.Sequential(_doubling(64, 64), *_norm_relu(64))
+        self.final = _initialised(nn.Conv2d(WIDTHS[stride], joints, 1))
 
     def forward(self, features: Taps[Tensor]) -> Tensor:
-        """(B, K, H / 4, W / 4)."""
-        coarse = self.double16(self.narrow(features.stride16))
-        middle = self.merge8(coarse + self.lateral8(_around(features.stride8, coarse, 0)))
-        fine = self.double8(middle)
-        return self.final(self.merge4(fine + self.lateral4(_around(features.stride4, fine, 1))))
+        """(B, K, H / stride, W / stride)."""
+        x = self.double16(self.narrow(features.stride16))
+        x = self.merge8(x + self.lateral8(_around(features.stride8, x, 0)))
+        if self.stride <= 4:
+            x = self.double8(x)
+            x = self.merge4(x + self.lateral4(_around(features.stride4, x, 1)))
+        if self.stride <= 2:
+            x = self.double4(x)
+        return self.final(x)
 
 
 class FusedHead(nn.Module):
@@ -106,20 +121,28 @@ class FusedHead(nn.Module):
     doubled ones; the mean of four brings them onto the grid.
     """
 
-    def __init__(self, channels: Taps[int], joints: int) -> None:
+    def __init__(self, channels: Taps[int], joints: int, stride: int) -> None:
         super().__init__()
+        self.stride = stride
         self.double16, self.norm16 = _doubling(channels.stride16, 128), nn.BatchNorm2d(128)
         self.lateral8 = _lateral(channels.stride8, 128)
-        self.double8, self.norm8 = _doubling(128, 64), nn.BatchNorm2d(64)
-        self.lateral4 = _lateral(channels.stride4, 64)
-        self.final = _initialised(nn.Conv2d(64, joints, 1))
+        if stride <= 4:
+            self.double8, self.norm8 = _doubling(128, 64), nn.BatchNorm2d(64)
+            self.lateral4 = _lateral(channels.stride4, 64)
+        if stride <= 2:
+            self.double4, self.norm4 = _doubling(64, 64), nn.BatchNorm2d(64)
+        self.final = _initialised(nn.Conv2d(WIDTHS[stride], joints, 1))
 
     def forward(self, features: Taps[Tensor]) -> Tensor:
-        """(B, K, H / 4, W / 4)."""
-        coarse = self.norm16(self.double16(features.stride16))
-        middle = (coarse + self.lateral8(_around(features.stride8, coarse, 0))).relu()
-        fine = self.norm8(self.double8(middle))
-        return self.final((fine + self.lateral4(_around(features.stride4, fine, 1))).relu())
+        """(B, K, H / stride, W / stride)."""
+        x = self.norm16(self.double16(features.stride16))
+        x = (x + self.lateral8(_around(features.stride8, x, 0))).relu()
+        if self.stride <= 4:
+            x = self.norm8(self.double8(x))
+            x = (x + self.lateral4(_around(features.stride4, x, 1))).relu()
+        if self.stride <= 2:
+            x = self.norm4(self.double4(x)).relu()
+        return self.final(x)
 
 
 def _lateral(inputs: int, outputs: int) -> nn.Module:
@@ -128,10 +151,10 @@ def _lateral(inputs: int, outputs: int) -> nn.Module:
     return nn.Sequential(Between(inputs, 0.5), nn.Conv2d(inputs, outputs, 1, bias=False), norm)
 
 
-HEADS: Final[dict[str, Callable[[Taps[int], int], nn.Module]]] = {
+HEADS: Final[dict[str, Callable[[Taps[int], int, int], nn.Module]]] = {
     "fused": FusedHead,
     "pyramid": PyramidHead,
     "deconv": DeconvHead,
     "interp": InterpHead,
 }
-"""Heads by the name that recipes use."""
+"""Heads by the name that recipes use; each takes the features' channels, the number of joints, and its maps' stride."""

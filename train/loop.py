@@ -191,7 +191,9 @@ class Trainer:
         """Numbers and a few persons of the validation store, for TensorBoard."""
         self.board.add("val", {name: metrics[name] or 0.0 for name in ("ap", "pck@0.05")}, self.progress.step)
         if self.pictures is None:
-            self.pictures = Pictures(self.run.val_store, self.run.input_size, self.run.val_images)
+            self.pictures = Pictures(
+                self.run.val_store, self.run.input_size, self.run.val_images, stride=self.run.recipe.stride
+            )
         picture = self.pictures.draw(student, self.state.supervision)
         self.board.show("val/people", picture, self.progress.step)
 

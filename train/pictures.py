@@ -22,7 +22,8 @@ from train.dataset import StoreDataset, as_tensors
 from train.decoding import DECODER
 from train.fewest_labels import FEWEST_LABELS
 from train.report.overlays import COLOURS, SIDES, heat_pixels, limb_side
-from train.students import STRIDE, Student
+from train.stride import STRIDE
+from train.students import Student
 from train.supervision import Supervision
 
 PERSONS: Final = 6
@@ -44,12 +45,18 @@ class Pictures:
         input_size: Width and height of the student's input.
         images: Folder of the original images, for a store without frames.
         count: How many persons; fewer where there are not as many with enough labels.
+        stride: Input pixels a pixel of the student's maps.
     """
 
     def __init__(
-        self, store: Any, input_size: tuple[int, int], images: Path | None = None, count: int = PERSONS
+        self,
+        store: Any,
+        input_size: tuple[int, int],
+        images: Path | None = None,
+        count: int = PERSONS,
+        stride: int = STRIDE,
     ) -> None:
-        dataset = StoreDataset(store, input_size, views="average", images=images)
+        dataset = StoreDataset(store, input_size, stride=stride, views="average", images=images)
         rows = _spaced(store.instances["keypoints"], dataset.rows, count)
         batch = dataset.empty_batch(len(rows))
         dataset.fill(batch, np.arange(len(rows)), rows, epoch=0)
@@ -57,7 +64,7 @@ class Pictures:
         self._images = tensors["image"]
         self._labels = tensors["keypoints"].numpy(), tensors["labelled"].numpy() > 0
         self._teacher = tensors["heatmaps"].numpy()
-        self._scale = TILE_HEIGHT / input_size[1]
+        self._scale, self._stride = TILE_HEIGHT / input_size[1], stride
         self._tiles = [self._enlarged(image) for image in self._images.numpy()]
 
     @torch.inference_mode()
@@ -87,12 +94,13 @@ class Pictures:
 
     def _skeletons(self, points: NDArray[np.float32], drawn: NDArray[np.bool_]) -> list[NDArray[np.uint8]]:
         """Points (B, K, 2) in heatmap pixels over the pictures; joints and limbs where ``drawn`` (B, K)."""
-        at = (points * STRIDE + 0.5) * self._scale - 0.5
+        at = (points * self._stride + 0.5) * self._scale - 0.5
         return [_skeleton(tile.copy(), *one) for tile, *one in zip(self._tiles, at, drawn, strict=True)]
 
     def _heat(self, heatmaps: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
         """Maps (B, K, H, W) over the darkened pictures."""
-        return [_under_heat(tile, maps, self._scale) for tile, maps in zip(self._tiles, heatmaps, strict=True)]
+        pairs = zip(self._tiles, heatmaps, strict=True)
+        return [_under_heat(tile, maps, self._scale, self._stride) for tile, maps in pairs]
 
 
 def _spaced(keypoints: NDArray[np.floating], rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -112,9 +120,9 @@ def _skeleton(tile: NDArray[np.uint8], points: NDArray[np.floating], drawn: NDAr
     return tile
 
 
-def _under_heat(tile: NDArray[np.uint8], heatmaps: NDArray[np.float32], scale: float) -> NDArray[np.uint8]:
-    """Heatmap pixel u lies at input pixel 4 u, which a plain resize would move by a pixel and a half."""
-    factor = STRIDE * scale
+def _under_heat(tile: NDArray[np.uint8], heatmaps: NDArray[np.float32], scale: float, stride: int) -> NDArray[np.uint8]:
+    """Heatmap pixel u lies at input pixel stride * u, which a plain resize would move by (stride - 1) / 2 pixels."""
+    factor = stride * scale
     affine = np.array([[factor, 0, 0.5 * scale - 0.5], [0, factor, 0.5 * scale - 0.5]])
     layer = cv2.warpAffine(heat_pixels(heatmaps), affine, tile.shape[1::-1], flags=cv2.INTER_LINEAR).astype(np.float32)
     opacity = layer[..., 3:] / 255

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from kdlib.geometry import parse_size
 from train.errors import TrainError
+from train.stride import MAP_STRIDES, STRIDE
 
 
 def _knob(default: Any, text: str, **options: Any) -> Any:
@@ -27,8 +28,8 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
 """What numbers may be; nan is none of it."""
 
 
-BEFORE = {"backbone_norm": "none"}
-"""What recipes did that were written before they had a knob for it, where that is not today's default."""
+BEFORE: dict[str, Any] = {"backbone_norm": "none", "stride": STRIDE}
+"""What recipes did that were written before they had a knob for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Recipe:
         "fused",
         "fused (learnt doublings, finer features added to them), deconv (the doublings alone), pyramid (other "
         "doublings), or interp (the notebook's)",
+    )
+    stride: int = _knob(
+        STRIDE,
+        "input pixels a pixel of the student's maps: 2 is finer and takes longer, 8 is coarser and cheaper",
+        choices=MAP_STRIDES,
     )
     input_size: str = _knob("", "HEIGHTxWIDTH, e.g. 256x192, of the student's input (default: the teacher's)")
     pretrained: str = _knob("auto", "ImageNet weights: auto (download), none, or a file")

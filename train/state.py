@@ -45,7 +45,9 @@ class State:
         self.supervision = checkpoint.supervision_of(
             self.recipe, run.input_size, run.store.manifest["provenance"]["logits"]["floor"], distil=run.distil
         )
-        self.model = build_student(self.recipe.student, self.recipe.head, run.store.spec.joints, run.input_size)
+        self.model = build_student(
+            self.recipe.student, self.recipe.head, run.store.spec.joints, run.input_size, self.recipe.stride
+        )
         self.model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._plain = copy.deepcopy(self.model)
         if self.recipe.backbone_norm == "batch":
@@ -67,7 +69,13 @@ class State:
         augmentation = Augmentation(recipe.flip, recipe.rotation, scale=recipe.scale, half_body=recipe.half_body)
         views = recipe.views if self.supervision.kd_weight > 0 else None
         dataset = StoreDataset(
-            run.store, run.input_size, augmentation, views=views, images=run.images, seed=recipe.seed
+            run.store,
+            run.input_size,
+            augmentation,
+            stride=recipe.stride,
+            views=views,
+            images=run.images,
+            seed=recipe.seed,
         )
         loader = Loader(
             dataset,

@@ -15,7 +15,7 @@ from train.export.onnx_session import OnnxStudent
 
 
 class StudentFile(Protocol):
-    """Crops (B, H, W, 3) uint8 RGB to heatmaps (B, K, H / 4, W / 4) float32, see `train.export.deployable`."""
+    """Crops (B, H, W, 3) uint8 RGB to heatmaps (B, K, h, w) float32, see `train.export.deployable`."""
 
     name: str
     input_size: tuple[int, int]

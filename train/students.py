@@ -1,8 +1,9 @@
 """Students: SqueezeNet's features, or another backbone's, under a head that turns them into heatmaps.
 
 SqueezeNet (Iandola et al. 2016, arXiv 1602.07360; torchvision's layers and weights) pads neither its first convolution
-nor its pools, so its features lie off the heatmap grid (heatmap pixel u at input pixel 4 u). `Student` pads the
-picture so that features of stride 16 lie at input pixels 16 u + 6, where two doublings put them exactly onto the grid.
+nor its pools, so its features lie off the heatmap grid (heatmap pixel u at input pixel stride * u). `Student` pads the
+picture so that features of stride 16 lie where doublings put them exactly onto the grid: at input pixels 16 u + 6 for
+the two doublings that end at stride 4.
 """
 
 from collections.abc import Callable
@@ -13,29 +14,31 @@ import torchvision
 from torch import Tensor, nn
 
 from console.nearest import did_you_mean
-from train.alignment import align
+from train.alignment import align, targets
 from train.backbones import is_library_name, open_backbone, timm_pretrained, torchvision_pretrained
 from train.conv_norms import add_norms, norm_entries
 from train.errors import TrainError
 from train.heads import HEADS, Taps
 from train.state_dict import NoStateDictError, misfit
+from train.stride import STRIDE, check_stride
 
-STRIDE: Final = 4
-"""Input pixels a heatmap pixel, for every student."""
 FEATURE_STRIDE: Final = 16
 
 BACKBONES: Final[dict[str, Callable[..., Any]]] = {
     "squeezenet1_1": torchvision.models.squeezenet1_1,
     "squeezenet1_0": torchvision.models.squeezenet1_0,
 }
-PADDING: Final = {"squeezenet1_1": (9, 6, 9, 6), "squeezenet1_0": (11, 4, 11, 4)}
-"""Left, right, top, bottom: 15 in all make a feature of every 16 pixels; 1.0's first kernel looks 2 pixels further."""
+FIRST: Final = {"squeezenet1_1": 15, "squeezenet1_0": 17}
+"""Input pixel of the first feature of stride 16 where nothing is padded; 1.0's first kernel looks 2 pixels further."""
+PADDED: Final = 15
+"""Pixels of padding on both sides together: they make a feature of every 16 pixels."""
 
 
 class Student(nn.Module):
-    """A backbone and a head: (B, 3, H, W) normalised pictures to (B, K, H / 4, W / 4) maps."""
+    """A backbone and a head: (B, 3, H, W) normalised pictures to (B, K, H / stride, W / stride) maps."""
 
     joints: int
+    stride: int
     features: nn.Module
     head: nn.Module
 
@@ -58,15 +61,16 @@ class SqueezeNetStudent(Student):
         name: Key of `BACKBONES`.
         head: Key of `train.heads.HEADS`.
         joints: Number of maps K.
+        stride: Of the maps.
     """
 
-    def __init__(self, name: str, head: str, joints: int) -> None:
+    def __init__(self, name: str, head: str, joints: int, stride: int = STRIDE) -> None:
         super().__init__()
-        self.joints, self.padding = joints, PADDING[name]
+        self.joints, self.stride, self.padding = joints, stride, padding(name, stride)
         layers: nn.Sequential = BACKBONES[name](weights=None).features
         layers[1], layers[2] = layers[2], layers[1]  # ReLU behind the pool: the same, of a quarter of the numbers
         self.features = layers
-        self.head = HEADS[head](_channels(layers), joints)
+        self.head = HEADS[head](_channels(layers), joints, stride)
 
     def taps(self, images: Tensor) -> Taps[Tensor]:
         """Features before the pools, and the last ones."""
@@ -93,20 +97,27 @@ class BackboneStudent(Student):
         head: Key of `train.heads.HEADS`.
         joints: Number of maps K.
         input_size: Width and height of the pictures.
+        stride: Of the maps.
     """
 
-    def __init__(self, name: str, head: str, joints: int, input_size: tuple[int, int]) -> None:
+    def __init__(self, name: str, head: str, joints: int, input_size: tuple[int, int], stride: int = STRIDE) -> None:
         super().__init__()
-        self.joints = joints
+        self.joints, self.stride = joints, stride
         self.features, channels = open_backbone(name)
-        self.alignment = align(self.features, name, input_size)
+        self.alignment = align(self.features, name, input_size, stride)
         self.shifts = self.alignment.shifts(channels)
-        self.head = HEADS[head](channels, joints)
+        self.head = HEADS[head](channels, joints, stride)
 
     def taps(self, images: Tensor) -> Taps[Tensor]:
         """Features of strides 4, 8 and 16, padded, cut and shifted."""
         features = list(self.features(self.alignment.pad(images)))
         return self.alignment.apply(features, (images.shape[-1], images.shape[-2]), self.shifts)
+
+
+def padding(name: str, stride: int) -> tuple[int, int, int, int]:
+    """Pixels to the left, to the right, above and below that bring a SqueezeNet's features onto the heads' grid."""
+    before = FIRST[name] - int(targets(stride).stride16)
+    return before, PADDED - before, before, PADDED - before
 
 
 def _channels(features: nn.Sequential) -> Taps[int]:
@@ -118,11 +129,12 @@ def _channels(features: nn.Sequential) -> Taps[int]:
     return Taps(*(fire.expand1x1.out_channels + fire.expand3x3.out_channels for fire in lasts))
 
 
-def build_student(name: str, head: str, joints: int, input_size: tuple[int, int]) -> Student:
+def build_student(name: str, head: str, joints: int, input_size: tuple[int, int], stride: int = STRIDE) -> Student:
     """Make a student with random weights.
 
     Raises:
-        TrainError: If the name, the head or the input size (width, height) is none that students have.
+        TrainError: If the name, the head, the input size (width, height) or the stride of the maps is none that
+            students have.
     """
     if name not in BACKBONES and not is_library_name(name):
         there = f"there are {', '.join(BACKBONES)}, timm:NAME and torchvision:NAME"
@@ -133,9 +145,10 @@ def build_student(name: str, head: str, joints: int, input_size: tuple[int, int]
     if any(side <= 0 or side % FEATURE_STRIDE for side in input_size):
         width, height = input_size
         raise TrainError(f"students need an input divisible by {FEATURE_STRIDE}, got {height}x{width} (height x width)")
+    check_stride(stride)
     if is_library_name(name):
-        return BackboneStudent(name, head, joints, input_size)
-    return SqueezeNetStudent(name, head, joints)
+        return BackboneStudent(name, head, joints, input_size, stride)
+    return SqueezeNetStudent(name, head, joints, stride)
 
 
 def load_pretrained(student: Student, name: str, source: str) -> tuple[str, bool]:

@@ -11,11 +11,8 @@ from kdlib.warp_maps import bordered_shape, interior, mean_heatmaps
 from train.augment import Views
 from train.errors import BadRecordError
 from train.scratch import SCRATCH
-from train.students import STRIDE
 
 _SAME_ORDER = np.arange(len(FLIP_ORDER))
-_FROM_MAPS = np.array([STRIDE, STRIDE, 1.0])
-"""Times an affine of input pixels: the same of heatmap pixels."""
 
 
 def check_inverses(store: Any, rows: NDArray[np.int64], inverses: NDArray[np.float64]) -> None:
@@ -39,12 +36,14 @@ class TeacherMaps:
     Args:
         store: An opened store.
         views: Stored views a sample's maps are made of, as `train.dataset.StoreDataset` says.
+        stride: Input pixels a heatmap pixel of the samples.
     """
 
-    def __init__(self, store: Any, views: str) -> None:
+    def __init__(self, store: Any, views: str, stride: int) -> None:
         teacher = store.manifest["provenance"]["teacher"]
         self._store, self._views = store, views
         self._stride = teacher["input_size"][0] / teacher["heatmap_size"][0]
+        self._from_maps = np.array([stride, stride, 1.0])  # times an affine of input pixels: that of heatmap pixels
         self._flips = [bool(flip) for flip in store.view_flip]
 
     def fill(
@@ -80,7 +79,7 @@ class TeacherMaps:
 
     def inverses(self, rows: NDArray[np.int64], to_image: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n, V, 2, 3) heatmap pixels of each sample to pixels of each stored view's maps."""
-        to_frame = compose_affines(self._store.frame_affine[rows], to_image * _FROM_MAPS)
+        to_frame = compose_affines(self._store.frame_affine[rows], to_image * self._from_maps)
         return compose_affines(self._store.view_affine[rows], to_frame[:, None]) / self._stride
 
     def _chosen(self, seen: Views) -> list[list[int]]:

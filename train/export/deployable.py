@@ -2,8 +2,9 @@
 
 Input ``image``: (B, H, W, 3) uint8 RGB, as an image library gives it; normalisation is inside. Or, ``normalised``:
 (B, 3, H, W) float32, (x / 255 - mean) / std, as torchvision has it and as a teacher ``onnx:FILE`` is fed.
-Output ``heatmaps``: (B, K, H / 4, W / 4) float32; heatmap pixel u lies at input pixel 4 u. A label's Gaussian would
-peak at 1; a student's map peaks higher where it is surer of the place than that, and lower where it is less sure.
+Output ``heatmaps``: (B, K, H / stride, W / stride) float32; heatmap pixel u lies at input pixel stride * u. A label's
+Gaussian would peak at 1; a student's map peaks higher where it is surer of the place than that, and lower where it is
+less sure.
 """
 
 import json
@@ -16,7 +17,6 @@ from kdlib.images import COLOUR_ORDER, IMAGENET_MEAN, IMAGENET_STD, normalise_im
 from kdlib.skeleton import JOINTS
 from kdlib.version import project_version
 from train.checkpoint import TrainedStudent
-from train.students import STRIDE
 
 FORMAT: Final = "pose-student-1"
 INPUT, OUTPUT = "image", "heatmaps"
@@ -57,7 +57,7 @@ def describe(student: TrainedStudent, *, normalised: bool, precision: str = "fp3
         "colour_order": COLOUR_ORDER,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
-        "stride": STRIDE,
+        "stride": student.model.stride,
         "heatmaps": MEANING[student.supervision.loss],
         "sigma": student.supervision.sigma,
         "temperature": student.supervision.reading_temperature,

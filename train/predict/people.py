@@ -14,7 +14,6 @@ from kdlib.warp import warp_image
 from train.decoding import DECODER, joint_threshold
 from train.predict.boxes import Boxes
 from train.student_file import StudentFile
-from train.students import STRIDE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +96,9 @@ def _people(
     points, scores = np.empty((0, student.joints, 2)), np.empty((0, student.joints), np.float32)
     for start in range(0, len(crops), batch_size):
         batch = slice(start, start + batch_size)
-        found = decode_to_image(student(np.stack(crops[batch])), np.stack(affines[batch]), STRIDE, decoder)
+        maps = student(np.stack(crops[batch]))
+        stride = student.input_size[0] / maps.shape[-1]
+        found = decode_to_image(maps, np.stack(affines[batch]), stride, decoder)
         points, scores = np.concatenate([points, found[0]]), np.concatenate([scores, found[1]])
     start = 0
     for scene, boxes in waiting:

@@ -20,7 +20,6 @@ from train.report.evidence import Evidence, Subject, Trained
 from train.report.markup import Markup, compact, element
 from train.report.numbers import fixed
 from train.report.overlays import data_uri, heat_layer, panel, skeleton
-from train.students import STRIDE
 
 SHOWN = 10
 WORST = 12
@@ -101,7 +100,7 @@ def _student(evidence: Evidence, trained: Trained, rows: NDArray[np.int64], seri
     dataset.fill(batch, np.arange(len(rows)), rows, epoch=0)
     said = trained.student.model(normalise_images(as_tensors(batch)["image"]))
     maps = trained.student.supervision.heatmaps(said).numpy()
-    return Drawn(trained, series, maps, _to_image(batch["affine"], STRIDE))
+    return Drawn(trained, series, maps, _to_image(batch["affine"], trained.student.model.stride))
 
 
 def _to_image(affines: NDArray[np.float64], stride: float) -> NDArray[np.float64]:
