@@ -41,6 +41,15 @@ def test_a_sample_is_image_truth_logits_and_weights_on_one_grid(path):
     torch.testing.assert_close(sample["logits"].amax(dim=(1, 2)).exp()[seen], sample["confidence"][seen].clamp(0, 1))
 
 
+def test_another_stride_is_another_raster_over_the_same_picture(path):
+    fine, coarse = (DistillationDataset(path, (72, 112), stride=stride)[3] for stride in (2, 4))
+    assert fine["target"].shape == fine["logits"].shape == (17, 56, 36)
+    assert torch.equal(fine["image"], coarse["image"])
+    # The labels' Gaussians have a 32nd of the rows as deviation, but at least a pixel: 56 / 32, and 1 for 28 rows.
+    torch.testing.assert_close(fine["target"][:, ::2, ::2] ** ((56 / 32) ** 2 / 4), coarse["target"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(fine["logits"][:, ::2, ::2], coarse["logits"])
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_give_what_one_process_gives(path, method):
     dataset = pickle.loads(pickle.dumps(DistillationDataset(path)))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib.geometry import compose_affines, invert_affine, scale_affine
+from kdlib.geometry import compose_affines, invert_affine, scale_affine, transform_points
 from kdlib.heatmaps import decode_dark
 from kdlib.skeleton import FLIP_ORDER
 from kdlib.warp_maps import warp_heatmaps
@@ -95,19 +95,45 @@ def test_a_replayed_view_is_what_the_teacher_saw(tmp_path):
     assert len(replayed) > 0.85 * 3 * len(store)  # of three views each, a view is missed with probability (2 / 3) ** 6
 
 
-@pytest.mark.parametrize("codec", ["root4", "float32"])
-def test_fused_decoding_equals_decoding_then_warping(tmp_path, codec):
+@pytest.mark.parametrize(("codec", "stride"), [("root4", 4), ("float32", 4), ("float32", 2), ("root4", 8)])
+def test_fused_decoding_equals_decoding_then_warping(tmp_path, codec, stride):
     store = make_store(tmp_path / "s.zarr", codec=codec)
-    dataset = StoreDataset(store, (72, 112), STRONG, views="matching", seed=2)
+    dataset = StoreDataset(store, (72, 112), STRONG, stride=stride, views="matching", seed=2)
     for i in range(len(dataset)):
         sample = dataset[i]
         view = int(np.linalg.det(sample["affine"][:, :2].numpy()) < 0)
         to_maps = compose_affines(
             scale_affine(1 / 4), compose_affines(store.view_affine[i, view], store.frame_affine[i])
         )
-        affine = compose_affines(compose_affines(scale_affine(1 / 4), sample["affine"]), invert_affine(to_maps))
-        expected = warp_heatmaps(store.heatmap(i, view).transpose(1, 2, 0), affine, (18, 28))
+        affine = compose_affines(compose_affines(scale_affine(1 / stride), sample["affine"]), invert_affine(to_maps))
+        expected = warp_heatmaps(store.heatmap(i, view).transpose(1, 2, 0), affine, (72 // stride, 112 // stride))
         np.testing.assert_allclose(sample["heatmaps"].numpy(), expected.transpose(2, 0, 1), atol=1e-6)
+
+
+def test_a_doubled_stride_is_every_second_pixel_of_the_same_view(store):
+    def sample(stride, i):
+        return StoreDataset(store, (72, 112), STRONG, stride=stride, seed=6)[i]
+
+    outside = 0
+    for i in range(len(store)):
+        for stride in (2, 4):
+            fine, coarse = sample(stride, i), sample(2 * stride, i)
+            assert torch.equal(fine["image"], coarse["image"])
+            np.testing.assert_allclose(fine["heatmaps"][:, ::2, ::2], coarse["heatmaps"], atol=1e-5)
+            np.testing.assert_allclose(fine["keypoints"] / 2, coarse["keypoints"], atol=1e-5)
+        in_input = coarse["keypoints"].numpy() * 8
+        order = FLIP_ORDER if np.linalg.det(coarse["affine"][:, :2]) < 0 else range(17)
+        known = store.instances["keypoints"][i][list(order)]
+        np.testing.assert_allclose(in_input, transform_points(known[:, :2], coarse["affine"].numpy()), atol=1e-3)
+        inside = ((in_input >= -4) & (in_input < [72 - 4, 112 - 4])).all(axis=1)  # half a pixel of 8 beyond the first
+        np.testing.assert_array_equal(coarse["labelled"], inside & (known[:, 2] > 0))
+        outside += (~inside).sum()
+    assert outside > 0
+
+
+def test_a_stride_that_no_student_has_is_refused(store):
+    with pytest.raises(TrainError, match="a stride of 2, 4, 8, got 16"):
+        StoreDataset(store, stride=16)
 
 
 @pytest.mark.parametrize("codec", ["root4", "float32"])

@@ -19,8 +19,13 @@ SUPERVISION = supervision_of(Recipe(loss="mse"), INPUT_SIZE, 0.003, distil=True)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return Pictures(make_store(tmp_path_factory.mktemp("pictures") / "val.h5", 8), INPUT_SIZE, count=COUNT)
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("pictures") / "val.h5", 8)
+
+
+@pytest.fixture(scope="module")
+def pictures(store):
+    return Pictures(store, INPUT_SIZE, count=COUNT)
 
 
 class Says(torch.nn.Module):
@@ -34,9 +39,9 @@ class Says(torch.nn.Module):
         return self.maps.expand(len(images), -1, -1, -1)
 
 
-def one_joint(k, x, y):
+def one_joint(k, x, y, stride=STRIDE):
     """Maps (1, 17, h, w) with one Gaussian, at (x, y) in heatmap pixels."""
-    columns, rows = np.meshgrid(np.arange(INPUT_SIZE[0] // STRIDE), np.arange(INPUT_SIZE[1] // STRIDE))
+    columns, rows = np.meshgrid(np.arange(INPUT_SIZE[0] // stride), np.arange(INPUT_SIZE[1] // stride))
     maps = torch.zeros(1, 17, *columns.shape)
     maps[0, k] = torch.from_numpy(np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 4.5)).float()
     return maps
@@ -59,11 +64,13 @@ def test_only_the_students_rows_change_with_the_student(pictures):
     assert same == [name != "student" for name in ROWS]
 
 
-def test_a_joint_is_drawn_where_the_student_says_it_is_and_its_heat_lies_around_it(pictures):
-    joint, x, y = SIDES.index("left"), 16.0, 8.0
-    grid = pictures.draw(Says(one_joint(joint, x, y)), SUPERVISION)
+@pytest.mark.parametrize(("stride", "x", "y"), [(4, 16.0, 8.0), (8, 6.0, 9.0), (2, 20.0, 35.0)])
+def test_a_joint_is_drawn_where_the_student_says_it_is_and_its_heat_lies_around_it(store, stride, x, y):
+    joint = SIDES.index("left")
+    pictures = Pictures(store, INPUT_SIZE, count=COUNT, stride=stride)
+    grid = pictures.draw(Says(one_joint(joint, x, y, stride)), SUPERVISION)
     scale = TILE_HEIGHT / INPUT_SIZE[1]
-    at = (np.array([x, y]) * STRIDE + 0.5) * scale - 0.5
+    at = (np.array([x, y]) * stride + 0.5) * scale - 0.5
     column, row = at.round().astype(int)
     np.testing.assert_array_equal(tile(grid, ROWS.index("student"), 1)[row, column], COLOURS["left"])
     heat = tile(grid, len(ROWS) - 1, 1).astype(float)
@@ -73,13 +80,15 @@ def test_a_joint_is_drawn_where_the_student_says_it_is_and_its_heat_lies_around_
     np.testing.assert_allclose(centre, at, atol=0.75)
 
 
-def test_the_labels_lie_on_the_persons_dots(pictures):
+@pytest.mark.parametrize("stride", [4, 8])
+def test_the_labels_lie_on_the_persons_dots(store, stride):
+    pictures = Pictures(store, INPUT_SIZE, count=COUNT, stride=stride)
     keypoints, labelled = pictures._labels
-    grid = pictures.draw(Says(one_joint(0, 5, 5)), SUPERVISION)
+    grid = pictures.draw(Says(one_joint(0, 5, 5, stride)), SUPERVISION)
     found = 0
     for column in range(COUNT):
         grey = cv2.cvtColor(pictures._images[column].numpy(), cv2.COLOR_RGB2GRAY)
-        for (x, y), seen in zip(keypoints[column] * STRIDE, labelled[column], strict=True):
+        for (x, y), seen in zip(keypoints[column] * stride, labelled[column], strict=True):
             if seen and 2 < x < INPUT_SIZE[0] - 3 and 2 < y < INPUT_SIZE[1] - 3:
                 assert grey[round(y), round(x)] > 180
                 found += 1

@@ -18,14 +18,17 @@ from train.report.overlays import COLOURS
 
 
 class DotFinder:
-    """A student that sees the one bright dot of a crop: its heatmaps are the crop's brightness, four times smaller."""
+    """A student that sees the one bright dot of a crop: its heatmaps are the crop's brightness, made smaller."""
 
     name, input_size, joints, loss = "dots", (96, 128), 17, "kl"
+
+    def __init__(self, stride=4):
+        self.stride = stride
 
     def __call__(self, crops):
         self.batch = len(crops)
         grey = crops.astype(np.float32).mean(axis=3) / 255
-        small = np.stack([cv2.GaussianBlur(g, (0, 0), 4)[::4, ::4] for g in grey])
+        small = np.stack([cv2.GaussianBlur(g, (0, 0), self.stride)[:: self.stride, :: self.stride] for g in grey])
         return np.repeat((small / small.max(axis=(1, 2), keepdims=True))[:, None], 17, axis=1)
 
 
@@ -36,12 +39,13 @@ def dotted(size, *dots):
     return image
 
 
-def test_points_come_back_in_the_pixels_of_their_picture_whatever_the_batches():
+@pytest.mark.parametrize("stride", [2, 4, 8])
+def test_points_come_back_in_the_pixels_of_their_picture_whatever_the_batches(stride):
     wide, tall = dotted((400, 150), (90, 60), (330, 100)), dotted((120, 300), (70, 210))
     boxes = Boxes(np.array([[40.0, 20, 100, 90], [280, 60, 90, 80]]), np.array([0.5, 0.9]))
     scenes = [Scene("wide", 1, wide, boxes), Scene("tall", 2, tall, whole_picture(tall))]
     for batch_size in (1, 2, 32):
-        one, two = estimate(DotFinder(), scenes, batch_size)
+        one, two = estimate(DotFinder(stride), scenes, batch_size)
         np.testing.assert_allclose(one.scores, [0.9, 0.5])  # best first
         np.testing.assert_allclose(one.points[:, 3], [[330, 100], [90, 60]], atol=1.5)
         np.testing.assert_allclose(two.points[0, 16], [70, 210], atol=2.5)
