@@ -1,6 +1,8 @@
 """Maps of another stride, from training to prediction; and files of before there was a choice."""
 
 import json
+import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 import cache
+from kdlib.complexity import multiply_adds, parameter_count
 from kdlib.geometry import invert_affine, transform_points
 from tests.people_store import make_store
 from tests.tiny_training import command
@@ -17,6 +20,10 @@ from train.evaluate import predict, predict_exported, student_loader
 from train.recipe import Recipe
 from train.report.evidence import gather
 from train.report.people import _student
+from train.stride import MAP_STRIDES
+from train.students import build_student
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "students.md"
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +110,15 @@ def test_a_stride_in_a_file_is_one_of_the_three(stores, tmp_path, capsys):
     (tmp_path / "wide.toml").write_text("stride = 16\n")
     assert main([*command(stores, tmp_path / "run"), "--config", str(tmp_path / "wide.toml")]) == 1
     assert capsys.readouterr().err == f"error: {tmp_path / 'wide.toml'}: stride: one of 2, 4, 8 is needed, got 16\n"
+
+
+def test_the_page_says_what_each_stride_costs():
+    rows = re.findall(
+        r"^\| (\d) \| (\d+)x(\d+) \| ([\d.]+) M \| ([\d.]+) \| ([\d.]+) \|$", PAGE.read_text(), re.MULTILINE
+    )
+    assert [int(row[0]) for row in rows] == list(MAP_STRIDES)
+    for stride, height, width, millions, large, small in rows:
+        student = build_student("squeezenet1_1", "fused", 17, (192, 256), int(stride))
+        assert student(torch.zeros(1, 3, 256, 192)).shape[2:] == (int(height), int(width))
+        assert f"{parameter_count(student) / 1e6:.2f}" == millions
+        assert [f"{multiply_adds(student, size) / 1e9:.2f}" for size in ((192, 256), (96, 128))] == [large, small]
