@@ -79,7 +79,7 @@ class FilesDataset(StoreDataset):
 
     def __init__(self, store: Any, augmentation: Augmentation, folder: Path, workers: int) -> None:
         super().__init__(store, augmentation=augmentation, views="first")
-        self.folder, self.maps = folder, _ReadMaps(store, "first")
+        self.folder, self.maps = folder, _ReadMaps(store, "first", self.stride)
         self.work = torch.zeros(workers, 2, dtype=torch.float64).share_memory_()
 
     def __getitem__(self, index: int) -> Batch:

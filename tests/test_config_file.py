@@ -36,7 +36,7 @@ def samples(action):
         return [], "true"
     if action.choices:
         other = next(choice for choice in action.choices if choice != action.default)
-        return [other], f'"{other}"'
+        return [str(other)], json.dumps(other)
     if isinstance(action.default, list):
         return ["some=text"], '["some=text"]'
     try:
