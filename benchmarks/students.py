@@ -1,6 +1,6 @@
 """What students cost, side by side: parameters, multiply-adds and CPU latency of a few backbones.
 
-    python -m benchmarks.students [--input-size 256x192] [--head fused] [NAME ...]
+    python -m benchmarks.students [--input-size 256x192] [--head fused] [--stride 4] [NAME ...]
 
 A table for people, no benchmark line. Latency is the CPU time of one picture in float32 by one thread, as a ratio to
 squeezenet1_1's: all take turns, so that other work on the machine hits them alike, and the median of the rounds' own
@@ -18,6 +18,7 @@ from console.flags import Parser
 from kdlib.complexity import multiply_adds, parameter_count
 from kdlib.geometry import parse_size
 from train.errors import TrainError
+from train.stride import MAP_STRIDES, STRIDE
 from train.students import Student, build_student
 
 STUDENTS = (
@@ -66,12 +67,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="students as --student takes them")
     parser.add_argument("--input-size", default="256x192", help="height x width (256x192)")
     parser.add_argument("--head", default="fused", help="of all students (fused)")
+    parser.add_argument("--stride", type=int, default=STRIDE, choices=MAP_STRIDES, help="of all students' maps (4)")
     parser.add_argument("--rounds", type=int, default=30, metavar="N", help="turns of every student (30)")
     arguments = parser.parse_args(argv)
     size = parse_size(arguments.input_size)
     names = dict.fromkeys([REFERENCE, *(arguments.names or STUDENTS)])
     try:
-        students = {name: build_student(name, arguments.head, 17, size) for name in names}
+        students = {name: build_student(name, arguments.head, 17, size, arguments.stride) for name in names}
     except TrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

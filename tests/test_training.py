@@ -80,7 +80,15 @@ def test_the_time_left_is_that_of_the_steps_and_of_the_ends_of_epochs():
 
 
 @pytest.mark.parametrize(
-    "knobs", [{}, {"loss": "mse"}, {"head": "interp", "logits": "raw", "temperature": 4.0}, {"joints": "labelled"}]
+    "knobs",
+    [
+        {},
+        {"loss": "mse"},
+        {"head": "interp", "logits": "raw", "temperature": 4.0},
+        {"joints": "labelled"},
+        {"stride": 8},
+        {"stride": 2, "head": "pyramid"},
+    ],
 )
 def test_steps_on_one_batch_learn_it(stores, tmp_path, knobs):
     recipe = Recipe(input_size="64x48", pretrained="none", batch_size=8, epochs=100, precision="fp32", **knobs)

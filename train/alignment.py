@@ -70,8 +70,8 @@ class Alignment:
 def targets(stride: int) -> Taps[float]:
     """Input pixel at which the first feature of each stride must lie, for maps of that stride.
 
-    A doubling puts fine pixel v at coarse pixel (v - 1/2) / 2. So a feature of stride t comes to lie in the middle of
-    the t / stride map pixels that are made of it, the first one at (t - stride) / 2, and the heads begin `FURTHER`.
+    A doubling puts fine pixel v at coarse pixel (v - 1/2) / 2. So what the heads begin with at stride t lies in the
+    middle of the t / stride map pixels that are made of it, the first at (t - stride) / 2: `FURTHER` than the feature.
     """
     return Taps(*((of - stride) / 2 - further for of, further in zip(STRIDES, FURTHER, strict=True)))
 

@@ -92,7 +92,7 @@ def _decode_all(
     for number, batch in enumerate(loader.epoch(), start=1):
         affines = batch["affine"].numpy()
         maps = heatmaps(batch["image"])
-        stride = batch["image"].shape[2] / maps.shape[3]
+        stride = batch["image"].shape[2] / maps.shape[3]  # input pixels a heatmap pixel
         batch_points, batch_scores = decode_to_image(maps, affines, stride, decoder)
         rows.append(batch["row"].numpy())
         points.append(batch_points)

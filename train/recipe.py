@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from kdlib.geometry import parse_size
 from train.errors import TrainError
-from train.stride import MAP_STRIDES, STRIDE
+from train.stride import MAP_STRIDES, STRIDE, check_stride
 
 
 def _knob(default: Any, text: str, **options: Any) -> Any:
@@ -111,6 +111,7 @@ class Recipe:
             wrong = next((name for name in names if not fits(getattr(self, name))), None)
             if wrong:
                 raise TrainError(f"--{wrong.replace('_', '-')} must be {wanted}, got {getattr(self, wrong)}")
+        check_stride(self.stride)
         if self.input_size:
             try:
                 parse_size(self.input_size)
