@@ -5,17 +5,17 @@ r"""How many labels is a store worth? AP over the number of labelled persons: `p
         --val-store val.zarr --epochs 12 --out runs/labels \
         --train-args "--input-size 128x96 --pretrained squeezenet1_1.pth"
 
-Trains a baseline on the labels of each part and of the whole store, and one student on the whole store's teacher, which
-needs no label. All see as many samples; a part is evaluated more often, which favours it a little. Prints a table and
-draws ``labels.svg`` (needs matplotlib). A finished run is not trained again. This takes hours and is no part of `make
-bench`.
+Trains two students on each part and on the whole store: a baseline on the labels of its persons, and one on the
+store's teacher, which needs no label. All see as many samples; a part is evaluated more often, which favours it a
+little. Prints a table and draws ``labels.svg`` (needs matplotlib). A finished run is not trained again. This takes
+hours and is no part of `make bench`.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import numpy as np
 
@@ -23,8 +23,11 @@ import cache
 from benchmarks.recipes import METRICS, train
 from console.flags import Parser
 
-Point = tuple[int, dict[str, float]]
-"""Labelled persons, and what a student reached from them."""
+Curve = dict[int, dict[str, float]]
+"""What a student reached, over the number of persons that it learnt from."""
+SUPERVISIONS: Final = {"baseline": "labels of N persons", "distill": "the store's teacher on the same N, no label"}
+"""What teaches, by the command that trains with it."""
+COLOURS: Final = ("#4477aa", "#ee6677")
 
 
 def persons(store: Path) -> int:
@@ -32,17 +35,18 @@ def persons(store: Path) -> int:
     return int(np.count_nonzero(cache.open_store(store).written))
 
 
-def table(baselines: Sequence[Point], distilled: dict[str, float], taught: int) -> str:
+def table(curves: Mapping[str, Curve]) -> str:
     """Markdown: a row a student."""
     lines = ["| student | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
-    rows = [(f"labels of {count} persons", metrics) for count, metrics in baselines]
-    for name, metrics in [*rows, (f"no labels, the store's teacher on {taught}", distilled)]:
-        lines.append("| " + " | ".join([name, *(f"{metrics[metric]:.1f}" for metric in METRICS)]) + " |")
+    for command, curve in curves.items():
+        for count, metrics in curve.items():
+            name = SUPERVISIONS[command].replace("N", f"{count:,}")
+            lines.append("| " + " | ".join([name, *(f"{metrics[metric]:.1f}" for metric in METRICS)]) + " |")
     return "\n".join(lines)
 
 
-def draw(baselines: Sequence[Point], distilled: dict[str, float], taught: int, path: Path) -> None:
-    """The curve as a picture."""
+def draw(curves: Mapping[str, Curve], path: Path) -> None:
+    """AP of both supervisions as a picture; a dashed line goes on from what the teacher is worth on all persons."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -50,15 +54,15 @@ def draw(baselines: Sequence[Point], distilled: dict[str, float], taught: int, p
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    counts, heights = [count for count, _ in baselines], [metrics["ap"] for _, metrics in baselines]
-    axes.plot(counts, heights, "o-", color="#4477aa", label="from labels alone")
-    says = f"from the store's teacher on {taught} persons, no labels"
-    axes.axhline(distilled["ap"], color="#ee6677", linestyle="--", label=says)
-    for count, height in zip(counts, heights, strict=True):
-        axes.annotate(f"{height:.1f}", (count, height), textcoords="offset points", xytext=(0, -14), ha="center")
-    axes.annotate(f"{distilled['ap']:.1f}", (counts[0], distilled["ap"]), textcoords="offset points", xytext=(0, 5))
-    axes.set(xscale="log", xticks=counts, xticklabels=counts, xlabel="labelled persons", ylabel="AP")
-    axes.set_ylim(0, 1.15 * max(*heights, distilled["ap"]))
+    for i, (command, curve) in enumerate(curves.items()):
+        counts, heights = list(curve), [metrics["ap"] for metrics in curve.values()]
+        axes.plot(counts, heights, "o-", color=COLOURS[i], label=SUPERVISIONS[command])
+        for count, height in curve.items():
+            at, beside = (count, height["ap"]), (0, 7 if i else -15)
+            axes.annotate(f"{height['ap']:.1f}", at, textcoords="offset points", xytext=beside, ha="center")
+    axes.axhline(heights[-1], color=COLOURS[-1], linestyle="--", linewidth=0.8)
+    axes.set(xscale="log", xticks=counts, xticklabels=[f"{n:,}" for n in counts], xlabel="persons", ylabel="AP")
+    axes.set_ylim(0, 1.15 * max(metrics["ap"] for curve in curves.values() for metrics in curve.values()))
     axes.minorticks_off()
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -66,11 +70,10 @@ def draw(baselines: Sequence[Point], distilled: dict[str, float], taught: int, p
     plt.close(figure)
 
 
-def _run(kind: str, store: Path, epochs: int, options: argparse.Namespace) -> dict[str, float] | None:
+def _run(command: str, store: Path, epochs: int, options: argparse.Namespace) -> dict[str, float] | None:
     given = {**vars(options), "store": store, "train_args": f"{options.train_args} --epochs {epochs}"}
-    return train(
-        kind, options.seed, options.out / f"{kind}-{persons(store)}-{options.seed}", argparse.Namespace(**given)
-    )
+    out = options.out / f"{command}-{persons(store)}-{options.seed}"
+    return train(command, options.seed, out, argparse.Namespace(**given))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,16 +88,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--train-args", default="", help="flags of every run")
     options = parser.parse_args(argv)
     whole = persons(options.store)
-    runs: dict[int, Any] = {}
+    curves: dict[str, Curve] = {command: {} for command in SUPERVISIONS}
     for store in sorted([*options.parts, options.store], key=persons):
-        epochs = round(options.epochs * whole / persons(store))
-        runs[persons(store)] = _run("baseline", store, epochs, options)
-    distilled = _run("distill", options.store, options.epochs, options)
-    if distilled is None or None in runs.values():
-        return 1
-    baselines = list(runs.items())
-    print(table(baselines, distilled, whole))
-    draw(baselines, distilled, whole, options.out / "labels.svg")
+        count = persons(store)
+        for command, curve in curves.items():
+            metrics = _run(command, store, round(options.epochs * whole / count), options)
+            if metrics is None:
+                return 1
+            curve[count] = metrics
+    print(table(curves))
+    draw(curves, options.out / "labels.svg")
     return 0
 
 

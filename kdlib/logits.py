@@ -1,7 +1,7 @@
 """What turns a regressed heatmap into logits, and logits into probabilities, with torch.
 
-HRNet regresses Gaussians of height 1 without an activation, so its map is not a logit: softmax of it is uniform to
-five nines. ``log`` takes the logarithm, whose softmax at temperature 1 is the map normalised to sum 1, the very
+HRNet regresses Gaussians of height 1 without an activation, so its map is not a logit: the softmax of a real one has
+99.98 % of the entropy of a uniform one, at temperature 4 99.999 %. ``log`` takes the logarithm, whose softmax at temperature 1 is the map normalised to sum 1, the very
 normalisation of the ground-truth target; what lies below the floor is removed (probability 0 at every temperature),
 because a clamped background would take over at T > 1. ``raw`` takes the map as it is, as the first recipes do.
 """
@@ -17,6 +17,11 @@ DEFAULT_FLOOR: Final = 0.003
 """Heatmap value below which a pixel is taken for background."""
 
 
+def at_least_single(numbers: Tensor) -> Tensor:
+    """In float32, or in float64 if that is what they are in: what logarithms and sums over pixels need."""
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+
+
 def log_logits(maps: Tensor, floor: float = DEFAULT_FLOOR) -> Tensor:
     """Logarithm of the map where it reaches the floor, -inf elsewhere.
 
@@ -25,15 +30,15 @@ def log_logits(maps: Tensor, floor: float = DEFAULT_FLOOR) -> Tensor:
         floor: Smallest value that is kept; positive.
 
     Returns:
-        Same shape, float32.
+        Same shape; float32, or float64 where the maps are.
     """
-    maps = maps.float()
+    maps = at_least_single(maps)
     return torch.where(maps >= floor, maps.clamp_min(floor).log(), -math.inf)
 
 
 def raw_logits(maps: Tensor, floor: float = DEFAULT_FLOOR) -> Tensor:
-    """The map itself, float32; the floor does not apply."""
-    return maps.float()
+    """The map itself, as float32 or float64; the floor does not apply."""
+    return at_least_single(maps)
 
 
 TRANSFORMS: Final[dict[str, Callable[[Tensor, float], Tensor]]] = {"log": log_logits, "raw": raw_logits}
@@ -58,8 +63,8 @@ def gaussian_logits(points: Tensor, size: tuple[int, int], sigma: float) -> Tens
 
 
 def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probabilities over the pixels of each map, (..., H, W) float32; all -inf where a map has no support."""
-    flat = logits.float().flatten(-2) / temperature
+    """Log-probabilities over the pixels of each map, (..., H, W); all -inf where a map has no support."""
+    flat = at_least_single(logits).flatten(-2) / temperature
     empty = torch.isneginf(flat.amax(dim=-1, keepdim=True))
     safe = torch.where(empty, torch.zeros_like(flat), flat).log_softmax(dim=-1)
     return torch.where(empty, torch.full_like(safe, -math.inf), safe).view_as(logits)
@@ -71,5 +76,5 @@ def density_heatmaps(logits: Tensor, sigma: float, temperature: float = 1.0) -> 
     A map that is the label's Gaussian peaks at 1 at every temperature, a sharper one higher (at most 2 pi sigma^2 T,
     all in one pixel), a broader one lower.
     """
-    density = (logits.float().flatten(-2) / temperature).softmax(dim=-1).view_as(logits)
+    density = (at_least_single(logits).flatten(-2) / temperature).softmax(dim=-1).view_as(logits)
     return density * (2 * math.pi * sigma**2 * temperature)

@@ -23,24 +23,34 @@ def _sum_of_four(add: bool) -> Callable[..., None]:
     @intrinsic
     def sum_of_four(context, values, p, q, r, s, a, b, c, d, out, at):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202, PLR0913, PLR0917
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            def pointer(array: int, index: ir.Value) -> ir.Value:
-                data = context.make_array(signature.args[array])(context, builder, arguments[array]).data
-                return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
+            starts = _starts(context, builder, signature, arguments)
+
+            def eight(array: int, index: ir.Value) -> ir.Value:
+                return builder.bitcast(builder.gep(starts[array], [index]), _VECTOR.as_pointer())
 
             def load(array: int, index: ir.Value) -> ir.Value:
-                return builder.load(pointer(array, index), align=_WORD_BYTES)
+                return builder.load(eight(array, index), align=_WORD_BYTES)
 
             place = arguments[10]
             total = load(9, place) if add else None
             for index, weight in zip(arguments[1:5], arguments[5:9], strict=True):
                 term = builder.fmul(load(0, index), _repeated(builder, weight))
                 total = term if total is None else builder.fadd(total, term)
-            builder.store(total, pointer(9, place), align=_WORD_BYTES)
+            builder.store(total, eight(9, place), align=_WORD_BYTES)
             return context.get_dummy_value()
 
         return types.void(values, p, q, r, s, a, b, c, d, out, at), generate
 
     return sum_of_four
+
+
+def _starts(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> dict[int, ir.Value]:
+    """Where the numbers of each array begin, by the array's place among the arguments."""
+    return {
+        i: context.make_array(kind)(context, builder, arguments[i]).data
+        for i, kind in enumerate(signature.args)
+        if isinstance(kind, types.Array)
+    }
 
 
 def _repeated(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
@@ -70,19 +80,14 @@ def copy_pairs(context, words, places, offset, at, out):  # type: ignore[no-unty
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         word, pair = ir.IntType(32), ir.IntType(64)
-        pairs = ir.VectorType(pair, PAIRS)
-
-        def pointer(array: int, index: ir.Value) -> ir.Value:
-            data = context.make_array(signature.args[array])(context, builder, arguments[array]).data
-            return builder.gep(data, [index])
-
+        pairs, starts = ir.VectorType(pair, PAIRS), _starts(context, builder, signature, arguments)
         gathered = ir.Constant(pairs, ir.Undefined)
         for i in range(PAIRS):
-            place = builder.load(pointer(1, builder.add(arguments[3], ir.Constant(pair, i))))
-            source = pointer(0, builder.add(builder.zext(place, pair), arguments[2]))
+            place = builder.load(builder.gep(starts[1], [builder.add(arguments[3], ir.Constant(pair, i))]))
+            source = builder.gep(starts[0], [builder.add(builder.zext(place, pair), arguments[2])])
             two = builder.load(builder.bitcast(source, pair.as_pointer()), align=_WORD_BYTES)
             gathered = builder.insert_element(gathered, two, ir.Constant(word, i))
-        target = builder.bitcast(pointer(4, arguments[3]), pairs.as_pointer())
+        target = builder.bitcast(builder.gep(starts[4], [arguments[3]]), pairs.as_pointer())
         builder.store(gathered, target, align=2 * _WORD_BYTES)
         return context.get_dummy_value()
 

@@ -227,10 +227,11 @@ def test_the_table_of_recipes_compares_seed_by_seed():
     assert lines[3].endswith("| +3.0 |")
 
 
-def test_the_curve_of_labels_shows_every_part_as_many_samples_as_the_whole(tmp_path, monkeypatch, capsys):
-    def trained(kind, seed, out, options):
-        commands.append((kind, out.name, options.store.name, options.train_args))
-        return dict.fromkeys(("ap", "ap50", "pck@0.05", "pck@0.1"), 9.0 if kind == "distill" else float(len(out.name)))
+def test_the_curves_of_labels_and_teacher_show_every_part_as_many_samples_as_the_whole(tmp_path, monkeypatch, capsys):
+    def trained(command, seed, out, options):
+        commands.append((command, out.name, options.store.name, options.train_args))
+        reached = {"baseline-4-0": 12.0, "baseline-12-0": 13.0, "distill-4-0": 9.0, "distill-12-0": 14.0}[out.name]
+        return dict.fromkeys(("ap", "ap50", "pck@0.05", "pck@0.1"), reached)
 
     commands: list = []
     monkeypatch.setattr(labels, "train", trained)
@@ -240,14 +241,16 @@ def test_the_curve_of_labels_shows_every_part_as_many_samples_as_the_whole(tmp_p
     assert labels.main([*map(str, paths), "--epochs", "5", "--train-args=--flip 0"]) == 0
     assert commands == [
         ("baseline", "baseline-4-0", "4.zarr", "--flip 0 --epochs 15"),
+        ("distill", "distill-4-0", "4.zarr", "--flip 0 --epochs 15"),
         ("baseline", "baseline-12-0", "12.zarr", "--flip 0 --epochs 5"),
         ("distill", "distill-12-0", "12.zarr", "--flip 0 --epochs 5"),
     ]
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "| labels of 4 persons | 12.0 | 12.0 | 12.0 | 12.0 |"
-    assert lines[4].startswith("| no labels, the store's teacher on 12 | 9.0 |")
+    assert lines[5] == "| the store's teacher on the same 12, no label | 14.0 | 14.0 | 14.0 | 14.0 |"
     drawn = (tmp_path / "labels.svg").read_bytes()
-    labels.draw([(4, {"ap": 12.0}), (12, {"ap": 13.0})], {"ap": 9.0}, 12, tmp_path / "again.svg")
+    curves = {"baseline": {4: {"ap": 12.0}, 12: {"ap": 13.0}}, "distill": {4: {"ap": 9.0}, 12: {"ap": 14.0}}}
+    labels.draw(curves, tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_bytes() == drawn
     assert b"<svg" in drawn
 

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,10 +17,14 @@ from tests.tiny_training import command, history, results
 from train.__main__ import main
 from train.checkpoint import read
 from train.dataset import StoreDataset
+from train.errors import TrainError
 from train.loop import Trainer
+from train.run_folder import refuse_unusable
 
 BAD = (3, 4, 9)
 """Rows of the damaged store; one follows another, so that a replacement is itself bad."""
+
+NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +200,27 @@ def test_a_file_in_the_place_of_the_run_folder_is_refused_at_once(stores, tmp_pa
     assert main(command(stores, file / "run", **flags)) == 1
     assert error_of(capsys) == f"error: --out {file}/run cannot be made: {file} is a file; give another folder"
     assert file.read_text() == "precious"
+
+
+@pytest.fixture
+def locked():
+    """A folder that whoever runs the test may enter and not write to; root becomes somebody else for that long."""
+    root = os.geteuid() == 0
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o555)
+    if root:
+        os.setresuid(NOBODY, NOBODY, 0)
+    yield folder
+    if root:
+        os.setresuid(0, 0, 0)
+    folder.rmdir()
+
+
+def test_a_run_folder_that_cannot_be_written_to_is_refused_before_anything_is_computed(locked):
+    for out in (locked, locked / "run", locked / "several/folders/down"):
+        with pytest.raises(TrainError) as refusal:
+            refuse_unusable(out)
+        assert str(refusal.value) == f"--out {out}: you may not write to {locked}; give another folder"
 
 
 def test_a_loader_thread_that_fails_is_named_with_its_place(stores, tmp_path, monkeypatch, capsys):

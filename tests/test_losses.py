@@ -1,11 +1,12 @@
 """Logits and losses against float64 numpy, closed forms, and gradcheck."""
 
+import functools
 import math
 
 import numpy as np
 import pytest
 import torch
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 from kdlib.logits import density_heatmaps, gaussian_logits, log_logits, log_softmax, raw_logits
 from kdlib.losses import heatmap_mse, spatial_kl
@@ -62,35 +63,58 @@ def test_squared_temperature_keeps_the_size_of_the_gradient():
     assert norms[0] == pytest.approx(norms[1], rel=0.1)
 
 
-def test_gradients_are_those_of_the_formula():
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("transform", [raw_logits, log_logits])
+def test_gradients_pass_gradcheck(temperature, transform):
     student = random_maps(7)[:1, :2].requires_grad_()
-    teacher = log_logits(random_maps(8)[:1, :2], 0.2).double()
-    weight = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
-    # log_softmax works in float32: the tolerances are float32's
-    assert torch.autograd.gradcheck(
-        lambda s: spatial_kl(s, teacher, weight, 2.0), (student,), eps=1e-2, atol=1e-3, rtol=1e-2
-    )
+    maps = random_maps(8)[:1, :2]
+    teacher, weight = transform(maps, 0.2), torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+    kl = functools.partial(spatial_kl, teacher=teacher, weight=weight, temperature=temperature)
+    mse = functools.partial(heatmap_mse, target=maps, weight=weight)
+    assert torch.autograd.gradcheck(kl, (student,))
+    assert torch.autograd.gradcheck(mse, (student,))
+    assert torch.autograd.gradcheck(lambda s: kl(s) + 70 * mse(density_heatmaps(s, 1.5)), (student,))
 
 
-def test_the_gradient_is_softmax_student_minus_softmax_teacher():
-    student = random_maps(9).float().requires_grad_()
-    teacher = random_maps(10).float()
-    spatial_kl(student, teacher, torch.ones(SHAPE[:2])).backward()
-    expected = (log_softmax(student).exp() - log_softmax(teacher).exp()) / (SHAPE[0] * SHAPE[1])
-    torch.testing.assert_close(student.grad, expected.detach(), atol=1e-6, rtol=1e-4)
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_the_gradient_is_the_temperature_times_the_difference_of_the_softmaxes(temperature):
+    student, teacher = random_maps(9).float().requires_grad_(), log_logits(random_maps(10).float(), 0.1)
+    weight = torch.rand(SHAPE[:2], generator=torch.Generator().manual_seed(0))
+    spatial_kl(student, teacher, weight, temperature).backward()
+    q, p = (softmax(maps.detach().double().numpy() / temperature, axis=(-2, -1)) for maps in (student, teacher))
+    expected = temperature * (q - p) * (weight / weight.sum()).double().numpy()[..., None, None]
+    np.testing.assert_allclose(student.grad, expected, atol=1e-7, rtol=1e-4)
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, 0.5, 1e4])
-def test_constant_maps_of_any_size_give_finite_losses_and_gradients(value):
-    student = random_maps(11).float().requires_grad_()
-    teacher = log_logits(torch.full(SHAPE, value))
-    for temperature in (1.0, 4.0):
-        loss = spatial_kl(student, teacher, torch.ones(SHAPE[:2]), temperature)
-        (gradient,) = torch.autograd.grad(loss, student)
+def pixel(value):
+    """Maps that are ``value`` in one pixel and zero elsewhere."""
+    maps = torch.zeros(SHAPE)
+    maps[..., 3, 2] = value
+    return maps
+
+
+EXTREME = {
+    **{f"constant {value:g}": torch.full(SHAPE, value) for value in (0.0, -1.0, 0.5, 1e4, 1e15, -1e15)},
+    **{f"one pixel {value:g}": pixel(value) for value in (-1.0, 1e-30, 1e4, 1e15, -1e15)},
+    "huge": 1e15 * random_maps(16).float(),
+}
+
+
+@pytest.mark.parametrize("name", EXTREME)
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 8.0])
+@pytest.mark.parametrize("teach", [raw_logits, log_logits, None])
+def test_maps_of_any_size_give_finite_losses_and_gradients(name, temperature, teach):
+    """As the teacher's maps, and as the student's; ``None``: under the MSE."""
+    usual, extreme, weight = random_maps(11).float(), EXTREME[name], torch.ones(SHAPE[:2])
+    for start, maps in ((usual, extreme), (extreme, usual)):
+        student = start.clone().requires_grad_()
+        loss = spatial_kl(student, teach(maps), weight, temperature) if teach else heatmap_mse(student, maps, weight)
+        loss.backward()
         assert torch.isfinite(loss)
-        assert torch.isfinite(gradient).all()
-        if value < 0.003:
+        assert torch.isfinite(student.grad).all()
+        if teach is log_logits and maps.max() < 0.003:
             assert loss.item() == 0.0
+            assert not student.grad.any()
 
 
 def test_joints_of_weight_zero_and_empty_maps_do_not_count():

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.special import rel_entr, softmax
 
 from train.errors import TrainError
 from train.supervision import Supervision
@@ -17,11 +18,12 @@ PLAIN = Supervision("kl", SIGMA, 1.0, 1.0, 1.0, "log", FLOOR, "confidence")
 
 @pytest.fixture
 def batch():
-    """Teacher's maps with one map below the floor and one below zero; a third of the joints unlabelled."""
+    """Teacher's maps with one below the floor, one below zero and one above 1; a third of the joints unlabelled."""
     rng = np.random.default_rng(0)
     heatmaps = rng.uniform(0, 1, SHAPE) ** 4
     heatmaps[0, 1] = FLOOR / 2
     heatmaps[1, 2] = -0.1
+    heatmaps[2, 0] *= 1.3 / heatmaps[2, 0].max()
     return {
         "heatmaps": torch.from_numpy(heatmaps.astype(np.float32)),
         "keypoints": torch.from_numpy(rng.uniform(0, 6, (*SHAPE[:2], 2)).astype(np.float32)),
@@ -36,27 +38,60 @@ def maps():
 
 def density(maps):
     """softmax(maps) at the height of a Gaussian, in float64."""
-    p = np.exp(maps.numpy().astype(np.float64))
-    return p / p.sum((-2, -1), keepdims=True) * 2 * math.pi * SIGMA**2
+    return softmax(np.asarray(maps, np.float64), axis=(-2, -1)) * 2 * math.pi * SIGMA**2
 
 
-def weighted_mse(maps, heatmaps, weight):
-    squares = ((density(maps) - heatmaps) ** 2).mean((-2, -1))
-    return (squares * weight).sum() / weight.sum()
+def distance(supervision, maps, p, target, weight, temperature):
+    """Of maps from a target, given as probabilities at that temperature and as heatmaps."""
+    squares = ((maps if supervision.loss == "mse" else density(maps)) - target) ** 2
+    mse = (squares.mean((-2, -1)) * weight).sum() / weight.sum()
+    if supervision.loss == "mse":
+        return mse
+    q = softmax(maps / temperature, axis=(-2, -1))
+    divergence = (rel_entr(p, q).sum((-2, -1)) * weight).sum() / weight.sum()
+    return temperature**2 * divergence + supervision.mse_weight * mse
 
 
-def test_the_mix_adds_the_mse_between_heatmaps_to_both_terms(maps, batch):
-    mixed, plain = (s.terms(maps, batch) for s in (dataclasses.replace(PLAIN, mse_weight=70.0), PLAIN))
-    teacher = batch["heatmaps"].numpy().astype(np.float64)
-    peaks = teacher.max((-2, -1))
-    weight = np.where(peaks >= FLOOR, peaks.clip(0, 1), 0)
-    expected = 70 * weighted_mse(maps, teacher, weight)
-    assert (mixed["kd"] - plain["kd"]).item() == pytest.approx(expected, rel=1e-4)
+def shares(maps):
+    """Of each pixel in its map's sum; 0 where there is none."""
+    return maps / np.maximum(maps.sum((-2, -1), keepdims=True), 1e-300)
+
+
+def numpy_terms(supervision, maps, batch):
+    """Both terms in float64, with nothing of torch."""
+    maps, teacher, keypoints, labelled = (
+        np.asarray(tensor, np.float64) for tensor in (maps, batch["heatmaps"], batch["keypoints"], batch["labelled"])
+    )
     rows, columns = np.mgrid[: SHAPE[2], : SHAPE[3]]
-    x, y = np.moveaxis(batch["keypoints"].numpy().astype(np.float64), -1, 0)[..., None, None]
+    x, y = np.moveaxis(keypoints, -1, 0)[..., None, None]
     truth = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * SIGMA**2))
-    expected = 70 * weighted_mse(maps, truth, batch["labelled"].numpy())
-    assert (mixed["gt"] - plain["gt"]).item() == pytest.approx(expected, rel=1e-4)
+    peaks = teacher.max((-2, -1))
+    weight = {"labelled": labelled, "all": np.ones_like(labelled), "confidence": peaks.clip(0, 1)}[supervision.joints]
+    if supervision.loss == "kl" and supervision.logits == "log":
+        weight = weight * (peaks >= FLOOR)
+    temperature = supervision.temperature
+    if supervision.logits == "raw":
+        said = softmax(teacher / temperature, axis=(-2, -1))
+    else:
+        said = shares(np.where(teacher >= FLOOR, teacher, 0) ** (1 / temperature))
+    return {
+        "gt": supervision.gt_weight * distance(supervision, maps, shares(truth), truth, labelled, 1.0),
+        "kd": supervision.kd_weight * distance(supervision, maps, said, teacher, weight, temperature),
+    }, {"gt": labelled.sum(), "kd": weight.sum()}
+
+
+@pytest.mark.parametrize("joints", ["labelled", "all", "confidence"])
+@pytest.mark.parametrize("logits", ["log", "raw"])
+@pytest.mark.parametrize(
+    "loss", [{"loss": "mse"}, {"temperature": 0.5}, {"temperature": 4.0}, {"temperature": 0.5, "mse_weight": 70.0}]
+)
+def test_terms_and_weights_equal_a_float64_computation(maps, batch, loss, logits, joints):
+    supervision = dataclasses.replace(PLAIN, gt_weight=0.7, kd_weight=1.3, logits=logits, joints=joints, **loss)
+    terms, weights = numpy_terms(supervision, maps, batch)
+    for name, value in supervision.terms(maps, batch).items():
+        assert value.item() == pytest.approx(terms[name], rel=1e-4)
+    for name, value in supervision.weights(batch).items():
+        assert value.item() == pytest.approx(weights[name], rel=1e-6)
 
 
 def test_the_teachers_weight_falls_to_nothing_and_the_labels_stay(maps, batch):

@@ -133,12 +133,12 @@ def _train(arguments: argparse.Namespace) -> int:
     from train.ranks import join
     from train.recipe import Recipe
     from train.run import Run
-    from train.run_folder import refuse_file, refuse_foreign
+    from train.run_folder import refuse_foreign, refuse_unusable
 
     recipe, interval = Recipe.from_arguments(arguments), Interval.parse(arguments.checkpoint_every)
     if arguments.overwrite and arguments.resume:
         raise TrainError("--resume goes on with a run and --overwrite throws it away: give one of them")
-    refuse_file(arguments.out)
+    refuse_unusable(arguments.out)
     if arguments.overwrite:
         refuse_foreign(arguments.out)
     ranks = join(arguments.device)

@@ -5,6 +5,7 @@
 the file is written from it, after it, and again when a run is resumed.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ from train.evaluate import to_json
 FILES = ("config.json", "history.jsonl", "last.pt", "best.pt", "metrics.json", "evaluation.json")
 
 
-def refuse_file(out: Path) -> None:
-    """Raise `TrainError` if a folder cannot be, as it or what it would lie in is a file."""
-    file = next((place for place in (out, *out.parents) if place.exists() and not place.is_dir()), None)
-    if file == out:
-        raise TrainError(f"--out {out} is a file; give a folder, which is made where there is none")
-    if file:
-        raise TrainError(f"--out {out} cannot be made: {file} is a file; give another folder")
+def refuse_unusable(out: Path) -> None:
+    """Raise `TrainError` if no run can be written to a folder, before anything is computed for it.
+
+    It, or the nearest folder above it where there is none yet, is a file or must not be written to.
+    """
+    place = next(place for place in (out, *out.parents) if place.exists())
+    if not place.is_dir():
+        if place == out:
+            raise TrainError(f"--out {out} is a file; give a folder, which is made where there is none")
+        raise TrainError(f"--out {out} cannot be made: {place} is a file; give another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise TrainError(f"--out {out}: you may not write to {place}; give another folder")
 
 
 def refuse_foreign(out: Path) -> None:

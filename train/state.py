@@ -45,6 +45,11 @@ class State:
         self.supervision = checkpoint.supervision_of(
             self.recipe, run.input_size, run.store.manifest["provenance"]["logits"]["floor"], distil=run.distil
         )
+        if not self.supervision.kd_weight and not (run.store.instances["keypoints"][..., 2] > 0).any():
+            raise TrainError(
+                f"{run.store.path} holds no labelled joint, and only labels were to teach; python -m train distill "
+                "learns from its teacher"
+            )
         self.model = build_student(
             self.recipe.student, self.recipe.head, run.store.spec.joints, run.input_size, self.recipe.stride
         )

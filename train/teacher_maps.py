@@ -25,8 +25,10 @@ def check_inverses(store: Any, rows: NDArray[np.int64], inverses: NDArray[np.flo
     if wrong.any():
         row = int(rows[wrong.argmax()])
         which = f"row {row} of {store.path} (annotation {store.instances['annotation_id'][row]})"
+        box = ", ".join(f"{number:.6g}" for number in store.instances["bbox"][row])
         raise BadRecordError(
-            f"{which}: its box and affines lead out of any picture; it was stored so: make the store again"
+            f"{which}: its box [{box}] and its affines lead out of any picture; they were stored so: "
+            "make the store again, from another box if that one is wrong"
         )
 
 
