@@ -1,9 +1,10 @@
 """What turns a regressed heatmap into logits, and logits into probabilities, with torch.
 
 HRNet regresses Gaussians of height 1 without an activation, so its map is not a logit: the softmax of a real one has
-99.98 % of the entropy of a uniform one, at temperature 4 99.999 %. ``log`` takes the logarithm, whose softmax at temperature 1 is the map normalised to sum 1, the very
-normalisation of the ground-truth target; what lies below the floor is removed (probability 0 at every temperature),
-because a clamped background would take over at T > 1. ``raw`` takes the map as it is, as the first recipes do.
+99.98 % of the entropy of a uniform one, at temperature 4 99.999 %. ``log`` takes the logarithm, whose softmax at
+temperature 1 is the map normalised to sum 1, the very normalisation of the ground-truth target; what lies below the
+floor is removed (probability 0 at every temperature), because a clamped background would take over at T > 1. ``raw``
+takes the map as it is, as the first recipes do.
 """
 
 import math
