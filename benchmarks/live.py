@@ -5,8 +5,8 @@
 
 The peer of `python -m train distill` for accuracy: the same loop, samples, seeds and flags, with the teacher beside the
 student in every step in place of the stored maps. The teacher sees the view at its own input size; the student's pixels
-and maps are every second, third ... of the teacher's, as the trainer samples them. This takes hours, asserts nothing,
-and is no part of `make bench`.
+are every second, third ... of the teacher's, its maps those pixels of the teacher's that `--stride` asks for. This
+takes hours, asserts nothing, and is no part of `make bench`.
 """
 
 import argparse

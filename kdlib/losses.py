@@ -5,7 +5,7 @@ The temperature and its square in front follow Hinton et al. 2015 (arXiv 1503.02
 two softmaxes. Both sides are normalised over all pixels of a map.
 
 Losses and gradients are finite for numbers up to 1e15 of either sign, constant maps and maps of one pixel included.
-They are computed in float32, or in float64 where the student's maps are.
+They are computed in float32, or in float64 where either side's maps are.
 """
 
 import torch

@@ -207,13 +207,16 @@ def locked():
     """A folder that whoever runs the test may enter and not write to; root becomes somebody else for that long."""
     root = os.geteuid() == 0
     folder = Path(tempfile.mkdtemp())
+    (folder / "closed").mkdir(mode=0)
+    (folder / "link").symlink_to("nothing")
     folder.chmod(0o555)
     if root:
         os.setresuid(NOBODY, NOBODY, 0)
     yield folder
     if root:
         os.setresuid(0, 0, 0)
-    folder.rmdir()
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
 
 
 def test_a_run_folder_that_cannot_be_written_to_is_refused_before_anything_is_computed(locked):
@@ -221,6 +224,10 @@ def test_a_run_folder_that_cannot_be_written_to_is_refused_before_anything_is_co
         with pytest.raises(TrainError) as refusal:
             refuse_unusable(out)
         assert str(refusal.value) == f"--out {out}: you may not write to {locked}; give another folder"
+    with pytest.raises(TrainError, match=rf"--out {locked}/closed/run: you may not look into its folders .*; give"):
+        refuse_unusable(locked / "closed/run")
+    with pytest.raises(TrainError, match=rf"link/run cannot be made: {locked}/link is a link to nothing"):
+        refuse_unusable(locked / "link/run")
 
 
 def test_a_loader_thread_that_fails_is_named_with_its_place(stores, tmp_path, monkeypatch, capsys):

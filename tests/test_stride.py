@@ -57,7 +57,7 @@ def test_a_run_of_another_stride_is_not_resumed(run, stores, capsys):
     assert "resuming would change recipe.stride: 8 -> 4" in capsys.readouterr().err
 
 
-def test_the_exported_file_says_its_stride_and_is_read_by_it(run, stores, tmp_path):
+def test_the_exported_file_says_its_stride_and_gives_the_checkpoints_joints(run, stores, tmp_path):
     pytest.importorskip("onnxscript", reason="exporting needs the extra [export]")
     pytest.importorskip("onnxruntime", reason="exporting needs the extra [export]")
     from train.export.onnx_session import OnnxStudent
@@ -65,7 +65,9 @@ def test_the_exported_file_says_its_stride_and_is_read_by_it(run, stores, tmp_pa
     out, best = tmp_path / "s.onnx", run / "best.pt"
     flags = ["--check", "4", "--store", str(stores / "val.h5")]
     assert main(["export", "--student", str(best), "--out", str(out), *flags]) == 0
-    assert OnnxStudent(out).facts["stride"] == "8"
+    exported = OnnxStudent(out)
+    maps = exported(np.zeros((1, *reversed(exported.input_size), 3), np.uint8))
+    assert int(exported.facts["stride"]) == 8 == exported.input_size[0] / maps.shape[-1]
     store, student = cache.open_store(stores / "val.h5"), load_student(best)
     loader = student_loader(store, student.input_size, 4, torch.device("cpu"))
     one = predict(student.model, student.supervision, loader)

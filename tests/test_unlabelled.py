@@ -81,9 +81,11 @@ def test_boxes_of_a_detector_teach_through_the_teacher_and_a_baseline_is_refused
     (tmp_path / "val.h5").symlink_to(stores / "val.h5")
     assert main(command(tmp_path, tmp_path / "run", epochs=1)) == 0
     capsys.readouterr()
-    assert main(command(tmp_path, tmp_path / "labels", "baseline", epochs=1)) == 1
-    assert capsys.readouterr().err == (
-        f"error: {tmp_path}/train.zarr holds no labelled joint, and only labels were to teach; python -m train distill "
-        "learns from its teacher\n"
-    )
-    assert not (tmp_path / "labels").exists()
+    of_labels = {"baseline": {}, "distill": {"joints": "labelled"}}
+    for name, flags in of_labels.items():
+        assert main(command(tmp_path, tmp_path / "labels", name, epochs=1, **flags)) == 1
+        assert capsys.readouterr().err == (
+            f"error: {tmp_path}/train.zarr holds no labelled joint, and only labelled joints were to teach; python -m "
+            "train distill, without --kd-weight 0 and --joints labelled, learns from its teacher\n"
+        )
+        assert not (tmp_path / "labels").exists()

@@ -39,14 +39,14 @@ class Alignment:
         after: Pixels of padding right and below.
         skip: Features to leave out in front.
         shift: Fraction of a feature, in [0, 1), to interpolate further.
-        finest: Stride of the finest features that a head takes; finer ones stay as they are.
+        stride: Of the maps; features finer than these are not taken and stay as they are.
     """
 
     before: int
     after: int
     skip: Taps[int]
     shift: Taps[float]
-    finest: int
+    stride: int
 
     def pad(self, images: Tensor) -> Tensor:
         """The padded picture (B, 3, H, W)."""
@@ -57,7 +57,7 @@ class Alignment:
         taps = []
         for i, x in enumerate(features):
             columns, rows = (side // STRIDES[i] + BEYOND[i] + bool(self.shift[i]) for side in size)
-            taken = STRIDES[i] >= self.finest
+            taken = STRIDES[i] >= self.stride
             taps.append(shifts[i](crop(x, self.skip[i], rows, columns)) if taken else x)
         return Taps(*taps)
 
@@ -135,14 +135,14 @@ def _solve(firsts: Taps[float], extra: int, stride: int) -> Alignment | None:
         if min(places) >= 0:
             skip = [math.floor(place + NEGLIGIBLE) for place in places]
             shift = [p - k if p - k > NEGLIGIBLE else 0.0 for p, k in zip(places, skip, strict=True)]
-            return Alignment(before, extra - before, Taps(*skip), Taps(*shift), finest=stride)
+            return Alignment(before, extra - before, Taps(*skip), Taps(*shift), stride=stride)
         before += 16
     return None
 
 
 def _are_enough(found: Alignment, shapes: tuple[tuple[int, ...], ...], input_size: tuple[int, int]) -> bool:
     for i, shape in enumerate(shapes):
-        if STRIDES[i] < found.finest:
+        if STRIDES[i] < found.stride:
             continue
         for there, side in zip(shape[2:], reversed(input_size), strict=True):
             if there < found.skip[i] + bool(found.shift[i]) + side // STRIDES[i] + BEYOND[i]:

@@ -81,8 +81,8 @@ class DeconvHead(nn.Module):
 class PyramidHead(nn.Module):
     """Doublings that take in the finer features on their way, as in feature pyramids (Lin et al., arXiv 1612.03144).
 
-    The finer features lie between the pixels of the doubled coarse ones; a 2x2 kernel without padding brings them onto
-    the same grid.
+    There are such features for strides 8 and 4; a doubling to stride 2 stands alone. They lie between the pixels of the
+    doubled coarse ones; a 2x2 kernel without padding brings them onto the same grid.
     """
 
     def __init__(self, channels: Taps[int], joints: int, stride: int) -> None:
@@ -113,7 +113,7 @@ class PyramidHead(nn.Module):
 
 
 class FusedHead(nn.Module):
-    """The doublings of `DeconvHead`, to each of which the finer features of its resolution are added.
+    """The doublings of `DeconvHead`, to which the features of their resolution are added at strides 8 and 4.
 
     Each side of a sum has a batch norm of its own, as where HRNet fuses its branches: SqueezeNet as published has none,
     and from ImageNet weights a fine side would start a hundred times as large as the coarse one and drown it. The fine

@@ -84,7 +84,8 @@ class Recipe:
     )
     temperature: float = _knob(
         0.5,
-        "of teacher and student before their KL, its square in front: above 1 softens both, below 1 looks at the peaks",
+        "of teacher and student before their KL, which is multiplied by its square: above 1 softens both, below 1 "
+        "looks at the peaks",
     )
     logits: str = _knob("log", "log (of the heatmap above the store's floor) or raw", choices=["log", "raw"])
     joints: str = _knob(

@@ -18,9 +18,14 @@ FILES = ("config.json", "history.jsonl", "last.pt", "best.pt", "metrics.json", "
 def refuse_unusable(out: Path) -> None:
     """Raise `TrainError` if no run can be written to a folder, before anything is computed for it.
 
-    It, or the nearest folder above it where there is none yet, is a file or must not be written to.
+    It, or the nearest folder above it where there is none yet, is a file, a link to nothing, or closed to the user.
     """
-    place = next(place for place in (out, *out.parents) if place.exists())
+    try:
+        place = next(place for place in (out, *out.parents) if place.is_symlink() or place.exists())
+    except PermissionError as error:
+        raise TrainError(f"--out {out}: you may not look into its folders ({error}); give another folder") from error
+    if not place.exists():
+        raise TrainError(f"--out {out} cannot be made: {place} is a link to nothing; give another folder")
     if not place.is_dir():
         if place == out:
             raise TrainError(f"--out {out} is a file; give a folder, which is made where there is none")

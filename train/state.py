@@ -45,10 +45,11 @@ class State:
         self.supervision = checkpoint.supervision_of(
             self.recipe, run.input_size, run.store.manifest["provenance"]["logits"]["floor"], distil=run.distil
         )
-        if not self.supervision.kd_weight and not (run.store.instances["keypoints"][..., 2] > 0).any():
+        needs_labels = not self.supervision.kd_weight or self.supervision.joints == "labelled"
+        if needs_labels and not (run.store.instances["keypoints"][..., 2] > 0).any():
             raise TrainError(
-                f"{run.store.path} holds no labelled joint, and only labels were to teach; python -m train distill "
-                "learns from its teacher"
+                f"{run.store.path} holds no labelled joint, and only labelled joints were to teach; python -m train "
+                "distill, without --kd-weight 0 and --joints labelled, learns from its teacher"
             )
         self.model = build_student(
             self.recipe.student, self.recipe.head, run.store.spec.joints, run.input_size, self.recipe.stride
