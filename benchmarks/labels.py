@@ -70,10 +70,9 @@ def draw(curves: Mapping[str, Curve], path: Path) -> None:
     plt.close(figure)
 
 
-def _run(command: str, store: Path, epochs: int, options: argparse.Namespace) -> dict[str, float] | None:
+def _run(command: str, store: Path, name: str, epochs: int, options: argparse.Namespace) -> dict[str, float] | None:
     given = {**vars(options), "store": store, "train_args": f"{options.train_args} --epochs {epochs}"}
-    out = options.out / f"{command}-{persons(store)}-{options.seed}"
-    return train(command, options.seed, out, argparse.Namespace(**given))
+    return train(command, options.seed, options.out / name, argparse.Namespace(**given))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,12 +86,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train-args", default="", help="flags of every run")
     options = parser.parse_args(argv)
-    whole = persons(options.store)
+    counts = {store: persons(store) for store in (*options.parts, options.store)}
     curves: dict[str, Curve] = {command: {} for command in SUPERVISIONS}
-    for store in sorted([*options.parts, options.store], key=persons):
-        count = persons(store)
+    for store, count in sorted(counts.items(), key=lambda counted: counted[1]):
+        epochs = round(options.epochs * counts[options.store] / count)
         for command, curve in curves.items():
-            metrics = _run(command, store, round(options.epochs * whole / count), options)
+            metrics = _run(command, store, f"{command}-{count}-{options.seed}", epochs, options)
             if metrics is None:
                 return 1
             curve[count] = metrics
