@@ -42,7 +42,7 @@ else ifeq ($(DATA),coco)
 DATA_DIR = data/coco
 TEACHER ?= hrnet_w32
 RECIPE ?= --config configs/coco.toml
-GET_DATA = $(PY) -m precompute.coco --out "$(DATA_DIR)" $(DATA_ARGS)
+GET_DATA = $(PY) -m precompute.fetch.coco --out "$(DATA_DIR)" $(DATA_ARGS)
 else
 DATA_DIR = $(DATA)
 TEACHER ?= hrnet_w32
@@ -78,7 +78,7 @@ help: ## this list
 	@echo "  FORMAT        zarr or h5 ($(FORMAT))"
 	@echo "  PRETRAINED    the student's ImageNet weights: auto, none, or a file ($(PRETRAINED))"
 	@echo "  CACHE_ARGS    more flags for python -m precompute ($(CACHE_ARGS))"
-	@echo "  DATA_ARGS     more flags for python -m precompute.coco ($(DATA_ARGS))"
+	@echo "  DATA_ARGS     more flags for python -m precompute.fetch.coco ($(DATA_ARGS))"
 	@echo "  SOURCE        what make predict looks at ($(SOURCE))"
 	@echo "  RECIPE        the student's training, where it is not the default ($(RECIPE))"
 	@echo "  IMAGES        folder of the validation images, for FiftyOne ($(IMAGES))"
@@ -166,7 +166,7 @@ check: $(READY) ## lint, format, types and the import law
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	@if [ -x .venv/bin/hadolint ]; then .venv/bin/hadolint Dockerfile; else echo "Dockerfile not linted: no hadolint for this platform"; fi
-	$(PY) -m pytest tests/test_imports.py
+	$(PY) -m pytest tests/repository/test_imports.py
 
 docs: $(READY) ## the documentation as a site in site/, with the Python API; a warning is an error
 	$(PY) -m sphinx -q -W --keep-going -b html docs site

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from console.flags import Parser
+from kdcli.flags import Parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,25 +23,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--full", action="store_true")
     arguments = parser.parse_args(argv)
-    from benchmarks import (
-        allocator,
-        averaging,
-        codec,
-        compiling,
-        cost,
-        first_step,
-        loader,
-        memory,
-        reading,
-        scale,
-        streaming,
-        training,
-        warping,
-        writing,
-    )
-    from benchmarks.effort import QUICK, Effort
-    from benchmarks.report import keep
-    from benchmarks.workspace import Workspace
+    from benchmarks.store import codec, reading, scale, streaming, writing
+    from benchmarks.study import averaging, cost, warping
+    from benchmarks.support.effort import QUICK, Effort
+    from benchmarks.support.report import keep
+    from benchmarks.support.workspace import Workspace
+    from benchmarks.trainer import allocator, compiling, first_step, loader, memory
+    from benchmarks.trainer import steps as training
 
     effort = QUICK if arguments.quick else Effort(full=arguments.full)
     long = [allocator, compiling, cost, scale, memory, warping, averaging] if effort.full else []

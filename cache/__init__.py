@@ -6,13 +6,16 @@
 docs/format.md says what is on disk; `python -m cache info PATH` says what is in a store. It knows no joints.
 """
 
-from cache.codec import Codec, FloatCodec, RootCodec, codec_from_name
+from cache.codec.base import Codec
+from cache.codec.floats import FloatCodec
+from cache.codec.registry import codec_from_name
+from cache.codec.root4 import RootCodec
 from cache.errors import MissingRecordError, StoreError, StoreFormatError, StoreNotFoundError, StoreSpaceError
-from cache.opening import open_store
-from cache.spec import StoreSpec
-from cache.staging import awaits_repair
-from cache.store import Store
-from cache.writer import Writer, create_store
+from cache.format.spec import StoreSpec
+from cache.reading.opening import open_store
+from cache.reading.store import Store
+from cache.writing.staging import awaits_repair
+from cache.writing.writer import Writer, create_store
 
 __all__ = [
     "Codec",

@@ -15,11 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cache import manual
+from cache.commands import help as manual
 from cache.errors import StoreError
-from cache.location import redact
-from console.flags import Parser
-from console.pipe import exit_with
+from cache.files.location import redact
+from kdcli.flags import Parser, exit_with
 
 MEGABYTE = 1_000_000
 LISTED = 20  # problems printed for a person; --json has all
@@ -133,7 +132,7 @@ def _add_overwrite(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from cache.info import describe, page
+    from cache.commands.info import describe, page
 
     facts = describe(options.path)
     print(json.dumps(facts, indent=1) if options.json else page(facts))
@@ -141,8 +140,8 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from cache.hdf5_probe import crash_of
-    from cache.verify import Problem, bad_shards, report, verify_store
+    from cache.commands.hdf5_probe import crash_of
+    from cache.commands.verify import Problem, bad_shards, report, verify_store
 
     crash = crash_of(options.path)
     with _progress("verify") as progress:
@@ -167,8 +166,8 @@ until then."""
 
 def _repair(path: str, bad: Sequence[int]) -> dict[str, Any]:
     """Stage what is sound; the facts for `REPAIR`."""
-    from cache.repair import stage_repair
-    from cache.staging import staging_path
+    from cache.commands.repair import stage_repair
+    from cache.writing.staging import staging_path
 
     with _progress("repair") as progress:
         writer = stage_repair(path, bad, progress)
@@ -177,8 +176,7 @@ def _repair(path: str, bad: Sequence[int]) -> dict[str, Any]:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    from cache.diff import diff_stores
-    from cache.diff_page import findings, verdict
+    from cache.commands.diff import diff_stores, findings, verdict
 
     found = diff_stores(options.a, options.b)
     if options.json:
@@ -190,7 +188,7 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from cache.convert import convert_store
+    from cache.commands.convert import convert_store
 
     with _progress("convert") as progress:
         path = convert_store(
@@ -206,7 +204,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _push(options: argparse.Namespace) -> int:
-    from cache.push import push_store
+    from cache.commands.push import push_store
 
     with _progress("push", "MB") as progress:
         place = push_store(options.src, options.dst, overwrite=options.overwrite, progress=progress)
@@ -215,10 +213,10 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _pull(options: argparse.Namespace) -> int:
-    from cache.location import locate
-    from cache.part import pull_part
-    from cache.pull import find_split, pull_store
-    from cache.target import FORMS
+    from cache.commands.pull import find_split, pull_store
+    from cache.commands.subset import pull_part
+    from cache.files.location import locate
+    from cache.writing.target import FORMS
 
     source = locate(options.src)
     if options.split:
@@ -238,7 +236,7 @@ def _pull(options: argparse.Namespace) -> int:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    from cache.pack import FAT32_LIMIT, pack_store
+    from cache.commands.pack import FAT32_LIMIT, pack_store
 
     with _progress("pack", "MB") as progress:
         path = pack_store(options.src, options.dst, overwrite=options.overwrite, progress=progress)
@@ -259,7 +257,7 @@ def _list(lines: Sequence[str]) -> None:
 @contextmanager
 def _progress(what: str, unit: str = "instances") -> Iterator[Callable[[int], Any]]:
     """A function to be told how many more instances, or with the unit MB how many more bytes, are done."""
-    from console.progress import progress
+    from kdcli.progress import progress
 
     with progress(what, unit) as tell:
         done, size = 0, MEGABYTE if unit == "MB" else 1

@@ -1,5 +1,25 @@
-"""Pose numerics shared by the teacher's run and the student's trainer: numpy, numba and torch, no files of its own.
+"""The library: pose numerics, samples from a store, students, losses and metrics, for anybody's training loop.
 
-Legend used in every module: B batch, K joints, H rows, W columns. Points are (x, y); their name says of what:
-image, frame, input or heatmap pixels. Sizes are (width, height), array shapes are (rows, columns).
+    import kdlib
+    dataset = kdlib.samples.DistillationDataset("train.zarr")
+    keypoints = kdlib.students.load_student("best.pt").predict("photo.jpg")
+
+Parts are imported when they are first used. None of them imports `precompute` or `train`.
 """
+
+import importlib
+from types import ModuleType
+from typing import Final
+
+PARTS: Final = ("losses", "metrics", "samples", "skeleton", "students")
+"""What `import kdlib` alone makes available."""
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in PARTS:
+        return importlib.import_module(f"kdlib.{name}")
+    raise AttributeError(f"module 'kdlib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *PARTS]

@@ -7,15 +7,20 @@ is that of deep-high-resolution-net.pytorch (lib/dataset/coco.py, lib/utils/tran
 """
 
 import math
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kdlib.errors import KdlibError
+
 Affine = NDArray[np.float64]
 """(2, 3) matrix that takes column vectors (x, y, 1) of one pixel grid to (x, y) of another."""
 
+
 LARGEST = 2.0**23
 """The compiled resampling trusts that no number of an affine is larger; float32 then still knows whole pixels."""
+
 
 PADDING = 1.25
 """HRNet's crops show the box grown by a quarter."""
@@ -89,7 +94,7 @@ def region_affine(
 def region_numbers(
     x: float, y: float, shown: float, angle: float, flip: bool, width: float, height: float
 ) -> tuple[float, float, float, float, float, float]:
-    """The numbers of `region_affine`, row by row, of one region; numba compiles it as it stands (train/augment.py).
+    """The numbers of `region_affine`, row by row, of one region; numba compiles it as it stands (kdlib/samples/views.py).
 
     Args:
         x: Centre of the region.
@@ -137,9 +142,26 @@ def parse_size(text: str) -> tuple[int, int]:
     """The field's ``256x192`` (height x width) as (width, height).
 
     Raises:
-        ValueError: If it is not two positive whole numbers.
+        KdlibError: If it is not two positive whole numbers.
     """
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(f"an input size looks like 256x192 (height x width), got {text!r}")
+        raise KdlibError(f"an input size looks like 256x192 (height x width), got {text!r}")
     return int(parts[1]), int(parts[0])
+
+
+MAP_STRIDES: Final = (2, 4, 8)
+
+
+STRIDE: Final = 4
+"""Where no other is asked for: HRNet's."""
+
+
+def check_stride(stride: int) -> None:
+    """Refuse what is no stride of a student's maps.
+
+    Raises:
+        KdlibError: If it is none of `MAP_STRIDES`.
+    """
+    if stride not in MAP_STRIDES:
+        raise KdlibError(f"a student's maps have a stride of {', '.join(map(str, MAP_STRIDES))}, got {stride}")

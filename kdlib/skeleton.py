@@ -25,11 +25,14 @@ JOINTS: Final = (
 )
 """COCO's keypoint names, in COCO's order. Left and right are the person's own."""
 
+
 FLIP_PAIRS: Final = tuple((left, left + 1) for left in range(1, len(JOINTS), 2))
 """Joints that change places in a mirrored picture."""
 
+
 FLIP_ORDER: Final = np.array([0, *(i for left, right in FLIP_PAIRS for i in (right, left))], dtype=np.int64)
 """``mirrored[k] = original[FLIP_ORDER[k]]``; its own inverse."""
+
 
 LIMBS: Final = (
     (15, 13),
@@ -54,10 +57,16 @@ LIMBS: Final = (
 )
 """COCO's skeleton as pairs of joint numbers from 0 (the annotation files count from 1)."""
 
+
 UPPER_BODY: Final = np.arange(len(JOINTS)) < 11
 """(17,) Is a joint of the upper half, of the half-body augmentation: head, shoulders, elbows and wrists?"""
+
 
 SIGMAS: Final = (
     np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89], dtype=np.float64) / 1000
 )
 """Spread of human annotators a joint, relative to sqrt(area) (COCO's OKS constants, as in pycocotools)."""
+
+
+FEWEST_LABELS: Final = 6
+"""A person with fewer labelled joints says little about a network."""

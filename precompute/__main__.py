@@ -21,11 +21,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from console.config_file import ConfigError, add_config, parse
-from console.flags import Parser
-from kdlib.allocator import keep_freed_memory
-from kdlib.openmp import wait_passively
-from precompute.data_folder import split_name
+from kdcli.config_file import ConfigError, add_config, parse
+from kdcli.flags import Parser
+from kdlib.machine.process import keep_freed_memory, wait_passively
+from precompute.data.folder import split_name
 from precompute.errors import PrecomputeError
 
 
@@ -104,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _split(arguments: argparse.Namespace) -> Any:
-    from precompute.data_folder import Split, find_split
+    from precompute.data.folder import Split, find_split
 
     if arguments.data is not None and arguments.images is None and arguments.annotations is None:
         return find_split(arguments.data, arguments.split)
@@ -117,16 +116,16 @@ def _split(arguments: argparse.Namespace) -> Any:
 
 def _members(arguments: argparse.Namespace) -> list[tuple[str, Path | None]]:
     """(name, checkpoint) of the teacher, and of those that it is averaged with."""
-    from precompute.ensemble import parse_member
+    from precompute.teacher.ensemble import parse_member
 
     return [(arguments.teacher, arguments.checkpoint), *map(parse_member, arguments.ensemble)]
 
 
 def _teacher(arguments: argparse.Namespace) -> Any:
     from kdlib.geometry import parse_size
-    from precompute.ensemble import ensemble
-    from precompute.teacher import load_teacher
-    from precompute.team import own_device
+    from precompute.run.team import own_device
+    from precompute.teacher.ensemble import ensemble
+    from precompute.teacher.loading import load_teacher
 
     size = parse_size(arguments.input_size) if arguments.input_size else None
     device = own_device(arguments.device)
@@ -139,13 +138,13 @@ def _teacher(arguments: argparse.Namespace) -> Any:
 
 def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """Read the data and open the teacher; everything that can be refused is refused here."""
-    from precompute.crops import Cropper
-    from precompute.job import Job
-    from precompute.provenance import describe
-    from precompute.selection import select
-    from precompute.teacher import check_name
-    from precompute.team import local_share
-    from precompute.views import ViewPlan, plan_geometry
+    from precompute.data.crops import Cropper
+    from precompute.data.selection import select
+    from precompute.data.views import ViewPlan, plan_geometry
+    from precompute.run.job import Job
+    from precompute.run.provenance import describe
+    from precompute.run.team import local_share
+    from precompute.teacher.loading import check_name
 
     for name, _ in _members(arguments):
         check_name(name)  # first: no look at the data for a slip of the hand
@@ -188,7 +187,7 @@ def _job(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 def _run(arguments: argparse.Namespace) -> int:
     import cache
-    from precompute.team import assembled
+    from precompute.run.team import assembled
 
     with assembled() as team:
         if team.size > 1 and (arguments.check is not None or arguments.dry_run):
@@ -207,8 +206,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace, job: Any, provenance: dict[str, Any]) -> int:
     import cache
-    from console.progress import progress
-    from precompute.check import check
+    from kdcli.progress import progress
+    from precompute.run.check import check
 
     with progress("check", "instances", passing=True) as tell:
         found = check(job, cache.open_store(arguments.store), provenance, arguments.check, tell)
@@ -219,7 +218,7 @@ def _check(arguments: argparse.Namespace, job: Any, provenance: dict[str, Any]) 
 
 
 def _dry_run(arguments: argparse.Namespace, job: Any, codec: Any) -> int:
-    from precompute.dry_run import dry_run
+    from precompute.run.dry_run import dry_run
 
     cost = dry_run(job, codec, arguments.store)
     print(json.dumps(cost.to_json(), indent=1) if arguments.json else cost.page())
@@ -229,9 +228,9 @@ def _dry_run(arguments: argparse.Namespace, job: Any, codec: Any) -> int:
 def _make(arguments: argparse.Namespace, job: Any, provenance: dict[str, Any], codec: Any, team: Any) -> int:
     """Make the store, or what of it this process of a team is to make."""
     import cache
-    from precompute.existing import refuse_other
-    from precompute.run import create_writer, fill, finish, warn
-    from precompute.team import restarted
+    from precompute.run.provenance import refuse_other
+    from precompute.run.store import create_writer, fill, finish, warn
+    from precompute.run.team import restarted
 
     path = arguments.store
     resume = restarted() or (arguments.resume and not arguments.overwrite)
@@ -281,7 +280,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(arguments)
     except BrokenPipeError:
-        raise  # see console/pipe.py
+        raise  # see kdcli/flags.py
     except (PrecomputeError, cache.StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -290,6 +289,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from console.pipe import exit_with
+    from kdcli.flags import exit_with
 
     exit_with(main)

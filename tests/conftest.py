@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from kdlib.openmp import wait_passively
+from kdlib.machine.process import wait_passively
 
 wait_passively()  # as the commands do, before torch is imported
 os.environ["OMP_NUM_THREADS"] = "1"  # sums in one order in every process, whatever the machine; the work is tiny anyway

@@ -4,13 +4,11 @@ import errno
 import shutil
 from pathlib import Path
 
-
-class TrainError(Exception):
-    """A run that cannot start or go on; the message says what was found, where, and what to do."""
+from kdlib.errors import KdlibError
 
 
-class BadRecordError(TrainError):
-    """One record of a store that cannot be used, while the others may be whole."""
+class TrainError(KdlibError):
+    """A run or a command that cannot start or go on; the message says what was found, where, and what to do."""
 
 
 def not_written(what: object, folder: Path, error: OSError) -> TrainError:

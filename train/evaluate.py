@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from console.progress import Tell, silently
-from kdlib.coco_eval import JOINT_SCORE_THRESHOLD, keypoint_matches
-from kdlib.coco_matches import Matches
-from kdlib.evaluation import decode_to_image, evaluate_points, teacher_predictions
+from kdcli.progress import Tell, silently
 from kdlib.geometry import compose_affines
-from kdlib.images import normalise_images
-from train.dataset import StoreDataset
-from train.decoding import DECODER, joint_threshold
+from kdlib.metrics.coco import JOINT_SCORE_THRESHOLD, Matches, keypoint_matches
+from kdlib.metrics.evaluation import evaluate_points, teacher_predictions
+from kdlib.readout import DECODER
+from kdlib.samples.dataset import StoreDataset
+from kdlib.samples.loader import Loader
+from kdlib.students.loading import LoadedStudent
 from train.errors import TrainError
-from train.loader import Loader
-from train.students import Student
-from train.supervision import Supervision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,39 +45,8 @@ def check_joints(store: Any, joints: int, who: str) -> None:
         raise TrainError(f"{store.path} holds {store.spec.joints} joints an instance and {who} has {joints}")
 
 
-@torch.inference_mode()
-def predict(
-    model: Student,
-    supervision: Supervision,
-    loader: Loader,
-    *,
-    decoder: str = DECODER,
-    tell: Tell = silently,
-) -> Predictions:
+def predict(student: LoadedStudent, loader: Loader, *, decoder: str = DECODER, tell: Tell = silently) -> Predictions:
     """Run a student over every instance of an unshuffled loader; `tell` hears of each batch."""
-    model.eval()
-
-    def heatmaps(images: torch.Tensor) -> NDArray[np.float32]:
-        return supervision.heatmaps(model(normalise_images(images))).cpu().numpy()
-
-    return _decode_all(heatmaps, loader, decoder, supervision.loss, tell)
-
-
-def predict_exported(
-    student: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
-    loader: Loader,
-    *,
-    loss: str = "kl",
-    decoder: str = DECODER,
-    tell: Tell = silently,
-) -> Predictions:
-    """The same with an exported student, which takes crops (B, H, W, 3) uint8 RGB to heatmaps (B, K, h, w)."""
-    return _decode_all(lambda images: student(images.cpu().numpy()), loader, decoder, loss, tell)
-
-
-def _decode_all(
-    heatmaps: Callable[[torch.Tensor], NDArray[np.float32]], loader: Loader, decoder: str, loss: str, tell: Tell
-) -> Predictions:
     joints = loader.dataset.store.spec.joints
     rows, points, scores = (  # a rank may have no batch
         [np.empty(0, np.int64)],
@@ -90,15 +55,12 @@ def _decode_all(
     )
     tell(0, len(loader))
     for number, batch in enumerate(loader.epoch(), start=1):
-        affines = batch["affine"].numpy()
-        maps = heatmaps(batch["image"])
-        stride = batch["image"].shape[2] / maps.shape[3]  # input pixels a heatmap pixel
-        batch_points, batch_scores = decode_to_image(maps, affines, stride, decoder)
+        batch_points, batch_scores = student.points(batch["image"], batch["affine"].numpy(), decoder)
         rows.append(batch["row"].numpy())
         points.append(batch_points)
         scores.append(batch_scores)
         tell(number, len(loader))
-    threshold = joint_threshold(decoder, loss)
+    threshold = student.readout.joint_threshold(decoder)
     return Predictions(np.concatenate(rows), np.concatenate(points), np.concatenate(scores), threshold, decoder)
 
 

@@ -3,12 +3,10 @@
 import argparse
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Self
 
-from kdlib.geometry import parse_size
+from kdlib.geometry import MAP_STRIDES, STRIDE, check_stride, parse_size
 from train.errors import TrainError
-from train.stride import MAP_STRIDES, STRIDE, check_stride
 
 
 def _knob(default: Any, text: str, **options: Any) -> Any:
@@ -117,19 +115,6 @@ class Recipe:
                 parse_size(self.input_size)
             except ValueError as error:
                 raise TrainError(f"--input-size: {error}") from error
-
-    @classmethod
-    def read(cls, knobs: dict[str, Any], path: Path) -> Self:
-        """Take a recipe out of a student's file.
-
-        Raises:
-            TrainError: If it has a knob that is not known here, as the file of a newer version may.
-        """
-        unknown = knobs.keys() - {field.name for field in dataclasses.fields(cls)}
-        if unknown:
-            names = ", ".join(sorted(unknown))
-            raise TrainError(f"{path} has a recipe that this version cannot read ({names}): it may be a newer one's")
-        return cls(**BEFORE | knobs)
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace) -> Self:

@@ -5,9 +5,10 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from kdlib.logits import TRANSFORMS, density_heatmaps, gaussian_logits
-from kdlib.losses import heatmap_mse, spatial_kl
+from kdlib.losses import LOSSES, TRANSFORMS, Loss, Target, default_sigma, gaussian_logits
+from kdlib.readout import Readout
 from train.errors import TrainError
+from train.recipe import Recipe
 
 Batch = dict[str, Tensor]
 
@@ -74,51 +75,54 @@ class Supervision:
             weights["kd"] = self._teacher_weights(batch).sum()
         return weights
 
-    def heatmaps(self, maps: Tensor) -> Tensor:
-        """The student's maps as heatmaps (B, K, H, W) float32, on the scale where a label's Gaussian peaks at 1."""
-        if self.loss == "mse":
-            return maps.float()
-        return density_heatmaps(maps, self.sigma, self.reading_temperature)
+    @property
+    def readout(self) -> Readout:
+        """How the student's maps are read."""
+        return Readout.of(dataclasses.asdict(self))
 
     @property
-    def reading_temperature(self) -> float:
-        """At which the student's maps are probabilities: that of the teacher's term where it alone shaped them.
-
-        At another temperature, what lies far from the peak was taught by nobody, and there is much of it. Labels and
-        the MSE teach at 1; the softmax of raw maps is flat at any temperature, and flatter above 1.
-        """
-        alone = self.logits == "log" and not self.gt_weight and not self.mse_weight
-        return self.temperature if alone else 1.0
+    def _loss(self) -> Loss:
+        return LOSSES[self.loss]
 
     def _ground_truth(self, maps: Tensor, batch: Batch) -> Tensor:
         size = (maps.shape[-1], maps.shape[-2])
         logits = gaussian_logits(batch["keypoints"], size, self.sigma)
-        return self._distance(maps, logits, logits.exp(), batch["labelled"], 1.0)
+        return self._distance(maps, Target(logits, logits.exp(), batch["labelled"]), 1.0)
 
     def _teacher(self, maps: Tensor, batch: Batch) -> Tensor:
         heatmaps = batch["heatmaps"]
         logits = TRANSFORMS[self.logits](heatmaps, self.floor)
-        return self._distance(maps, logits, heatmaps, self._teacher_weights(batch), self.temperature)
+        return self._distance(maps, Target(logits, heatmaps, self._teacher_weights(batch)), self.temperature)
 
-    def _distance(self, maps: Tensor, logits: Tensor, heatmaps: Tensor, weight: Tensor, temperature: float) -> Tensor:
-        """Of the student's maps from a target, given as logits and as heatmaps (B, K, H, W)."""
-        if self.loss == "mse":
-            return heatmap_mse(maps, heatmaps, weight)
-        divergence = spatial_kl(maps, logits, weight, temperature)
-        if not self.mse_weight:
-            return divergence
-        return divergence + self.mse_weight * heatmap_mse(density_heatmaps(maps, self.sigma), heatmaps, weight)
+    def _distance(self, maps: Tensor, target: Target, temperature: float) -> Tensor:
+        """The loss of the student's maps; beside a density's, the MSE between heatmaps if it has a weight."""
+        loss = self._loss.term(maps, target, temperature)
+        if not (self.mse_weight and self._loss.is_density):
+            return loss
+        heatmaps = self._loss.heatmaps(maps, self.sigma, 1.0)
+        return loss + self.mse_weight * LOSSES["mse"].term(heatmaps, target, 1.0)
 
     def _teacher_weights(self, batch: Batch) -> Tensor:
-        """(B, K) what each of the teacher's maps counts."""
+        """(B, K) the weight of each of the teacher's maps."""
         heatmaps, labelled = batch["heatmaps"], batch["labelled"]
         peaks = heatmaps.amax(dim=(-2, -1))
         weight = {"labelled": labelled, "all": torch.ones_like(labelled), "confidence": peaks.clamp(0, 1)}[self.joints]
-        if self.loss == "mse" or self.logits == "raw":
+        if self.logits == "raw" or not self._loss.is_density:
             return weight
-        return weight * (peaks >= self.floor)  # a map without support has no say
+        return weight * (peaks >= self.floor)  # a map without a value above the floor has no logits
 
 
-def default_sigma(heatmap_rows: int) -> float:
-    """HRNet's Gaussian for maps of that height: 2 for 64 rows, 3 for 96, 1 for 32; never below 1."""
-    return max(1.0, heatmap_rows / 32)
+def supervision_of(recipe: Recipe, input_size: tuple[int, int], floor: float, *, distil: bool) -> Supervision:
+    """The loss that a recipe means for a student of that input size."""
+    return Supervision(
+        loss=recipe.loss,
+        sigma=recipe.sigma or default_sigma(input_size[1] // recipe.stride),
+        gt_weight=recipe.gt_weight if distil else 1.0,
+        kd_weight=recipe.kd_weight if distil else 0.0,
+        temperature=recipe.temperature,
+        logits=recipe.logits,
+        floor=floor,
+        joints=recipe.joints,
+        mse_weight=recipe.mse_weight,
+        kd_schedule=recipe.kd_schedule if distil else "constant",
+    )

@@ -12,14 +12,14 @@ import os
 import sys
 from pathlib import Path
 
-from console.flags import Parser
+from kdcli.flags import Parser
 from precompute.sample.spec import SampleSpec
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, write, look; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    from console.progress import progress
+    from kdcli.progress import progress
     from precompute.sample.dataset import SampleError, write_sample
 
     spec = SampleSpec(arguments.seed, arguments.train, arguments.val, arguments.clean_train)

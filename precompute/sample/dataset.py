@@ -27,9 +27,9 @@ import cv2
 import numpy as np
 
 from kdlib.skeleton import JOINTS, LIMBS
+from precompute.sample.drawing.scene import draw_scene
 from precompute.sample.labels import Carelessness, annotate
 from precompute.sample.photo import encode, photograph
-from precompute.sample.scene import draw_scene
 from precompute.sample.spec import GENERATOR, SampleSpec
 
 FIRST_ID = {"train": 1, "val": 1_000_001}

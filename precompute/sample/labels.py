@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kdlib.skeleton import LIMBS, SIGMAS
-from precompute.sample.scene import Person, Scene
+from precompute.sample.drawing.scene import Person, Scene
 
 Array = np.ndarray
 

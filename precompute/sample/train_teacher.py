@@ -4,7 +4,7 @@
 
 Its own training data is drawn when the folder is missing: 9,000 pictures with clean labels and seed 1, where the
 demo's sample has seed 0. So the teacher never saw the pictures whose heatmaps it will be asked for, train or val. The
-network is `hrnet_w16_sample` of `precompute.hrnet` at 128x96, trained the way of deep-high-resolution-net.pytorch:
+network is `hrnet_w16_sample` of `precompute.teacher.hrnet` at 128x96, trained the way of deep-high-resolution-net.pytorch:
 Gaussian targets, mean squared error on the raw maps over labelled joints, flips, rotations, scales and half bodies; but
 with AdamW, a cosine schedule and batches of 16. At the end it prints AP and PCK on the folder's val pictures with flip
 test, and writes fp16 safetensors with these numbers and the command in its metadata.
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from console.flags import Parser
+from kdcli.flags import Parser
 
 if TYPE_CHECKING:
     import torch
@@ -79,8 +79,8 @@ def train_teacher(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from kdlib.annotations import read_keypoint_annotations
-    from precompute.hrnet import build_hrnet
     from precompute.sample.training_views import PersonViews
+    from precompute.teacher.hrnet import build_hrnet
 
     data: Path = arguments.data
     _ensure_data(data, arguments.images, arguments.workers)
@@ -101,7 +101,7 @@ def train_teacher(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _ensure_data(folder: Path, images: int, workers: int) -> None:
-    from console.progress import progress
+    from kdcli.progress import progress
     from precompute.sample.dataset import read_marker, write_sample
     from precompute.sample.spec import SampleSpec
 
@@ -115,7 +115,7 @@ def _fit(model: "nn.Module", views: "PersonViews", steps: int, seed: int) -> Non
     import numpy as np
     import torch
 
-    from console.progress import progress
+    from kdcli.progress import progress
     from precompute.sample.training_views import shuffled_batches
 
     optimizer = torch.optim.AdamW(model.parameters(), PEAK_RATE, weight_decay=WEIGHT_DECAY)
@@ -146,8 +146,8 @@ def _heatmaps(model: "nn.Module", crops: Any) -> "torch.Tensor":
     """Raw float32 maps (B, K, H, W) of crops (B, H, W, 3) uint8, in bfloat16 where the CPU gains from it."""
     import torch
 
-    from kdlib.device import choose_precision
     from kdlib.images import normalise_images
+    from kdlib.machine.device import choose_precision
 
     fast = choose_precision("auto", torch.device("cpu")) == "bf16"
     with torch.autocast("cpu", torch.bfloat16, enabled=fast):
@@ -155,12 +155,12 @@ def _heatmaps(model: "nn.Module", crops: Any) -> "torch.Tensor":
 
 
 def evaluate(model: "nn.Module", views: "PersonViews", annotations: "Annotations") -> dict[str, Any]:
-    """AP, AR and PCK of plain crops with flip test, in percent (`kdlib.evaluation.evaluate_points`)."""
+    """AP, AR and PCK of plain crops with flip test, in percent (`kdlib.metrics.evaluation.evaluate_points`)."""
     import numpy as np
     import torch
 
-    from kdlib.evaluation import decode_to_image, evaluate_points
     from kdlib.heatmaps import flip_average
+    from kdlib.metrics.evaluation import decode_to_image, evaluate_points
     from precompute.sample.training_views import STRIDE
 
     model.eval()

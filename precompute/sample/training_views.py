@@ -14,8 +14,8 @@ import numpy as np
 
 from kdlib.annotations import Persons
 from kdlib.geometry import box_to_region, clip_boxes, region_affine, transform_points
+from kdlib.resample.exact import crop_image, warp_image
 from kdlib.skeleton import FLIP_ORDER, UPPER_BODY
-from kdlib.warp import crop_image, warp_image
 
 Array = np.ndarray
 

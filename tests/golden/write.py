@@ -84,7 +84,7 @@ def write(path, codec):
 
 def main():
     """Write all stores of this version, and what they hold as plain arrays."""
-    version = cache.spec.FORMAT_VERSION
+    version = cache.format.spec.FORMAT_VERSION
     folder = Path(sys.argv[1])
     for name, codec in STORES.items():
         store = write(folder / f"v{version}-{name}", codec)

@@ -1,0 +1,1 @@
+"""Benchmarks of stores: their size, and what writing and reading them costs."""

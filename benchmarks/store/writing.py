@@ -1,0 +1,115 @@
+"""How much slower than its teacher is a precompute run? `python -m benchmarks.store.writing`.
+
+write.precompute   instances a second of the whole run, from image files to the published store with the teacher's AP
+                   and PCK, over the bare forward passes of the same teacher on the same crops, which are in memory;
+                   `ratio_without_finish` leaves out the evaluation and the publishing, a fixed cost of a small store
+
+Two teachers: one of HRNet-W32's shape at 256x192, which says what the run costs beside a real teacher, and the embedded
+sample's, which is so small that everything else weighs more. Random weights make maps that no teacher makes, so the
+first one's maps are replaced by prepared ones (`synthetic`); its forward passes are real.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.store.codec import SAMPLE_WEIGHTS
+from benchmarks.support.alone import run_alone
+from benchmarks.support.report import Line
+from benchmarks.support.synthetic import synthetic_teacher
+from benchmarks.support.timing import interleave, timed
+from benchmarks.support.workspace import Precompute, Workspace
+from kdlib.machine.device import choose_device, choose_precision
+from precompute.run.store import fill, finish
+from precompute.teacher.ensemble import teacher_maps
+from precompute.teacher.hrnet import HRNetNetwork, build_hrnet
+from precompute.teacher.loading import Teacher, load_teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A teacher, how many persons it sees and in which batches."""
+
+    teacher: Callable[[], Teacher]
+    share: float
+    """Of the persons of a store."""
+    batch_size: int
+
+
+def _hrnet_w32() -> Teacher:
+    size, device = (192, 256), choose_device("auto")
+    network = HRNetNetwork(build_hrnet("hrnet_w32"), size, device, choose_precision("auto", device))
+    return synthetic_teacher(size, "hrnet_w32 (random weights, prepared maps)", network)
+
+
+def _sample_teacher() -> Teacher:
+    return load_teacher("hrnet_w16_sample", SAMPLE_WEIGHTS, input_size=(96, 128))
+
+
+CASES = (Case(_hrnet_w32, 1 / 8, 8), Case(_sample_teacher, 1, 32))
+
+
+def run(workspace: Workspace) -> Iterator[Line]:
+    """One line a teacher."""
+    for case in CASES:
+        count = max(case.batch_size, round(workspace.effort.instances * case.share))
+        precompute = Precompute.plan(workspace.people("sample", count), case.teacher(), case.batch_size)
+        yield measure(precompute, workspace.folder / "written.zarr", workspace.effort.some(0.4))
+
+
+def measure(precompute: Precompute, path: Path, rounds: int) -> Line:
+    """The whole run against the forward passes alone."""
+    crops, run = np.concatenate(list(_crops(precompute))), WholeRun(precompute, path)
+    timings = interleave({"run": timed(run), "forward": timed(lambda: _forward(precompute, crops))}, rounds)
+    teacher, forward, whole = precompute.job.teacher, timings.median("forward"), timings.median("run")
+    finishing = statistics.median(run.finishing) / len(crops)
+    extra = {
+        "teacher": teacher.name,
+        "input_size": f"{teacher.input_size[1]}x{teacher.input_size[0]}",
+        "views": precompute.job.plan.count,
+        "flip_test": precompute.job.plan.flip_test,
+        "ratio_without_finish": round(forward / (whole - finishing), 3),
+        "spread": timings.spread("forward", "run"),
+    }
+    n = timings.items["run"]
+    return Line("write", "precompute", 1 / whole, "instances/s", n, "bare forward passes", 1 / forward, extra)
+
+
+class WholeRun:
+    """Writes the store from the images; notes how long the last part takes, which a large store hardly feels."""
+
+    def __init__(self, precompute: Precompute, path: Path) -> None:
+        self.precompute, self.path = precompute, path
+        self.finishing: list[float] = []
+        """Seconds of evaluating the teacher from the store and publishing it, a run each."""
+
+    def __call__(self) -> int:
+        """Run; returns the number of instances."""
+        writer = self.precompute.begin(self.path)
+        fill(self.precompute.job, writer)
+        started = time.perf_counter()
+        finish(writer)
+        self.finishing.append(time.perf_counter() - started)
+        return len(self.precompute.job.persons)
+
+
+def _crops(precompute: Precompute) -> Iterator[NDArray[np.uint8]]:
+    cropper = precompute.job.cropper
+    for row in range(len(cropper.persons)):
+        yield from (item.crops[precompute.job.teacher.input_size][None] for item in cropper.prepare([row]))
+
+
+def _forward(precompute: Precompute, crops: NDArray[np.uint8]) -> int:
+    job = precompute.job
+    for start in range(0, len(crops), job.batch_size):
+        teacher_maps(job.teacher, {job.teacher.input_size: crops[start : start + job.batch_size]}, job.plan)
+    return len(crops)
+
+
+if __name__ == "__main__":
+    run_alone(run, __doc__)

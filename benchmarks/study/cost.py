@@ -1,0 +1,304 @@
+"""When has a store paid for itself, and what do 150,000 instances cost? `python -m benchmarks.study.cost`.
+
+    python -m benchmarks.study.cost            both teachers, JSON lines
+    python -m benchmarks.study.cost --write    the same, and the tables of docs/cost.md made from them
+
+cost.teacher, step, loss, normalise, load, load_maps   milliseconds of CPU time an instance: HRNet's forward pass, a
+                  distilling step on a batch in memory, of it the loss and the normalisation, the loader without and
+                  with the maps; `quartiles` over the rounds
+cost.paid_after   epochs, over all students, after which a store has cost less than its teacher beside the student;
+                  `passes` are the forward passes an instance that made it
+cost.epoch        milliseconds an instance of an epoch from the store, over one with the teacher online
+cost.bytes        bytes an instance of a store, over its maps in float32
+
+One core: torch and the loader have a thread each and their CPU time is added. All take turns of a batch. Frames are
+real photographs' where they are present, else the sample's; the maps are `synthetic`.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks.support.batches import MemoryBatches, StoreBatches
+from benchmarks.support.effort import QUICK, Effort
+from benchmarks.support.online import OnlineTeacher
+from benchmarks.support.report import Line, machine
+from benchmarks.support.synthetic import JOINTS
+from benchmarks.support.timing import Timings, Work, interleave_on
+from benchmarks.support.turn import Turn
+from benchmarks.support.workspace import ROOT, Workspace
+from cache.commands.info import describe
+from kdcli.flags import Parser
+from kdlib.images import normalise_images
+from train.recipe import Recipe
+from train.run.loop import Run, Trainer
+from train.supervision import Batch, Supervision
+
+CPU = torch.device("cpu")
+PAGE = ROOT / "docs" / "cost.md"
+BEGIN, END = "<!-- begin: python -m benchmarks.study.cost --write -->", "<!-- end -->"
+INSTANCES = 150_000
+GIGABYTE_MONTH = 0.023
+"""Assumed price of an object store."""
+CORE_HOUR = 0.04
+"""Assumed price of a rented core."""
+WHAT = {
+    "teacher": "the teacher's forward pass, t",
+    "step": "a student's distilling step, its batch in memory",
+    "loss": "of it the loss, forward and backward",
+    "normalise": "of it the normalisation",
+    "load": "the loader without maps",
+    "load_maps": "the loader with maps",
+}
+
+
+class Case(NamedTuple):
+    """An input size (width, height), a teacher's shape, and instances a batch."""
+
+    input_size: tuple[int, int]
+    teacher: str
+    batch_size: int
+
+    def __str__(self) -> str:
+        return f"{self.teacher} at {self.input_size[1]}x{self.input_size[0]}"
+
+
+CASES = (Case((192, 256), "hrnet_w32", 8), Case((288, 384), "hrnet_w48", 2))
+
+
+class Measured(NamedTuple):
+    """Median and quartiles over the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, milliseconds: Sequence[float]) -> "Measured":
+        """Rounded as it is printed, so that what is computed from it can be checked by hand."""
+        low, median, high = (_three_digits(value) for value in np.quantile(milliseconds, (0.25, 0.5, 0.75)))
+        return cls(median, low, high)
+
+    def __str__(self) -> str:
+        return f"{self.median:g} ({self.low:g} to {self.high:g})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What was measured for a teacher, and what follows from it."""
+
+    name: str
+    heatmap_size: tuple[int, int]
+    views: int
+    """Stored ones."""
+    passes: int
+    """Forward passes that they took."""
+    milliseconds: Mapping[str, Measured]
+    """An instance, of every key of `WHAT`."""
+    view_bytes: int
+    """Of the maps of one view."""
+    frame_bytes: int
+
+    def __getitem__(self, name: str) -> float:
+        return self.milliseconds[name].median
+
+    @property
+    def reading(self) -> float:
+        """Milliseconds that the maps cost an instance and epoch."""
+        return self["load_maps"] - self["load"]
+
+    @property
+    def paid_after(self) -> float:
+        """Epochs over all students."""
+        return self.passes * self["teacher"] / (self["teacher"] - self.reading)
+
+    @property
+    def epochs(self) -> tuple[float, float]:
+        """Milliseconds an instance of an epoch: from the store, and with the teacher online."""
+        return self["step"] + self["load_maps"], self["step"] + self["load"] + self["teacher"]
+
+    @property
+    def exact_bytes(self) -> int:
+        """Of an instance's maps in float32."""
+        return self.views * JOINTS * self.heatmap_size[0] * self.heatmap_size[1] * 4
+
+    @property
+    def bytes(self) -> int:
+        """Of an instance's maps and frame."""
+        return self.views * self.view_bytes + self.frame_bytes
+
+
+def _three_digits(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def run(workspace: Workspace) -> Iterator[Line]:
+    """Lines of the first teacher, with ``full`` of both."""
+    for case in CASES if workspace.effort.full else CASES[:1]:
+        yield from lines(*measure(workspace, case))
+
+
+def measure(workspace: Workspace, case: Case) -> tuple[Figures, Timings]:
+    """Everything of one teacher, from the same rounds."""
+    store = workspace.store(workspace.sources[-1], case.input_size)
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+        work = _contenders(workspace, case, store, stack)
+        timings = interleave_on({"cpu": time.process_time}, work, workspace.effort.rounds)["cpu"]
+    facts = describe(store.path)
+    milliseconds = {name: Measured.of([1e3 * seconds for seconds in timings.seconds[name]]) for name in WHAT}
+    return Figures(
+        name=str(case),
+        heatmap_size=(store.spec.width, store.spec.height),
+        views=store.spec.views,
+        passes=store.spec.views * (1 + store.manifest["provenance"]["teacher"]["flip_test"]),
+        milliseconds=milliseconds,
+        view_bytes=round(facts["heatmap_bytes_per_view"]),
+        frame_bytes=round(facts["frame_bytes"] / len(store)),
+    ), timings
+
+
+def _contenders(workspace: Workspace, case: Case, store: Any, stack: contextlib.ExitStack) -> dict[str, Work]:
+    size = case.batch_size
+    plain, maps = (
+        stack.enter_context(contextlib.closing(StoreBatches(store, views, size, CPU, threads=1)))
+        for views in (None, "average")
+    )
+    memory = MemoryBatches([next(maps) for _ in range(2)])
+    teacher = OnlineTeacher(case.teacher, CPU)
+    recipe = Recipe(pretrained="none", batch_size=size)
+    trainer = Trainer(Run(store, store, workspace.folder / "run", recipe, distil=True, device=CPU, threads=1))
+    return {
+        "teacher": Turn(memory, 1, CPU, lambda batch: teacher(batch["image"])),
+        "step": Turn(memory, 1, CPU, trainer._train_step),
+        "loss": Turn(memory, 8, CPU, _Loss(trainer.state.supervision)),
+        "normalise": Turn(memory, 8, CPU, lambda batch: normalise_images(batch["image"])),
+        "load": Turn(plain, 8, CPU),
+        "load_maps": Turn(maps, 8, CPU),
+    }
+
+
+class _Loss:
+    """Forward and backward of a loss on maps that no student made."""
+
+    def __init__(self, supervision: Supervision) -> None:
+        self._supervision = supervision
+
+    def __call__(self, batch: Batch) -> None:
+        maps = torch.zeros_like(batch["heatmaps"]).requires_grad_()
+        torch.stack(list(self._supervision.terms(maps, batch).values())).sum().backward()
+
+
+def lines(figures: Figures, timings: Timings) -> Iterator[Line]:
+    """What was measured, and what follows."""
+    extra, n = {"teacher": figures.name}, timings.items["step"]
+    for name, measured in figures.milliseconds.items():
+        more = {**extra, "quartiles": [measured.low, measured.high]}
+        yield Line("cost", name, measured.median, "ms", timings.items[name], extra=more)
+    ours, online = figures.epochs
+    yield Line("cost", "paid_after", figures.paid_after, "epochs", n, extra={**extra, "passes": figures.passes})
+    yield Line("cost", "epoch", ours, "ms", n, "teacher online", online, extra)
+    yield Line("cost", "bytes", figures.bytes, "B", n, "float32", figures.exact_bytes, extra)
+
+
+def tables(columns: Sequence[Figures]) -> str:
+    """The page's tables as Markdown, a column a teacher."""
+    head = ["| {} | " + " | ".join(figures.name for figures in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+
+    def row(what: str, *cells: str) -> str:
+        return "| " + " | ".join([what, *cells]) + " |"
+
+    measured = [row(text, *(str(figures.milliseconds[name]) for figures in columns)) for name, text in WHAT.items()]
+    instance = [
+        row("bytes of a view's maps", *(f"{figures.view_bytes:,}" for figures in columns)),
+        row("bytes of a frame", *(f"{figures.frame_bytes:,}" for figures in columns)),
+        row("r, the maps' share of the loader", *(f"{figures.reading:.2f}" for figures in columns)),
+        row("epochs after which a store is paid for", *(f"{figures.paid_after:.2f}" for figures in columns)),
+        row("an epoch online over one from the store", *(f"{_gain(figures):.2f}" for figures in columns)),
+    ]
+    all_instances = [row(what, *(cell(figures) for figures in columns)) for what, cell in _TOTALS.items()]
+    first = [head[0].format("milliseconds an instance"), head[1], *measured, *instance]
+    second = [head[0].format(f"{INSTANCES:,} instances"), head[1], *all_instances]
+    return "\n".join([*first, "", *second])
+
+
+def _gain(figures: Figures) -> float:
+    ours, online = figures.epochs
+    return online / ours
+
+
+def _gigabytes(of_an_instance: float) -> float:
+    return of_an_instance * INSTANCES / 1e9
+
+
+def _hours(milliseconds: float) -> float:
+    return milliseconds * INSTANCES / 3.6e6
+
+
+_EPOCHS = Recipe().epochs
+_TOTALS = {
+    "store: maps + frames": lambda figures: (
+        f"{_gigabytes(figures.views * figures.view_bytes):.1f} + {_gigabytes(figures.frame_bytes):.1f} GB"
+    ),
+    "float32 maps instead": lambda figures: f"{_gigabytes(figures.exact_bytes):.0f} GB",
+    "the teacher, once": lambda figures: f"{_hours(figures.passes * figures['teacher']):.0f} core-hours",
+    f"the teacher online, a student of {_EPOCHS} epochs": lambda figures: (
+        f"{_hours(_EPOCHS * figures['teacher']):.0f} core-hours"
+    ),
+    f"reading the maps, a student of {_EPOCHS} epochs": lambda figures: (
+        f"{_hours(_EPOCHS * figures.reading):.1f} core-hours"
+    ),
+    f"the teacher, once, at {CORE_HOUR} a core-hour (assumed)": lambda figures: (
+        f"{_hours(figures.passes * figures['teacher']) * CORE_HOUR:.2f}"
+    ),
+    f"keeping it a month, at {GIGABYTE_MONTH} a GB (assumed)": lambda figures: (
+        f"{_gigabytes(figures.bytes) * GIGABYTE_MONTH:.2f}"
+    ),
+}
+"""Text of a row, and what stands in it."""
+
+
+def write_page(page: Path, columns: Sequence[Figures], rounds: int, day: datetime.date) -> None:
+    """Put the tables where the page has them."""
+    source = f"Measured on `{machine()}`, {day.isoformat()}: medians of {rounds} rounds (quartiles)."
+    block = f"{BEGIN}\n\n{source}\n\n{tables(columns)}\n\n{END}"
+    text, found = re.subn(f"{BEGIN}.*{END}", lambda _: block, page.read_text(), flags=re.DOTALL)
+    assert found == 1, f"{page} has no place for the tables"  # noqa: S101 - a page of this repository
+    page.write_text(text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure both teachers; print the lines."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    effort_or_page = parser.add_mutually_exclusive_group()
+    effort_or_page.add_argument("--quick", action="store_true", help="as little as possible: does it run?")
+    effort_or_page.add_argument("--write", action="store_true", help="put the tables into docs/cost.md")
+    arguments = parser.parse_args(argv)
+    effort, columns = QUICK if arguments.quick else Effort(), []
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(Path(folder), effort)
+        for case in CASES:
+            figures, timings = measure(workspace, case)
+            columns.append(figures)
+            for line in lines(figures, timings):
+                print(json.dumps(line.to_json()), flush=True)
+    if arguments.write:
+        write_page(PAGE, columns, effort.rounds, datetime.date.today())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""What students cost, side by side: parameters, multiply-adds and CPU latency of a few backbones.
+
+    python -m benchmarks.study.students [--input-size 256x192] [--head fused] [--stride 4] [NAME ...]
+
+A table for people, no benchmark line. Latency is the CPU time of one picture in float32 by one thread, as a ratio to
+squeezenet1_1's: all take turns, so that other work on the machine hits them alike, and the median of the rounds' own
+ratios is shown. How many milliseconds squeezenet1_1 takes is said below the table.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+
+import torch
+
+from benchmarks.support.timing import Timings, Work, interleave_on
+from kdcli.flags import Parser
+from kdlib.errors import KdlibError
+from kdlib.geometry import MAP_STRIDES, STRIDE, parse_size
+from kdlib.machine.cost import multiply_adds, parameter_count
+from kdlib.students.networks import Student, build_student
+
+STUDENTS = (
+    "squeezenet1_1",
+    "squeezenet1_0",
+    "timm:mobilenetv3_small_100",
+    "timm:mobilenetv3_large_100",
+    "timm:tf_efficientnet_lite0",
+    "torchvision:mobilenet_v3_small",
+    "torchvision:shufflenet_v2_x1_0",
+    "torchvision:resnet18",
+)
+REFERENCE = STUDENTS[0]
+TURN = 4
+"""Pictures a turn, one at a time."""
+
+
+def _turn(model: Student, size: tuple[int, int]) -> Work:
+    """A turn's pictures through a student."""
+    picture = torch.randn(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(0))
+    picture = picture.contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def turn() -> int:
+        for _ in range(TURN):
+            model(picture)
+        return TURN
+
+    return turn
+
+
+def latencies(students: Mapping[str, Student], size: tuple[int, int], rounds: int) -> Timings:
+    """CPU seconds of one picture of that (width, height) by one thread, of every student in every round."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        work = {name: _turn(model.eval(), size) for name, model in students.items()}
+        return interleave_on({"cpu": time.process_time}, work, rounds)["cpu"]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table as Markdown; 1 if a name is no student."""
+    parser = Parser(prog="python -m benchmarks.study.students", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="students as --student takes them")
+    parser.add_argument("--input-size", default="256x192", help="height x width (256x192)")
+    parser.add_argument("--head", default="fused", help="of all students (fused)")
+    parser.add_argument("--stride", type=int, default=STRIDE, choices=MAP_STRIDES, help="of all students' maps (4)")
+    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="turns of every student (30)")
+    arguments = parser.parse_args(argv)
+    size = parse_size(arguments.input_size)
+    names = dict.fromkeys([REFERENCE, *(arguments.names or STUDENTS)])
+    try:
+        students = {name: build_student(name, arguments.head, 17, size, arguments.stride) for name in names}
+    except KdlibError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    timings = latencies(students, size, arguments.rounds)
+    print(f"| student ({arguments.input_size}, {arguments.head}) | parameters | GMACs | CPU time (quartiles) |")
+    print("|---|---|---|---|")
+    for name, model in students.items():
+        millions, billions = parameter_count(model) / 1e6, multiply_adds(model, size) / 1e9
+        low, high = timings.spread(name, REFERENCE)
+        times = f"{timings.paired(name, REFERENCE):.2f} ({low:.2f} to {high:.2f})"
+        print(f"| `{name}` | {millions:.2f} M | {billions:.2f} | {times} |")
+    print(f"\nCPU time 1.00 is {1000 * timings.median(REFERENCE):.1f} ms here: one picture, one thread, float32.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""What a warped cached map is worth beside the teacher run on the augmented view: `python -m benchmarks.study.warping`.
+
+Every view of a grid (one rotation, one size, with and without mirror) is shown to the teacher, and made from the maps
+of the plain crop and of its mirror as the trainer makes it.
+
+warp.kl      KL(teacher on the view || warped map) in nats at T = 1, log logits, weighted by the teacher's confidence
+warp.moved   percent of confident maps whose maximum lies more than 2 heatmap pixels from the teacher's on the view
+warp.wrong   percent of labelled joints more than 2 heatmap pixels off; its peer is the teacher on the view
+
+`target` names what was warped: `flip test` (the crop's and its mirror's map, averaged before they were stored: the
+default), `first` (the crop's), `average` (both, averaged in the view) or `matching` (the crop's, or the mirror's for a
+mirrored view).
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.store.codec import bench_teacher
+from benchmarks.support.alone import run_alone
+from benchmarks.support.report import Line
+from benchmarks.support.workspace import Workspace
+from cache.codec.base import DEFAULT_FLOOR
+from cache.codec.divergence import log_divergence
+from kdlib.geometry import (
+    Affine,
+    box_to_region,
+    clip_boxes,
+    compose_affines,
+    invert_affine,
+    region_affine,
+    scale_affine,
+    transform_points,
+)
+from kdlib.heatmaps import flip_average, peaks
+from kdlib.resample.exact import crop_image
+from kdlib.resample.maps import warp_heatmaps
+from kdlib.skeleton import FLIP_ORDER
+from precompute.data.photographs import read_photograph
+from precompute.teacher.loading import Teacher
+
+ROTATIONS = (0.0, 20.0, 40.0, 60.0, 80.0)
+SCALES = (0.7, 0.85, 1.15, 1.3)
+INSTANCES = 128
+BATCH = 16
+CONFIDENT = 0.2
+FAR = 2.0
+"""Heatmap pixels."""
+TARGETS = ("flip test", "first", "average", "matching")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One point of the grid."""
+
+    rotation: float = 0.0
+    scale: float = 1.0
+    flip: bool = False
+
+
+GRID = [
+    *(Setting(rotation=angle) for angle in ROTATIONS),
+    *(Setting(scale=scale) for scale in SCALES),
+    Setting(flip=True),
+    Setting(40.0, 1.15, flip=True),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Crops:
+    """The persons as they are shown to the teacher."""
+
+    images: list[NDArray[np.uint8]]
+    centers: NDArray[np.float32]
+    sizes: NDArray[np.float32]
+    keypoints: NDArray[np.float32]
+
+    def affine(self, row: int, setting: Setting, size: tuple[int, int]) -> Affine:
+        """Image pixels to pixels of the view."""
+        region = self.sizes[row] * np.float32(setting.scale)
+        return region_affine(self.centers[row], region, size, setting.rotation, flip=setting.flip)
+
+
+def run(workspace: Workspace) -> Iterator[Line]:
+    """Lines of every source of people."""
+    for source in workspace.sources:
+        teacher = bench_teacher(workspace, source)
+        crops = _crops(workspace, source, teacher)
+        plain = [_maps(teacher, crops, Setting(flip=flip)) for flip in (False, True)]
+        averaged = flip_average(*plain)
+        for setting in GRID:
+            online = plain[setting.flip] if setting == Setting(flip=setting.flip) else _maps(teacher, crops, setting)
+            for target in TARGETS:
+                warped = _warped(teacher, crops, _stored(plain, averaged, setting, target), setting)
+                extra = {"source": source, "teacher": teacher.name, "target": target, **dataclasses.asdict(setting)}
+                yield from _lines(online, warped, _truth(teacher, crops, setting), extra)
+
+
+def _crops(workspace: Workspace, source: str, teacher: Teacher) -> Crops:
+    people = workspace.people(source, min(INSTANCES, workspace.effort.instances))
+    persons, split = people.selection.persons, people.split
+    boxes = clip_boxes(persons.bbox, persons.image_size)
+    images = [
+        read_photograph(split.images / name, (int(size[0]), int(size[1])))
+        for name, size in zip(persons.file_name, persons.image_size, strict=True)
+    ]
+    return Crops(images, *box_to_region(boxes, teacher.input_size), persons.keypoints)
+
+
+def _maps(teacher: Teacher, crops: Crops, setting: Setting) -> NDArray[np.float32]:
+    """(N, K, h, w): what the teacher says of the view."""
+    size = teacher.input_size
+    shown = [crop_image(image, crops.affine(row, setting, size), size) for row, image in enumerate(crops.images)]
+    return np.concatenate([teacher(np.stack(shown[i : i + BATCH])) for i in range(0, len(shown), BATCH)])
+
+
+def _warped(
+    teacher: Teacher, crops: Crops, views: list[tuple[NDArray[np.float32], bool]], setting: Setting
+) -> NDArray[np.float32]:
+    """(N, K, h, w): the stored maps, each with whether it is mirrored, as the view sees them."""
+    stride = scale_affine(teacher.heatmap_size[0] / teacher.input_size[0])
+    out = np.zeros_like(views[0][0])
+    for row, (view, flip) in ((row, view) for row in range(len(out)) for view in views):
+        stored = compose_affines(stride, crops.affine(row, Setting(flip=flip), teacher.input_size))
+        seen = compose_affines(stride, crops.affine(row, setting, teacher.input_size))
+        maps = view[row] if flip == setting.flip else view[row][FLIP_ORDER]
+        affine = compose_affines(seen, invert_affine(stored))
+        warped = warp_heatmaps(maps.transpose(1, 2, 0), affine, teacher.heatmap_size)
+        out[row] += warped.transpose(2, 0, 1) / np.float32(len(views))
+    return out
+
+
+def _stored(
+    plain: list[NDArray[np.float32]], averaged: NDArray[np.float32], setting: Setting, target: str
+) -> list[tuple[NDArray[np.float32], bool]]:
+    """The stored maps that a target is made of, and whether they are mirrored."""
+    crop, mirrored = (plain[0], False), (plain[1], True)
+    if target == "matching":
+        return [mirrored if setting.flip else crop]
+    return {"flip test": [(averaged, False)], "first": [crop], "average": [crop, mirrored]}[target]
+
+
+def _truth(teacher: Teacher, crops: Crops, setting: Setting) -> NDArray[np.float64]:
+    """(N, K, 2) labelled joints in heatmap pixels of the view, NaN where unlabelled or outside."""
+    scale = scale_affine(teacher.heatmap_size[0] / teacher.input_size[0])
+    points = np.empty((len(crops.images), crops.keypoints.shape[1], 2))
+    for row, labels in enumerate(crops.keypoints):
+        moved = transform_points(labels[:, :2], compose_affines(scale, crops.affine(row, setting, teacher.input_size)))
+        points[row] = moved if not setting.flip else moved[FLIP_ORDER]
+    labelled = crops.keypoints[..., 2] > 0
+    labelled = labelled[:, FLIP_ORDER] if setting.flip else labelled
+    inside = ((points >= 0) & (points <= np.array(teacher.heatmap_size) - 1)).all(axis=-1)
+    return np.where((labelled & inside)[..., None], points, np.nan)
+
+
+def _lines(
+    online: NDArray[np.float32], warped: NDArray[np.float32], truth: NDArray[np.float64], extra: dict[str, Any]
+) -> Iterator[Line]:
+    own, scores = peaks(online)
+    theirs, _ = peaks(warped)
+    shown = np.where(warped >= DEFAULT_FLOOR, warped, np.float32(DEFAULT_FLOOR))  # nothing has probability 0
+    nats = log_divergence(online, shown, DEFAULT_FLOOR, 1)
+    sure = (scores > CONFIDENT) & np.isfinite(nats)
+    yield Line("warp", "kl", float(np.average(nats[sure], weights=scores[sure])), "nats", int(sure.sum()), extra=extra)
+    moved = np.hypot(*np.moveaxis((own - theirs).astype(float), -1, 0)) > FAR
+    yield Line("warp", "moved", float(100 * moved[sure].mean()), "%", int(sure.sum()), extra=extra)
+    known = ~np.isnan(truth[..., 0])
+    wrong, peer = (
+        float(100 * (np.hypot(*np.moveaxis(points - truth, -1, 0))[known] > FAR).mean()) for points in (theirs, own)
+    )
+    yield Line("warp", "wrong", wrong, "%", int(known.sum()), "teacher on the view", peer, extra)
+
+
+if __name__ == "__main__":
+    run_alone(run, __doc__)

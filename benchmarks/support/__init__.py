@@ -1,0 +1,1 @@
+"""What benchmarks share: what they measure on, how they take turns, what they report, and their peers."""

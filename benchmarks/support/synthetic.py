@@ -1,0 +1,99 @@
+"""Heatmaps that look like a teacher's, and a teacher that hands them out: cost is real, meaning is not.
+
+Of 256 persons of COCO under a real teacher with flip test, 17x64x48 maps take 5.8 KB in the default codec, 14 %
+of their values reach the floor, and a person's take 19 microseconds to decompress and 21 to decode; these maps take
+5.7 KB, 12 %, 19 and 22 microseconds.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kdlib.skeleton import FLIP_ORDER
+from precompute.teacher.loading import Teacher
+
+JOINTS = 17
+BACKGROUND = 0.001
+"""Standard deviation of the background, as wide as a pixel."""
+TEXTURE = 1.2
+"""The same of what the Gaussians are divided by, from 1 up."""
+
+
+def teacher_like_maps(count: int, size: tuple[int, int], seed: int = 0) -> NDArray[np.float32]:
+    """Gaussians of different height and width, not quite smooth, over a background, (count, 17, H, W) float32.
+
+    Args:
+        count: Instances and views.
+        size: Width and height of a map.
+        seed: Of everything random.
+    """
+    rng = np.random.default_rng(seed)
+    (width, height), each = size, (count, JOINTS, 1, 1)
+    x, y = rng.uniform(0.1, 0.9, each) * width, rng.uniform(0.1, 0.9, each) * height
+    peak, sigma = np.clip(rng.normal(0.8, 0.25, each), 0.05, 1.15), rng.uniform(2.6, 4.3, each) * height / 64
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    bumps = peak * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * sigma**2))
+    noise = np.stack([_smooth(rng, size) for _ in range(count * JOINTS)]).reshape(bumps.shape)
+    return (bumps / (1 + TEXTURE * np.abs(noise)) + BACKGROUND * noise).astype(np.float32)
+
+
+def _smooth(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float64]:
+    noise = cv2.GaussianBlur(rng.normal(size=(size[1], size[0])), (0, 0), 1.0)
+    return np.asarray(noise / noise.std())
+
+
+class Dealer:
+    """A network that hands out prepared maps in turn; a network it is given runs first and is not listened to.
+
+    With a flip test, which must be of one view, every second call is about the mirrored crops of the call before: the
+    flip test brings its maps back onto those of that call.
+    """
+
+    def __init__(
+        self,
+        heatmap_size: tuple[int, int],
+        network: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None,
+        flip_test: bool,
+    ) -> None:
+        self._maps, self._next = teacher_like_maps(64, heatmap_size), 0
+        self._network, self._flip_test = network, flip_test
+        self._mirrored: NDArray[np.float32] | None = None
+
+    def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(B, H, W, 3) uint8 -> (B, 17, h, w) float32."""
+        if self._network is not None:
+            self._network(crops)
+        if self._mirrored is not None:
+            maps, self._mirrored = self._mirrored, None
+            return maps
+        rows = (self._next + np.arange(len(crops))) % len(self._maps)
+        self._next += len(crops)
+        maps = self._maps[rows]
+        self._mirrored = np.roll(maps[:, FLIP_ORDER, :, ::-1], 1, axis=-1) if self._flip_test else None
+        return maps
+
+
+def synthetic_teacher(
+    input_size: tuple[int, int],
+    name: str = "synthetic",
+    network: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None,
+    *,
+    flip_test: bool = True,
+) -> Teacher:
+    """A teacher of that input size (width, height) whose maps are prepared; ``network`` gives it its cost.
+
+    With ``flip_test`` it expects to be asked about each batch of crops and then about their mirrors.
+    """
+    heatmap_size = (input_size[0] // 4, input_size[1] // 4)
+    return Teacher(
+        name=name,
+        input_size=input_size,
+        heatmap_size=heatmap_size,
+        joints=JOINTS,
+        weights_sha256="0" * 64,
+        precision="fp32",
+        device="cpu",
+        network=Dealer(heatmap_size, network, flip_test),
+    )

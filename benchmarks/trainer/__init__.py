@@ -1,0 +1,1 @@
+"""Benchmarks of the trainer: its loader, its steps, its memory."""

@@ -1,0 +1,82 @@
+"""What does keeping freed memory save? `python -m benchmarks.trainer.allocator`.
+
+train.kept_memory   CPU seconds of an instance in a training step of the default student, 256x192, with the allocator as
+                    `python -m train` sets it (`kdlib.machine.process`) over glibc's own way; `system` is the kernel's share
+                    of both, `faults` the page faults of a step, `resident` the largest size in MB
+
+A process a round, as the choice cannot be undone. The CPU's clock alone: most of what is saved is the kernel's.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from benchmarks.support.alone import run_alone
+from benchmarks.support.report import Line
+from benchmarks.support.timing import interleave
+from benchmarks.support.workspace import ROOT, Workspace
+from kdlib.machine.process import CHOSEN
+
+STEPS = """
+import json, resource, sys
+import kdlib.machine.process
+if sys.argv[1] == "keep":
+    kdlib.machine.process.keep_freed_memory()
+import torch
+from kdlib.losses import spatial_kl
+from train.recipe import Recipe
+from kdlib.students.networks import build_student
+
+torch.set_num_threads(1)
+size, steps = int(sys.argv[2]), int(sys.argv[3])
+recipe = Recipe()
+student = build_student(recipe.student, recipe.head, 17, (192, 256)).to(memory_format=torch.channels_last)
+student.add_norms()
+pictures = torch.randn(size, 3, 256, 192).contiguous(memory_format=torch.channels_last)
+target, weight = torch.randn(size, 17, 64, 48), torch.ones(size, 17)
+
+def train(steps):
+    for _ in range(steps):
+        student.zero_grad(set_to_none=True)
+        spatial_kl(student(pictures), target, weight).backward()
+
+train(2)
+before = resource.getrusage(resource.RUSAGE_SELF)
+train(steps)
+after = resource.getrusage(resource.RUSAGE_SELF)
+user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+faults = (after.ru_minflt - before.ru_minflt) / steps
+print(json.dumps({"seconds": user + system, "system": system, "faults": faults, "resident": after.ru_maxrss / 1024}))
+"""
+WAYS = ("keep", "leave")
+
+
+def run(workspace: Workspace) -> Iterator[Line]:
+    """One line; none where the allocator is not glibc's."""
+    if not sys.platform.startswith("linux"):
+        return
+    size, steps = min(16, workspace.effort.batch_size), 4 * workspace.effort.steps
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+
+    def measure(way: str) -> tuple[int, float]:
+        command = [sys.executable, "-c", STEPS, way, str(size), str(steps)]
+        environment = {name: value for name, value in os.environ.items() if name not in CHOSEN}
+        done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+        found[way].append(json.loads(done.stdout))
+        return size * steps, found[way][-1]["seconds"]
+
+    timings = interleave({way: lambda way=way: measure(way) for way in WAYS}, workspace.effort.some(0.7))
+    ours, theirs = (timings.median(way) for way in WAYS)
+    medians = {
+        name: [round(statistics.median(one[name] for one in found[way]), 3) for way in WAYS]
+        for name in ("system", "faults", "resident")
+    }
+    extra = {"paired": timings.paired(*WAYS), "spread": timings.spread(*WAYS), "batch_size": size, **medians}
+    yield Line("train", "kept_memory", ours, "CPU s an instance", timings.items["keep"], "glibc's way", theirs, extra)
+
+
+if __name__ == "__main__":
+    run_alone(run, __doc__)

@@ -1,0 +1,163 @@
+"""What does a training sample cost the CPU? `python -m benchmarks.trainer.loader`.
+
+loader.decode     milliseconds of CPU an instance of our loader, all included, over the bare JPEG decode of its frame
+loader.notebook   the same over the seed notebook's loader at the same input size (`notebook`), which reads no maps
+loader.target     how many of these peers (`of`) an instance with the teacher's maps costs: the median of the rounds'
+                  own ratios, over what it should at most be; a `ratio` above 1 misses the target
+loader.rate       instances a second, by the wall clock, that the loader delivers with all its threads, over one thread;
+                  `per_core` a thread, `per_core_cpu` a second of CPU time, which other load hardly changes
+
+Ours is the trainer's loader with the recipe's augmentation: frame read and decode, warp, targets, batch assembly (into
+pinned memory and onto the GPU where there is one), and the teacher's maps, read, decoded and warped: `maps` names
+those of a store as `precompute` makes it, those of a store of crop and mirror, averaged by the loader, or none. One
+thread, but for the rates; CPU time of all threads together.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+
+from benchmarks.support.alone import run_alone
+from benchmarks.support.batches import StoreBatches, recipe_augmentation
+from benchmarks.support.notebook import BATCH_SIZE, notebook_loader
+from benchmarks.support.report import Line
+from benchmarks.support.timing import Timings, Work, interleave, interleave_on, timed
+from benchmarks.support.turn import Turn
+from benchmarks.support.workspace import People, Workspace
+from kdlib.machine.device import choose_device
+from kdlib.samples.dataset import StoreDataset
+from kdlib.samples.loader import Loader
+from precompute.data.views import BY_DEFAULT, ViewPlan
+
+CASES = (
+    ("sample", (192, 256), (192, 256)),
+    ("sample", (288, 384), (288, 384)),
+    ("coco", (192, 256), (192, 256)),
+    ("coco", (192, 256), (96, 128)),
+)
+"""Source, and width and height of the teacher's input and of the student's."""
+TARGETS = {"decode": 1.5, "notebook": 0.2}
+"""How much of each peer an instance should cost at most."""
+MAPS = {"flip test": BY_DEFAULT, "two views": ViewPlan(2, flip_test=False), "none": None}
+PEOPLE_OF_NOTEBOOK = 2 * BATCH_SIZE
+"""It is slow: some are enough."""
+BATCHES = 4
+"""Of one turn, where rates are measured."""
+
+
+def run(workspace: Workspace) -> Iterator[Line]:
+    """Lines of every source, input size and kind of maps."""
+    for source, stored, size in CASES:
+        if source in workspace.sources:
+            store, batch = workspace.store(source, stored), workspace.effort.batch_size
+            few = workspace.people(source, min(PEOPLE_OF_NOTEBOOK, len(store)))
+            contenders: dict[str, Work] = {
+                maps: Epochs(*_reading(workspace, source, stored, maps), batch, size) for maps in MAPS
+            }
+            contenders["decode"] = FrameDecode(store)
+            contenders["notebook"] = NotebookEpoch(few, size)
+            blocks = {name: timed(work, time.process_time) for name, work in contenders.items()}
+            about = {"source": source, "input_size": _as_text(size), "teacher_size": _as_text(stored)}
+            yield from _lines(interleave(blocks, workspace.effort.rounds), about)
+            if stored == size:
+                yield from (_rate(workspace, source, size, maps) for maps in MAPS)
+
+
+def _rate(workspace: Workspace, source: str, size: tuple[int, int], maps: str) -> Line:
+    (store, views), device = _reading(workspace, source, size, maps), choose_device("auto")
+    with contextlib.ExitStack() as stack:
+        all_threads, one = (
+            stack.enter_context(
+                contextlib.closing(StoreBatches(store, views, workspace.effort.batch_size, device, threads))
+            )
+            for threads in (None, 1)
+        )
+        turns = {"all": Turn(all_threads, BATCHES, device), "one": Turn(one, BATCHES, device)}
+        clocks = {"wall": time.perf_counter, "cpu": time.process_time}
+        timings = interleave_on(clocks, dict(turns), workspace.effort.rounds)
+    wall, cpu = timings["wall"], timings["cpu"]
+    extra = {
+        "source": source,
+        "input_size": _as_text(size),
+        "maps": maps,
+        "threads": all_threads.threads,
+        "per_core": round(wall.rate("all") / all_threads.threads),
+        "per_core_cpu": round(cpu.rate("all")),
+        "paired": wall.paired("one", "all"),
+        "spread": wall.spread("one", "all"),
+    }
+    return Line(
+        "loader", "rate", wall.rate("all"), "instances/s", wall.items["all"], "one thread", wall.rate("one"), extra
+    )
+
+
+def _reading(workspace: Workspace, source: str, size: tuple[int, int], maps: str) -> tuple[Any, str | None]:
+    """The store with those maps, and `StoreDataset`'s views of it."""
+    plan = MAPS[maps]
+    return (workspace.store(source, size), None) if plan is None else (workspace.store(source, size, plan), "average")
+
+
+def _as_text(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
+
+
+def _lines(timings: Timings, about: dict[str, Any]) -> Iterator[Line]:
+    for metric, peer in (("decode", "imdecode of the frames"), ("notebook", "the notebook's loader")):
+        theirs = timings.median(metric) * 1e3
+        for maps in MAPS:
+            extra = {
+                **about,
+                "maps": maps,
+                "instances_per_core_second": round(timings.rate(maps)),
+                "spread": timings.spread(maps, metric),
+            }
+            yield Line("loader", metric, timings.median(maps) * 1e3, "ms", timings.items[maps], peer, theirs, extra)
+        reached, items = timings.paired("flip test", metric), timings.items["flip test"]
+        extra = {"of": metric, "spread": timings.spread("flip test", metric)}
+        yield Line("loader", "target", reached, f"of {peer}", items, "at most", TARGETS[metric], {**about, **extra})
+
+
+class Epochs:
+    """One epoch after the other through the trainer's loader, made by one thread."""
+
+    def __init__(self, store: Any, views: str | None, batch_size: int, size: tuple[int, int]) -> None:
+        dataset = StoreDataset(store, size, recipe_augmentation(), views=views)
+        self._loader = Loader(dataset, batch_size, shuffle=True, device=choose_device("auto"), threads=1)
+        self._epoch = 0
+
+    def __call__(self) -> int:
+        """Load one epoch; returns its instances."""
+        self._epoch += 1
+        return sum(len(batch["image"]) for batch in self._loader.epoch(self._epoch))
+
+
+class FrameDecode:
+    """The bare decode of a store's frames, whose bytes are in memory."""
+
+    def __init__(self, store: Any) -> None:
+        self._frames = [np.frombuffer(store.frame(row), np.uint8) for row in range(len(store))]
+
+    def __call__(self) -> int:
+        """Decode all; returns how many."""
+        for frame in self._frames:
+            cv2.imdecode(frame, cv2.IMREAD_COLOR)
+        return len(self._frames)
+
+
+class NotebookEpoch:
+    """One epoch of the notebook's loader."""
+
+    def __init__(self, people: People, input_size: tuple[int, int]) -> None:
+        self._loader = notebook_loader(people.split.images, people.selection.persons, input_size)
+
+    def __call__(self) -> int:
+        """Load it; returns its instances."""
+        return sum(len(picture) for picture, *_ in self._loader)
+
+
+if __name__ == "__main__":
+    run_alone(run, __doc__)

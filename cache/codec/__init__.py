@@ -1,0 +1,1 @@
+"""Codecs: heatmaps to compact codes and back, and what that costs."""

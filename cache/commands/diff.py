@@ -1,0 +1,247 @@
+"""Are two stores the same? And if not, in what do they differ, and is that more than their codecs explain?"""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.codec.base import ERROR_KINDS
+from cache.codec.divergence import divergences
+from cache.format.manifest import VOLATILE, differences
+from cache.format.spec import PLACE_COLUMNS, SHARD_DIGESTS
+from cache.reading.opening import open_store
+from cache.reading.store import Store
+
+_OF_RECORDS = ("heatmaps/peak", "integrity/checksum", "frames/nbytes", SHARD_DIGESTS)  # differ if and as the records do
+
+
+_COMPARED = ("spec", "provenance", "teacher_metrics", "codec_error")
+
+
+_OF_CODING = ("spec.codec", "spec.shard_instances", "spec.frame_limit", "codec_error", "teacher_metrics")
+
+
+_CONVERSIONS = "provenance.conversions"  # how a store came to its codec: see cache/commands/convert.py
+
+
+def diff_stores(first: str | Path, second: str | Path) -> dict[str, Any]:
+    """Compare two stores of any form.
+
+    Returns a mapping:
+
+    - `identical`: the same content and account of it; `within_codec_error`: the same instances, frames and teacher,
+      and maps that differ by no more than both codecs' stated errors explain;
+    - `instances`: are they the `same`, and how many are `only_in_first`, `only_in_second`;
+    - `records`, absent where instances or sizes differ, so that there is nothing to compare: numbers of instances whose
+      `maps` or `frames` differ or that only one store has written, `largest_difference` and `mean_difference` of the
+      maps' values, their `divergence` in nats and what the codecs explain of it (`explained`); null: infinite;
+    - `manifest`, differing entries as text; `columns`, path -> what differs in it.
+    """
+    a, b = open_store(first), open_store(second)
+    changes = _manifest(a, b)
+    result: dict[str, Any] = {
+        "identical": False,
+        "within_codec_error": False,
+        "instances": _instances(a, b),
+        "manifest": changes,
+        "columns": dict(_columns(a, b)),
+    }
+    if not _comparable(a, b):
+        return result
+    tally = MapTally(a, b)
+    records = result["records"] = _records(a, b, tally)
+    same = not (result["columns"] or records["frames"] or records["only_one_written"])
+    result["identical"] = same and not (changes or records["maps"])
+    coding = [change for change in changes if change.startswith((*_OF_CODING, _CONVERSIONS))]
+    result["within_codec_error"] = same and changes == coding and tally.is_explained()
+    return result
+
+
+def _manifest(a: Store, b: Store) -> list[str]:
+    one, two = ({name: store.manifest[name] for name in _COMPARED} for store in (a, b))
+    return differences(one, two, ignore=[f"provenance.{name}" for name in VOLATILE])
+
+
+def _instances(a: Store, b: Store) -> dict[str, Any]:
+    ids = [store.instances["annotation_id"] for store in (a, b)]
+    return {
+        "same": bool(np.array_equal(*ids)),
+        "only_in_first": len(np.setdiff1d(*ids)),
+        "only_in_second": len(np.setdiff1d(*reversed(ids))),
+    }
+
+
+def _columns(a: Store, b: Store) -> Iterator[tuple[str, str]]:
+    """Columns that differ: path and in how many rows, or as what they are declared."""
+    for path in sorted({*a.columns, *b.columns} - {*PLACE_COLUMNS, *_OF_RECORDS}):
+        declared = [store.columns.get(path) for store in (a, b)]
+        if declared[0] != declared[1]:
+            yield path, f"{declared[0]} -> {declared[1]}"
+        else:
+            rows = [store.column(path).reshape(len(store.column(path)), -1) for store in (a, b)]
+            changed = int((rows[0].view(np.uint8) != rows[1].view(np.uint8)).any(axis=1).sum())
+            if changed:
+                yield path, f"{changed} rows differ"
+
+
+def _comparable(a: Store, b: Store) -> bool:
+    """Do both hold maps of one size of the same instances?"""
+    sizes = [(len(store), store.spec.views, store.spec.map_shape) for store in (a, b)]
+    return sizes[0] == sizes[1] and _instances(a, b)["same"]
+
+
+class MapTally:
+    """Adds up how far maps lie apart; the reference is the store whose codec states the smaller error."""
+
+    def __init__(self, a: Store, b: Store) -> None:
+        self.reference, self.other = sorted((a, b), key=lambda s: s.manifest["codec_error"]["log_t1"]["mean"])
+        self.changed = 0  # instances
+        self.largest = self.total = 0.0  # of |difference|
+        self._sum, self._worst = np.zeros(len(ERROR_KINDS)), np.zeros(len(ERROR_KINDS))
+        unchanged = int((a.written & b.written).sum()) * a.spec.views * a.spec.joints
+        self._maps = np.full(len(ERROR_KINDS), unchanged)  # until `add` knows better
+
+    def add(self, found: tuple[float, float, npt.NDArray[np.float64]]) -> None:
+        """Add what `measure` found of one instance."""
+        largest, mean, divergence = found
+        self.changed += largest > 0
+        self.largest = max(self.largest, largest)
+        self.total += mean
+        known = np.nan_to_num(divergence, nan=0, posinf=np.inf).reshape(-1, len(ERROR_KINDS))
+        self._maps -= np.isnan(divergence).sum(axis=(0, 1))
+        self._sum += known.sum(axis=0)
+        self._worst = np.maximum(self._worst, known.max(axis=0))
+
+    def measure(self, index: int) -> tuple[float, float, npt.NDArray[np.float64]]:
+        """Largest and mean |difference| of an instance's maps, and their divergences (V, K, kinds)."""
+        exact, other = (store.heatmaps([index])[0] for store in (self.reference, self.other))
+        gap = np.abs(exact - other)
+        floor = max(self.reference.codec.floor, self.other.codec.floor)
+        return float(gap.max()), float(gap.mean()), divergences(exact, other, floor)
+
+    def divergence(self) -> dict[str, dict[str, float]]:
+        """Mean and worst of each kind over all written maps, in nats; inf: the maps vanish at different pixels."""
+        means = (self._sum / np.maximum(1, self._maps)).tolist()
+        return {
+            kind: {"mean": mean, "worst": float(worst)}
+            for kind, mean, worst in zip(ERROR_KINDS, means, self._worst, strict=True)
+        }
+
+    def explained(self) -> dict[str, dict[str, float]]:
+        """The most that the codecs explain of each entry of `divergence`."""
+        return {kind: {entry: self._together(kind, entry) for entry in ("mean", "worst")} for kind in ERROR_KINDS}
+
+    def _together(self, kind: str, entry: str) -> float:
+        errors = (store.manifest["codec_error"][kind][entry] for store in (self.reference, self.other))
+        return sum(math.sqrt(max(0.0, error)) for error in errors) ** 2
+
+    def is_explained(self) -> bool:
+        """Is every divergence one that the codecs' errors explain?"""
+        explained = self.explained()
+        return self.reference.codec.floor == self.other.codec.floor and all(
+            found[entry] <= HIGHER_ORDERS * explained[kind][entry] + ROUNDING
+            for kind, found in self.divergence().items()
+            for entry in found
+        )
+
+
+def _records(a: Store, b: Store, tally: MapTally) -> dict[str, Any]:
+    """How many maps and frames differ, and how far, looking only into shards whose digests do."""
+    both = a.written & b.written
+    suspects = [index for index in _suspects(a, b) if both[index]]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for found in pool.map(tally.measure, suspects):
+            tally.add(found)
+    frames = [index for index in suspects if a.has_frames and b.has_frames and a.frame(index) != b.frame(index)]
+    return {
+        "maps": tally.changed,
+        "frames": len(frames),
+        "only_one_written": int((a.written != b.written).sum()),
+        "largest_difference": tally.largest,
+        "mean_difference": tally.total / max(1, int(both.sum())),
+        "divergence": as_json(tally.divergence()),
+        "explained": tally.explained(),
+    }
+
+
+def _suspects(a: Store, b: Store) -> Iterator[int]:
+    """The instances that may differ."""
+    if a.spec != b.spec:
+        yield from range(len(a))
+        return
+    changed = (a.column(SHARD_DIGESTS) != b.column(SHARD_DIGESTS)).any(axis=1)
+    for shard in np.flatnonzero(changed):
+        yield from a.spec.shard_range(int(shard))
+
+
+MANY = ("teacher_metrics", "codec_error", "provenance.conversions")  # parts of a manifest that may differ throughout
+
+
+FEW = 3  # entries of such a part that are listed one by one
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """What `cache.commands.diff.diff_stores` found, in a few words."""
+    if found["identical"]:
+        return "identical"
+    return "equal within the codecs' error" if found["within_codec_error"] else "different"
+
+
+def findings(found: Mapping[str, Any]) -> list[str]:
+    """Everything that `cache.commands.diff.diff_stores` found, a line each."""
+    columns = [f"column {path}: {change}" for path, change in found["columns"].items()]
+    return [*_compared(found), *_grouped(found["manifest"]), *columns]
+
+
+def _grouped(changes: Sequence[str]) -> Iterator[str]:
+    """Changes of the manifest; of a part that differs in many entries, or is only on one side, only how many."""
+    groups: dict[str, list[str]] = {}
+    for change in changes:
+        name = next((part for part in MANY if change.startswith(part)), change)
+        groups.setdefault(name, []).append(change)
+    for name, members in groups.items():
+        yield from members if len(members) <= FEW else [f"{name}: {len(members)} entries differ"]
+
+
+def _compared(found: Mapping[str, Any]) -> Iterator[str]:
+    """What there is to say of instances, maps and frames."""
+    if found["identical"]:
+        return
+    one, two = (found["instances"][f"only_in_{which}"] for which in ("first", "second"))
+    ids = "the same" if found["instances"]["same"] else f"{one} only in the first, {two} only in the second store"
+    yield f"instances: {ids}" if one or two or found["instances"]["same"] else "instances: in another order"
+    if "records" not in found:
+        yield "maps: not compared, since instances or sizes differ"
+        return
+    records = found["records"]
+    if records["only_one_written"]:
+        yield f"records: {records['only_one_written']} are written in only one of the stores"
+    largest, mean = records["largest_difference"], records["mean_difference"]
+    yield f"maps: {records['maps']} instances differ, by {largest:.3g} at most and {mean:.2g} on average"
+    for kind, apart in records["divergence"].items() if records["maps"] else ():
+        numbers = {name: "infinite" if value is None else f"{value:.1e}" for name, value in apart.items()}
+        explained = records["explained"][kind]
+        yield (
+            f"maps: {kind} {numbers['mean']} nats apart on average, {numbers['worst']} at worst; the codecs explain "
+            f"{explained['mean']:.1e} and {explained['worst']:.1e}"
+        )
+    yield f"frames: {records['frames']} differ"
+
+
+HIGHER_ORDERS = 1.05  # what KL is not, half a squared distance
+
+
+ROUNDING = 1e-9  # nats of float32 arithmetic
+
+
+def as_json(divergence: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """The same with null for what is infinite."""
+    return {
+        kind: {entry: value if math.isfinite(value) else None for entry, value in entries.items()}
+        for kind, entries in divergence.items()
+    }

@@ -1,0 +1,98 @@
+"""What is in a store, or how far one in the making has come: as a mapping and as a page."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cache.files.location import locate
+from cache.format.manifest import flatten
+from cache.format.spec import PLAN, spec_from_json
+from cache.reading.opening import open_store
+from cache.reading.store import Store
+from cache.writing import staging
+from kdcli.words import counted
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """All that `info --json` prints of the store at `path`, or, where there is none yet, of its staging directory."""
+    place = locate(path)
+    if isinstance(place, Path):
+        if not place.exists() and (staging.staging_path(place) / PLAN).is_file():
+            place = staging.staging_path(place)
+        if (place / PLAN).is_file():
+            return _describe_staging(place)
+    return _describe_store(open_store(place, allow_incomplete=True))
+
+
+def _describe_staging(root: Path) -> dict[str, Any]:
+    plan = staging.read_plan(root)
+    spec = spec_from_json(plan["spec"])
+    done = sum(staging.has_receipt(root, shard) for shard in range(spec.shards))
+    return {
+        "path": str(root),
+        "form": plan["form"],
+        "complete": False,
+        "shards": spec.shards,
+        "shards_written": done,
+        "spec": plan["spec"],
+        "provenance": plan["provenance"],
+    }
+
+
+def _describe_store(store: Store) -> dict[str, Any]:
+    written = [index for index, there in enumerate(store.written) if there]
+    maps = sum(store.stored_bytes(index) for index in written)
+    views = max(1, len(written) * store.spec.views)
+    nbytes = store.spec.joints * store.spec.height * store.spec.width * 4
+    return {
+        "path": str(store.path),
+        "form": store.form,
+        "shards": store.spec.shards,
+        "shards_written": store.spec.shards,
+        "bytes": store.nbytes,
+        "heatmap_bytes": maps,
+        "heatmap_bytes_per_view": maps / views,
+        "heatmap_ratio_to_float32": maps / views / nbytes,
+        "frame_bytes": int(store.column("frames/nbytes").sum()) if store.has_frames else 0,
+        **store.manifest,
+    }
+
+
+def page(facts: Mapping[str, Any]) -> str:
+    """The facts of `describe` for a person."""
+    spec = facts["spec"]
+    codec = ", ".join(f"{name} {value}" for name, value in spec["codec"].items() if name not in ("name", "version"))
+    rows = [("form", {"zarr": "Zarr v3", "hdf5": "HDF5"}[facts["form"]] + f", {_state(facts)}")]
+    rows.append(("instances", f"{spec['instances']:,}, {counted(spec['views'], 'view')}, {spec['joints']} joints"))
+    rows.append(("heatmaps", f"{spec['width']}x{spec['height']}, codec {spec['codec']['name']} ({codec})"))
+    if "written" in facts:
+        rows += list(_measured(facts))
+    rows += [(name, _text(value)) for name, value in flatten(facts["provenance"])]
+    if not facts["complete"]:
+        rows.append(("to go on", "run the command that began it again, with --resume"))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([facts["path"], *(f"  {name:<{width}}  {value}" for name, value in rows)])
+
+
+def _measured(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is known of a store that has been put together."""
+    per_view, ratio = facts["heatmap_bytes_per_view"], facts["heatmap_ratio_to_float32"]
+    yield "written", f"{facts['written']:,} of {facts['spec']['instances']:,}"
+    yield "bytes a view", f"{per_view:,.0f}, 1/{1 / ratio:.1f} of float32" if ratio else "none"
+    yield "frames", f"{facts['frame_bytes']:,} bytes" if facts["spec"]["frames"] else "not in the store"
+    yield "size", f"{facts['bytes']:,} bytes, {facts['bytes'] / facts['spec']['instances']:,.0f} an instance"
+    for kind, error in facts["codec_error"].items():
+        yield f"error {kind}", f"{error['mean']:.1e} nats on average, {error['worst']:.1e} at worst"
+    for name, value in flatten(facts["teacher_metrics"] or {}):
+        yield f"teacher {name}", _text(value)
+    yield "content", f"sha256 {facts['content_sha256']}"
+
+
+def _state(facts: Mapping[str, Any]) -> str:
+    if facts["complete"]:
+        return "complete"
+    return f"incomplete: {facts['shards_written']} of {facts['shards']} shards written"
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""Bytes by position: of local files, of archives, and of servers."""

@@ -1,0 +1,1 @@
+"""What is on disk, independent of the layout: sizes, columns, manifest, checksums, compression."""

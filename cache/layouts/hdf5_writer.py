@@ -1,0 +1,108 @@
+"""Making the HDF5 form: shard files are joined into one new file, chunk by chunk as they are.
+
+HDF5 cannot be appended to safely (a killed writer leaves a file that does not open), so the file is made at the end
+from shard files that are whole, beside its place, and renamed.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from cache.files.durable import sync, writing
+from cache.files.local import Files
+from cache.format.compress import DEFLATE_LEVEL
+from cache.format.spec import FORMAT_NAME, FORMAT_VERSION, StoreSpec, element_encoding
+from cache.layouts import zarr_metadata as zarr_format
+from cache.layouts.zarr_reader import CODES, FRAMES, codes_key, frames_key
+
+_VERSIONS = ("v110", "v110")  # readable by HDF5 1.10 and later; its chunk index is smaller than the older one
+
+
+def complete(
+    shards: Path, target: Path, spec: StoreSpec, columns: Mapping[str, npt.NDArray[Any]], manifest: Mapping[str, Any]
+) -> None:
+    """Write the whole store to `target` from the shard files below `shards`."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    needed = sum(file.stat().st_size for file in shards.rglob("*") if file.is_file())
+    try:
+        with writing(target.parent, needed), h5py.File(beside, "w", libver=_VERSIONS) as file:
+            _write_columns(file, columns)
+            _join_codes(file, Files(shards), spec)
+            if spec.frames:
+                _join_frames(file, Files(shards), spec, columns["frames/nbytes"])
+            _write_manifest(file, manifest)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_manifest(target: Path, manifest: Mapping[str, Any]) -> None:
+    """Replace the manifest of a file that nobody reads yet, and bring the file to the disk."""
+    with writing(target.parent, target.stat().st_size):
+        with h5py.File(target, "r+") as file:
+            _write_manifest(file, manifest)
+        sync(target)
+
+
+def _write_columns(file: h5py.File, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+    for path, column in columns.items():
+        dataset = file.create_dataset(path, data=column, track_times=False)
+        dataset.attrs.update(_fixed(element_encoding(path)))
+
+
+def _join_codes(file: h5py.File, shards: Files, spec: StoreSpec) -> None:
+    dataset = file.create_dataset(
+        CODES,
+        shape=(spec.instances, spec.views, *spec.map_shape),
+        chunks=(1, 1, *spec.map_shape),
+        dtype=spec.codec.dtype,
+        compression="gzip",
+        compression_opts=DEFLATE_LEVEL,
+        fillvalue=0,
+        track_times=False,
+    )
+    dataset.attrs.update(_fixed(element_encoding(CODES)))
+    for shard in range(spec.shards):
+        data, index = _shard(shards, codes_key(shard), spec.shard_instances * spec.views)
+        for slot in np.flatnonzero(index[:, 0] != zarr_format.ABSENT):
+            row, view = divmod(int(slot), spec.views)
+            offset, nbytes = map(int, index[slot])
+            where = (shard * spec.shard_instances + row, view, 0, 0, 0)
+            dataset.id.write_direct_chunk(where, data[offset : offset + nbytes])
+
+
+def _join_frames(file: h5py.File, shards: Files, spec: StoreSpec, nbytes: npt.NDArray[np.uint32]) -> None:
+    total = int(nbytes.sum(dtype=np.int64))
+    dataset = file.create_dataset(FRAMES, shape=(total,), dtype="|u1", track_times=False)
+    dataset.attrs.update(_fixed(element_encoding(FRAMES)))
+    start = 0
+    for shard in range(spec.shards):
+        instances = spec.shard_range(shard)
+        used = int(nbytes[instances.start : instances.stop].sum(dtype=np.int64))
+        if used:
+            dataset[start : start + used] = np.frombuffer(shards.read(frames_key(shard), 0, used), np.uint8)
+        start += used
+
+
+def _shard(shards: Files, key: str, slots: int) -> tuple[bytes, npt.NDArray[np.uint64]]:
+    """The data of a shard file and its index."""
+    room = shards.size(key) - zarr_format.index_bytes(slots)
+    index = zarr_format.parse_index(shards.read(key, room, zarr_format.index_bytes(slots)), room, str(shards.path(key)))
+    return shards.read(key, 0, room), index
+
+
+def _write_manifest(file: h5py.File, manifest: Mapping[str, Any]) -> None:
+    text = json.dumps(manifest, indent=1, allow_nan=False)
+    encoding = {"encoding-type": FORMAT_NAME, "encoding-version": str(FORMAT_VERSION)}
+    file.attrs.update(_fixed({**encoding, "manifest": text}))
+
+
+def _fixed(attributes: Mapping[str, str]) -> dict[str, np.bytes_]:
+    """Attributes as strings of fixed length: no heap objects, and nothing that needs an object dtype to read."""
+    return {name: np.bytes_(text.encode()) for name, text in attributes.items()}

@@ -1,0 +1,1 @@
+"""Writing a store so that it is complete or not there."""

@@ -1,0 +1,183 @@
+"""Writing one shard: records are encoded as they come, kept compressed, and written whole at the end."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.codec.base import ERROR_KINDS, Encoded
+from cache.errors import StoreError, StoreFormatError
+from cache.format import compress
+from cache.format.integrity import UNWRITTEN_DIGEST, record_checksums, record_digest
+from cache.format.spec import FRAME_CHUNK, StoreSpec
+from cache.layouts import zarr_metadata as zarr_format
+from cache.layouts.zarr_reader import codes_key, frames_key
+from cache.reading.store import Store
+from cache.writing import staging
+
+
+class _Record(NamedTuple):
+    """One instance, ready to write."""
+
+    chunks: list[bytes]  # compressed maps, one a view
+    frame: bytes
+    peak: npt.NDArray[np.float32]  # (V, K)
+    checksum: list[int]  # (V + 1)
+    digest: bytes
+    error: npt.NDArray[np.float64]  # (V, K, kinds)
+
+
+class ShardWriter:
+    """Takes the records of one shard, in any order and from any thread; leaving the `with` block writes them.
+
+    Leaving it by an exception writes nothing. Every instance of the shard must have been put or skipped.
+    """
+
+    def __init__(self, staging_directory: Path, spec: StoreSpec, form: str, shard: int) -> None:
+        self._staging = staging_directory
+        self._spec = spec
+        self._compress = compress.zstd_compress if form == "zarr" else compress.deflate_compress
+        self._shard = shard
+        self._range = spec.shard_range(shard)
+        self._records: dict[int, _Record | None] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._commit()
+
+    def put(self, index: int, heatmaps: npt.NDArray[np.float32], frame: bytes | None = None) -> None:
+        """Encode one instance: heatmaps (V, K, H, W) float32 and the bytes of its frame, if the store has frames.
+
+        Raises:
+            StoreError: instance not of this shard, or put before; wrong shape, a value that is not finite, no frame.
+        """
+        expected = (self._spec.views, *self._spec.map_shape)
+        if heatmaps.shape != expected or heatmaps.dtype != np.float32:
+            raise StoreError(
+                f"instance {index}: heatmaps are {heatmaps.dtype} {heatmaps.shape}, not float32 {expected}"
+            )
+        try:
+            encoded = self._spec.codec.encode(heatmaps)
+        except StoreFormatError as error:
+            raise StoreFormatError(f"instance {index}: {error}") from error
+        self.put_encoded(index, encoded, frame)
+
+    def put_encoded(self, index: int, encoded: Encoded, frame: bytes | None = None) -> None:
+        """Take one instance whose maps are coded already, as another form of the store holds them."""
+        self._check_frame(index, frame)
+        stored, peak, error = encoded
+        chunks = [self._compress(view) for view in stored]
+        checksum, digest = record_checksums(stored, peak, frame), record_digest(stored, peak, frame)
+        self._keep(index, _Record(chunks, frame or b"", peak, checksum, digest, error))
+
+    def skip(self, index: int) -> None:
+        """Leave an instance unwritten: the store's mask says so, and reading it raises."""
+        self._keep(index, None)
+
+    def _check_frame(self, index: int, frame: bytes | None) -> None:
+        if (frame is not None) != self._spec.frames:
+            wanted = "needs the frame's bytes" if self._spec.frames else "has no frames, but one was given"
+            raise StoreError(f"instance {index}: the store {wanted}")
+        if frame is not None and not 0 < len(frame) <= self._spec.frame_limit:
+            raise StoreError(
+                f"instance {index}: a frame of {len(frame)} bytes; frame_limit is {self._spec.frame_limit}"
+            )
+
+    def _keep(self, index: int, record: _Record | None) -> None:
+        with self._lock:
+            if index not in self._range or index in self._records:
+                problem = "is not of" if index not in self._range else "was already put in"
+                raise StoreError(f"instance {index} {problem} shard {self._shard} ({self._range})")
+            self._records[index] = record
+
+    def _commit(self) -> None:
+        missing = [index for index in self._range if index not in self._records]
+        if missing:
+            raise StoreError(
+                f"shard {self._shard}: {len(missing)} instances neither put nor skipped: {missing[:5]} ..."
+            )
+        records = [self._records[index] for index in self._range]
+        self._write_codes(records)
+        if self._spec.frames:
+            self._write_frames(records)
+        staging.write_receipt(self._staging, self._shard, _receipt(records, self._spec))
+
+    def _write_codes(self, records: list[_Record | None]) -> None:
+        absent = [b""] * self._spec.views
+        chunks = [chunk for record in records for chunk in (record.chunks if record else absent)]
+        self._write(codes_key(self._shard), chunks, self._spec.shard_instances * self._spec.views)
+
+    def _write_frames(self, records: list[_Record | None]) -> None:
+        data = b"".join(record.frame for record in records if record)
+        chunks = [
+            data[start : start + FRAME_CHUNK].ljust(FRAME_CHUNK, b"\0") for start in range(0, len(data), FRAME_CHUNK)
+        ]
+        self._write(frames_key(self._shard), chunks, self._spec.shard_frame_bytes // FRAME_CHUNK)
+
+    def _write(self, key: str, chunks: list[bytes], slots: int) -> None:
+        index = zarr_format.shard_index(np.array([len(chunk) for chunk in chunks], np.uint64), slots)
+        staging.write_whole(self._staging / "store" / key, [*chunks, index])
+
+
+def _receipt(records: list[_Record | None], spec: StoreSpec) -> dict[str, npt.NDArray[Any]]:
+    """The shard's rows of the columns that depend on the records, zeros where one was skipped."""
+    rows = len(records)
+    receipt: dict[str, npt.NDArray[Any]] = {
+        "written": np.array([record is not None for record in records], "|u1"),
+        "peak": np.zeros((rows, spec.views, spec.joints), "<f4"),
+        "checksum": np.zeros((rows, spec.views + 1), "<u4"),
+        "nbytes": np.array([len(record.frame) if record else 0 for record in records], "<u4"),
+        "digest": np.frombuffer(b"".join(r.digest if r else UNWRITTEN_DIGEST for r in records), "|u1").reshape(
+            rows, 32
+        ),
+        "error": np.zeros((rows, 3, len(ERROR_KINDS))),  # sum, worst and number of maps
+    }
+    for row, record in enumerate(records):
+        if record:
+            receipt["peak"][row] = record.peak
+            receipt["checksum"][row] = record.checksum
+            receipt["error"][row] = _summary(record.error.reshape(-1, len(ERROR_KINDS)))
+    return receipt
+
+
+def _summary(error: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(sum, worst, number) over maps (n, kinds) of the divergences that exist."""
+    exists = ~np.isnan(error)
+    known = np.where(exists, error, 0)
+    return np.stack([known.sum(axis=0), known.max(axis=0), exists.sum(axis=0)])
+
+
+ErrorOf = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float64]]
+
+
+def _unknown(peak: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """The teacher's own maps are not in a store: the error of a copy cannot be measured."""
+    return np.full((*peak.shape, len(ERROR_KINDS)), np.nan)
+
+
+def copy_record(store: Store, shard: ShardWriter, index: int, error_of: ErrorOf = _unknown) -> None:
+    """Put an instance as `store` has it, every checksum checked, or skip what was never written.
+
+    `error_of` gives what to note as the codec's error, (V, K, kinds) in nats, of the peaks (V, K).
+    """
+    if not store.written[index]:
+        shard.skip(index)
+        return
+    views = [store.stored(index, view) for view in range(store.spec.views)]
+    stored, peak = (np.stack(parts) for parts in zip(*views, strict=True))
+    shard.put_encoded(index, Encoded(stored, peak, error_of(peak)), frame_or_none(store, index))
+
+
+def frame_or_none(store: Store, index: int) -> bytes | None:
+    """The frame's bytes, if the store has frames."""
+    return store.frame(index) if store.has_frames else None

@@ -1,0 +1,31 @@
+"""How many there are of something, in words."""
+
+import difflib
+from collections.abc import Collection
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """``1 picture`` or ``2 pictures``; the plural is the noun with an s, or as given: ``2 boxes``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """``41 s``, ``3 min 52 s`` or ``2 h 05 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def did_you_mean(given: str, names: Collection[str], otherwise: str, most: int = 1) -> str:
+    """``did you mean NAME?`` with at most so many names that are near, or else the text `otherwise`.
+
+    Capitals, underscores for dashes, and dashes in front do not count.
+    """
+    plain = {_plain(name): name for name in names}
+    near = [plain[name] for name in difflib.get_close_matches(_plain(given), plain, most)]
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").replace("_", "-").lower()

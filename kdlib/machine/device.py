@@ -1,0 +1,61 @@
+"""On which device and in which precision a network runs, decided by rules that give the same answer every time.
+
+`auto` never measures: a decision that depends on how busy the machine was would make two stores of one command differ.
+
+| device | `auto` precision | why |
+|---|---|---|
+| CUDA, compute capability 8.0 and up | bf16 | tensor cores |
+| CUDA, older | fp32 | bf16 is emulated |
+| CPU with AVX512-BF16 or AMX-BF16 | bf16 | 1.9 times as fast as fp32, measured on HRNet-W32 at 256x192 |
+| any other CPU | fp32 | bf16 is emulated |
+
+fp32 is the reference; TF32 is not used. Manifests and run configurations record what was used. What bf16 costs a
+teacher, measured on a small HRNet trained for ten minutes and 478 COCO persons: the maximum moves in 3.1 % of the maps
+(4.7 % if the last convolution ran in bf16 too), by more than a pixel in 0.3 % of the confident ones; PCK stays within
+0.1 points.
+"""
+
+import torch
+
+from kdlib.errors import KdlibError
+
+PRECISIONS = ("auto", "fp32", "bf16")
+_CPU_BF16 = ("avx512_bf16", "amx_bf16")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for `auto` (CUDA if there is one, else the CPU), `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        KdlibError: If there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise KdlibError(f"unknown device {name!r}; choose auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise KdlibError(
+            f"no device {name} here: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
+        )
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """`fp32` or `bf16`; `auto` takes bf16 where the hardware computes in it (see the table above).
+
+    Raises:
+        KdlibError: If `name` is not one of `PRECISIONS`.
+    """
+    if name not in PRECISIONS:
+        raise KdlibError(f"unknown precision {name!r}; choose {', '.join(PRECISIONS)}")
+    if name != "auto":
+        return name
+    return "bf16" if _computes_in_bf16(device) else "fp32"
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(name, False) for name in _CPU_BF16)

@@ -1,0 +1,1 @@
+"""AP, AR, PCK and CKA."""

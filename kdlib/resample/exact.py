@@ -1,0 +1,76 @@
+"""Resampling pictures under an affine: what the teacher sees, exactly, and a fast way for everything else.
+
+OpenCV 4 rounds source coordinates to 1/32 pixel and OpenCV 5 does not, which moves a crop by up to 5 grey levels. What
+goes into a store must not depend on that, so `crop_image` uses exact coordinates; `warp_image` is OpenCV's faster way.
+Both read black outside. The loader's pictures go through `kdlib.resample.pictures`.
+"""
+
+import cv2
+import numba
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kdlib.geometry import invert_affine
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def taps(inverse, u, v, rows, columns):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """Source rows, columns and weights of the four neighbours of output pixel (u, v); weight 0 outside."""
+    x = np.float32(inverse[0, 0] * u + inverse[0, 1] * v + inverse[0, 2])
+    y = np.float32(inverse[1, 0] * u + inverse[1, 1] * v + inverse[1, 2])
+    x = min(max(x, np.float32(-1)), np.float32(columns))
+    y = min(max(y, np.float32(-1)), np.float32(rows))
+    x0, y0 = int(np.floor(x)), int(np.floor(y))
+    right, down = np.float32(x - x0), np.float32(y - y0)
+    left = np.float32(1) - right if 0 <= x0 < columns else np.float32(0)
+    up = np.float32(1) - down if 0 <= y0 < rows else np.float32(0)
+    right = right if x0 + 1 < columns else np.float32(0)
+    down = down if y0 + 1 < rows else np.float32(0)
+    first, last = min(max(x0, 0), columns - 1), min(max(x0 + 1, 0), columns - 1)
+    top, bottom = min(max(y0, 0), rows - 1), min(max(y0 + 1, 0), rows - 1)
+    return top, bottom, first, last, up * left, up * right, down * left, down * right
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def resample_pixel(image, inverse, u, v, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """Fill out[v, u] (C,) uint8 from image (H, W, C or more) uint8."""
+    top, bottom, first, last, a, b, c, d = taps(inverse, u, v, image.shape[0], image.shape[1])
+    for k in range(out.shape[2]):
+        value = a * np.float32(image[top, first, k]) + b * np.float32(image[top, last, k])
+        value += c * np.float32(image[bottom, first, k]) + d * np.float32(image[bottom, last, k])
+        out[v, u, k] = np.uint8(value + np.float32(0.5))
+
+
+@numba.njit(nogil=True, cache=True)
+def _resample_image(image, inverse, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Fill out (h, w, C) uint8 from image (H, W, C) uint8; inverse takes out pixels to image pixels."""
+    for v in range(out.shape[0]):
+        for u in range(out.shape[1]):
+            resample_pixel(image, inverse, u, v, out)
+
+
+def crop_image(image: NDArray[np.uint8], affine: ArrayLike, output_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resample an image bilinearly with exact source coordinates: how teacher's crops and a store's frames are made.
+
+    The result does not depend on the OpenCV that is installed.
+
+    Args:
+        image: (H, W, C) uint8.
+        affine: (2, 3) image pixels to crop pixels.
+        output_size: Width and height of the crop.
+
+    Returns:
+        (height, width, C) uint8.
+    """
+    out = np.empty((output_size[1], output_size[0], image.shape[2]), np.uint8)
+    _resample_image(np.ascontiguousarray(image), invert_affine(affine), out)
+    return out
+
+
+def warp_image(image: NDArray[np.uint8], affine: ArrayLike, output_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resample an image (H, W, C) with OpenCV: three times as fast as `crop_image`, a few grey levels less exact.
+
+    The arguments are those of `crop_image`.
+    """
+    warped = cv2.warpAffine(image, np.asarray(affine, np.float64), output_size, flags=cv2.INTER_LINEAR)
+    return np.asarray(warped, np.uint8)

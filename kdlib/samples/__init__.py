@@ -1,0 +1,6 @@
+"""A store becomes training samples: the only part of the library that reads stores."""
+
+from kdlib.samples.distillation import DistillationDataset
+from kdlib.samples.views import Augmentation
+
+__all__ = ["Augmentation", "DistillationDataset"]

@@ -1,0 +1,6 @@
+"""Student networks: building them, starting them from pretrained weights, and loading trained ones."""
+
+from kdlib.students.loading import LoadedStudent, load_student
+from kdlib.students.networks import build_student
+
+__all__ = ["LoadedStudent", "build_student", "load_student"]

@@ -1,0 +1,1 @@
+"""The data set: which persons, from which pictures, as which crops."""

@@ -1,0 +1,1 @@
+"""Teachers: HRNet, ONNX files, ensembles of them, and their weights."""

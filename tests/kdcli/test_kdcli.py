@@ -1,0 +1,189 @@
+"""What all commands have in common: how far they are, on a terminal and in a file, and mistakes in their flags."""
+
+import importlib
+import io
+import re
+
+import pytest
+import tqdm.std
+
+from kdcli.flags import Parser
+from kdcli.progress import LINES, progress
+from kdcli.words import duration
+
+
+class Clock:
+    """A clock that only moves when it is told to."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr("kdcli.progress.time.monotonic", made)
+    monkeypatch.setattr(tqdm.std, "time", made)
+    return made
+
+
+def work(clock, total, seconds_each, begun=0):
+    """Count to the total, one after the other."""
+    with progress("teacher", "instances", begun) as tell:
+        for done in range(begun + 1, total + 1):
+            clock.now += seconds_each
+            tell(done, total)
+
+
+def test_durations_are_read_as_people_say_them():
+    said = [duration(seconds) for seconds in (0.4, 59.6, 232, 3599.7, 7500, 90000)]
+    assert said == ["0 s", "1 min 00 s", "3 min 52 s", "1 h 00 min", "2 h 05 min", "25 h 00 min"]
+
+
+@pytest.mark.parametrize(("total", "seconds_each"), [(40, 1.0), (1000, 1.0), (100_000, 0.5), (7, 3600.0)])
+def test_a_pipe_gets_few_lines_however_long_it_takes(clock, capsys, total, seconds_each):
+    work(clock, total, seconds_each)
+    lines = capsys.readouterr().err.splitlines()
+    assert 2 <= len(lines) <= LINES + 2
+    assert all(line.startswith("teacher: ") for line in lines)
+    assert lines[-1].startswith(f"teacher: {total} instances in {duration(total * seconds_each)} (")
+
+
+def test_the_first_line_comes_soon_and_says_how_long_it_will_take(clock, capsys):
+    work(clock, 100_000, 0.5)
+    assert capsys.readouterr().err.splitlines()[0] == "teacher: 20/100000 instances, 2.0/s, 13 h 53 min to go"
+
+
+def test_quick_work_and_no_work_say_nothing(clock, capsys):
+    work(clock, 95, 0.1)
+    work(clock, 5, 0.1, begun=5)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_an_earlier_run_did_counts_neither_for_the_rate_nor_for_the_time_left(clock, capsys):
+    work(clock, 1000, 1.0, begun=900)
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "teacher: 910/1000 instances, 1.0/s, 1 min 30 s to go"
+    assert last == "teacher: 100 instances in 1 min 40 s (1.0/s)"
+
+
+def test_work_that_fails_is_not_said_to_be_done(clock, capsys):
+    def end(tell):
+        tell(3, 10)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), progress("teacher", "instances") as tell:
+        end(tell)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_total_that_nobody_knows_and_work_that_begins_anew(clock, capsys):
+    with progress("download", "MB", 50) as tell:
+        for done in [51, 52, 1, 2, 3]:  # the server has another file by now
+            clock.now += 10
+            tell(done, 0)
+    *_, before, last = capsys.readouterr().err.splitlines()
+    assert before == "download: 3 MB, 0.1/s"
+    assert last == "download: 2 MB in 20 s (0.1/s)"
+
+
+def test_of_works_that_follow_each_other_a_pipe_hears_only_of_the_long_ones(clock, capsys):
+    for seconds_each in (1.0, 60.0):
+        with progress("epoch 1/3", "steps", passing=True) as tell:
+            for done in range(1, 101):
+                clock.now += seconds_each
+                tell(done, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "epoch 1/3: 5/100 steps, 0.017/s, 1 h 35 min to go"
+    assert len(lines) == LINES
+
+
+def test_a_silent_one_says_nothing(clock, capsys):
+    with progress("teacher", "instances", shown=False) as tell:
+        clock.now += 100
+        tell(1, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_gets_a_bar_whose_time_left_is_that_of_the_rest(clock, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    work(clock, 1000, 1.0, begun=900)
+    states = re.findall(r"\| (\d+)/1000 \[[\d:]+<([\d:]+), +1.00 instances/s\]", terminal.getvalue())
+    assert ("950", "00:50") in states
+    assert states[-1] == ("1000", "00:00")
+    work(clock, 5, 4.0)
+    assert "5/5 [00:20<00:00,  0.25 instances/s]" in terminal.getvalue()  # not seconds an instance
+
+
+def test_a_bar_of_an_unknown_total_promises_nothing(clock, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with progress("download", "MB", passing=True) as tell:
+        for done in (1, 2):
+            clock.now += 4
+            tell(done, 0)
+    assert "download: 2 MB [00:08" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r")  # the bar is gone
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "said"),
+    [
+        (
+            "train",
+            "distill --tempature 2",
+            "python -m train distill has no flag --tempature; did you mean --temperature?",
+        ),
+        ("train", "distil --store x", "python -m train has no command distil; did you mean distill?"),
+        ("cache", "xyzzy", "python -m cache has no command xyzzy; it has convert, diff, info,"),
+        ("train", "baseline --epoch=3", "python -m train baseline has no flag --epoch; did you mean --epochs?"),
+        ("train", "baseline -epochs 3", "python -m train baseline has no flag -epochs; did you mean --epochs?"),
+        ("train", "distill --Learning_Rate 1", "has no flag --Learning_Rate; did you mean --learning-rate?"),
+        (
+            "train",
+            "report --temperature 2",
+            "python -m train report has no flag --temperature; it has --help, --images,",
+        ),
+        ("train", "distill --store s --val-store v --out o --epochs x", "argument --epochs: invalid int value: 'x'"),
+        (
+            "train.show.gallery",
+            "--galery g",
+            "python -m train.show.gallery has no flag --galery; did you mean --gallery?",
+        ),
+        ("precompute", "--teachr t --store s", "python -m precompute has no flag --teachr; did you mean --teacher?"),
+        ("precompute", "--store s", "python -m precompute: the following arguments are required: --teacher"),
+        ("precompute.sample", "--ou d", "python -m precompute.sample has no flag --ou; did you mean --out?"),
+        ("cache", "info s.zarr --jsn", "python -m cache info has no flag --jsn; did you mean --json?"),
+        ("benchmarks", "--quik", "python -m benchmarks has no flag --quik; did you mean --quick?"),
+    ],
+)
+def test_a_mistake_in_the_flags_ends_in_one_line_with_the_nearest_flag(capsys, module, words, said):
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(f"{module}.__main__").main(words.split())
+    assert stopped.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert said in line
+    assert line.count("\n") == 1
+
+
+def test_values_that_only_look_like_flags_are_left_to_argparse():
+    parser = Parser()
+    parser.add_argument("--shift", type=float)
+    parser.add_argument("--title")
+    parser.add_argument("rest", nargs="*")
+    words = ["--shift", "-0.3", "--title", "-a title with spaces", "x", "--", "--no-flag"]
+    assert vars(parser.parse_args(words)) == {
+        "shift": -0.3,
+        "title": "-a title with spaces",
+        "rest": ["x", "--no-flag"],
+    }

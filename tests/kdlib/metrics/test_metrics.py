@@ -1,0 +1,189 @@
+"""PCK and OKS against loops and pycocotools; average precision through a file that pycocotools reads itself."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from kdlib.metrics.coco import METRICS, keypoint_ap, keypoint_matches, person_scores, suppress
+from kdlib.metrics.keypoints import oks, pck
+
+
+def persons(count=30, seed=0):
+    """Persons in images wider than high, some joints unlabelled, one crowd and one unlabelled person more."""
+    rng = np.random.default_rng(seed)
+    boxes = np.concatenate([rng.uniform(0, 100, (count, 2)), rng.uniform(40, 160, (count, 2))], axis=1)
+    keypoints = np.zeros((count, 17, 3), np.float32)
+    keypoints[..., :2] = boxes[:, None, :2] + rng.random((count, 17, 2)) * boxes[:, None, 2:]
+    keypoints[..., 2] = rng.choice([0, 1, 2], (count, 17), p=[0.3, 0.2, 0.5])
+    keypoints[..., 2][:, 0] = 2
+    keypoints[keypoints[..., 2] == 0] = 0
+    columns = {
+        "annotation_id": np.arange(1, count + 1),
+        "image_id": np.repeat(np.arange(100, 100 + count // 3), 3)[:count],
+        "bbox": boxes,
+        "area": boxes[:, 2] * boxes[:, 3] * 0.53,
+        "iscrowd": np.zeros(count, np.uint8),
+        "keypoints": keypoints,
+        "score": rng.uniform(0.5, 1, count),
+    }
+    predictions = keypoints[..., :2] + rng.normal(size=(count, 17, 2)) * 0.06 * np.sqrt(columns["area"])[:, None, None]
+    return columns, predictions, rng.uniform(0, 1, (count, 17)).astype(np.float32)
+
+
+def coco_json(columns):
+    return {
+        "images": [{"id": int(i)} for i in np.unique(columns["image_id"])],
+        "categories": [{"id": 1, "name": "person", "keypoints": ["k"] * 17, "skeleton": []}],
+        "annotations": [
+            {
+                "id": int(columns["annotation_id"][i]),
+                "image_id": int(columns["image_id"][i]),
+                "category_id": 1,
+                "bbox": columns["bbox"][i].tolist(),
+                "area": float(columns["area"][i]),
+                "iscrowd": int(columns["iscrowd"][i]),
+                "keypoints": columns["keypoints"][i].astype(float).ravel().tolist(),
+                "num_keypoints": int((columns["keypoints"][i, :, 2] > 0).sum()),
+            }
+            for i in range(len(columns["annotation_id"]))
+        ],
+    }
+
+
+def test_pck_counts_joints_within_the_longer_side_and_treats_both_axes_alike():
+    keypoints = np.array([[[10, 10, 2], [50, 90, 1], [0, 0, 0]]], np.float32)
+    bbox = np.array([[0, 0, 100, 200]], float)  # longer side 200: 0.05 is 10 pixels along x and along y
+    for offset, hits in (((9.9, 0), 100), ((0, 9.9), 100), ((10.1, 0), 0), ((0, 10.1), 0), ((7.2, 7.2), 0)):
+        predictions = keypoints[..., :2] + np.array(offset)
+        assert pck(predictions, keypoints, bbox, (0.05,))["pck@0.05"] == pytest.approx(hits)
+    predictions = keypoints[..., :2].copy()
+    predictions[0, 1, 0] += 30
+    result = pck(predictions, keypoints, bbox)
+    assert (result["pck@0.05"], result["pck@0.2"]) == (50.0, 100.0)
+    assert result["per_joint"]["pck@0.05"]["nose"] == 100.0
+    assert result["per_joint"]["pck@0.05"]["left_eye"] == 0.0
+    assert np.isnan(result["per_joint"]["pck@0.05"]["right_eye"])
+
+
+def test_oks_equals_pycocotools():
+    columns, predictions, _ = persons()
+    truth = COCO()
+    results = [
+        {
+            "image_id": int(columns["image_id"][i]),
+            "category_id": 1,
+            "score": 1.0,
+            "keypoints": np.concatenate([predictions[i], np.ones((17, 1))], axis=1).ravel().tolist(),
+        }
+        for i in range(len(predictions))
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.dataset = coco_json(columns)
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(results), "keypoints")
+        evaluation._prepare()
+    expected = [np.diag(evaluation.computeOks(image, 1)) for image in np.unique(columns["image_id"])]
+    np.testing.assert_allclose(oks(predictions, columns["keypoints"], columns["area"]), np.concatenate(expected))
+
+
+def test_average_precision_equals_pycocotools_from_files(tmp_path):
+    columns, predictions, scores = persons()
+    (tmp_path / "truth.json").write_text(json.dumps(coco_json(columns)))
+    total = person_scores(columns["score"], scores)
+    rows = np.concatenate([predictions, np.ones((len(predictions), 17, 1))], axis=2)
+    results = [
+        {"image_id": int(image), "category_id": 1, "score": float(s), "keypoints": row.ravel().tolist()}
+        for image, s, row in zip(columns["image_id"], total, rows, strict=True)
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(tmp_path / "truth.json"))
+        evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    ours = keypoint_ap(columns, columns, predictions, scores)
+    assert 5 < ours["ap"] < 95
+    for name, expected in zip(METRICS, evaluation.stats, strict=True):
+        assert ours[name] == pytest.approx(100 * expected if expected >= 0 else float("nan"), nan_ok=True)
+
+
+def test_perfect_predictions_have_full_precision_and_crowds_do_not_hurt():
+    columns, _, _ = persons()
+    truth = {name: np.concatenate([column, column[:2]]) for name, column in columns.items()}
+    truth["annotation_id"][-2:] = [1000, 1001]
+    truth["iscrowd"][-2] = 1
+    truth["keypoints"] = truth["keypoints"].copy()
+    truth["keypoints"][-1] = 0
+    perfect = keypoint_ap(truth, columns, columns["keypoints"][..., :2], np.ones((30, 17)))
+    assert perfect["ap"] == pytest.approx(100)
+    assert perfect["ar"] == pytest.approx(100)
+
+
+def test_a_picture_that_counts_twice_counts_like_two_equal_pictures():
+    columns, predictions, scores = persons()
+    truth = {name: np.concatenate([column, column[:2]]) for name, column in columns.items()}
+    truth["annotation_id"][-2:] = [1000, 1001]
+    truth["iscrowd"][-2] = 1
+    truth["keypoints"][-1] = 0  # a person without labels
+    predicted = np.array([*range(3, 30), 5, 8])  # nobody in the first picture, two in pictures without persons
+    columns = {name: np.asarray(column)[predicted] for name, column in columns.items()}
+    columns["image_id"][-2:] = [90, 990]
+    predictions, scores = predictions[predicted], scores[predicted]
+    scores[-2:] *= 0.9  # the order of ties is nobody's
+    matches = keypoint_matches(truth, columns, predictions, scores)
+    assert len(matches.image_ids) == 12
+    counts = np.random.default_rng(1).integers(0, 4, len(matches.image_ids))
+
+    def repeated(rows):
+        """The same columns with every picture as often as it counts, under ids of its own."""
+        parts = []
+        for copy in range(counts.max()):
+            taken = np.flatnonzero(counts[np.searchsorted(matches.image_ids, rows["image_id"])] > copy)
+            part = {name: column[taken] for name, column in rows.items()} | {"row": taken}
+            parts.append(part | {"image_id": part["image_id"] + 1000 * copy})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    many, everybody = repeated(columns), repeated(truth)
+    everybody["annotation_id"] = np.arange(1, len(everybody["annotation_id"]) + 1)
+    for weights, expected in (
+        (np.ones_like(counts), keypoint_ap(truth, columns, predictions, scores)),
+        (counts, keypoint_ap(everybody, many, predictions[many["row"]], scores[many["row"]])),
+    ):
+        precisions = matches.average_precision(weights)
+        assert 5 < expected["ap"] < 95
+        assert precisions.mean() == pytest.approx(expected["ap"])
+        assert precisions[[0, 5]] == pytest.approx([expected["ap50"], expected["ap75"]])
+    assert np.isnan(matches.average_precision(0 * counts)).all()
+
+
+def test_duplicates_are_suppressed_and_the_most_confident_stays():
+    points = np.random.default_rng(0).uniform(0, 100, (1, 17, 2)).repeat(3, axis=0)
+    points[2] += 80
+    assert suppress(points, np.array([0.2, 0.9, 0.5]), np.full(3, 5000.0)).tolist() == [1, 2]
+
+
+def test_a_persons_score_is_the_box_times_the_mean_of_confident_joints():
+    scores = np.zeros((2, 17), np.float32)
+    scores[0, :3] = [0.5, 0.7, 0.1]
+    np.testing.assert_allclose(person_scores(np.array([0.5, 1.0]), scores), [0.3, 0.0], rtol=1e-6)
+    every = np.random.default_rng(0).uniform(1e-6, 1, (5, 17)).astype(np.float32)
+    np.testing.assert_allclose(person_scores(np.full(5, 0.5), every, 0.0), 0.5 * every.mean(axis=1), rtol=1e-6)
+
+
+def test_a_prediction_in_an_image_without_persons_is_a_false_positive():
+    columns, predictions, scores = persons()
+    alone = keypoint_ap(columns, columns, predictions, scores)
+    more = {name: np.concatenate([column, column[:1]]) for name, column in columns.items()}
+    more["image_id"][-1] = 9999
+    more["score"][-1] = 1e6
+    with_more = keypoint_ap(
+        columns, more, np.concatenate([predictions, predictions[:1]]), np.concatenate([scores, scores[:1]])
+    )
+    assert with_more["ap"] < alone["ap"]
+    assert with_more["ar"] == pytest.approx(alone["ar"])

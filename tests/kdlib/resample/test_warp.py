@@ -1,0 +1,167 @@
+"""Resampling against scipy's exact interpolation and the official HRNet's crops."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from scipy.ndimage import map_coordinates
+
+from kdlib.geometry import invert_affine, region_affine, scale_affine
+from kdlib.resample.exact import crop_image, warp_image
+from kdlib.resample.maps import bordered_shape, interior, mean_heatmaps, warp_heatmaps
+from kdlib.resample.pictures import warp_packed
+from tests.support.shared_data import COCO_REAL, PARITY, needs_coco, needs_parity
+
+ROOT = Path(__file__).resolve().parents[3]
+
+AFFINE = region_affine((33.3, 21.7), (50, 66), (30, 40), 25.0, flip=True)
+
+
+def exact(plane, affine, size):
+    """Bilinear interpolation in float64 of a plane that is zero outside."""
+    inverse = invert_affine(affine)
+    rows, columns = np.mgrid[: size[1], : size[0]]
+    x = inverse[0, 0] * columns + inverse[0, 1] * rows + inverse[0, 2]
+    y = inverse[1, 0] * columns + inverse[1, 1] * rows + inverse[1, 2]
+    padded = np.pad(plane.astype(np.float64), 1)
+    return map_coordinates(padded, [y + 1, x + 1], order=1, mode="grid-constant")
+
+
+@needs_parity
+@needs_coco
+def test_crops_equal_the_official_ones():
+    official = np.load(PARITY)
+    names = {
+        image["file_name"]
+        for image in json.loads((COCO_REAL / "annotations/person_keypoints_val.json").read_text())["images"]
+    }
+    for name, affine, expected in zip(official["file_name"], official["trans"], official["crop_rgb"], strict=True):
+        assert name in names
+        image = cv2.imread(str(COCO_REAL / "images" / name), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        difference = np.abs(crop_image(image[:, :, ::-1], affine, (192, 256)).astype(int) - expected)
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 1e-3
+
+
+def test_a_crop_is_exact_bilinear_interpolation_with_a_black_outside():
+    image = np.random.default_rng(0).integers(0, 256, (44, 71, 3), dtype=np.uint8)
+    crop = crop_image(image, AFFINE, (30, 40))
+    reference = np.stack([exact(image[:, :, c], AFFINE, (30, 40)) for c in range(3)], axis=2)
+    assert crop.shape == (40, 30, 3)
+    assert np.abs(crop - reference).max() <= 0.51
+
+
+def test_heatmaps_are_interpolated_joint_by_joint():
+    maps = np.random.default_rng(1).normal(size=(44, 71, 5)).astype(np.float32)
+    warped = warp_heatmaps(maps, AFFINE, (30, 40))
+    reference = np.stack([exact(maps[:, :, k], AFFINE, (30, 40)) for k in range(5)], axis=2)
+    np.testing.assert_allclose(warped, reference, atol=1e-4)
+
+
+def packed(image, affine, size):
+    """The loader's resampling of a picture of three channels."""
+    out = np.full((size[1], size[0], 3), 77, np.uint8)
+    warp_packed(np.concatenate([image, np.full_like(image[..., :1], 255)], axis=2), invert_affine(affine), out)
+    return out
+
+
+@pytest.mark.parametrize("warp", [crop_image, warp_image, packed])
+def test_the_identity_changes_nothing_and_far_away_is_black(warp):
+    image = np.random.default_rng(2).integers(1, 256, (20, 31, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(warp(image, scale_affine(1.0), (31, 20)), image)
+    away = scale_affine(1.0)
+    away[0, 2] = 1e6
+    assert not warp(image, away, (31, 20)).any()
+
+
+def test_opencvs_warp_differs_from_the_exact_one_by_few_grey_levels():
+    image = cv2.GaussianBlur(np.random.default_rng(3).integers(0, 256, (60, 90, 3), dtype=np.uint8), (5, 5), 0)
+    difference = np.abs(warp_image(image, AFFINE, (30, 40)).astype(int) - crop_image(image, AFFINE, (30, 40)))
+    assert difference.max() <= 8
+
+
+@pytest.mark.parametrize("angle", [0.0, 25.0, 90.0, 133.0, 180.0])
+@pytest.mark.parametrize("region", [(50, 66), (8, 11), (200, 260)])
+def test_the_loaders_warp_is_within_two_grey_levels_of_exact_interpolation(angle, region):
+    image = np.random.default_rng(3).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    affine = region_affine((33.3, 21.7), region, (30, 40), angle, flip=True)
+    exact_planes = np.stack([exact(image[:, :, c], affine, (30, 40)) for c in range(3)], axis=2)
+    difference = np.abs(packed(image, affine, (30, 40)) - exact_planes)
+    assert difference.max() <= 2.5  # noise: neighbours differ by up to 255, of which 1/256 pixel is one
+    assert difference.mean() < 0.6
+
+
+@pytest.mark.parametrize("center", [(-30, 30), (120, 30), (45, -40), (45, 100), (5, 55), (45, 30)])
+@pytest.mark.parametrize("angle", [0.0, 90.0, 33.0])
+def test_what_lies_outside_the_picture_is_black_and_its_border_fades(center, angle):
+    image = np.full((60, 90, 3), 200, np.uint8)
+    affine = region_affine(center, (60, 80), (30, 40), angle)
+    reference = exact(image[:, :, 0], affine, (30, 40))
+    warped = packed(image, affine, (30, 40))
+    assert np.abs(warped - reference[:, :, None]).max() <= 2
+    assert not warped[reference == 0].any()
+    assert (warped[reference == 200] == 200).all()
+
+
+def mean_of(maps, affines, size):
+    views = np.zeros((len(maps), *bordered_shape((maps.shape[3], *maps.shape[1:3]))), np.float32)
+    for view, of_view in zip(views, maps, strict=True):
+        interior(view)[...] = of_view
+    out = np.full((size[1], size[0], maps.shape[3]), np.nan, np.float32)
+    mean_heatmaps(views, np.stack([invert_affine(affine) for affine in affines]), maps.shape[2:0:-1], out)
+    return out
+
+
+def test_views_are_averaged_over_those_that_see_a_pixel():
+    rng = np.random.default_rng(5)
+    maps = rng.random((3, 44, 36, 4), np.float32)
+    affines = [region_affine((18 + 9 * v, 22 - 6 * v), (36, 48), (30, 40), 20.0 * v, flip=v == 1) for v in range(3)]
+    mean = mean_of(maps, affines, (30, 40))
+    total = sum(np.stack([exact(maps[v, :, :, k], affines[v], (30, 40)) for k in range(4)], 2) for v in range(3))
+    coverage = sum(exact(np.ones((44, 36)), affine, (30, 40)) for affine in affines)
+    assert {1, 2, 3} <= set(np.round(coverage, 6).ravel().tolist())
+    np.testing.assert_allclose(mean, total / np.maximum(coverage, 1)[:, :, None], atol=1e-5)
+
+
+@pytest.mark.parametrize("joints", [1, 8, 17, 31])
+def test_every_joint_is_interpolated_however_many_there_are(joints):
+    """Eight at a time, and the rest one by one; nothing is read of what the result held before."""
+    maps = np.random.default_rng(7).random((2, 21, 34, joints), np.float32)
+    mean = mean_of(maps, [AFFINE, AFFINE], (30, 40))
+    total = np.stack([exact(maps[:, :, :, k].sum(axis=0), AFFINE, (30, 40)) for k in range(joints)], axis=2)
+    coverage = 2 * exact(np.ones((21, 34)), AFFINE, (30, 40))
+    np.testing.assert_allclose(mean, total / np.maximum(coverage, 1)[:, :, None], atol=1e-5)
+
+
+RESAMPLE = """
+import sys
+import numpy as np
+from kdlib.geometry import invert_affine, region_affine
+from kdlib.resample.exact import crop_image
+from kdlib.resample.maps import bordered_shape, interior, mean_heatmaps
+rng = np.random.default_rng(0)
+affines = [region_affine((11.3, 15.7), (20, 27), (24, 32), 25.0, flip=flip) for flip in (False, True)]
+views = np.zeros((2, *bordered_shape((17, 31, 22))), np.float32)
+interior(views)[...] = rng.random((2, 31, 22, 17), np.float32)
+maps = np.empty((32, 24, 17), np.float32)
+mean_heatmaps(views, np.stack([invert_affine(affine) for affine in affines]), (22, 31), maps)
+image = crop_image(rng.integers(0, 256, (66, 50, 3), np.uint8), affines[0], (24, 32))
+sys.stdout.buffer.write(maps.tobytes() + image.tobytes())
+"""
+
+
+def test_a_kernel_compiled_here_gives_the_bits_of_one_compiled_before(tmp_path):
+    """Other machine code runs after compiling than from numba's cache: rounding must not be left to the compiler."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    cold, cached = (
+        subprocess.run([sys.executable, "-c", RESAMPLE], cwd=ROOT, env=environment, capture_output=True, check=True)
+        for _ in range(2)
+    )
+    assert list(tmp_path.rglob("*.nbc"))
+    assert len(cold.stdout) == 24 * 32 * (17 * 4 + 3)
+    assert cold.stdout == cached.stdout

@@ -1,0 +1,151 @@
+"""Several processes make one store under torchrun: the same content as one process, whoever dies on the way."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from cache.commands.diff import diff_stores
+from precompute.__main__ import main
+from precompute.errors import PrecomputeError
+from precompute.run.team import Team, own_device
+from tests.support import tiny_precompute
+from tests.support.stores import small as small_store
+
+ROOT = Path(__file__).resolve().parents[3]
+PROGRAM = f"""
+import os, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+import cache.format.spec
+cache.format.spec.default_shard_instances = lambda _: 2
+from precompute.run import pipeline
+from precompute.__main__ import main
+who, first = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+notes, original = Path(__file__).parent, pipeline.teacher_maps
+def teacher_maps(*arguments):
+    (notes / f"teacher-{{who}}-{{first}}").touch()
+    if first and who == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    while who == "0" and not (notes / f"teacher-1-{{first}}").exists():
+        time.sleep(0.1)
+    return original(*arguments)
+pipeline.teacher_maps = teacher_maps
+sys.exit(main())
+"""
+"""The command with shards of two instances; rank 0 waits for rank 1's first batch, at which that is killed once."""
+
+
+def test_two_processes_make_what_one_makes_even_if_one_is_killed(tmp_path, monkeypatch):
+    """Rank 1 is killed, torchrun starts both again, and they finish the dead rank's shard, too."""
+    data = tiny_precompute.write(tmp_path / "data")
+    (data / "program.py").write_text(PROGRAM)
+    with monkeypatch.context() as patched:
+        patched.setattr("cache.format.spec.default_shard_instances", lambda _: 2)
+        assert main(tiny_precompute.command(data, tmp_path / "alone.zarr")) == 0
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    command = [str(data / "program.py"), *tiny_precompute.command(data, tmp_path / "team.h5")]
+    done = subprocess.run(
+        [sys.executable, "-m", *torchrun, *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the teacher from the store") == 1
+    assert {path.name for path in data.glob("teacher-*-False")} == {"teacher-0-False", "teacher-1-False"}
+    assert diff_stores(tmp_path / "alone.zarr", tmp_path / "team.h5")["identical"]
+    assert not (tmp_path / "team.h5.partial").exists()
+
+
+def test_a_run_that_is_being_written_is_left_alone(tmp_path):
+    """Two runs with --resume at the same time would write the same shards."""
+    writer = small_store.begin(tmp_path / "s.zarr")
+    program = "from tests.support.stores import small as small_store; import sys; small_store.begin(sys.argv[1], resume=True, join=bool(sys.argv[2]))"
+
+    def second(join):
+        command = [sys.executable, "-c", program, str(tmp_path / "s.zarr"), join]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    refused = second("")
+    assert f"being written by process {os.getpid()} on" in refused.stderr
+    assert second("yes").returncode == 0
+    del writer
+    assert second("").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "count", "asked", "gpus", "device"),
+    [(0, 1, "auto", 2, "auto"), (1, 2, "auto", 2, "cuda:1"), (3, 4, "cuda", 1, "cuda:0"), (1, 2, "cpu", 2, "cpu")],
+)
+def test_every_process_of_a_host_has_its_own_gpu(monkeypatch, place, count, asked, gpus, device):
+    monkeypatch.setenv("LOCAL_RANK", str(place))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(count))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert own_device(asked) == device
+    if count > 1:
+        with pytest.raises(PrecomputeError, match="on one GPU; leave it out"):
+            own_device("cuda:0")
+
+
+@pytest.fixture
+def teams(monkeypatch):
+    """Two ranks in one process, with short silences."""
+    monkeypatch.setattr("precompute.run.team.SILENCE", 1.0)
+    monkeypatch.setattr("precompute.run.team.BEAT", 0.1)
+    board = dist.TCPStore("127.0.0.1", 0, 1, True)
+    pair = [Team(dist.TCPStore("127.0.0.1", board.port, 1, False), rank, 2) for rank in range(2)]
+    yield pair
+    for team in pair:
+        team.leave()
+
+
+class Writer:
+    def pending_shards(self):
+        return [3, 5, 8, 9]
+
+
+def test_every_shard_is_taken_once(teams):
+    taken = []
+    writers = [team.begin(lambda join: Writer()) for team in teams]
+    streams = [team.shards(writer) for team, writer in zip(teams, writers, strict=True)]
+    for turn in (0, 1, 1, 0, 1, 0):
+        taken += [shard for shard in [next(streams[turn], None)] if shard is not None]
+    assert taken == [3, 5, 8, 9]
+    assert [team.advance(10) for team in teams] == [10, 20]
+
+
+def test_rank_0_publishes_once_all_have_filled_their_shards(teams):
+    order = []
+
+    def second():
+        time.sleep(0.4)
+        order.append("filled")
+        teams[1].finish(["skipped a"], lambda skipped: order.append("published twice"))
+        order.append("told")
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    assert teams[0].finish([], lambda skipped: order.append("published") or skipped) == ["skipped a"]
+    thread.join()
+    assert order == ["filled", "published", "told"]
+
+
+def test_nobody_waits_for_the_dead(teams):
+    teams[1].leave()  # no more signs of life
+    with pytest.raises(PrecomputeError, match="rank 1 has not been heard of"):
+        teams[0].finish([], lambda skipped: pytest.fail("published without the shards of rank 1"))
+
+
+def test_the_reason_of_one_is_told_to_all(teams):
+    teams[0].fail("the disk is full")
+    with pytest.raises(PrecomputeError, match=r"because of rank 0 on .*: the disk is full"):
+        teams[1].begin(lambda join: Writer())

@@ -1,0 +1,89 @@
+"""Published teachers by name: downloaded once, verified by the digest in their names, and read like any checkpoint."""
+
+import hashlib
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from precompute.fetch import download
+from precompute.fetch.download import DownloadError
+from precompute.teacher import zoo
+from precompute.teacher.checkpoint import CheckpointError
+from precompute.teacher.hrnet import HRNETS, build_hrnet
+from precompute.teacher.loading import load_teacher
+from tests.support.checkpoint_layouts import mmpose_1
+from tests.support.web_server import serve
+
+
+def test_names_sizes_and_digests_are_those_of_the_published_files():
+    assert list(zoo.ZOO) == ["hrnet_w32_256x192", "hrnet_w32_384x288", "hrnet_w48_256x192", "hrnet_w48_384x288"]
+    w48 = zoo.ZOO["hrnet_w48_384x288"]
+    assert w48.network in HRNETS
+    assert w48.input_size == (288, 384)
+    assert w48.remote.url == (
+        "https://download.openmmlab.com/mmpose/v1/body_2d_keypoint/topdown_heatmap/coco/"
+        "td-hm_hrnet-w48_8xb32-210e_coco-384x288-c161b7de_20220915.pth"
+    )
+    assert w48.remote.digest == ("sha256", "c161b7de")
+    assert all(len(p.remote.digest[1]) == 8 for p in zoo.ZOO.values())
+
+
+@pytest.fixture
+def site(monkeypatch, tmp_path):
+    """A site with the weights of a small network in mmpose's layout, under a name like mmpose's."""
+    torch.manual_seed(0)
+    model = build_hrnet("hrnet_w18_small")
+    content = io.BytesIO()
+    mmpose_1(model.state_dict(), content)
+    digest = hashlib.sha256(content.getvalue()).hexdigest()[:8]
+    published = zoo.Published("hrnet_w18_small", (64, 96), f"td-hm_small_coco-96x64-{digest}_20260101.pth", 1.0)
+    monkeypatch.setattr(zoo, "_ALL", (published,))
+    monkeypatch.setattr(zoo, "ZOO", {"hrnet_w18_small_96x64": published})
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with serve() as site:
+        site.files[f"/{published.file}"] = content.getvalue()
+        monkeypatch.setattr(zoo, "SITE", site.url)
+        site.model, site.path = model.eval(), f"/{published.file}"
+        yield site
+
+
+def test_a_published_teacher_is_downloaded_once_and_is_that_network(site, tmp_path):
+    crops = np.random.default_rng(0).integers(0, 256, (2, 96, 64, 3), np.uint8)
+    for name, size in (("hrnet_w18_small_96x64", None), ("hrnet_w18_small", (64, 96))):
+        teacher = load_teacher(name, input_size=size, device="cpu", precision="fp32")
+        assert teacher.name == "hrnet_w18_small"
+        assert teacher.weights_sha256 == hashlib.sha256(site.files[site.path]).hexdigest()
+    from kdlib.images import normalise_images
+
+    with torch.inference_mode():
+        wanted = site.model(normalise_images(torch.from_numpy(crops))).numpy()
+    np.testing.assert_allclose(teacher(crops), wanted, atol=1e-4 * np.abs(wanted).max())
+    assert len(site.requests) == 1
+    assert [p.name for p in (tmp_path / "torch/hub/checkpoints").iterdir()] == [site.path[1:]]
+
+
+def test_weights_with_another_digest_are_refused(site, tmp_path):
+    site.files[site.path] = site.files[site.path][:-1] + b"x"
+    with pytest.raises(DownloadError, match="its sha256 is"):
+        load_teacher("hrnet_w18_small_96x64")
+    assert not (tmp_path / "torch/hub/checkpoints" / site.path[1:]).exists()
+
+
+def test_without_network_the_way_out_is_a_file(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "SITE", "http://127.0.0.1:9")
+    with pytest.raises(DownloadError, match=r"^cannot download http://127.*refused\. Weights .*: --checkpoint FILE$"):
+        load_teacher("hrnet_w18_small_96x64")
+    assert list((tmp_path / "torch/hub/checkpoints").iterdir()) == []
+    (tmp_path / "mine.pth").write_bytes(site.files[site.path])
+    assert load_teacher("hrnet_w18_small_96x64", tmp_path / "mine.pth").input_size == (64, 96)
+
+
+def test_a_size_that_is_not_published_needs_a_file(site):
+    with pytest.raises(CheckpointError, match="hrnet_w18_small needs its weights"):
+        load_teacher("hrnet_w18_small", input_size=(64, 64))
+    with pytest.raises(ValueError, match="runs at its own input size"):
+        load_teacher("hrnet_w18_small_96x64", input_size=(64, 64))
+    assert site.requests == []

@@ -1,0 +1,143 @@
+"""The import law: which room may import which, checked in the source and in a running interpreter."""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("kdcli", "cache", "kdlib", "precompute", "train")
+FORBIDDEN = {
+    "kdcli": {"cache", "kdlib", "precompute", "train", "benchmarks", "torch", "numpy", "zarr", "h5py"},
+    "cache": {"kdlib", "precompute", "train", "benchmarks", "torch", "torchvision", "cv2"},
+    "kdlib": {"precompute", "train", "benchmarks", "zarr", "h5py", "onnxruntime", "onnx"},
+    "precompute": {"train", "benchmarks", "zarr", "h5py"},
+    "train": {"precompute", "benchmarks", "onnxruntime", "onnx", "zarr", "h5py"},
+}
+ALLOWED = {  # inside functions: students are written as ONNX files and read from them, none of these is a teacher
+    "kdlib/students/loading.py": {"onnxruntime"},
+    "train/deploy/formats.py": {"onnx"},
+    "train/deploy/quantise.py": {"onnx", "onnxruntime"},
+}
+FLOORS = {
+    "cache": ("errors", "codec", "format", "files", "layouts", "reading", "writing", "commands", "__main__"),
+    "kdlib": (
+        ("errors", "skeleton", "geometry", "images", "heatmaps", "losses", "annotations", "machine"),
+        ("resample", "metrics"),
+        ("readout",),
+        ("samples", "students"),
+    ),
+    "precompute": ("errors", "data", "fetch", "teacher", "run", "sample", "__main__"),
+    "train": ("errors", "recipe", "supervision", "evaluate", "show", ("deploy", "run"), "commands", "__main__"),
+}
+"""The parts of each room from the ground up: a part imports parts below it; those of one tuple may use each other."""
+GRAB_BAGS = {"utils.py", "common.py", "helpers.py", "misc.py"}
+MOST_ENTRIES = 14
+
+
+def modules(path):
+    """Every module that a file imports, anywhere in it, with the names taken from it: ``a.b`` and ``a.b.c``."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files(room):
+    found = sorted((ROOT / room).rglob("*.py"))
+    assert found
+    return [(path, path.relative_to(ROOT).as_posix()) for path in found]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_file_imports_a_room_above_its_own(room):
+    found = {(name, module.split(".")[0]) for path, name in files(room) for module in modules(path)}
+    assert {(name, top) for name, top in found if top in FORBIDDEN[room] - ALLOWED.get(name, set())} == set()
+
+
+def test_only_the_samples_of_the_library_read_stores():
+    readers = {name for path, name in files("kdlib") for module in modules(path) if module.split(".")[0] == "cache"}
+    assert readers
+    assert {name for name in readers if not name.startswith("kdlib/samples/")} == set()
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_inside_a_room_imports_only_point_down(room):
+    floor = {
+        part: height
+        for height, parts in enumerate(FLOORS[room])
+        for part in ((parts,) if isinstance(parts, str) else parts)
+    }
+    parts = {name.removeprefix(f"{room}/").split("/")[0].removesuffix(".py") for _, name in files(room)}
+    assert parts - {"__init__"} == floor.keys()
+    upwards = [
+        (name, module)
+        for path, name in files(room)
+        for module in modules(path)
+        for own, other in [(name.split("/")[1].removesuffix(".py"), [*module.split("."), ""][1])]
+        if module.startswith(f"{room}.") and own != other and own in floor and floor.get(other, -1) > floor[own]
+    ]
+    assert upwards == []
+
+
+@pytest.mark.parametrize(
+    ("room", "never"),
+    [
+        ("cache", {"torch", "torchvision", "cv2", "kdlib"}),
+        ("kdlib", {"precompute", "train", "onnxruntime", "onnx"}),
+        ("train", {"precompute", "onnxruntime", "onnx"}),
+    ],
+)
+def test_every_module_of_a_room_runs_without_what_the_room_must_not_know(room, never):
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path, _ in files(room)
+    ]
+    program = (
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        f"print(sorted({never!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_package_is_the_one_of_this_repository(room):
+    assert Path(importlib.util.find_spec(room).origin).parent == ROOT / room
+
+
+def folders():
+    """Every folder of code and tests, without caches and data."""
+    roots = [ROOT / name for name in (*ROOMS, "tests", "benchmarks")]
+    return [f for root in roots for f in (root, *(p for p in root.rglob("*") if p.is_dir())) if list(f.glob("*.py"))]
+
+
+def test_no_folder_shows_more_than_a_dozen_entries_and_each_says_what_it_is():
+    shown = {
+        f.relative_to(ROOT).as_posix(): [e.name for e in f.iterdir() if e.name != "__pycache__"] for f in folders()
+    }
+    assert {name: len(entries) for name, entries in shown.items() if len(entries) > MOST_ENTRIES} == {}
+    silent = [name for name in shown if not ast.get_docstring(ast.parse((ROOT / name / "__init__.py").read_text()))]
+    assert silent == []
+
+
+def test_there_is_no_grab_bag():
+    assert [f for folder in folders() for f in folder.glob("*.py") if f.name in GRAB_BAGS] == []
+
+
+@pytest.mark.parametrize("command", ["precompute", "train", "cache"])
+def test_help_answers_without_importing_torch(command):
+    program = (
+        f"import runpy, sys\nsys.argv = ['{command}', '--help']\n"
+        f"try: runpy.run_module('{command}', run_name='__main__')\nexcept SystemExit: pass\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().splitlines()[-1] == "False", done.stderr
+    assert "usage" in done.stdout

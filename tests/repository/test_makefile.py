@@ -1,0 +1,124 @@
+"""What make runs, seen by a Python that only notes how it was called: folders with spaces, and refusals before work."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from precompute import __main__ as precompute
+from train import __main__ as train
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTE = "import json, sys; print(json.dumps(sys.argv[1:]), file=open('calls', 'a'))"
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The Makefile in a folder of its own, whose environments hold nothing but that Python."""
+    folder = tmp_path / "a clone of mine"
+    for environment in (".venv", ".venv-fiftyone"):
+        (folder / environment / "bin").mkdir(parents=True)
+    for name in ("pyproject.toml", "Makefile"):
+        shutil.copy(ROOT / name, folder)
+    python = folder / ".venv/bin/python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{NOTE}" "$@"\n')
+    python.chmod(0o755)
+    for environment in (".venv", ".venv-fiftyone"):
+        (folder / environment / "ready").touch()
+    return folder
+
+
+def make(folder, *words):
+    return subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def calls(folder, *words):
+    """Arguments of every `python -m ...` of a make command, by module (and the trainer's command)."""
+    done = make(folder, *words)
+    assert done.returncode == 0, done.stderr
+    lines = map(json.loads, (folder / "calls").read_text().splitlines())
+    (folder / "calls").unlink()
+    return [words[1:] for words in lines]
+
+
+def train_arguments(words):
+    assert words[0] == "train"
+    return train._parser().parse_args(words[1:])
+
+
+@pytest.mark.parametrize("data", ["sets/my people", "sets/my people/"])
+def test_every_target_takes_a_data_folder_with_spaces(clone, data):
+    pictures = clone / "sets/my people/images/val"
+    pictures.mkdir(parents=True)
+    for run in ("baseline", "distilled"):
+        (clone / "runs/my people" / run).mkdir(parents=True)
+        (clone / "runs/my people" / run / "best.pt").touch()
+    targets = ["cache", "baseline", "distill", "evaluate", "report", "export", "predict", "fiftyone"]
+    made = calls(clone, *targets, f"DATA={data}", "SOURCE=a photo.jpg", "TEACHER=onnx:my net.onnx")
+    for split, words in zip(("train", "val"), made[:2], strict=True):
+        arguments = precompute._parser().parse_args(words[1:])
+        assert (arguments.data, arguments.split, arguments.teacher) == (Path(data), split, "onnx:my net.onnx")
+        assert arguments.store == Path(f"stores/my people/{split}.zarr")
+    by_command = [train_arguments(words) for words in made[2:]]
+    commands = ["baseline", "distill", "evaluate", "evaluate", "evaluate", "report", "export", "predict", "fiftyone"]
+    assert [arguments.command for arguments in by_command] == commands
+    runs = Path("runs/my people")
+    assert [a.out for a in by_command] == [
+        *(runs / "baseline", runs / "distilled", runs / "teacher.json"),
+        *(runs / "baseline/evaluation.json", runs / "distilled/evaluation.json", runs / "report.html"),
+        *(runs / "student.onnx", runs / "predictions", runs / "fiftyone"),
+    ]
+    stores = {a.store for a in by_command if a.command != "predict"}
+    assert stores == {Path("stores/my people/train.zarr"), Path("stores/my people/val.zarr")}
+    assert by_command[-2].source == "a photo.jpg"
+    assert by_command[-1].images == pictures.relative_to(clone)
+    assert by_command[-1].student == [runs / "baseline/best.pt", runs / "distilled/best.pt"]
+
+
+def test_stores_and_runs_with_spaces_reach_the_demo_and_the_checkpoint_the_teacher(clone):
+    given = ["STORE=my stores", "RUNS=my runs", "CHECKPOINT=the weights.pth"]
+    made = calls(clone, "demo", *given)
+    assert made[0] == ["precompute.sample", "--out", "data/sample"]
+    (checkpoint,) = {words[words.index("--checkpoint") + 1] for words in made if "--checkpoint" in words}
+    assert checkpoint == "the weights.pth"
+    assert train_arguments(made[3]).out == Path("my runs/baseline")
+    assert train_arguments(made[-1]).runs == [Path("my runs/baseline"), Path("my runs/distilled")]
+    assert train_arguments(made[-1]).store == Path("my stores/val.zarr")
+
+
+def test_a_folder_whose_name_has_coco_among_its_words_is_not_downloaded(clone):
+    assert [words[0] for words in calls(clone, "cache", "DATA=my coco")] == ["precompute", "precompute"]
+    assert calls(clone, "cache", "DATA=coco")[0] == ["precompute.fetch.coco", "--out", "data/coco"]
+
+
+@pytest.mark.parametrize(
+    ("data", "recipe"), [("sample", "configs/sample.toml"), ("coco", "configs/coco.toml"), ("my coco", None)]
+)
+def test_a_data_set_that_is_known_has_its_recipe(clone, data, recipe):
+    (command,) = calls(clone, "distill", f"DATA={data}")
+    assert (command[command.index("--config") + 1] if "--config" in command else None) == recipe
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["predict"], "say what to look at: make predict SOURCE=photo.jpg"),
+        (["fiftyone", "DATA=my people"], "no validation images in my people; name their folder: IMAGES=DIR"),
+    ],
+)
+def test_what_is_missing_is_said_before_an_environment_is_made(clone, words, said):
+    for environment in (".venv", ".venv-fiftyone"):
+        shutil.rmtree(clone / environment)
+    done = make(clone, *words, "PYTHON=false")
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert sorted(path.name for path in clone.iterdir()) == ["Makefile", "pyproject.toml"]
+
+
+def test_the_list_of_targets_shows_folders_with_spaces(clone):
+    shown = make(clone, "help", "DATA=sets/my people").stdout
+    assert "(stores/my people, runs/my people)" in shown
+    assert "sample, coco, or a data folder (sets/my people)" in shown

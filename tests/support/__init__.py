@@ -1,0 +1,1 @@
+"""What tests share: small stores, tiny runs, servers on loopback, a browser."""

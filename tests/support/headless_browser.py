@@ -1,0 +1,122 @@
+"""A page in a real headless Chromium, asked through its debugging pipe; skipped where there is none."""
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--remote-debugging-pipe",
+    "--hide-scrollbars",
+)
+PATIENCE = 120
+"""Seconds to wait for an answer, on a busy machine."""
+
+
+class Browser:
+    """One page. `events` are the protocol's messages that were not asked for."""
+
+    def __init__(self, process, to, fro):
+        self.process, self.to, self.fro = process, to, fro
+        self.events, self.buffer, self.count, self.session = [], b"", 0, None
+        self.waiting = select.poll()  # select() knows no descriptor above 1,023
+        self.waiting.register(fro, select.POLLIN)
+        targets = self.call("Target.getTargets")["targetInfos"]
+        page = next(target["targetId"] for target in targets if target["type"] == "page")
+        self.session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method, **params):
+        """The answer to one command."""
+        self.count += 1
+        message = {"id": self.count, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.to, json.dumps(message).encode() + b"\0")
+        while (answer := self._next()).get("id") != self.count:
+            self.events.append(answer)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def _next(self):
+        deadline = time.monotonic() + PATIENCE
+        while b"\0" not in self.buffer:
+            if not self.waiting.poll(1000 * max(0, deadline - time.monotonic())):
+                raise TimeoutError(f"the browser said nothing for {PATIENCE} s")
+            data = os.read(self.fro, 1 << 20)
+            assert data, "the browser ended"
+            self.buffer += data
+        message, _, self.buffer = self.buffer.partition(b"\0")
+        return json.loads(message)
+
+    def open(self, address, width, height, *, dark=False):
+        """Show an address and wait until it is loaded."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        self.events.clear()
+        self.call("Page.navigate", url=address)
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._next())
+
+    def evaluate(self, expression):
+        """The value of a JavaScript expression, awaited."""
+        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def complaints(self):
+        """Errors and warnings of the kdcli, and exceptions."""
+        entries = [e["params"]["entry"] for e in self.events if e.get("method") == "Log.entryAdded"]
+        found = [entry["text"] for entry in entries if entry["level"] in ("error", "warning")]
+        calls = [e["params"] for e in self.events if e.get("method") == "Runtime.consoleAPICalled"]
+        found += [str(call["args"]) for call in calls if call["type"] in ("error", "warning", "assert")]
+        return found + [e["params"] for e in self.events if e.get("method") == "Runtime.exceptionThrown"]
+
+    def requests(self):
+        """Addresses that were asked for since the page was opened, ``data:`` apart."""
+        sent = [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
+        return [address for address in sent if not address.startswith("data:")]
+
+
+@contextlib.contextmanager
+def browser(profile):
+    """A running browser with its profile in that folder."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip("no Chromium here (Debian: apt-get install chromium)")
+    (read_end, to), (fro, write_end) = os.pipe(), os.pipe()
+    inside = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read_end, write_end)]  # never 3 or 4 itself
+    start = "import os, sys; [os.dup2(int(sys.argv[i]), i + 2) for i in (1, 2)]; os.execv(sys.argv[3], sys.argv[3:])"
+    command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", start, *map(str, inside), *command],
+        pass_fds=inside,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    for end in (read_end, write_end, *inside):
+        os.close(end)
+    try:
+        yield Browser(process, to, fro)
+    finally:
+        os.close(to)
+        os.close(fro)
+        process.terminate()
+        process.wait(timeout=PATIENCE)

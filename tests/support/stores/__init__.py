@@ -1,0 +1,1 @@
+"""Small stores, sound and damaged ones."""

@@ -1,0 +1,98 @@
+"""Runs of seconds: a tiny recipe on stores known in closed form, and processes that start with torch imported."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import socket
+
+import torch
+
+from kdlib.students import checkpoint
+from train.__main__ import main
+
+FAST = {
+    "--pretrained": "none",
+    "--input-size": "64x48",
+    "--batch-size": "4",
+    "--epochs": "2",
+    "--threads": "2",
+    "--precision": "fp32",
+}
+
+
+def command(stores, out, name="distill", **flags):
+    """Arguments of a run; a flag that is True stands alone."""
+    given = FAST | {"--" + key.replace("_", "-"): value for key, value in flags.items()}
+    options = [part for key, value in given.items() for part in ((key,) if value is True else (key, str(value)))]
+    paths = ("--store", stores / "train.zarr", "--val-store", stores / "val.h5", "--out", out)
+    return [name, *map(str, paths), *options]
+
+
+def weights(path):
+    """Tensors of a checkpoint's weights."""
+    return checkpoint.read(path)["model"]
+
+
+def history(out):
+    return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+
+
+def results(out):
+    """What a run learnt and measured, without the times."""
+
+    def timeless(values):
+        return {k: v for k, v in values.items() if not k.endswith(("_seconds", "per_second"))}
+
+    return timeless(json.loads((out / "metrics.json").read_text())), [timeless(line) for line in history(out)]
+
+
+def same_weights(one, two):
+    one, two = weights(one), weights(two)
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+def processes():
+    """A context whose processes have torch imported and nothing else done."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.tiny_training", "train.run.loop", "torch.utils.tensorboard"])
+    return context
+
+
+def free_port():
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_quietly(arguments, log, before=None, environment=None):
+    """Body of a process: one command with its output in a file; its exit code is the process's."""
+    os.environ.update(environment or {})
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    torch.set_num_threads(1)
+    if before is not None:
+        before()
+    raise SystemExit(main(arguments))
+
+
+def run_ranks(world, arguments, folder, before=None):
+    """Run a command as that many ranks; returns their exit codes and outputs."""
+    port, context = free_port(), processes()
+    started, logs = [], []
+    for rank in range(world):
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        numbers |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {name: str(value) for name, value in numbers.items()}
+        logs.append(folder / f"rank{rank}.log")
+        hook = before if before is None else before[rank]
+        started.append(context.Process(target=run_quietly, args=(arguments, logs[-1], hook, environment)))
+        started[-1].start()
+    for process in started:
+        process.join(120)
+    hung = [process for process in started if process.is_alive()]
+    for process in hung:
+        process.kill()
+    assert not hung, [log.read_text() for log in logs]
+    return [process.exitcode for process in started], [log.read_text() for log in logs]

@@ -1,0 +1,78 @@
+"""AP, AR and PCK of a student, or of the teacher that a store remembers, on the persons of a store.
+
+    python -m train evaluate --store val.zarr --teacher             # is it any good? look before you train
+    python -m train evaluate --store val.zarr --student runs/distilled/best.pt
+    python -m train evaluate --store val.zarr --student student.onnx --out metrics.json
+    python -m train evaluate ... --decoder argmax                   # a quarter pixel from the peak, as HRNet does
+
+The teacher is decoded from the store's heatmaps, as HRNet's own evaluation does it: that takes seconds and no network.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from kdlib.readout import DECODER, DECODER_HELP
+from train.commands.flags import DEVICE
+from train.errors import refuse_folder
+
+
+def add_arguments(evaluate: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    evaluate.add_argument("--store", type=Path, required=True, help="store to evaluate on")
+    who = evaluate.add_mutually_exclusive_group(required=True)
+    who.add_argument("--student", type=Path, metavar="FILE", help="RUN/best.pt, or an exported .onnx")
+    who.add_argument("--teacher", action="store_true", help="decode the heatmaps in the store")
+    evaluate.add_argument(
+        "--decoder", choices=["argmax", "dark"], help=f"{DECODER_HELP} (default: {DECODER}, a teacher argmax)"
+    )
+    evaluate.add_argument("--out", type=Path, metavar="FILE", help="also write the metrics as JSON")
+    evaluate.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
+    evaluate.add_argument("--device", default="auto", help=DEVICE)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print one line, and write the metrics where asked for; 0 when done."""
+    import cache
+    from kdcli.progress import progress
+    from kdlib.students.cost import complexity
+    from kdlib.students.loading import TorchStudent, load_student
+    from train import evaluate
+
+    if arguments.out:
+        refuse_folder(arguments.out, "metrics.json")
+    store = cache.open_store(arguments.store)
+    extra: dict[str, Any] = {}
+    decoder = arguments.decoder or ("argmax" if arguments.teacher else DECODER)
+    if arguments.teacher:
+        name = str(store.manifest["provenance"]["teacher"]["name"])
+        predictions = evaluate.cached_teacher(store, decoder)
+    else:
+        student = load_student(arguments.student, arguments.device)
+        name, device = student.name, student.device
+        if isinstance(student, TorchStudent):
+            extra = complexity(student.model, student.input_size)
+            student.model.to(device)
+        evaluate.check_joints(store, student.joints, str(arguments.student))
+        loader = evaluate.student_loader(store, student.input_size, 64, device, arguments.images)
+        with progress("evaluate", "batches") as tell:
+            predictions = evaluate.predict(student, loader, decoder=decoder, tell=tell)
+    metrics = {
+        **evaluate.measure(store, predictions),
+        **extra,
+        "decoder": decoder,
+        "model": name,
+        "store": store.path.name,
+    }
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(evaluate.to_json(metrics, indent=2) + "\n")
+    print(summary(metrics))
+    return 0
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """The most important metrics in one line."""
+    names = ("ap", "ap50", "ar", "pck@0.05", "pck@0.1", "pck@0.2")
+    numbers = ", ".join(f"{name} {metrics[name]:.1f}" for name in names)
+    return f"{metrics['model']} on {metrics['instances']} instances of {metrics['store']}: {numbers}"

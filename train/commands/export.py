@@ -1,0 +1,153 @@
+"""A student's checkpoint becomes a file that needs nothing of this project.
+
+    python -m train export --student runs/distilled/best.pt --store val.zarr --out student.onnx
+    python -m train export ... --out student.pt2                    # torch.export's own archive
+    python -m train export ... --int8                               # also student.int8.onnx, with AP and PCK of both
+    python -m train export ... --normalised                         # float input, e.g. for a teacher `onnx:FILE`
+
+The file gets its name when it has said on real crops what PyTorch says.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.errors import TrainError
+
+REPEATS = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("--student", type=Path, required=True, metavar="FILE", help="checkpoint, e.g. RUN/best.pt")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="NAME.onnx or NAME.pt2")
+    parser.add_argument("--store", type=Path, help="store whose crops the file is checked on; noise where not given")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
+    parser.add_argument("--check", type=int, default=64, metavar="N", help="crops to check on (64)")
+    parser.add_argument("--normalised", action="store_true", help="input (B, 3, H, W) float32, normalised outside")
+    parser.add_argument("--int8", action="store_true", help="also NAME.int8.onnx; AP and PCK of both on --store")
+    parser.add_argument("--calibrate", type=Path, metavar="STORE", help="calibrate int8 on this store (--store)")
+    parser.add_argument("--calibration-crops", type=int, default=128, metavar="N", help="crops to calibrate on (128)")
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        default=2.0,
+        metavar="POINTS",
+        help="largest loss of PCK@0.1 an int8 file may have (2)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, check, and quantise where asked for; 0 when done.
+
+    Raises:
+        TrainError: If something is missing or the result is not good enough; no file is left then.
+    """
+    from kdlib.students.loading import load_checkpoint
+    from train.deploy.formats import FORMATS
+    from train.deploy.network import Deployable, describe
+
+    suffix = arguments.out.suffix
+    if suffix not in FORMATS:
+        raise TrainError(f"--out must end in {' or '.join(FORMATS)}, got {arguments.out}")
+    if arguments.int8 and (suffix != ".onnx" or arguments.store is None):
+        raise TrainError("--int8 quantises an ONNX file and measures it: give --out NAME.onnx and --store STORE")
+    student = load_checkpoint(arguments.student)
+    network = Deployable(student, normalised=arguments.normalised)
+    facts = describe(student, normalised=arguments.normalised)
+    _export(arguments, student, network, facts)
+    if arguments.int8:
+        _quantise(arguments, student, network, {**facts, "precision": "int8"})
+    return 0
+
+
+def _export(arguments: argparse.Namespace, student: Any, network: Any, facts: dict[str, Any]) -> None:
+    from train.deploy.agreement import compare, refuse_disagreement
+    from train.deploy.formats import FORMATS, written_beside
+    from train.deploy.network import sample_crops
+
+    write, read = FORMATS[arguments.out.suffix]
+    crops, whose = _crops(arguments, student.input_size)
+    with written_beside(arguments.out) as path:
+        write(network, sample_crops(student), facts, path)
+        agreement = compare(network, read(network, path), crops)
+        refuse_disagreement(agreement, arguments.out)
+    shape = "x".join(map(str, network.inputs(sample_crops(student, 1)).shape[1:]))
+    print(f"{arguments.out}: {megabytes(arguments.out)}, input image Bx{shape} {facts['input']}, output heatmaps")
+    print(f"checked against PyTorch on {len(crops)} crops of {whose}: {agreement}")
+
+
+def _crops(arguments: argparse.Namespace, input_size: tuple[int, int]) -> tuple[NDArray[np.uint8], str]:
+    import cache
+    from train.deploy.agreement import drawn_crops, store_crops
+
+    if arguments.store is None:
+        return drawn_crops(input_size, arguments.check), "noise (no --store was given)"
+    store = cache.open_store(arguments.store)
+    return store_crops(store, input_size, arguments.check, arguments.images), arguments.store.name
+
+
+def _quantise(arguments: argparse.Namespace, student: Any, network: Any, facts: dict[str, Any]) -> None:
+    import cache
+    from kdlib.students.loading import OnnxStudent
+    from train.deploy.agreement import store_crops
+    from train.deploy.formats import written_beside
+    from train.deploy.quantise import quantise
+
+    target = arguments.out.with_suffix(".int8.onnx")
+    calibration = cache.open_store(arguments.calibrate or arguments.store)
+    images = arguments.images if arguments.calibrate is None else None
+    crops = store_crops(calibration, student.input_size, arguments.calibration_crops, images)
+    with written_beside(target) as path:
+        quantise(network, arguments.out, crops, facts, path)
+        before = _measure(arguments, OnnxStudent(arguments.out), crops)
+        after = _measure(arguments, OnnxStudent(path), crops)
+        print(_table({"float32": (arguments.out, before), "int8": (path, after)}))
+        drop = before["pck@0.1"] - after["pck@0.1"]
+        if not drop <= arguments.max_drop:
+            raise TrainError(
+                f"{target} was not kept: int8 costs {drop:.1f} points of PCK@0.1, more than --max-drop "
+                f"{arguments.max_drop:g}; calibrate on more crops (--calibration-crops), or keep {arguments.out.name}"
+            )
+    print(f"{target}: {megabytes(target)}, calibrated on {len(crops)} crops of {calibration.path.name}")
+
+
+def _measure(arguments: argparse.Namespace, student: Any, crops: NDArray[np.uint8]) -> dict[str, Any]:
+    """AP and PCK on the store, and milliseconds a crop."""
+    import torch
+
+    import cache
+    from train import evaluate
+
+    store = cache.open_store(arguments.store)
+    loader = evaluate.student_loader(store, student.input_size, 16, torch.device("cpu"), arguments.images)
+    predictions = evaluate.predict(student, loader)
+    return {**evaluate.measure(store, predictions), "ms": _milliseconds(student, crops[:1])}
+
+
+def _milliseconds(student: Any, crop: NDArray[np.uint8]) -> float:
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        student.heatmaps(crop)
+        times.append(time.perf_counter() - started)
+    return 1000 * statistics.median(times[REPEATS // 4 :])
+
+
+def _table(rows: dict[str, tuple[Path, dict[str, Any]]]) -> str:
+    lines = [f"{'':8}{'AP':>8}{'PCK@0.05':>10}{'PCK@0.1':>9}{'ms/crop':>9}{'size':>10}"]
+    lines += [
+        f"{name:8}{m['ap']:8.1f}{m['pck@0.05']:10.1f}{m['pck@0.1']:9.1f}{m['ms']:9.2f}{megabytes(path):>10}"
+        for name, (path, m) in rows.items()
+    ]
+    return "\n".join(lines)
+
+
+def megabytes(path: Path) -> str:
+    """The size of a file in words."""
+    return f"{path.stat().st_size / 1e6:.1f} MB"

@@ -1,0 +1,98 @@
+"""Does an exported file say what PyTorch says, on real crops?"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdlib.heatmaps import peaks
+from kdlib.samples.dataset import StoreDataset
+from train.deploy.formats import Heatmaps
+from train.deploy.network import Deployable
+from train.errors import TrainError
+
+TOLERANCE: Final = 1e-3
+"""Largest difference that passes, as a share of the highest heatmap value."""
+BATCHES: Final = (1, 5)
+"""Batch sizes that take turns: a file that only takes the size it was traced with must not pass."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How two versions of one network differ."""
+
+    crops: int
+    difference: float
+    """Largest difference of two heatmap values."""
+    height: float
+    """Largest heatmap value."""
+    moved: int
+    """Heatmaps whose maximum lies on another pixel."""
+    maps: int
+
+    def __str__(self) -> str:
+        return (
+            f"largest difference {self.difference:.1e} of heights up to {self.height:.2f}, "
+            f"{self.moved} of {self.maps} maxima moved"
+        )
+
+
+def store_crops(store: Any, input_size: tuple[int, int], count: int, images: Path | None = None) -> NDArray[np.uint8]:
+    """Plain crops of up to that many persons, spread evenly over a store: (n, H, W, 3) uint8 RGB."""
+    dataset = StoreDataset(store, input_size, views=None, images=images)
+    indices = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int))
+    return np.stack([dataset[int(i)]["image"].numpy() for i in indices])
+
+
+def drawn_crops(input_size: tuple[int, int], count: int) -> NDArray[np.uint8]:
+    """Noise of several coarsenesses, for want of real crops: (count, H, W, 3) uint8."""
+    (width, height), rng = input_size, np.random.default_rng(0)
+    crops = []
+    for i in range(count):
+        cells = 2 ** (i % 5)
+        coarse = rng.integers(0, 256, (-(-height // cells), -(-width // cells), 3), np.uint8)
+        crops.append(coarse.repeat(cells, axis=0).repeat(cells, axis=1)[:height, :width])
+    return np.stack(crops)
+
+
+@torch.inference_mode()
+def compare(network: Deployable, exported: Heatmaps, crops: NDArray[np.uint8]) -> Agreement:
+    """Run both over the crops.
+
+    Raises:
+        TrainError: If the exported network does not run, or puts out another shape.
+    """
+    difference, height, moved, start, turn = 0.0, 0.0, 0, 0, 0
+    maps = 0
+    while start < len(crops):
+        batch = crops[start : start + BATCHES[turn % len(BATCHES)]]
+        wanted = network(network.inputs(torch.from_numpy(batch))).numpy()
+        found = _run(exported, batch)
+        if found.shape != wanted.shape:
+            raise TrainError(f"the exported file makes {found.shape} of a batch of {len(batch)}, not {wanted.shape}")
+        difference = max(difference, float(np.abs(found - wanted).max()))
+        height = max(height, float(wanted.max()))
+        moved += int((peaks(found)[0] != peaks(wanted)[0]).any(axis=-1).sum())
+        maps += wanted.shape[0] * wanted.shape[1]
+        start, turn = start + len(batch), turn + 1
+    return Agreement(len(crops), difference, height, moved, maps)
+
+
+def _run(exported: Heatmaps, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    try:
+        return exported(batch)
+    except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+        reason = str(error).splitlines()[0]
+        raise TrainError(f"the exported file does not run on a batch of {len(batch)}: {reason}") from error
+
+
+def refuse_disagreement(agreement: Agreement, path: Path) -> None:
+    """Raise `TrainError` where the difference is above the tolerance."""
+    if not agreement.difference <= TOLERANCE * max(agreement.height, 1.0):
+        raise TrainError(
+            f"{path} was not kept: it disagrees with PyTorch ({agreement}); this is a fault of the exporter of torch "
+            f"{torch.__version__} or of the runtime: try --out NAME.pt2, or other versions"
+        )

@@ -1,0 +1,107 @@
+"""Writing an exported student: ONNX, or PyTorch's own ``torch.export`` archive.
+
+TorchScript is not among them: torch calls it deprecated and sends its users to `torch.export`.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdlib.students.loading import INPUT, INSTALL, OUTPUT, OnnxStudent
+from train.deploy.network import Deployable, to_strings
+from train.errors import TrainError
+
+Heatmaps = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+def write_onnx(network: Deployable, crops: Tensor, facts: dict[str, Any], path: Path) -> None:
+    """Write an ONNX file with a free batch size and the facts as its metadata.
+
+    Raises:
+        TrainError: If the exporter's packages are missing.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # torch's exporter is made with it
+    except ImportError as error:
+        raise TrainError(f"exporting to ONNX needs {error.name}: {INSTALL}") from error
+    with _quietly():
+        program = torch.onnx.export(
+            network,
+            (network.inputs(crops),),
+            dynamo=True,
+            dynamic_shapes={INPUT: {0: "batch"}},
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+        )
+        assert program is not None  # noqa: S101  # None only where a file name is given and dynamo is off
+        model = program.model_proto
+    onnx.helper.set_model_props(model, to_strings(facts))
+    onnx.save(model, path)
+
+
+def write_pt2(network: Deployable, crops: Tensor, facts: dict[str, Any], path: Path) -> None:
+    """Write a ``torch.export`` archive; the facts lie in it as ``metadata.json``."""
+    batch = torch.export.Dim("batch", min=1)
+    with _quietly():
+        program = torch.export.export(network, (network.inputs(crops),), dynamic_shapes={INPUT: {0: batch}})
+        torch.export.save(program, path, extra_files={"metadata.json": json.dumps(facts)})
+
+
+def _read_onnx(network: Deployable, path: Path) -> Heatmaps:
+    return OnnxStudent(path).heatmaps
+
+
+def _read_pt2(network: Deployable, path: Path) -> Heatmaps:
+    module = torch.export.load(path).module()
+
+    def heatmaps(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            maps: NDArray[np.float32] = module(network.inputs(torch.from_numpy(crops))).numpy()
+        return maps
+
+    return heatmaps
+
+
+FORMATS: Final[dict[str, tuple[Callable[..., None], Callable[[Deployable, Path], Heatmaps]]]] = {
+    ".onnx": (write_onnx, _read_onnx),
+    ".pt2": (write_pt2, _read_pt2),
+}
+"""How a file is written and read back, by its suffix."""
+
+
+@contextlib.contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """A path to write to that becomes ``path`` at the end of the block, or nothing where the block raises."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the exporters' remarks about their own internals."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,107 @@
+"""From pictures and boxes to keypoints, a batch of crops at a time."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdlib.geometry import box_to_region, clip_boxes
+from kdlib.metrics.coco import REGION_ASPECT, person_scores, suppress
+from kdlib.readout import DECODER
+from kdlib.skeleton import JOINTS
+from kdlib.students.loading import LoadedStudent, crop_boxes
+from train.deploy.boxes import Boxes
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """A picture and where its persons are."""
+
+    name: str
+    image_id: int
+    pixels: NDArray[np.uint8]
+    """(H, W, 3) BGR."""
+    boxes: Boxes
+
+
+@dataclasses.dataclass(frozen=True)
+class People:
+    """The N persons of a scene, best first."""
+
+    scene: Scene
+    boxes: NDArray[np.float64]
+    """(N, 4) x, y, width, height in image pixels."""
+    points: NDArray[np.float64]
+    """(N, K, 2) image pixels."""
+    joint_scores: NDArray[np.float32]
+    """(N, K) heatmap heights."""
+    scores: NDArray[np.float64]
+    """(N,) the box's score times the mean of the joint scores."""
+    outside: int
+    """Boxes of the scene that have no area inside its picture."""
+
+
+def whole_picture(pixels: NDArray[np.uint8]) -> Boxes:
+    """One box around everything."""
+    height, width = pixels.shape[:2]
+    return Boxes(np.array([[0.0, 0.0, width, height]]), np.ones(1))
+
+
+def estimate(
+    student: LoadedStudent, scenes: Iterable[Scene], batch_size: int, decoder: str = DECODER
+) -> Iterator[People]:
+    """Find the keypoints of every box, scene after scene; boxes without area inside their picture are left out."""
+    waiting: list[tuple[Scene, Boxes]] = []
+    crops: list[NDArray[np.uint8]] = []
+    affines: list[NDArray[np.float64]] = []
+    for scene in scenes:
+        boxes = _inside(scene)
+        waiting.append((scene, boxes))
+        bgr, to_crops = crop_boxes(scene.pixels, boxes.xywh, student.input_size)
+        crops += list(np.ascontiguousarray(bgr[..., ::-1]))
+        affines += list(to_crops)
+        if len(crops) >= batch_size:
+            yield from _people(student, waiting, crops, affines, batch_size, decoder)
+            waiting, crops, affines = [], [], []
+    yield from _people(student, waiting, crops, affines, batch_size, decoder)
+
+
+def _inside(scene: Scene) -> Boxes:
+    sizes = np.tile(np.array(scene.pixels.shape[1::-1]), (len(scene.boxes.xywh), 1))
+    kept = (clip_boxes(scene.boxes.xywh, sizes)[:, 2:] > 0).all(axis=1)
+    return Boxes(scene.boxes.xywh[kept], scene.boxes.scores[kept])
+
+
+def _people(
+    student: LoadedStudent,
+    waiting: list[tuple[Scene, Boxes]],
+    crops: list[NDArray[np.uint8]],
+    affines: list[NDArray[np.float64]],
+    batch_size: int,
+    decoder: str,
+) -> Iterator[People]:
+    """The people of the waiting scenes, whose crops follow each other."""
+    points, scores = np.empty((0, student.joints, 2)), np.empty((0, student.joints), np.float32)
+    for start in range(0, len(crops), batch_size):
+        batch = slice(start, start + batch_size)
+        found = student.points(np.stack(crops[batch]), np.stack(affines[batch]), decoder)
+        points, scores = np.concatenate([points, found[0]]), np.concatenate([scores, found[1]])
+    start = 0
+    for scene, boxes in waiting:
+        rows = slice(start, start + len(boxes.xywh))
+        yield _ranked(scene, boxes, points[rows], scores[rows], student.readout.joint_threshold(decoder))
+        start = rows.stop
+
+
+def _ranked(
+    scene: Scene, boxes: Boxes, points: NDArray[np.float64], joint_scores: NDArray[np.float32], threshold: float
+) -> People:
+    """Best first, near-duplicates left out as in HRNet's evaluation (for COCO's joints)."""
+    scores = person_scores(boxes.scores, joint_scores, threshold)
+    if points.shape[1] == len(JOINTS):
+        order = suppress(points, scores, box_to_region(boxes.xywh, REGION_ASPECT)[1].prod(axis=1))
+    else:
+        order = np.argsort(-scores, kind="stable")
+    outside = len(scene.boxes.xywh) - len(boxes.xywh)
+    return People(scene, boxes.xywh[order], points[order], joint_scores[order], scores[order], outside)

@@ -1,0 +1,75 @@
+"""An exported student in 8-bit integers: onnxruntime's static quantisation, calibrated on crops of a store.
+
+Weights are int8 a channel and activations uint8, in onnxruntime's QDQ form. What it costs is measured by the caller, on
+a store: quantisation has no tolerance that could be checked number by number.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdlib.students.loading import INPUT
+from train.deploy.network import Deployable, to_strings
+
+QUANTISED = ["Conv", "ConvTranspose", "MaxPool", "Concat", "Gemm", "MatMul"]
+"""Operators that compute in integers; normalisation and the last softmax stay in float."""
+CROPS_A_BATCH = 8
+
+
+def quantise(network: Deployable, source: Path, crops: NDArray[np.uint8], facts: dict[str, Any], path: Path) -> None:
+    """Write the int8 form of an ONNX file.
+
+    Args:
+        network: What the file computes; prepares its inputs.
+        source: ONNX file in float32.
+        crops: (N, H, W, 3) uint8 RGB, to calibrate the activations with.
+        facts: Metadata of the new file.
+        path: Where it goes.
+    """
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = path.with_name(path.name + ".prepared.onnx")
+    try:
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)  # folds batch norms into convolutions
+        quantization.quantize_static(
+            prepared,
+            path,
+            _reader(network, crops),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=QUANTISED,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+    finally:
+        prepared.unlink(missing_ok=True)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, to_strings(facts))
+    onnx.save(model, path)
+
+
+def _reader(network: Deployable, crops: NDArray[np.uint8]) -> Any:
+    """The crops as onnxruntime's calibration asks for them."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Crops(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = _batches(network, crops)
+
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
+            return next(self.batches, None)
+
+    return Crops()
+
+
+def _batches(network: Deployable, crops: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[Any]]]:
+    import torch
+
+    for start in range(0, len(crops), CROPS_A_BATCH):
+        batch = torch.from_numpy(crops[start : start + CROPS_A_BATCH])
+        yield {INPUT: network.inputs(batch).numpy()}

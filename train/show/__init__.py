@@ -1,0 +1,1 @@
+"""Looking at a run: pictures, TensorBoard, FiftyOne, the report."""

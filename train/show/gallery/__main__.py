@@ -1,0 +1,98 @@
+"""Show a gallery in FiftyOne: labels and networks over the original images, the worst first where one asks.
+
+    python -m train.show.gallery --gallery runs/fiftyone --images data/val2017
+
+It needs FiftyOne and nothing else: no torch, no store. `python -m train fiftyone` writes a gallery and calls it.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from kdcli.flags import Parser
+from kdlib.errors import KdlibError
+from train.errors import TrainError
+from train.show.gallery.app import HOST, require_free_port
+from train.show.gallery.dataset import build
+from train.show.gallery.read import Gallery, read_gallery
+
+PORT = 5151
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m train.show.gallery", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gallery", type=Path, required=True, metavar="DIR", help="folder of COCO files")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the original images")
+    parser.add_argument("--port", type=int, default=PORT, help="of the App (default: %(default)s)")
+    parser.add_argument("--no-app", action="store_true", help="make the dataset and stop")
+    return parser
+
+
+def _has_display() -> bool:
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+def _open_app(fo: Any, dataset: Any, port: int) -> None:
+    """Serve the App to this machine alone until it is interrupted, be it while it starts.
+
+    Where there is no display, the browser is the reader's to open, with our recipe: FiftyOne's leads to port 5151,
+    whatever `port` is.
+    """
+    remote = not _has_display()
+    logging.getLogger("fiftyone.core.session.session").setLevel(logging.WARNING)
+    try:
+        session = fo.launch_app(dataset, port=port, address=HOST, remote=remote)
+        print(f"open http://localhost:{port}/datasets/{dataset.name} (Ctrl-C ends it)", flush=True)
+        if remote:
+            print(f"from another machine after: ssh -N -L {port}:{HOST}:{port} THIS_MACHINE", flush=True)
+        session.wait(-1)
+    except KeyboardInterrupt:
+        fo.close_app()
+
+
+def _dataset(fo: Any, gallery: Gallery) -> Any:
+    from fiftyone.core.config import FiftyOneConfigError
+
+    try:
+        return build(fo, gallery)
+    except FiftyOneConfigError as error:
+        reason = str(error).partition(". ")[0]
+        raise TrainError(f"FiftyOne has no database ({reason}); docs/looking.md says what to install") from error
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    if not arguments.no_app:
+        require_free_port(arguments.port)
+    gallery = read_gallery(arguments.gallery, arguments.images)
+    os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
+    try:
+        import fiftyone as fo
+    except ImportError as error:
+        raise TrainError("there is no FiftyOne here: pip install fiftyone") from error
+    dataset = _dataset(fo, gallery)
+    print(f"dataset {dataset.name!r}: {len(dataset)} images, {dataset.count('boxes.detections')} persons")
+    if not arguments.no_app:
+        _open_app(fo, dataset, arguments.port)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Build the dataset and open the App; 0 when done, 1 with one line on stderr when refused."""
+    arguments = _parser().parse_args(argv)
+    try:
+        _show(arguments)
+    except KdlibError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""A gallery as a FiftyOne dataset.
+
+It has a field of keypoints for the labels and for each network, the labels as lines, ``boxes`` with every network's OKS
+and PCK, and saved views ``worst persons: NAME`` (crops) and ``worst images: NAME``.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from kdlib.skeleton import FEWEST_LABELS
+from train.errors import TrainError
+from train.show.gallery import GROUND_TRUTH
+from train.show.gallery.read import Figure, Gallery, Picture
+
+COLOURS = ("#ffd23f", "#c9cad0", "#a992f0", "#3fc79b", "#f07db5", "#86b8cc", "#f0917c")
+"""The labels', then the networks' as the dark report has them; further ones begin anew after the labels'."""
+MADE_BY = "pose-teacher-cache"
+LIMBS = f"{GROUND_TRUTH}_limbs"
+"""The labels as lines: they cover no network's joints, and the App cannot crop to keypoints of which one is NaN."""
+
+
+def build(fo: Any, gallery: Gallery) -> Any:
+    """The FiftyOne dataset; one of the same store made before is replaced.
+
+    Args:
+        fo: The module ``fiftyone``.
+        gallery: What to show.
+
+    Raises:
+        TrainError: If a dataset of that name was made by somebody else.
+    """
+    name = f"pose-{gallery.name}"
+    if fo.dataset_exists(name) and fo.load_dataset(name).info.get("made_by") != MADE_BY:
+        raise TrainError(f"FiftyOne has a dataset {name!r} that was not made here; rename or delete it first")
+    dataset = fo.Dataset(name, overwrite=True, persistent=True)
+    dataset.info["made_by"] = MADE_BY
+    dataset.default_skeleton = fo.KeypointSkeleton(labels=gallery.joints, edges=gallery.limbs)
+    dataset.app_config.color_scheme = _colours(fo, gallery)
+    similarities = {
+        name: [oks for p in gallery.pictures for oks in _similarities(p, name)] for name in gallery.networks
+    }
+    if hasattr(fo, "ActiveFields"):  # else the App opens with all fields on
+        dataset.app_config.active_fields = fo.ActiveFields(paths=[LIMBS, *_best_student(similarities)])
+    dataset.add_samples([_sample(fo, picture, gallery) for picture in gallery.pictures], progress=False)
+    dataset.add_dynamic_sample_fields()
+    for network in filter(similarities.get, gallery.networks):
+        _save_worst(fo, dataset, network)
+    dataset.save()
+    return dataset
+
+
+def _colours(fo: Any, gallery: Gallery) -> Any:
+    networks = [COLOURS[1 + i % (len(COLOURS) - 1)] for i in range(len(gallery.networks))]
+    named = zip((GROUND_TRUTH, LIMBS, *gallery.networks), (COLOURS[0], COLOURS[0], *networks), strict=True)
+    fields = [{"path": name, "fieldColor": colour} for name, colour in named]
+    return fo.ColorScheme(color_by="field", fields=fields, show_skeletons=True, multicolor_keypoints=False)
+
+
+def _best_student(similarities: Mapping[str, Sequence[float]]) -> list[str]:
+    """The student with the highest mean OKS; nobody where there is none."""
+    students = {fmean(known): name for name, known in similarities.items() if name != "teacher" and known}
+    return [students[max(students)]] if students else []
+
+
+def _similarities(picture: Picture, network: str) -> list[float]:
+    """OKS of the picture's persons with enough labels."""
+    persons = [figure.attributes for figure in picture.figures[network]]
+    return [p["oks"] for p in persons if p["oks"] is not None and p["labelled"] >= FEWEST_LABELS]
+
+
+def _sample(fo: Any, picture: Picture, gallery: Gallery) -> Any:
+    sample = fo.Sample(
+        filepath=str(picture.path), metadata=fo.ImageMetadata(width=picture.width, height=picture.height)
+    )
+    for name, figures in picture.figures.items():
+        sample[name] = fo.Keypoints(
+            keypoints=[fo.Keypoint(label="person", points=f.points, **f.attributes) for f in figures]
+        )
+    for name in gallery.networks:
+        known = _similarities(picture, name)
+        if known:
+            sample[f"worst_oks_{name}"] = min(known)
+    sample[LIMBS] = fo.Polylines(polylines=[_limbs(fo, f, gallery) for f in picture.figures[GROUND_TRUTH]])
+    detections = [fo.Detection(label="person", bounding_box=box, **attributes) for box, attributes in picture.boxes]
+    sample["boxes"] = fo.Detections(detections=detections)
+    return sample
+
+
+def _limbs(fo: Any, figure: Figure, gallery: Gallery) -> Any:
+    """The labelled joints and the limbs between them; a joint alone is a line of one point."""
+    labelled = {joint for joint, (x, _) in enumerate(figure.points) if not math.isnan(x)}
+    limbs = [limb for limb in gallery.limbs if labelled.issuperset(limb)]
+    alone = [[joint] for joint in sorted(labelled.difference(*limbs))]
+    lines = [[figure.points[joint] for joint in line] for line in (*limbs, *alone)]
+    return fo.Polyline(label="person", points=lines, annotation_id=figure.attributes["annotation_id"])
+
+
+def _save_worst(fo: Any, dataset: Any, network: str) -> None:
+    """Views that go from a network's worst person or image to its best, persons with too few labels left out.
+
+    The App makes a crop as large as all that is drawn in it, so that a crop has the joints of its own person alone.
+    """
+    field = fo.ViewField
+    oks = f"boxes.oks_{network}"
+    crops = dataset.to_patches("boxes", other_fields=[LIMBS, network]).exists(oks)
+    crops = crops.match(field("boxes.labelled") >= FEWEST_LABELS)
+    for joints in (LIMBS, network):
+        crops = crops.filter_labels(joints, field("annotation_id") == field("$boxes.annotation_id"), only_matches=False)
+    dataset.save_view(f"worst persons: {network}", crops.sort_by(oks))
+    images = dataset.exists(f"worst_oks_{network}").sort_by(f"worst_oks_{network}")
+    dataset.save_view(f"worst images: {network}", images)

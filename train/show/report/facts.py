@@ -1,0 +1,165 @@
+"""The store's own account of itself: its teacher, its data, its bytes."""
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from train.recipe import Recipe
+from train.show.report.comparison import TEACHER_KNOBS
+from train.show.report.evidence import Evidence, Trained
+from train.show.report.markup import DASH, TIMES, Markup, element, fixed, join, power, size
+from train.show.report.tables import column_heads, wide
+
+Fact = tuple[str, Any]
+
+
+def store_facts(evidence: Evidence) -> Markup:
+    """The manifest in three groups: teacher, data, bytes."""
+    store = evidence.store
+    about = store.manifest["provenance"]
+    groups = (
+        ("Teacher", _teacher_facts(store.manifest)),
+        ("Data", _data_facts(store.manifest)),
+        ("Bytes", _byte_facts(store)),
+    )
+    columns = [element("section", element("h3", title), _list(facts), class_="facts") for title, facts in groups]
+    software = ", ".join(f"{name} {version}" for name, version in about.get("software", {}).items())
+    notes = [element("p", text, class_="note") for text in (f"Made with {software}.", about.get("licence", "")) if text]
+    return join([element("div", *columns, class_="columns"), *notes])
+
+
+def _teacher_facts(manifest: Any) -> list[Fact]:
+    teacher, views = manifest["provenance"]["teacher"], manifest["provenance"].get("views", {})
+    flips = ", ".join("mirrored" if flip else "plain" for flip in views.get("flips", []))
+    return [
+        ("name", teacher["name"]),
+        ("weights", _hash(teacher.get("weights_sha256"))),
+        ("input", _height_by_width(teacher["input_size"])),
+        ("heatmaps", f"{manifest['spec']['joints']} of {_height_by_width(teacher['heatmap_size'])}"),
+        ("precision", teacher.get("precision", DASH)),
+        ("flip test", "yes, in each stored map" if teacher.get("flip_test") else "no"),
+        ("views", f"{manifest['spec']['views']} ({flips})"),
+        ("AP when stored", fixed((manifest["teacher_metrics"] or {}).get("ap"), 2)),
+    ]
+
+
+def _data_facts(manifest: Any) -> list[Fact]:
+    data, logits = manifest["provenance"].get("dataset", {}), manifest["provenance"]["logits"]
+    (name, digest), boxes = annotations(manifest), data.get("boxes")
+    rest = {key: value for key, value in data.items() if key not in ("annotations", "boxes")}
+    return [
+        ("annotations", name),
+        ("sha256", _hash(digest)),
+        ("boxes", boxes["name"] if boxes else "as annotated"),
+        *((key.replace("_", " "), _plain(value)) for key, value in rest.items()),
+        ("logits", f"{logits['transform']}, floor {logits['floor']:g}"),
+    ]
+
+
+def annotations(manifest: Any) -> tuple[str, str]:
+    """Name and sha256 of the file with the labels; dashes where the store does not say."""
+    file = manifest["provenance"].get("dataset", {}).get("annotations") or {}
+    return file.get("name", DASH), file.get("sha256", DASH)
+
+
+def _plain(value: Any) -> str:
+    """A value of the manifest in words."""
+    words = {None: "none", True: "yes", False: "no"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def _byte_facts(store: Any) -> list[Fact]:
+    spec, codec = store.manifest["spec"], store.manifest["spec"]["codec"]
+    as_float = 4 * spec["views"] * spec["joints"] * spec["height"] * spec["width"]
+    settings = ", ".join(f"{name} {value}" for name, value in codec.items() if name != "name")
+    log, soft = store.manifest["codec_error"]["log_t1"], store.manifest["codec_error"]["log_t4"]
+    return [
+        ("codec", f"{codec['name']} ({settings})"),
+        ("its error at T = 1", f"{power(log['mean'])} nats, worst {power(log['worst'])}"),
+        ("its error at T = 4", f"{power(soft['mean'])} nats, worst {power(soft['worst'])}"),
+        ("an instance", f"{size(store.nbytes / max(len(store), 1))} on disk, all told"),
+        ("its maps as float32", size(as_float)),
+        ("frames", "in the store" if store.has_frames else "left out"),
+        ("content", _hash(store.manifest["content_sha256"])),
+    ]
+
+
+def _height_by_width(size_: Sequence[int]) -> str:
+    return f"{size_[1]}{TIMES}{size_[0]}"
+
+
+def _hash(value: str | None) -> Markup | str:
+    """The first digits of a hash, all of it on hover and for copying."""
+    return element("code", value, title=value, class_="hash") if value else DASH
+
+
+def _list(facts: Sequence[Fact]) -> Markup:
+    return element("dl", *(element("dt", name) + element("dd", value) for name, value in facts))
+
+
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Recipe)}
+
+
+WEIGHTS = {"gt_weight": "weight of the labels", "kd_weight": "weight of the teacher"}
+
+
+def recipes(students: Sequence[Trained], series: Sequence[str]) -> Markup:
+    """A column a run: the weights of its loss, and what is not the default in one of them."""
+    rows = [
+        _row(title, [f"{getattr(student.supervision, name):g}" for student in students], "")
+        for name, title in WEIGHTS.items()
+    ]
+    rows += [
+        _row(name.replace("_", " "), [_setting(student, name) for student in students], _text(name, default))
+        for name, default in DEFAULTS.items()
+        if _is_telling(name, students)
+    ]
+    heads = [*column_heads(students, series), element("th", "default", scope="col", class_="default")]
+    head = element("thead", element("tr", element("td"), *heads))
+    return wide(element("table", head, element("tbody", *rows)))
+
+
+def _row(title: str, settings: Sequence[str], default: str) -> Markup:
+    cells = [element("td", setting) for setting in settings]
+    return element("tr", element("th", title, scope="row"), *cells, element("td", default, class_="default"))
+
+
+def _is_telling(name: str, students: Sequence[Trained]) -> bool:
+    values = [
+        student.config["recipe"].get(name) for student in students if student.distilled or name not in TEACHER_KNOBS
+    ]
+    return name not in WEIGHTS and any(value != DEFAULTS[name] for value in values)
+
+
+def _setting(student: Trained, name: str) -> str:
+    if name in TEACHER_KNOBS and not student.distilled:
+        return DASH
+    return _text(name, student.config["recipe"].get(name))
+
+
+def _text(name: str, value: Any) -> str:
+    """A setting as the command line takes it; of a file its name alone, which says enough and tells no folders."""
+    if value in ("", None):
+        return "the teacher's" if name == "input_size" else DASH
+    return Path(value).name if name == "pretrained" else str(value)
+
+
+def commands(evidence: Evidence) -> Markup:
+    """What to type to train these students and to make this page again; folders are left to the reader."""
+    lines = [_command(student) for student in evidence.students]
+    folders = " ".join(shlex.quote(student.folder.name) for student in evidence.students)
+    store = shlex.quote(evidence.store.path.name)
+    lines.append(f"python -m train report --store {store} --runs {folders} --out report.html")
+    return element("pre", element("code", "\n\n".join(lines)), tabindex=0)
+
+
+def _command(student: Trained) -> str:
+    config, command = student.config, "distill" if student.distilled else "baseline"
+    store, val_store = (shlex.quote(config[name]["name"]) for name in ("store", "val_store"))
+    recipe = {name: value for name, value in config["recipe"].items() if value != DEFAULTS.get(name)}
+    flags = [f"--{name.replace('_', '-')} {shlex.quote(_text(name, value))}" for name, value in recipe.items()]
+    places = [f"--store {store} --val-store {val_store}", f"--out {shlex.quote(student.folder.name)}"]
+    lines = [f"python -m train {command} {places[0]}", *places[1:], *([" ".join(flags)] if flags else [])]
+    return " \\\n    ".join(lines)

@@ -1,0 +1,175 @@
+"""Which curves a page shows: learning, the ranking of persons, and the joints."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdlib.metrics.keypoints import normalised_distances
+from kdlib.skeleton import JOINTS
+from train.show.report.charts import Dot, Line, Style, dot_plot, line_chart
+from train.show.report.comparison import joint_hits
+from train.show.report.evidence import Evidence, Subject, Trained
+from train.show.report.markup import Markup, fixed, join, whole
+
+RANKING_POINTS = 160
+"""Points of a ranking's curve: enough for its shape, few enough for a small page."""
+
+
+def learning_curves(students: Sequence[Trained], series: Sequence[str]) -> Markup:
+    """Validation AP and PCK, and the terms of the training loss, over the epochs."""
+    named = list(zip(students, series, strict=True))
+    charts = [
+        line_chart(Style(title, "epoch"), [Line(s.name, c, _history(s, key)) for s, c in named])
+        for title, key in (("AP on the validation store", "ap"), ("PCK@0.05 on the validation store", "pck@0.05"))
+    ]
+    terms = [
+        Line(f"{s.name}: {what}", c, _history(s, key), dashed=key == "kd")
+        for s, c in named
+        for key, what in (("gt", "labels"), ("kd", "teacher"))
+        if any(key in epoch for epoch in s.history)
+    ]
+    charts.append(line_chart(Style("Training loss, weighted terms", "epoch", y_zero=False, digits=3), terms))
+    return join(charts)
+
+
+def _history(student: Trained, key: str) -> list[tuple[float, float]]:
+    return [(epoch["epoch"], float(epoch.get(key, "nan"))) for epoch in student.history]
+
+
+def ranking(subjects: Sequence[Subject], series: Sequence[str], ranked: Subject, places: NDArray[np.int64]) -> Markup:
+    """Each network's persons from worst to best OKS; the persons shown below are marked on the ranked one's curve."""
+    lines = []
+    for subject, name in zip(subjects, series, strict=True):
+        scores = np.sort(subject.oks[~np.isnan(subject.oks)])
+        marks = _marks(scores, ranked.oks[places]) if subject is ranked else []
+        lines.append(Line(subject.name, name, _thinned(scores), marks=marks))
+    style = Style(
+        "OKS of every person, worst to best", "share of the persons, %", dots=False, width=440.0, height=277.0
+    )
+    return line_chart(style, lines)
+
+
+def _thinned(scores: NDArray[np.float64]) -> list[tuple[float, float]]:
+    shares = np.linspace(0, 1, min(RANKING_POINTS, len(scores)))
+    return [(100 * float(share), float(scores[round(share * (len(scores) - 1))])) for share in shares]
+
+
+def _marks(scores: NDArray[np.float64], shown: NDArray[np.float64]) -> list[tuple[float, float, str]]:
+    """The shown persons at their ranks, with the numbers of their cards."""
+    shares = 100 * np.searchsorted(scores, shown) / max(len(scores) - 1, 1)
+    return [(float(x), float(y), str(i + 1)) for i, (x, y) in enumerate(zip(shares, shown, strict=True))]
+
+
+def joints(evidence: Evidence, series: Sequence[str]) -> Markup:
+    """PCK@0.05 of each joint, left and right taken together; each side's own on hover."""
+    subjects = [evidence.teacher, *evidence.students]
+    hits = [joint_hits(evidence.store, subject) for subject in subjects]
+    rows = []
+    for name, members in _merged_joints().items():
+        dots = [
+            Dot(c, _share(*found, members), _joint_text(s, members))
+            for s, c, found in zip(subjects, series, hits, strict=True)
+        ]
+        rows.append((name, dots))
+    return dot_plot("PCK@0.05 of each joint", rows)
+
+
+def _merged_joints() -> dict[str, list[int]]:
+    """Joint numbers by name without the side: ``{"nose": [0], "eye": [1, 2], ...}``."""
+    merged: dict[str, list[int]] = {}
+    for k, joint in enumerate(JOINTS):
+        merged.setdefault(joint.removeprefix("left_").removeprefix("right_"), []).append(k)
+    return merged
+
+
+def _share(hits: NDArray[np.bool_], labelled: NDArray[np.bool_], members: Sequence[int]) -> float:
+    count = int(labelled[:, members].sum())
+    return 100 * float(hits[:, members].sum()) / count if count else float("nan")
+
+
+def _joint_text(subject: Subject, members: Sequence[int]) -> str:
+    each: dict[str, Any] = subject.metrics["per_joint"]["pck@0.05"]
+    sides = [f"{JOINTS[k].replace('_', ' ')} {fixed(each[JOINTS[k]])}" for k in members]
+    return f"{subject.name}: {', '.join(sides)}"
+
+
+SIZES = (("medium", 32**2, 96**2), ("large", 96**2, np.inf))
+"""COCO's kinds of persons with keypoints: square image pixels, from and to."""
+
+
+TOLERANCES = np.linspace(0, 0.2, 41)
+"""Fractions of the box's longer side: up to PCK@0.2, in steps of half a percent."""
+
+
+def sizes(evidence: Evidence, series: Sequence[str]) -> Markup:
+    """AP and AR of medium and large persons, and PCK@0.05 of visible and hidden joints."""
+    subjects = [evidence.teacher, *evidence.students]
+    rows = [
+        (f"{metric.upper()} {size}", _size_dots(evidence, subjects, series, metric, size))
+        for metric in ("ap", "ar")
+        for size, _, _ in SIZES
+    ]
+    rows += [
+        (f"PCK {kind}", _visibility_dots(evidence, subjects, series, v)) for v, kind in ((2, "seen"), (1, "hidden"))
+    ]
+    return dot_plot("By size, and by seen or hidden joints", rows)
+
+
+def size_counts(evidence: Evidence) -> str:
+    """How many labelled persons each size has, as a sentence's end."""
+    rows = evidence.teacher.predictions.rows
+    area = np.asarray(evidence.store.instances["area"])[rows]
+    labelled = (evidence.store.instances["keypoints"][rows][..., 2] > 0).any(axis=1)
+    counts = [(name, int((labelled & (area > low) & (area <= high)).sum())) for name, low, high in SIZES]
+    return " and ".join(f"{whole(count)} {name}" for name, count in counts)
+
+
+def _size_dots(
+    evidence: Evidence, subjects: Sequence[Subject], series: Sequence[str], metric: str, size: str
+) -> list[Dot]:
+    values = [subject.metrics[f"{metric}_{size}"] for subject in subjects]
+    return [
+        Dot(c, value, f"{subject.name}: {metric.upper()} {fixed(value)} of {size} persons")
+        for subject, c, value in zip(subjects, series, values, strict=True)
+    ]
+
+
+def _visibility_dots(
+    evidence: Evidence, subjects: Sequence[Subject], series: Sequence[str], visibility: int
+) -> list[Dot]:
+    """PCK@0.05 of the joints with COCO's visibility 2 (seen) or 1 (labelled, but hidden)."""
+    dots = []
+    for subject, c in zip(subjects, series, strict=True):
+        hits, _ = joint_hits(evidence.store, subject)
+        chosen = evidence.store.instances["keypoints"][subject.predictions.rows][..., 2] == visibility
+        value = 100 * float(hits[chosen].mean()) if chosen.any() else float("nan")
+        dots.append(Dot(c, value, f"{subject.name}: {fixed(value)} % of {whole(int(chosen.sum()))} joints"))
+    return dots
+
+
+def tolerance_curves(evidence: Evidence, series: Sequence[str]) -> Markup:
+    """PCK over its threshold: a network that is nearly right rises late, one that is lost never does."""
+    lines = [
+        Line(subject.name, c, _shares(evidence, subject))
+        for subject, c in zip([evidence.teacher, *evidence.students], series, strict=True)
+    ]
+    style = Style(
+        "PCK over its threshold, %",
+        "distance in % of the box's longer side",
+        dots=False,
+        width=440.0,
+        height=277.0,
+        x_ticks=(0, 5, 10, 15, 20),
+        y_ticks=(0, 20, 40, 60, 80, 100),
+    )
+    return line_chart(style, lines)
+
+
+def _shares(evidence: Evidence, subject: Subject) -> list[tuple[float, float]]:
+    columns, rows = evidence.store.instances, subject.predictions.rows
+    distances = normalised_distances(subject.predictions.points, columns["keypoints"][rows], columns["bbox"][rows])
+    known: NDArray[np.float64] = np.sort(distances[~np.isnan(distances)])
+    within = np.searchsorted(known, TOLERANCES, "right") / max(len(known), 1)
+    return [(100 * float(t), 100 * float(share)) for t, share in zip(TOLERANCES, within, strict=True)]

@@ -1,0 +1,150 @@
+"""The numbers of every network side by side."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kdlib.skeleton import JOINTS
+from train.show.report.comparison import Pair, intervals
+from train.show.report.evidence import Evidence, Subject
+from train.show.report.markup import (
+    MINUS,
+    Markup,
+    billions,
+    duration,
+    element,
+    exact,
+    fixed,
+    has_value,
+    join,
+    millions,
+    signed,
+    size,
+    whole,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One quantity of the comparison."""
+
+    key: str
+    name: str
+    text: str
+    """What it is, for somebody who does not know it."""
+    show: Callable[[Any], str] = fixed
+    best: Callable[..., Any] | None = max
+    """Which student's number is emphasised; None where the numbers also depend on how busy the machine was."""
+
+
+ACCURACY = (
+    Row("ap", "AP", "COCO keypoint average precision, mean over OKS .50 to .95"),
+    Row("ap50", "AP50", "at OKS .50: roughly right"),
+    Row("ap75", "AP75", "at OKS .75: precisely right"),
+    Row("ar", "AR", "average recall, mean over OKS .50 to .95"),
+    Row("pck@0.05", "PCK@0.05", "joints within 5 % of the box's longer side"),
+    Row("pck@0.1", "PCK@0.1", "within 10 %"),
+    Row("pck@0.2", "PCK@0.2", "within 20 %"),
+)
+
+
+READ = Row("decoder", "Read by", "argmax: as HRNet's evaluation does; dark: between the pixels", str, None)
+"""How joints were found in the network's maps."""
+
+
+def cost_rows(threads: int) -> list[Row]:
+    """What a network costs; the CPU's time is for that many threads."""
+    on = f"milliseconds for one person on this machine's CPU, {threads} thread{'s' if threads > 1 else ''}"
+    return [
+        Row("parameters", "Parameters", "numbers that were learnt", millions, min),
+        Row("multiply_adds", "GMACs", "billions of multiply-adds for one person", billions, min),
+        Row("bytes", "Size", "of the weights in float32", size, min),
+        Row("cpu_ms", "Latency", on, fixed, None),
+        Row("train_seconds", "Training time", "evaluation apart", duration, None),
+        Row("train_instances_per_second", "Training speed", "persons a second", whole, None),
+    ]
+
+
+def comparison(evidence: Evidence, series: Sequence[str], pairs: Sequence[Pair], threads: int) -> Markup:
+    """The main table: a row a quantity; teacher, students, and distilled minus baseline."""
+    subjects = [evidence.teacher, *evidence.students]
+    gains = [element("th", _pair_title(pair), scope="col", class_="gain") for pair in pairs]
+    head = element("thead", element("tr", element("td"), *column_heads(subjects, series), *gains))
+    metrics, costs = [s.metrics for s in subjects], [s.cost for s in subjects]
+    read = _row(READ, [{READ.key: s.predictions.decoder} for s in subjects], [element("td")] * len(pairs))
+    sure = intervals(evidence.store, pairs)
+    accuracy = [
+        _row(row, metrics, [_gain(p, row.key, i.get(row.key)) for p, i in zip(pairs, sure, strict=True)])
+        for row in ACCURACY
+    ]
+    cost = [_row(row, costs, [element("td")] * len(pairs)) for row in cost_rows(threads)]
+    return wide(element("table", head, element("tbody", *accuracy), element("tbody", read, *cost), class_="comparison"))
+
+
+def _pair_title(pair: Pair) -> str:
+    return f"{pair.distilled.name} {MINUS} {pair.baseline.name}"
+
+
+def _row(row: Row, values: Sequence[dict[str, Any]], gains: Sequence[Markup]) -> Markup:
+    numbers = [numbers_of.get(row.key) for numbers_of in values]
+    best = _best(row, numbers[1:])
+    cells = [
+        element("td", exact(number, row.show(number)), class_="best" if i > 0 and row.show(number) == best else None)
+        for i, number in enumerate(numbers)
+    ]
+    title = element("th", row.name, element("small", row.text), scope="row")
+    return element("tr", title, *cells, *gains)
+
+
+def _best(row: Row, students: Sequence[Any]) -> str | None:
+    """What the best student's number reads; None where students do not differ in it."""
+    known = [number for number in students if has_value(number)]
+    if row.best is None or len({row.show(number) for number in known}) < 2:
+        return None
+    return row.show(row.best(known))
+
+
+def _gain(pair: Pair, metric: str, interval: tuple[float, float] | None) -> Markup:
+    """Distilled minus baseline, and how sure that is where it is known."""
+    difference = pair.difference(metric)
+    text = signed(difference)
+    kind = {"+": "up", MINUS: "down"}.get(text[0], "level")
+    known = interval is not None and all(has_value(end) for end in interval)
+    ends = element("small", " to ".join(signed(end) for end in interval or ())) if known else None
+    return element("td", exact(difference, text), ends, class_=f"gain {kind}")
+
+
+def all_numbers(evidence: Evidence, series: Sequence[str]) -> Markup:
+    """Every metric with two digits, and the PCK of every joint."""
+    subjects = [evidence.teacher, *evidence.students]
+    names = [name for name in evidence.teacher.metrics if name not in ("per_joint", "instances")]
+    rows = [(name.upper().replace("_", " "), [s.metrics[name] for s in subjects]) for name in names]
+    parts = [_plain_table("", subjects, series, rows)]
+    for name in evidence.teacher.metrics["per_joint"]:
+        of_joints = [
+            (joint.replace("_", " "), [s.metrics["per_joint"][name][joint] for s in subjects]) for joint in JOINTS
+        ]
+        parts.append(_plain_table(name.upper(), subjects, series, of_joints))
+    return element("div", *parts, class_="columns of-tables")
+
+
+def _plain_table(
+    caption: str, subjects: Sequence[Subject], series: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]]
+) -> Markup:
+    body = join(
+        element("tr", element("th", name, scope="row"), *(element("td", exact(v, fixed(v, 2))) for v in values))
+        for name, values in rows
+    )
+    head = element("tr", element("th", caption or "percent", scope="col"), *column_heads(subjects, series))
+    return wide(element("table", element("thead", head), element("tbody", body)))
+
+
+def column_heads(subjects: Sequence[Subject], series: Sequence[str]) -> list[Markup]:
+    """A head for each network, with its colour."""
+    keys = [element("span", s.name, class_=f"series {c}") for s, c in zip(subjects, series, strict=True)]
+    return [element("th", key, scope="col") for key in keys]
+
+
+def wide(table: Markup) -> Markup:
+    """A table that scrolls within a narrow page."""
+    return element("div", table, class_="scroll", tabindex=0)
