@@ -34,7 +34,7 @@ def quoted_lines(path):
     if path.suffix == ".toml":
         shell = ["\n".join(line[1:] for line in text.splitlines() if line.startswith("#"))]
     else:
-        typed = re.findall(r"^\$ (.*)$", "\n".join(blocks(text, "kdcli")), re.MULTILINE)
+        typed = re.findall(r"^\$ (.*)$", "\n".join(blocks(text, "console")), re.MULTILINE)
         indented = re.findall(r"^    .*$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
         shell = [*blocks(text, "bash"), "\n".join(typed), "\n".join(indented)]
         shell += [f"{part} ..." for part in re.findall(r"`((?:python -m|make|torchrun) [^`]+)`", text)]

@@ -73,10 +73,10 @@ STUDENT = "--pretrained none --input-size 64x48 --batch-size 4 --epochs 1 --thre
 
 
 def page_lines(page):
-    """The command lines of a page's shell blocks, a line each, without comments; of a kdcli, what is typed."""
+    """The command lines of a page's shell blocks, a line each, without comments; of a console block, what is typed."""
     text = re.sub(r"\\\n", " ", (ROOT / f"docs/{page}.md").read_text())
     lines = []
-    for language, body in re.findall(r"```(bash|kdcli)\n(.*?)```", text, re.DOTALL):
+    for language, body in re.findall(r"```(bash|console)\n(.*?)```", text, re.DOTALL):
         lines += body.splitlines() if language == "bash" else re.findall(r"^\$ (.*)$", body, re.MULTILINE)
     return [line for line in (" ".join(re.sub(r"(^|\s)#.*", "", line).split()) for line in lines) if line]
 

@@ -82,7 +82,7 @@ class Browser:
         return answer["result"].get("value")
 
     def complaints(self):
-        """Errors and warnings of the kdcli, and exceptions."""
+        """Errors and warnings of the console, and exceptions."""
         entries = [e["params"]["entry"] for e in self.events if e.get("method") == "Log.entryAdded"]
         found = [entry["text"] for entry in entries if entry["level"] in ("error", "warning")]
         calls = [e["params"] for e in self.events if e.get("method") == "Runtime.consoleAPICalled"]
