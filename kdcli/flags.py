@@ -9,10 +9,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from kdcli.words import did_you_mean
 
+DEVICE: Final = "auto, cpu, cuda or cuda:N (default: auto)"
+"""Help of ``--device``."""
 _FLAG = re.compile(r"--?[a-zA-Z][^\s=]*(?==|$)")
 """What argparse takes for a flag: no number, and no text with spaces."""
 
@@ -79,3 +81,11 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         code = PIPE_CLOSED
     sys.exit(code)
+
+
+def positive(text: str) -> int:
+    """Convert the value of a flag to an integer of at least 1, as the ``type`` of an argparse argument."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"a positive whole number is needed, got {text}")
+    return number

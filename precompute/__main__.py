@@ -22,17 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from kdcli.config_file import ConfigError, add_config, parse
-from kdcli.flags import Parser
+from kdcli.flags import Parser, positive
 from kdlib.machine.process import keep_freed_memory, wait_passively
 from precompute.data.folder import split_name
 from precompute.errors import PrecomputeError
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"a positive whole number is needed, got {text}")
-    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--annotations", type=Path, metavar="FILE", help="COCO keypoint annotations")
     data.add_argument("--boxes", type=Path, metavar="FILE", help="COCO detections to use instead of annotated boxes")
     data.add_argument("--unlabelled", action="store_true", help="also take persons without labelled joints")
-    data.add_argument("--limit", type=_positive, metavar="N", help="the first N instances only")
+    data.add_argument("--limit", type=positive, metavar="N", help="the first N instances only")
     data.add_argument("--skip-missing", action="store_true", help="leave out persons whose image or box is unusable")
     teacher = parser.add_argument_group("teacher")
     teacher.add_argument("--teacher", required=True, help="hrnet_w32, hrnet_w48_384x288, ... or onnx:FILE")
@@ -76,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     teacher.add_argument(
         "--views",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="stored views: crop, mirror, then drawn ones; with --flip-test crop, then drawn ones (1)",
     )
@@ -88,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of the network; auto takes bf16 where it is quick (auto)",
     )
     teacher.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
-    teacher.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="persons at a time (32)")
+    teacher.add_argument("--batch-size", type=positive, default=32, metavar="N", help="persons at a time (32)")
     store = parser.add_argument_group("store")
     store.add_argument("--store", type=Path, required=True, help="PATH.zarr or PATH.h5")
     store.add_argument("--codec", default="root4", help="root4, root4:LEVELS, float16 or float32 (root4)")
@@ -97,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("--resume", action="store_true", help="go on with an interrupted run, or rebuild bad shards")
     store.add_argument("--overwrite", action="store_true", help="start anew; replaces STORE when the new one is whole")
     store.add_argument("--dry-run", action="store_true", help="measure a few batches, write nothing")
-    store.add_argument("--check", type=_positive, metavar="N", help="compare N random instances with the store")
+    store.add_argument("--check", type=positive, metavar="N", help="compare N random instances with the store")
     store.add_argument("--json", action="store_true", help="of --dry-run and --check: print one JSON document")
     return parser
 
@@ -228,8 +221,9 @@ def _dry_run(arguments: argparse.Namespace, job: Any, codec: Any) -> int:
 def _make(arguments: argparse.Namespace, job: Any, provenance: dict[str, Any], codec: Any, team: Any) -> int:
     """Make the store, or what of it this process of a team is to make."""
     import cache
+    from kdcli.progress import say
     from precompute.run.provenance import refuse_other
-    from precompute.run.store import create_writer, fill, finish, warn
+    from precompute.run.store import create_writer, fill, finish
     from precompute.run.team import restarted
 
     path = arguments.store
@@ -251,7 +245,7 @@ def _make(arguments: argparse.Namespace, job: Any, provenance: dict[str, Any], c
 
     def publish(skipped: list[str]) -> str:
         for line in skipped:
-            warn(f"skipped {line}")
+            say(f"skipped {line}")
         return _summary(*finish(writer), len(skipped))
 
     line = team.finish(skipped, publish)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from kdcli.flags import Parser
+from kdcli.progress import say
 from precompute.data.folder import Split, coco_folder, coco_layouts, find_split, first_folder, split_name
 from precompute.errors import PrecomputeError
 from precompute.fetch.download import MEGABYTE, DownloadError, RemoteFile, bytes_to_come, download
@@ -190,7 +191,7 @@ def _refuse_small_disk(root: Path, missing: list[Part], keep_archives: bool) -> 
     for come, part in zip(download_bytes, missing, strict=True):
         peak = max(peak, kept + come + part.unpacked)
         kept += part.unpacked + (come if keep_archives else 0)
-    _say(
+    say(
         f"{root}: {sum(download_bytes) / 1e9:.1f} GB to download, {kept / 1e9:.1f} GB on disk at the end, "
         f"{peak / 1e9:.1f} GB at most on the way"
     )
@@ -205,10 +206,6 @@ def _refuse_full(root: Path, need: int) -> None:
             f"{root} has {free / 1e9:.1f} GB free and {(need + SPARE) / 1e9:.1f} GB are needed: make room, or give "
             "another --out"
         )
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,17 +1,15 @@
 """The one-time run: images in, a store of heatmaps out."""
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 import cache
-from kdcli.progress import progress
+from kdcli.progress import progress, say
 from kdlib.geometry import compose_affines
 from kdlib.metrics.evaluation import evaluate_points, teacher_predictions
 from precompute.errors import PrecomputeError
@@ -113,14 +111,9 @@ def finish(writer: Any) -> tuple[Path, dict[str, Any]]:
         raise PrecomputeError(f"none of the {len(store)} persons could be used: give the images that were annotated")
     metrics = teacher_metrics(store)
     if writer.replaces not in (None, store.manifest["content_sha256"]):
-        warn(
+        say(
             "the rebuilt shards are not what they were: another device, precision or library made them (or the "
             f"store was damaged in more than its shards): content {store.manifest['content_sha256']}, once it was "
             f"{writer.replaces}"
         )
     return writer.publish(metrics), metrics
-
-
-def warn(line: str) -> None:
-    """A line on stderr, above a progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)

@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from kdcli.flags import DEVICE
 from kdlib.readout import DECODER, DECODER_HELP
-from train.commands.flags import DEVICE
 from train.errors import refuse_folder
 
 

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from train.commands.flags import DEVICE
+from kdcli.flags import DEVICE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from kdcli.config_file import add_config
+from kdcli.flags import DEVICE, positive
 from train.commands.evaluate import summary
-from train.commands.flags import DEVICE, positive
 from train.errors import TrainError
 
 DISTILL: Final = """\

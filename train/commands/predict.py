@@ -11,11 +11,11 @@ person.
 
 import argparse
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kdcli.progress import say
 from kdcli.words import counted
 from kdlib.readout import DECODER, DECODER_HELP
 from train.errors import TrainError
@@ -108,7 +108,7 @@ def _predict_pictures(
         raise TrainError(f"no picture of {arguments.source} has a box in {boxes.path} that counts: {why}")
     if boxes is not None and len(chosen) < len(pictures):
         found = f"{len(pictures) - len(chosen)} of {len(pictures)} pictures have no boxes in {boxes.path}"
-        _say(f"{found} with a score of {boxes.least:g} or more: left out")
+        say(f"{found} with a score of {boxes.least:g} or more: left out")
     unreadable: list[str] = []
     results: list[dict[str, Any]] = []
     outside, undrawn = 0, Undrawn(arguments.draw_above)
@@ -121,7 +121,7 @@ def _predict_pictures(
             undrawn.look(people)
     _finish(arguments, results, outside, counted(len(chosen) - len(unreadable), "picture"))
     if line := undrawn.line("pictures"):
-        _say(line)
+        say(line)
     if len(unreadable) == len(chosen):
         raise TrainError("no picture could be read")
     if unreadable:
@@ -156,7 +156,7 @@ def _scenes(
         try:
             pixels = picture.read()
         except UnreadablePictureError as error:
-            _say(f"left out: {error}")
+            say(f"left out: {error}")
             unreadable.append(picture.name)
             continue
         there = whole_picture(pixels) if boxes is None else boxes.of(picture.name, picture.number) or NOBODY
@@ -190,10 +190,10 @@ def _predict_video(
     if not frames:
         raise TrainError(f"{video.path} holds no frame that OpenCV can read")
     if frames < video.frames:
-        _say(f"{video.path} says it has {video.frames} frames; OpenCV could read {frames}")
+        say(f"{video.path} says it has {video.frames} frames; OpenCV could read {frames}")
     _finish(arguments, results, outside, counted(frames, "frame"))
     if line := undrawn.line("frames"):
-        _say(line)
+        say(line)
     return 0
 
 
@@ -228,9 +228,3 @@ def _told(items: Iterable[Item], unit: str, total: int) -> Iterator[Item]:
             yield item
             done += 1
         tell(done, total)
-
-
-def _say(line: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stderr)
