@@ -11,7 +11,7 @@ def project_version() -> str:
         version = importlib.metadata.version("pose-teacher-cache")
     except importlib.metadata.PackageNotFoundError:
         version = "unknown"
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
     if (root / ".git").exists():
         try:

@@ -31,7 +31,7 @@ def require_fiftyone(python: str) -> None:
 
 def become_fiftyone(python: str, arguments: Sequence[str]) -> NoReturn:
     """Go on as `train.show.gallery` under an interpreter that has FiftyOne, so that a signal meets the App itself."""
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [python, "-m", "train.show.gallery", *arguments]
     os.execvpe(python, command, {**os.environ, "PYTHONPATH": path})
