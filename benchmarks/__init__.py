@@ -1,6 +1,6 @@
-"""One script a question, each measured against its peer in the same run; benchmarks/README.md says how to read them."""
+"""One script per question; each measures a value and its peer in the same run. See benchmarks/README.md."""
 
 from kdlib.machine.process import keep_freed_memory, wait_passively
 
-wait_passively()  # here, because it must be asked for before any of the scripts imports torch
+wait_passively()  # must be set before any of the scripts imports torch
 keep_freed_memory()

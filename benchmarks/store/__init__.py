@@ -1,1 +1,1 @@
-"""Benchmarks of stores: their size, and what writing and reading them costs."""
+"""Benchmarks of stores: size, writing and reading."""

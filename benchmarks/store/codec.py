@@ -1,10 +1,11 @@
-"""How small do heatmaps become, and what does that do to the logits? `python -m benchmarks.store.codec`.
+"""Size of encoded heatmaps over float32, and the error of the logits: `python -m benchmarks.store.codec`.
 
-codec.bytes   bytes of an instance and view, peaks included, over float32
-codec.kl      KL(exact || stored) in nats between the spatial softmax of log logits at T = 1 and 4; `worst` of the maps
+codec.bytes   bytes per instance and view, peaks included, over float32
+codec.kl      KL(exact || stored) in nats between the spatial softmax of log logits at T = 1 and 4, mean over the maps;
+              `worst` is the maximum; no peer
 
-The maps are those of the embedded sample's HRNet and, where ../shared/data is there, of a real network on COCO.
-The default codec comes first; KL is computed in float64 from the decoded maps, not taken from the encoder.
+The maps are those of the embedded sample's HRNet and, where ../shared/data exists, those of a network trained on COCO.
+The default codec comes first. KL is computed in float64 from the decoded maps; the encoder's own figure is not used.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ SAMPLE_WEIGHTS = ROOT / "precompute" / "sample" / "hrnet_w16_sample.safetensors"
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
-    """Lines of every source and codec."""
+    """Yield the lines of every source and codec."""
     for source in workspace.sources:
         teacher = bench_teacher(workspace, source)
         maps = teacher_maps(workspace, source, teacher)
@@ -44,18 +45,18 @@ def run(workspace: Workspace) -> Iterator[Line]:
 
 
 def bench_teacher(workspace: Workspace, source: str) -> Teacher:
-    """A teacher that knows these people: the sample's HRNet, or the real network that belongs to ``coco``."""
+    """Load the teacher trained for a source: the sample's HRNet, or the ONNX network for ``coco``."""
     if source == "coco":
         return load_teacher(f"onnx:{workspace.onnx_teacher}")
     return load_teacher("hrnet_w16_sample", SAMPLE_WEIGHTS, input_size=(96, 128), precision="fp32")
 
 
 def teacher_maps(workspace: Workspace, source: str, teacher: Teacher) -> NDArray[np.float32]:
-    """(N, K, H, W) maps of the first view of some persons."""
+    """Return the teacher's heatmaps (N, K, H, W) of view 0 of the first instances of a source."""
     count = min(INSTANCES, workspace.effort.instances)
     cropper = Precompute.plan(workspace.people(source, count), teacher).job.cropper
-    persons = [person for row in range(len(cropper.persons)) for person in cropper.prepare([row])]
-    crops = stack_crops(persons)[teacher.input_size][:, 0]
+    instances = [instance for row in range(len(cropper.persons)) for instance in cropper.prepare([row])]
+    crops = stack_crops(instances)[teacher.input_size][:, 0]
     return np.concatenate([teacher(crops[start : start + BATCH]) for start in range(0, len(crops), BATCH)])
 
 

@@ -1,13 +1,12 @@
-"""What does one random instance cost? `python -m benchmarks.store.reading`.
+"""Reading one random view over decoding the same bytes from memory: `python -m benchmarks.store.reading`.
 
-read.random   microseconds of one random view over the bare decode of its bytes, which are in memory already;
-              `beyond_peer` is what finding, reading and checking them costs
-read.inflate  of these, in the HDF5 form, to inflate the view; over zlib, which does it where zlib-ng is not installed
-read.library  the same over the path through the backend's own library: zarr-python and h5py
-read.file     the same over a `torch.load` of a file a sample, as torchdistill 1.1 kept its teacher's outputs
+read.random   microseconds per random view over decoding its bytes, which are already in memory;
+              `beyond_peer` is the cost of finding, reading and checking them
+read.inflate  microseconds of inflating a view in the HDF5 layout with zlib-ng, over zlib (used without zlib-ng)
+read.library  read.random over reading through the backend's own library, zarr-python or h5py
+read.file     read.random over a `torch.load` of one file per sample, as torchdistill 1.1 stored its teacher's outputs
 
-CPU time: the store's files are in the page cache, nothing waits. Every contender but the last decodes into memory that
-is there already.
+CPU time: the store's files are in the page cache. Every contender except the last one decodes into preallocated memory.
 """
 
 import contextlib
@@ -25,6 +24,7 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
+import cache
 from benchmarks.support.alone import run_alone
 from benchmarks.support.report import Line
 from benchmarks.support.timing import Block, Timings, interleave, timed
@@ -33,24 +33,25 @@ from cache.format import compress
 
 INPUT_SIZE = (192, 256)
 READS = 16
-"""Of one block."""
+"""Views per block."""
 BLOCKS = 32
 FEW_BLOCKS = 4
-"""For contenders that take long or need a file a sample."""
-FORMS = {"zarr": "zarr", "h5": "hdf5"}
+"""For slow contenders and for the one with one file per sample."""
+BACKENDS = {"zarr": "zarr", "h5": "hdf5"}
+"""Suffix of a store -> name of its layout in the lines."""
 
 
-class Picked(NamedTuple):
+class PickedView(NamedTuple):
     """One random view and its bytes."""
 
     instance: int
     view: int
     data: bytes
-    """As they are on disk."""
+    """The compressed bytes, as on disk."""
     peak: NDArray[np.float32]
 
 
-Read = Callable[[Sequence[Picked]], int]
+Read = Callable[[Sequence[PickedView]], int]
 Codec = tuple[Callable[[NDArray[Any]], bytes], Callable[[bytes, int], NDArray[np.uint8]]]
 COMPRESSORS: dict[str, Codec] = {
     "zarr": (compress.zstd_compress, compress.zstd_decompress),
@@ -59,38 +60,38 @@ COMPRESSORS: dict[str, Codec] = {
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
-    """Lines of both backends."""
-    for form, backend in FORMS.items():
-        store = workspace.store("sample", INPUT_SIZE, form=form)
-        blocks = pick(store, form)
+    """Yield the lines of both layouts."""
+    for suffix, backend in BACKENDS.items():
+        store = workspace.store("sample", INPUT_SIZE, suffix=suffix)
+        blocks = pick_views(store, suffix)
         out = np.empty(store.spec.map_shape, np.float32)
         ours = functools.partial(_through_store, store, out)
-        bare = functools.partial(_bare, store, form, out)
-        timings = interleave(_in_step(blocks, ours, bare), workspace.effort.some(20))
+        bare = functools.partial(_decode_bytes, store, suffix, out)
+        timings = interleave(_same_blocks(blocks, ours, bare), workspace.effort.rounds_times(20))
         yield _line("random", timings, backend, "decode of bytes in memory")
-        if form == "h5":
+        if suffix == "h5":
             fast, slow = (functools.partial(_inflate, store, library) for library in (compress.inflater, zlib))
-            yield _line("inflate", interleave(_in_step(blocks, fast, slow), workspace.effort.some(20)), backend, "zlib")
+            timings = interleave(_same_blocks(blocks, fast, slow), workspace.effort.rounds_times(20))
+            yield _line("inflate", timings, backend, "zlib")
         few = blocks[:FEW_BLOCKS]
-        with _library(store, form) as (name, codes):
+        with _open_library(store, suffix) as (name, codes):
             theirs = functools.partial(_through_library, store, codes, out)
-            timings = interleave(_in_step(few, ours, theirs), workspace.effort.some(3))
+            timings = interleave(_same_blocks(few, ours, theirs), workspace.effort.rounds_times(3))
         yield _line("library", timings, backend, name)
         _save_files(store, few, workspace.folder)
-        timings = interleave(
-            _in_step(few, ours, functools.partial(_load_files, workspace.folder)), workspace.effort.some(3)
-        )
-        yield _line("file", timings, backend, "torch.load of a float32 file a sample")
+        theirs = functools.partial(_load_files, workspace.folder)
+        timings = interleave(_same_blocks(few, ours, theirs), workspace.effort.rounds_times(3))
+        yield _line("file", timings, backend, "torch.load of a float32 file per sample")
 
 
-def _in_step(blocks: list[list[Picked]], ours: Read, theirs: Read) -> dict[str, Block]:
-    """Both contenders go through the same blocks, one a round."""
-    return {"ours": _in_turn(ours, blocks), "peer": _in_turn(theirs, blocks)}
+def _same_blocks(blocks: list[list[PickedView]], ours: Read, theirs: Read) -> dict[str, Block]:
+    """Let both contenders read the same block in each round."""
+    return {"ours": _cycle(ours, blocks), "peer": _cycle(theirs, blocks)}
 
 
-def _in_turn(read: Read, blocks: list[list[Picked]]) -> Block:
-    turn = itertools.cycle(blocks)
-    return timed(lambda: read(next(turn)), time.process_time)
+def _cycle(read: Read, blocks: list[list[PickedView]]) -> Block:
+    cycled = itertools.cycle(blocks)
+    return timed(lambda: read(next(cycled)), time.process_time)
 
 
 def _line(metric: str, timings: Timings, backend: str, peer: str) -> Line:
@@ -99,64 +100,64 @@ def _line(metric: str, timings: Timings, backend: str, peer: str) -> Line:
     return Line("read", metric, ours, "us", timings.items["ours"], peer, theirs, extra)
 
 
-def pick(store: Any, form: str) -> list[list[Picked]]:
-    """Blocks of random views of a store with the bytes that hold them."""
-    rng, squeeze = np.random.default_rng(0), COMPRESSORS[form][0]
+def pick_views(store: cache.Store, suffix: str) -> list[list[PickedView]]:
+    """Pick blocks of random views of a store, with their compressed bytes."""
+    rng, squeeze = np.random.default_rng(0), COMPRESSORS[suffix][0]
     picked = []
     for instance in rng.integers(len(store), size=BLOCKS * READS):
         view = int(rng.integers(store.spec.views))
         stored, peak = store.stored(int(instance), view)
-        picked.append(Picked(int(instance), view, squeeze(stored), peak))  # the writer's bytes: it is deterministic
+        picked.append(PickedView(int(instance), view, squeeze(stored), peak))  # compression is deterministic
     return [picked[start : start + READS] for start in range(0, len(picked), READS)]
 
 
-def _through_store(store: Any, out: NDArray[np.float32], picked: Sequence[Picked]) -> int:
+def _through_store(store: cache.Store, out: NDArray[np.float32], picked: Sequence[PickedView]) -> int:
     for item in picked:
         store.heatmap(item.instance, item.view, out)
     return len(picked)
 
 
-def _bare(store: Any, form: str, out: NDArray[np.float32], picked: Sequence[Picked]) -> int:
-    codec, shape, nbytes, expand = store.codec, store.spec.map_shape, store.spec.map_bytes, COMPRESSORS[form][1]
+def _decode_bytes(store: cache.Store, suffix: str, out: NDArray[np.float32], picked: Sequence[PickedView]) -> int:
+    codec, shape, nbytes, expand = store.codec, store.spec.map_shape, store.spec.map_bytes, COMPRESSORS[suffix][1]
     for item in picked:
         codec.decode(expand(item.data, nbytes).reshape(shape), item.peak, out)
     return len(picked)
 
 
-def _inflate(store: Any, library: Any, picked: Sequence[Picked]) -> int:
+def _inflate(store: cache.Store, library: Any, picked: Sequence[PickedView]) -> int:
     for item in picked:
         library.decompressobj().decompress(item.data, store.spec.map_bytes + 1)
     return len(picked)
 
 
 @contextlib.contextmanager
-def _library(store: Any, form: str) -> Iterator[tuple[str, Any]]:
-    """The backend's own library, by name, and its array of codes."""
-    if form == "zarr":
+def _open_library(store: cache.Store, suffix: str) -> Iterator[tuple[str, Any]]:
+    """Open a store with the backend's own library; yield its name and version, and its array of codes."""
+    if suffix == "zarr":
         yield f"zarr-python {zarr.__version__}", zarr.open_group(store.path, mode="r")["heatmaps/codes"]
     else:
-        with h5py.File(store.path, rdcc_nbytes=0) as file:  # random reads of a large store find nothing in its cache
+        with h5py.File(store.path, rdcc_nbytes=0) as file:  # random reads of a large store do not hit its cache
             yield f"h5py {h5py.__version__}", file["heatmaps/codes"]
 
 
-def _through_library(store: Any, codes: Any, out: NDArray[np.float32], picked: Sequence[Picked]) -> int:
+def _through_library(store: cache.Store, codes: Any, out: NDArray[np.float32], picked: Sequence[PickedView]) -> int:
     for item in picked:
         store.codec.decode(np.asarray(codes[item.instance, item.view]), item.peak, out)
     return len(picked)
 
 
-def _save_files(store: Any, blocks: list[list[Picked]], folder: Path) -> None:
+def _save_files(store: cache.Store, blocks: list[list[PickedView]], folder: Path) -> None:
     for item in itertools.chain.from_iterable(blocks):
         torch.save(torch.from_numpy(store.heatmap(item.instance, item.view)), _file(folder, item))
 
 
-def _load_files(folder: Path, picked: Sequence[Picked]) -> int:
+def _load_files(folder: Path, picked: Sequence[PickedView]) -> int:
     for item in picked:
         torch.load(_file(folder, item), weights_only=True)
     return len(picked)
 
 
-def _file(folder: Path, item: Picked) -> Path:
+def _file(folder: Path, item: PickedView) -> Path:
     return folder / f"{item.instance}-{item.view}.pt"
 
 

@@ -1,17 +1,16 @@
-"""Does a store of 150,000 instances cost more than one of 1,000? `python -m benchmarks.store.scale`.
+"""Opening and reading a store of 150,000 instances over one of 1,000: `python -m benchmarks.store.scale`.
 
 open.seconds   seconds from the path of the large store to its first heatmap in memory, over the small store's
-read.scale     random views a second of the large store over the small one's
+read.scale     random views per second of the large store over the small one's
 
-The maps are small (17x32x24), so that everything but their decoding weighs more than usual. The files have just been
-written: they are in the page cache if it holds them.
+The maps are small (17x32x24), so everything except decoding weighs more than usual. The files have just been written,
+so they are in the page cache if they fit.
 """
 
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,18 +22,19 @@ from benchmarks.support.timing import Block, interleave, timed
 from benchmarks.support.workspace import Workspace
 
 READS = 200
-"""Of one block."""
-FORMS = {"zarr": "zarr", "hdf5": "h5"}
+"""Views per block."""
+SUFFIXES = {"zarr": "zarr", "hdf5": "h5"}
+"""Name of a layout in the lines -> suffix of its stores."""
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
-    """Lines of both backends."""
+    """Yield the lines of both layouts."""
     sizes = {"small": workspace.effort.small, "large": workspace.effort.large}
-    for backend, suffix in FORMS.items():
+    for backend, suffix in SUFFIXES.items():
         paths = {name: workspace.folder / f"{name}.{suffix}" for name in sizes}
         for name, path in paths.items():
             write_repeated(path, sizes[name], frames=False)
-        yield from _lines(paths, sizes, backend, workspace.effort.some(3))
+        yield from _lines(paths, sizes, backend, workspace.effort.rounds_times(3))
         for path in paths.values():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -74,7 +74,7 @@ def _opening(path: Path) -> Block:
     return timed(work)
 
 
-def _reading(store: Any) -> Block:
+def _reading(store: cache.Store) -> Block:
     rng = np.random.default_rng(0)
     out = np.empty(store.spec.map_shape, np.float32)
 

@@ -1,18 +1,20 @@
-"""What does a store at a URL cost? `python -m benchmarks.store.streaming`.
+"""Reading a store at a URL over reading the local store: `python -m benchmarks.store.streaming`.
 
-stream.cold   microseconds of one random view over HTTP on loopback, nothing fetched yet, over the local store
-stream.warm   the same when everything has been fetched: what the folder of blocks costs
+stream.cold   microseconds per random view over HTTP on loopback with an empty block cache, over the local store
+stream.warm   the same with everything in the block cache
 
-Wall time: a request waits. The server is a process of its own on this machine; a network adds its own time to `cold`.
+Wall time, because requests wait. The server is a separate process on this machine; a network adds latency to `cold`.
 """
 
 import multiprocessing
 import shutil
 import time
 from collections.abc import Iterator
-from typing import Any
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 import cache
 from benchmarks.support.alone import run_alone
@@ -25,13 +27,14 @@ PEER = "the local store"
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
-    """Lines of the Zarr form."""
-    local = workspace.store("sample", INPUT_SIZE)
+    """Yield the lines of the Zarr layout."""
+    path = workspace.store_path("sample", INPUT_SIZE)
+    local = cache.open_store(path)
     folder, context = workspace.folder / "blocks", multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    server = context.Process(target=_serve, args=(local.path.parent, sender), daemon=True)
+    server = context.Process(target=_serve, args=(path.parent, sender), daemon=True)
     server.start()
-    url = f"http://127.0.0.1:{receiver.recv()}/{local.path.name}"
+    url = f"http://127.0.0.1:{receiver.recv()}/{path.name}"
     seconds: dict[str, list[float]] = {"local": [], "cold": [], "warm": []}
     order = np.random.default_rng(0).permutation(len(local))
     for _ in range(ROUNDS):
@@ -46,7 +49,7 @@ def run(workspace: Workspace) -> Iterator[Line]:
         yield Line("stream", name, value, "us", ROUNDS * len(order), PEER, peer, extra)
 
 
-def _read(store: Any, order: np.ndarray) -> float:
+def _read(store: cache.Store, order: NDArray[np.intp]) -> float:
     out = np.empty(store.spec.map_shape, np.float32)
     began = time.perf_counter()
     for index in order:
@@ -54,7 +57,7 @@ def _read(store: Any, order: np.ndarray) -> float:
     return time.perf_counter() - began
 
 
-def _serve(folder: Any, port: Any) -> None:
+def _serve(folder: Path, port: Connection) -> None:
     from tests.support.range_server import RangeServer
 
     with RangeServer(folder).running() as server:

@@ -1,12 +1,12 @@
-"""How much slower than its teacher is a precompute run? `python -m benchmarks.store.writing`.
+"""A whole precompute run over the teacher's forward passes alone: `python -m benchmarks.store.writing`.
 
-write.precompute   instances a second of the whole run, from image files to the published store with the teacher's AP
-                   and PCK, over the bare forward passes of the same teacher on the same crops, which are in memory;
-                   `ratio_without_finish` leaves out the evaluation and the publishing, a fixed cost of a small store
+write.precompute   instances per second of the whole run, from image files to the published store with the teacher's AP
+                   and PCK, over the forward passes of the same teacher on the same crops, which are in memory;
+                   `ratio_without_finish` leaves out evaluation and publishing, which weigh little in a large store
 
-Two teachers: one of HRNet-W32's shape at 256x192, which says what the run costs beside a real teacher, and the embedded
-sample's, which is so small that everything else weighs more. Random weights make maps that no teacher makes, so the
-first one's maps are replaced by prepared ones (`synthetic`); its forward passes are real.
+There are two teachers. One has HRNet-W32's shape at 256x192 and shows the overhead beside a real teacher. The other is
+the embedded sample's, which is so small that everything else weighs more. The first teacher has random weights, whose
+maps would not be realistic: its forward passes are real, but its maps are replaced by prepared ones (`synthetic`).
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ from precompute.teacher.loading import Teacher, load_teacher
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A teacher, how many persons it sees and in which batches."""
+    """A teacher, its share of the instances, and its batch size."""
 
     teacher: Callable[[], Teacher]
     share: float
-    """Of the persons of a store."""
+    """Fraction of the instances of a benchmark store."""
     batch_size: int
 
 
@@ -55,15 +55,15 @@ CASES = (Case(_hrnet_w32, 1 / 8, 8), Case(_sample_teacher, 1, 32))
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
-    """One line a teacher."""
+    """Yield one line per teacher."""
     for case in CASES:
         count = max(case.batch_size, round(workspace.effort.instances * case.share))
         precompute = Precompute.plan(workspace.people("sample", count), case.teacher(), case.batch_size)
-        yield measure(precompute, workspace.folder / "written.zarr", workspace.effort.some(0.4))
+        yield measure(precompute, workspace.folder / "written.zarr", workspace.effort.rounds_times(0.4))
 
 
 def measure(precompute: Precompute, path: Path, rounds: int) -> Line:
-    """The whole run against the forward passes alone."""
+    """Measure the whole run and the forward passes alone, in turns."""
     crops, run = np.concatenate(list(_crops(precompute))), WholeRun(precompute, path)
     timings = interleave({"run": timed(run), "forward": timed(lambda: _forward(precompute, crops))}, rounds)
     teacher, forward, whole = precompute.job.teacher, timings.median("forward"), timings.median("run")
@@ -81,15 +81,15 @@ def measure(precompute: Precompute, path: Path, rounds: int) -> Line:
 
 
 class WholeRun:
-    """Writes the store from the images; notes how long the last part takes, which a large store hardly feels."""
+    """Writes the store from the images, and records the time of the last part, which is small for a large store."""
 
     def __init__(self, precompute: Precompute, path: Path) -> None:
         self.precompute, self.path = precompute, path
         self.finishing: list[float] = []
-        """Seconds of evaluating the teacher from the store and publishing it, a run each."""
+        """Seconds of evaluating the teacher from the store and publishing the store, one value per run."""
 
     def __call__(self) -> int:
-        """Run; returns the number of instances."""
+        """Run once; return the number of instances."""
         writer = self.precompute.begin(self.path)
         fill(self.precompute.job, writer)
         started = time.perf_counter()

@@ -1,1 +1,1 @@
-"""Studies: what a store is worth to a student, and what it costs to make."""
+"""Studies: the value of a store for students, and its cost."""

@@ -1,10 +1,10 @@
-"""What does a teacher gain from further views, all paid for once? `python -m benchmarks.study.averaging`.
+"""Accuracy of the mean of several stored views over the crop alone: `python -m benchmarks.study.averaging`.
 
-averaging.pck   PCK@0.05 of the mean of the first V stored views, each warped into the plain crop and divided by how
-                many of them see a pixel; its peer is the crop alone
+averaging.pck   PCK@0.05 of the teacher from the mean of the first V stored views, each warped into the plain crop;
+                each pixel is the mean of the views that cover it. Its peer is the crop alone
 averaging.ap    the same for AP
 
-View 0 is the official crop, view 1 its mirror, further ones are turned and scaled at random: `precompute --views V`.
+View 0 is the official crop, view 1 its mirror, further views are rotated and scaled at random: `precompute --views V`.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from benchmarks.store.codec import bench_teacher
 from benchmarks.support.alone import run_alone
 from benchmarks.support.report import Line
 from benchmarks.support.workspace import Precompute, Workspace
+from cache import Store
 from kdlib.geometry import compose_affines, invert_affine, scale_affine
 from kdlib.metrics.evaluation import decode_to_image, evaluate_points
 from kdlib.resample.maps import warp_heatmaps
@@ -29,15 +30,15 @@ INSTANCES = 256
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
-    """Lines of every source of people."""
+    """Yield the lines of every source of people."""
     for source in workspace.sources:
         store = _store(workspace, source)
         extra = {"source": source, "teacher": store.manifest["provenance"]["teacher"]["name"]}
         yield from lines(store, extra)
 
 
-def lines(store: Any, extra: dict[str, Any]) -> Iterator[Line]:
-    """Lines of a store of at least max(VIEWS) views."""
+def lines(store: Store, extra: dict[str, Any]) -> Iterator[Line]:
+    """Yield the lines of a store of at least max(VIEWS) views."""
     first: dict[str, float] = {}
     for views in VIEWS:
         metrics = _measure(store, views)
@@ -47,7 +48,7 @@ def lines(store: Any, extra: dict[str, Any]) -> Iterator[Line]:
             yield Line("averaging", name, metrics[metric], "%", len(store), "one view", peer, {**extra, "views": views})
 
 
-def _store(workspace: Workspace, source: str) -> Any:
+def _store(workspace: Workspace, source: str) -> Store:
     teacher = bench_teacher(workspace, source)
     people = workspace.people(source, min(INSTANCES, workspace.effort.instances))
     precompute = Precompute.plan(people, teacher, views=ViewPlan(max(VIEWS), flip_test=False))
@@ -56,7 +57,7 @@ def _store(workspace: Workspace, source: str) -> Any:
     return writer.assemble()
 
 
-def _measure(store: Any, views: int) -> dict[str, Any]:
+def _measure(store: Store, views: int) -> dict[str, Any]:
     rows = np.flatnonzero(store.written)
     teacher = store.manifest["provenance"]["teacher"]
     stride = teacher["input_size"][0] / teacher["heatmap_size"][0]
@@ -67,21 +68,19 @@ def _measure(store: Any, views: int) -> dict[str, Any]:
     return evaluate_points(store.ground_truth, columns, points, scores)
 
 
-def _averaged(store: Any, row: int, views: int, stride: float) -> NDArray[np.float32]:
-    """(K, h, w): the mean of the views that see each pixel of the plain crop; view 0 sees all of it."""
+def _averaged(store: Store, row: int, views: int, stride: float) -> NDArray[np.float32]:
+    """Average the first views in the plain crop, (K, h, w), each pixel over the views that cover it."""
     to_maps = compose_affines(scale_affine(1 / stride), store.view_affine[row])
     size = (store.spec.width, store.spec.height)
-    total, seen = (
-        np.zeros((size[1], size[0], store.spec.joints), np.float32),
-        np.zeros((size[1], size[0], 1), np.float32),
-    )
+    total = np.zeros((size[1], size[0], store.spec.joints), np.float32)
+    covered = np.zeros((size[1], size[0], 1), np.float32)
     for view in range(views):
         maps = store.heatmap(row, view)
         maps = (maps[FLIP_ORDER] if store.view_flip[view] else maps).transpose(1, 2, 0)
         affine = compose_affines(to_maps[0], invert_affine(to_maps[view]))
         total += warp_heatmaps(maps, affine, size)
-        seen += warp_heatmaps(np.ones((*maps.shape[:2], 1), np.float32), affine, size)
-    return (total / seen).transpose(2, 0, 1)
+        covered += warp_heatmaps(np.ones((*maps.shape[:2], 1), np.float32), affine, size)
+    return (total / covered).transpose(2, 0, 1)
 
 
 if __name__ == "__main__":

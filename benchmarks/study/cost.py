@@ -1,18 +1,18 @@
-"""When has a store paid for itself, and what do 150,000 instances cost? `python -m benchmarks.study.cost`.
+"""The cost of a store over that of an online teacher: `python -m benchmarks.study.cost`.
 
     python -m benchmarks.study.cost            both teachers, JSON lines
-    python -m benchmarks.study.cost --write    the same, and the tables of docs/cost.md made from them
+    python -m benchmarks.study.cost --write    the same, and write the tables of docs/cost.md
 
-cost.teacher, step, loss, normalise, load, load_maps   milliseconds of CPU time an instance: HRNet's forward pass, a
-                  distilling step on a batch in memory, of it the loss and the normalisation, the loader without and
-                  with the maps; `quartiles` over the rounds
+cost.teacher, step, loss, normalise, load, load_maps   milliseconds of CPU time per instance: HRNet's forward pass, a
+                  distilling step on a batch in memory, the loss and the normalisation in that step, the loader without
+                  and with the maps; `quartiles` over the rounds
 cost.paid_after   epochs, over all students, after which a store has cost less than its teacher beside the student;
-                  `passes` are the forward passes an instance that made it
-cost.epoch        milliseconds an instance of an epoch from the store, over one with the teacher online
-cost.bytes        bytes an instance of a store, over its maps in float32
+                  `passes` are the forward passes per instance that made the store
+cost.epoch        milliseconds per instance of an epoch from the store, over one with the teacher online
+cost.bytes        bytes per instance of a store, over its maps in float32
 
-One core: torch and the loader have a thread each and their CPU time is added. All take turns of a batch. Frames are
-real photographs' where they are present, else the sample's; the maps are `synthetic`.
+One core: torch and the loader have one thread each, and their CPU time is added. Contenders take turns of one batch.
+Frames are those of real photographs where they are present, otherwise the sample's; the maps are `synthetic`.
 """
 
 import argparse
@@ -26,11 +26,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+import cache
 from benchmarks.support.batches import MemoryBatches, StoreBatches
 from benchmarks.support.effort import QUICK, Effort
 from benchmarks.support.online import OnlineTeacher
@@ -51,21 +52,21 @@ PAGE = ROOT / "docs" / "cost.md"
 BEGIN, END = "<!-- begin: python -m benchmarks.study.cost --write -->", "<!-- end -->"
 INSTANCES = 150_000
 GIGABYTE_MONTH = 0.023
-"""Assumed price of an object store."""
+"""Assumed price of object storage."""
 CORE_HOUR = 0.04
 """Assumed price of a rented core."""
-WHAT = {
+LABELS = {
     "teacher": "the teacher's forward pass, t",
     "step": "a student's distilling step, its batch in memory",
-    "loss": "of it the loss, forward and backward",
-    "normalise": "of it the normalisation",
+    "loss": "its loss, forward and backward",
+    "normalise": "its normalisation",
     "load": "the loader without maps",
     "load_maps": "the loader with maps",
 }
 
 
 class Case(NamedTuple):
-    """An input size (width, height), a teacher's shape, and instances a batch."""
+    """Input size (width, height), the teacher's architecture, and instances per batch."""
 
     input_size: tuple[int, int]
     teacher: str
@@ -86,8 +87,8 @@ class Measured(NamedTuple):
     high: float
 
     @classmethod
-    def of(cls, milliseconds: Sequence[float]) -> "Measured":
-        """Rounded as it is printed, so that what is computed from it can be checked by hand."""
+    def from_rounds(cls, milliseconds: Sequence[float]) -> "Measured":
+        """Compute and round to the printed digits, so that derived numbers can be checked by hand."""
         low, median, high = (_three_digits(value) for value in np.quantile(milliseconds, (0.25, 0.5, 0.75)))
         return cls(median, low, high)
 
@@ -97,46 +98,47 @@ class Measured(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """What was measured for a teacher, and what follows from it."""
+    """The measurements of a teacher and the numbers derived from them."""
 
     name: str
     heatmap_size: tuple[int, int]
     views: int
-    """Stored ones."""
+    """Stored views."""
     passes: int
-    """Forward passes that they took."""
+    """Forward passes per instance that made them."""
     milliseconds: Mapping[str, Measured]
-    """An instance, of every key of `WHAT`."""
+    """Per instance, for every key of `LABELS`."""
     view_bytes: int
-    """Of the maps of one view."""
+    """Mean bytes of the maps of one view."""
     frame_bytes: int
+    """Mean bytes of a frame."""
 
     def __getitem__(self, name: str) -> float:
         return self.milliseconds[name].median
 
     @property
     def reading(self) -> float:
-        """Milliseconds that the maps cost an instance and epoch."""
+        """Milliseconds that reading the maps costs per instance and epoch."""
         return self["load_maps"] - self["load"]
 
     @property
     def paid_after(self) -> float:
-        """Epochs over all students."""
+        """Epochs, over all students, after which the store has paid for itself."""
         return self.passes * self["teacher"] / (self["teacher"] - self.reading)
 
     @property
     def epochs(self) -> tuple[float, float]:
-        """Milliseconds an instance of an epoch: from the store, and with the teacher online."""
+        """Milliseconds per instance of an epoch: from the store, and with the teacher online."""
         return self["step"] + self["load_maps"], self["step"] + self["load"] + self["teacher"]
 
     @property
     def exact_bytes(self) -> int:
-        """Of an instance's maps in float32."""
+        """Bytes of an instance's maps in float32."""
         return self.views * JOINTS * self.heatmap_size[0] * self.heatmap_size[1] * 4
 
     @property
     def bytes(self) -> int:
-        """Of an instance's maps and frame."""
+        """Bytes of an instance's maps and frame."""
         return self.views * self.view_bytes + self.frame_bytes
 
 
@@ -145,21 +147,22 @@ def _three_digits(value: float) -> float:
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
-    """Lines of the first teacher, with ``full`` of both."""
+    """Yield the lines of the first teacher; with ``full``, of both."""
     for case in CASES if workspace.effort.full else CASES[:1]:
         yield from lines(*measure(workspace, case))
 
 
 def measure(workspace: Workspace, case: Case) -> tuple[Figures, Timings]:
-    """Everything of one teacher, from the same rounds."""
-    store = workspace.store(workspace.sources[-1], case.input_size)
+    """Measure all parts with one teacher in the same rounds."""
+    path = workspace.store_path(workspace.sources[-1], case.input_size)
+    store = cache.open_store(path)
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(1)
         work = _contenders(workspace, case, store, stack)
         timings = interleave_on({"cpu": time.process_time}, work, workspace.effort.rounds)["cpu"]
-    facts = describe(store.path)
-    milliseconds = {name: Measured.of([1e3 * seconds for seconds in timings.seconds[name]]) for name in WHAT}
+    facts = describe(path)
+    milliseconds = {name: Measured.from_rounds([1e3 * seconds for seconds in timings.seconds[name]]) for name in LABELS}
     return Figures(
         name=str(case),
         heatmap_size=(store.spec.width, store.spec.height),
@@ -171,7 +174,7 @@ def measure(workspace: Workspace, case: Case) -> tuple[Figures, Timings]:
     ), timings
 
 
-def _contenders(workspace: Workspace, case: Case, store: Any, stack: contextlib.ExitStack) -> dict[str, Work]:
+def _contenders(workspace: Workspace, case: Case, store: cache.Store, stack: contextlib.ExitStack) -> dict[str, Work]:
     size = case.batch_size
     plain, maps = (
         stack.enter_context(contextlib.closing(StoreBatches(store, views, size, CPU, threads=1)))
@@ -192,7 +195,7 @@ def _contenders(workspace: Workspace, case: Case, store: Any, stack: contextlib.
 
 
 class _Loss:
-    """Forward and backward of a loss on maps that no student made."""
+    """Forward and backward pass of a loss on maps of zeros."""
 
     def __init__(self, supervision: Supervision) -> None:
         self._supervision = supervision
@@ -203,7 +206,7 @@ class _Loss:
 
 
 def lines(figures: Figures, timings: Timings) -> Iterator[Line]:
-    """What was measured, and what follows."""
+    """Yield the lines of the measured and of the derived numbers."""
     extra, n = {"teacher": figures.name}, timings.items["step"]
     for name, measured in figures.milliseconds.items():
         more = {**extra, "quartiles": [measured.low, measured.high]}
@@ -215,22 +218,22 @@ def lines(figures: Figures, timings: Timings) -> Iterator[Line]:
 
 
 def tables(columns: Sequence[Figures]) -> str:
-    """The page's tables as Markdown, a column a teacher."""
+    """Format the tables of docs/cost.md as Markdown, one column per teacher."""
     head = ["| {} | " + " | ".join(figures.name for figures in columns) + " |", "|---" * (len(columns) + 1) + "|"]
 
-    def row(what: str, *cells: str) -> str:
-        return "| " + " | ".join([what, *cells]) + " |"
+    def row(label: str, *cells: str) -> str:
+        return "| " + " | ".join([label, *cells]) + " |"
 
-    measured = [row(text, *(str(figures.milliseconds[name]) for figures in columns)) for name, text in WHAT.items()]
+    measured = [row(text, *(str(figures.milliseconds[name]) for figures in columns)) for name, text in LABELS.items()]
     instance = [
         row("bytes of a view's maps", *(f"{figures.view_bytes:,}" for figures in columns)),
         row("bytes of a frame", *(f"{figures.frame_bytes:,}" for figures in columns)),
-        row("r, the maps' share of the loader", *(f"{figures.reading:.2f}" for figures in columns)),
-        row("epochs after which a store is paid for", *(f"{figures.paid_after:.2f}" for figures in columns)),
+        row("r, reading the maps", *(f"{figures.reading:.2f}" for figures in columns)),
+        row("epochs after which a store has paid for itself", *(f"{figures.paid_after:.2f}" for figures in columns)),
         row("an epoch online over one from the store", *(f"{_gain(figures):.2f}" for figures in columns)),
     ]
-    all_instances = [row(what, *(cell(figures) for figures in columns)) for what, cell in _TOTALS.items()]
-    first = [head[0].format("milliseconds an instance"), head[1], *measured, *instance]
+    all_instances = [row(label, *(cell(figures) for figures in columns)) for label, cell in _TOTALS.items()]
+    first = [head[0].format("milliseconds per instance"), head[1], *measured, *instance]
     second = [head[0].format(f"{INSTANCES:,} instances"), head[1], *all_instances]
     return "\n".join([*first, "", *second])
 
@@ -240,8 +243,8 @@ def _gain(figures: Figures) -> float:
     return online / ours
 
 
-def _gigabytes(of_an_instance: float) -> float:
-    return of_an_instance * INSTANCES / 1e9
+def _gigabytes(bytes_per_instance: float) -> float:
+    return bytes_per_instance * INSTANCES / 1e9
 
 
 def _hours(milliseconds: float) -> float:
@@ -261,31 +264,31 @@ _TOTALS = {
     f"reading the maps, a student of {_EPOCHS} epochs": lambda figures: (
         f"{_hours(_EPOCHS * figures.reading):.1f} core-hours"
     ),
-    f"the teacher, once, at {CORE_HOUR} a core-hour (assumed)": lambda figures: (
+    f"the teacher, once, at {CORE_HOUR} per core-hour (assumed)": lambda figures: (
         f"{_hours(figures.passes * figures['teacher']) * CORE_HOUR:.2f}"
     ),
-    f"keeping it a month, at {GIGABYTE_MONTH} a GB (assumed)": lambda figures: (
+    f"storing it for a month, at {GIGABYTE_MONTH} per GB (assumed)": lambda figures: (
         f"{_gigabytes(figures.bytes) * GIGABYTE_MONTH:.2f}"
     ),
 }
-"""Text of a row, and what stands in it."""
+"""Label of a row -> function that formats its cell."""
 
 
 def write_page(page: Path, columns: Sequence[Figures], rounds: int, day: datetime.date) -> None:
-    """Put the tables where the page has them."""
+    """Replace the tables between the markers of the page."""
     source = f"Measured on `{machine()}`, {day.isoformat()}: medians of {rounds} rounds (quartiles)."
     block = f"{BEGIN}\n\n{source}\n\n{tables(columns)}\n\n{END}"
     text, found = re.subn(f"{BEGIN}.*{END}", lambda _: block, page.read_text(), flags=re.DOTALL)
-    assert found == 1, f"{page} has no place for the tables"  # noqa: S101 - a page of this repository
+    assert found == 1, f"{page} must mark the place of the tables once"  # noqa: S101 - a page of this repository
     page.write_text(text)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure both teachers; print the lines."""
+    """Measure both teachers and print the lines; with --write, update the page."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     effort_or_page = parser.add_mutually_exclusive_group()
-    effort_or_page.add_argument("--quick", action="store_true", help="as little as possible: does it run?")
-    effort_or_page.add_argument("--write", action="store_true", help="put the tables into docs/cost.md")
+    effort_or_page.add_argument("--quick", action="store_true", help="smallest sizes, to check that it runs")
+    effort_or_page.add_argument("--write", action="store_true", help="write the tables into docs/cost.md")
     arguments = parser.parse_args(argv)
     effort, columns = QUICK if arguments.quick else Effort(), []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-r"""How many labels is a store worth? AP over the number of labelled persons: `python -m benchmarks.study.labels`.
+r"""Students of the labels of N persons over students of the teacher on them: `python -m benchmarks.study.labels`.
 
     for n in 250 500 1000; do python -m precompute ... --limit $n --store train$n.zarr; done
     python -m benchmarks.study.labels --store train.zarr --parts train250.zarr train500.zarr train1000.zarr \
@@ -6,9 +6,9 @@ r"""How many labels is a store worth? AP over the number of labelled persons: `p
         --train-args "--input-size 128x96 --pretrained squeezenet1_1.pth"
 
 Trains two students on each part and on the whole store: a baseline on the labels of its persons, and one on the
-store's teacher, which needs no label. All see as many samples; a part is evaluated more often, which favours it a
-little. Prints a table and draws ``labels.svg`` (needs matplotlib). A finished run is not trained again. This takes
-hours and is no part of `make bench`.
+store's heatmaps without labels. All see the same number of samples; a part is evaluated more often, which favours it
+slightly. Prints a table and draws ``labels.svg`` (needs matplotlib). Finished runs are not trained again. This takes
+hours and is not part of `make bench`.
 """
 
 import argparse
@@ -24,19 +24,19 @@ from benchmarks.study.recipes import METRICS, train
 from kdcli.flags import Parser
 
 Curve = dict[int, dict[str, float]]
-"""What a student reached, over the number of persons that it learnt from."""
+"""Number of training persons -> metrics of the student."""
 SUPERVISIONS: Final = {"baseline": "labels of N persons", "distill": "the store's teacher on the same N, no label"}
-"""What teaches, by the command that trains with it."""
+"""Command of `python -m train` -> its supervision, as named in the table."""
 COLOURS: Final = ("#4477aa", "#ee6677")
 
 
-def persons(store: Path) -> int:
-    """Usable records of a store."""
+def count_records(store: Path) -> int:
+    """Count the usable records of a store."""
     return int(np.count_nonzero(cache.open_store(store).written))
 
 
 def table(curves: Mapping[str, Curve]) -> str:
-    """Markdown: a row a student."""
+    """Format the metrics as a Markdown table, one row per student."""
     lines = ["| student | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
     for command, curve in curves.items():
         for count, metrics in curve.items():
@@ -46,11 +46,11 @@ def table(curves: Mapping[str, Curve]) -> str:
 
 
 def draw(curves: Mapping[str, Curve], path: Path) -> None:
-    """AP of both supervisions as a picture; a dashed line goes on from what the teacher is worth on all persons."""
+    """Draw AP over persons for both supervisions as SVG; a dashed line marks the teacher on all persons."""
     import matplotlib as mpl
 
     mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "labels"  # the same picture from the same numbers
+    mpl.rcParams["svg.hashsalt"] = "labels"  # the same file from the same numbers
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
@@ -76,17 +76,17 @@ def _run(command: str, store: Path, name: str, epochs: int, options: argparse.Na
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, print and draw; 1 if a run failed."""
+    """Train, print and draw; return 1 if a run failed."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, required=True, help="all persons")
-    parser.add_argument("--parts", type=Path, nargs="+", default=[], help="stores of some of them")
+    parser.add_argument("--store", type=Path, required=True, help="store of all persons")
+    parser.add_argument("--parts", type=Path, nargs="+", default=[], help="stores of parts of these persons")
     parser.add_argument("--val-store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and of labels.svg")
-    parser.add_argument("--epochs", type=int, required=True, help="over --store; of a part as many samples are seen")
+    parser.add_argument("--epochs", type=int, required=True, help="epochs over --store; a part gets as many samples")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train-args", default="", help="flags of every run")
+    parser.add_argument("--train-args", default="", help="flags for every run")
     options = parser.parse_args(argv)
-    counts = {store: persons(store) for store in (*options.parts, options.store)}
+    counts = {store: count_records(store) for store in (*options.parts, options.store)}
     curves: dict[str, Curve] = {command: {} for command in SUPERVISIONS}
     for store, count in sorted(counts.items(), key=lambda counted: counted[1]):
         epochs = round(options.epochs * counts[options.store] / count)

@@ -1,12 +1,12 @@
-"""What does a student learn from the teacher itself, asked about every augmented view? `python -m benchmarks.study.live`.
+r"""Train a student beside the live teacher, as the peer of a store for accuracy: `python -m benchmarks.study.live`.
 
-    python -m benchmarks.study.live --teacher onnx:network.onnx --store train.zarr --val-store val.zarr --out runs/live \
-        --input-size 128x96 --epochs 30 --pretrained squeezenet1_1.pth
+    python -m benchmarks.study.live --teacher onnx:network.onnx --store train.zarr --val-store val.zarr \
+        --out runs/live --input-size 128x96 --epochs 30 --pretrained squeezenet1_1.pth
 
-The peer of `python -m train distill` for accuracy: the same loop, samples, seeds and flags, with the teacher beside the
-student in every step in place of the stored maps. The teacher sees the view at its own input size; the student's pixels
-are every second, third ... of the teacher's, its maps those pixels of the teacher's that `--stride` asks for. This
-takes hours, asserts nothing, and is no part of `make bench`.
+The same loop, samples, seeds and flags as `python -m train distill`, but the teacher runs on every augmented view in
+place of the stored maps. The teacher sees the view at its own input size. The student's input has every second, third
+... pixel of the teacher's input, and its target has the pixels of the teacher's maps that match `--stride`. This takes
+hours and is not part of `make bench`.
 """
 
 import argparse
@@ -28,59 +28,73 @@ from kdlib.samples.views import Views
 from precompute.teacher.loading import Teacher, load_teacher
 from train.recipe import Recipe, add_arguments
 from train.run.loop import Trainer
+from train.run.resume import restore
 from train.run.settings import Run
 
 
 class EnlargedDataset(StoreDataset):
-    """The samples of another dataset, ``every`` times as large: its pixel u lies at pixel ``every`` u here."""
+    """The samples of another dataset, ``factor`` times as large: pixel u of that dataset lies at pixel factor * u."""
 
-    def __init__(self, of: StoreDataset, every: int) -> None:
-        size = (of.input_size[0] * every, of.input_size[1] * every)
-        super().__init__(of.store, size, of.augmentation, stride=of.stride, views=None, images=of.images, seed=of.seed)
-        self.of, self.every = of, every
+    def __init__(self, small: StoreDataset, factor: int) -> None:
+        size = (small.input_size[0] * factor, small.input_size[1] * factor)
+        super().__init__(
+            small.store, size, small.augmentation, stride=small.stride, views=None, images=small.images, seed=small.seed
+        )
+        self.small, self.factor = small, factor
 
     def _views(self, rows: NDArray[np.int64], epoch: int) -> Views:
-        views = self.of._views(rows, epoch)
-        return Views(self.every * views.affines, views.flips)
+        views = self.small._views(rows, epoch)
+        return Views(self.factor * views.affines, views.flips)
 
 
 class LiveLoader(Loader):
-    """The batches of a trainer's loader, with maps that the teacher makes of the pictures themselves.
+    """The batches of a trainer's loader, with the live teacher's maps of the augmented views.
 
     Args:
-        of: The trainer's loader; its pictures and maps are replaced.
-        teacher: Its input is a whole multiple of the student's, and its maps hold every pixel of the student's.
+        stored: The trainer's loader, whose images and maps are replaced.
+        teacher: A teacher whose input is a whole multiple of the student's, and whose maps contain every pixel of the
+            student's maps.
+
+    Raises:
+        SystemExit: If the sizes of teacher and student do not fit.
     """
 
-    def __init__(self, of: Loader, teacher: Teacher) -> None:
-        stored = of.dataset
-        self.teacher, self.every = teacher, teacher.input_size[0] // stored.input_size[0]
-        if tuple(side * self.every for side in stored.input_size) != tuple(teacher.input_size):
-            raise SystemExit(f"error: the teacher's input {teacher.input_size} is no multiple of {stored.input_size}")
-        self.apart, rest = divmod(self.every * stored.stride * teacher.heatmap_size[0], teacher.input_size[0])
-        if rest or not self.apart:
-            lacking = f"lack pixels of the student's at --stride {stored.stride}"
-            raise SystemExit(f"error: the teacher's maps {teacher.heatmap_size} {lacking}")
-        shown = EnlargedDataset(stored, self.every)
-        super().__init__(shown, of.batch_size, shuffle=True, threads=of.threads, device=of.device, order=of.order)
+    def __init__(self, stored: Loader, teacher: Teacher) -> None:
+        dataset = stored.dataset
+        self.teacher, self.factor = teacher, teacher.input_size[0] // dataset.input_size[0]
+        if tuple(side * self.factor for side in dataset.input_size) != tuple(teacher.input_size):
+            sizes = f"{teacher.input_size} is not a multiple of the student's {dataset.input_size}"
+            raise SystemExit(f"error: the teacher's input {sizes}")
+        self.map_step, rest = divmod(self.factor * dataset.stride * teacher.heatmap_size[0], teacher.input_size[0])
+        if rest or not self.map_step:
+            problem = f"lack pixels of the student's maps at --stride {dataset.stride}"
+            raise SystemExit(f"error: the teacher's maps {teacher.heatmap_size} {problem}")
+        super().__init__(
+            EnlargedDataset(dataset, self.factor),
+            stored.batch_size,
+            shuffle=True,
+            threads=stored.threads,
+            device=stored.device,
+            order=stored.order,
+        )
 
     def epoch(self, number: int = 0, first: int = 0) -> Iterator[dict[str, Tensor]]:
-        """As `Loader.epoch`."""
+        """Yield the batches of an epoch, as `Loader.epoch`."""
         for batch in super().epoch(number, first):
             maps = torch.from_numpy(self.teacher(batch["image"].cpu().numpy())).to(self.device)
             yield batch | {
-                "image": batch["image"][:, :: self.every, :: self.every],
-                "heatmaps": maps[:, :, :: self.apart, :: self.apart],
-                "keypoints": batch["keypoints"] / self.every,
+                "image": batch["image"][:, :: self.factor, :: self.factor],
+                "heatmaps": maps[:, :, :: self.map_step, :: self.map_step],
+                "keypoints": batch["keypoints"] / self.factor,
             }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train one student, evaluate it, and print what `train distill` prints."""
+    """Train one student, evaluate it, and print its metrics."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", required=True, help="as `precompute` takes it")
+    parser.add_argument("--teacher", required=True, help="name of the teacher, as in `precompute`")
     parser.add_argument("--checkpoint", type=Path, help="its weights")
-    parser.add_argument("--store", type=Path, required=True, help="persons and frames; its maps are not read")
+    parser.add_argument("--store", type=Path, required=True, help="instances and frames; its maps are not read")
     parser.add_argument("--val-store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int)
@@ -99,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     trainer = Trainer(run)
     trainer.state.loader = LiveLoader(trainer.loader, load_teacher(options.teacher, options.checkpoint))
-    trainer.state.restore()
+    restore(trainer.state)
     trainer.train()
     metrics = trainer.finish()
     print(f"live teacher: AP {metrics['ap']:.1f}, PCK@0.05 {metrics['pck@0.05']:.1f}, {metrics['train_seconds']} s")

@@ -1,13 +1,13 @@
-r"""Which recipe teaches best? Trains students one after the other and compares them: `python -m benchmarks.study.recipes`.
+r"""Train students with different recipes and compare each with the first: `python -m benchmarks.study.recipes`.
 
-    python -m benchmarks.study.recipes recipes --store train.zarr --val-store val.zarr --out runs/recipes --seeds 0 1 2 \
-        --train-args "--input-size 128x96 --epochs 30 --pretrained squeezenet1_1.pth"
+    python -m benchmarks.study.recipes recipes --store train.zarr --val-store val.zarr --out runs/recipes \
+        --seeds 0 1 2 --train-args "--input-size 128x96 --epochs 30 --pretrained squeezenet1_1.pth"
 
-Every run is `python -m train` with the flags of its row, the seed, and --train-args: the same student, the same steps.
-A run that is finished is not trained again and an interrupted one goes on, so the same command continues a queue that
-was stopped. The table `views` wants a store of several (`precompute --views 2` or more). What is printed has the mean
-over seeds (and their range) of the best checkpoint, and the difference to the first row, seed by seed. This takes
-hours, asserts nothing, and is no part of `make bench`.
+Every run is `python -m train` with the flags of its row, the seed and --train-args: the same student, the same steps.
+Finished runs are not trained again and interrupted runs are resumed, so the same command continues a stopped queue.
+The table `views` needs a store of several views (`precompute --views 2` or more). The printed table has the mean and
+range over seeds of the best checkpoint's metrics, and the difference in AP to the first row, by seed. This takes hours
+and is not part of `make bench`.
 """
 
 import argparse
@@ -46,7 +46,7 @@ METRICS = ("ap", "ap50", "pck@0.05", "pck@0.1")
 
 
 def train(flags: str, seed: int, out: Path, options: argparse.Namespace) -> dict[str, float] | None:
-    """Train (or go on, or read) one run; its metrics, or None if it failed."""
+    """Train or resume one run, or read it if it is finished; return its metrics, or None if it failed."""
     metrics = out / "metrics.json"
     if not metrics.exists():
         command = [sys.executable, "-m", "train", *flags.split(), "--seed", str(seed)]
@@ -59,7 +59,7 @@ def train(flags: str, seed: int, out: Path, options: argparse.Namespace) -> dict
 
 
 def table(rows: dict[str, list[dict[str, float] | None]]) -> str:
-    """Markdown: a row a recipe, a column a metric."""
+    """Format the metrics as a Markdown table, one row per recipe."""
     lines = ["| | " + " | ".join(METRICS) + " | AP over the first row |", "|---" * (len(METRICS) + 2) + "|"]
     first = next(iter(rows.values()))
     for name, runs in rows.items():
@@ -77,14 +77,14 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train the runs of a table and print it; 1 if a run failed."""
+    """Train the runs of a table and print it; return 1 if a run failed."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--val-store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--train-args", default="", help="flags of every run")
+    parser.add_argument("--train-args", default="", help="flags for every run")
     options = parser.parse_args(argv)
     rows = {}
     for name, flags in TABLES[options.table].items():

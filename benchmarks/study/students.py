@@ -1,10 +1,10 @@
-"""What students cost, side by side: parameters, multiply-adds and CPU latency of a few backbones.
+"""Parameters, multiply-adds and CPU latency of student backbones over those of squeezenet1_1.
 
     python -m benchmarks.study.students [--input-size 256x192] [--head fused] [--stride 4] [NAME ...]
 
-A table for people, no benchmark line. Latency is the CPU time of one picture in float32 by one thread, as a ratio to
-squeezenet1_1's: all take turns, so that other work on the machine hits them alike, and the median of the rounds' own
-ratios is shown. How many milliseconds squeezenet1_1 takes is said below the table.
+Prints a Markdown table and no benchmark lines. Latency is the CPU time of one image in float32 by one thread, as a
+ratio to squeezenet1_1's. All backbones take turns, so that other load on the machine affects them alike, and the table
+shows the median of the ratios within each round. The line below the table gives the milliseconds of squeezenet1_1.
 """
 
 import sys
@@ -32,25 +32,25 @@ STUDENTS = (
 )
 REFERENCE = STUDENTS[0]
 TURN = 4
-"""Pictures a turn, one at a time."""
+"""Images per turn, one at a time."""
 
 
 def _turn(model: Student, size: tuple[int, int]) -> Work:
-    """A turn's pictures through a student."""
-    picture = torch.randn(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(0))
-    picture = picture.contiguous(memory_format=torch.channels_last)
+    """Build a turn: it runs a student on `TURN` images."""
+    image = torch.randn(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(0))
+    image = image.contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def turn() -> int:
         for _ in range(TURN):
-            model(picture)
+            model(image)
         return TURN
 
     return turn
 
 
 def latencies(students: Mapping[str, Student], size: tuple[int, int], rounds: int) -> Timings:
-    """CPU seconds of one picture of that (width, height) by one thread, of every student in every round."""
+    """Measure CPU seconds per image of a size (width, height), one thread, for every student in every round."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -61,13 +61,14 @@ def latencies(students: Mapping[str, Student], size: tuple[int, int], rounds: in
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table as Markdown; 1 if a name is no student."""
+    """Print the table; return 1 if a name is not a student."""
     parser = Parser(prog="python -m benchmarks.study.students", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="students as --student takes them")
-    parser.add_argument("--input-size", default="256x192", help="height x width (256x192)")
-    parser.add_argument("--head", default="fused", help="of all students (fused)")
-    parser.add_argument("--stride", type=int, default=STRIDE, choices=MAP_STRIDES, help="of all students' maps (4)")
-    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="turns of every student (30)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="students, as for --student")
+    parser.add_argument("--input-size", default="256x192", help="height x width (default 256x192)")
+    parser.add_argument("--head", default="fused", help="head of all students (default fused)")
+    stride_help = "input pixels per heatmap pixel (default 4)"
+    parser.add_argument("--stride", type=int, default=STRIDE, choices=MAP_STRIDES, help=stride_help)
+    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="turns of every student (default 30)")
     arguments = parser.parse_args(argv)
     size = parse_size(arguments.input_size)
     names = dict.fromkeys([REFERENCE, *(arguments.names or STUDENTS)])
@@ -84,7 +85,9 @@ def main(argv: list[str] | None = None) -> int:
         low, high = timings.spread(name, REFERENCE)
         times = f"{timings.paired(name, REFERENCE):.2f} ({low:.2f} to {high:.2f})"
         print(f"| `{name}` | {millions:.2f} M | {billions:.2f} | {times} |")
-    print(f"\nCPU time 1.00 is {1000 * timings.median(REFERENCE):.1f} ms here: one picture, one thread, float32.")
+    print(
+        f"\nCPU time 1.00 is {1000 * timings.median(REFERENCE):.1f} ms on this machine: one image, one thread, float32."
+    )
     return 0
 
 

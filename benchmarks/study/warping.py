@@ -1,15 +1,15 @@
-"""What a warped cached map is worth beside the teacher run on the augmented view: `python -m benchmarks.study.warping`.
+"""Warped stored maps over the teacher run on the augmented view: `python -m benchmarks.study.warping`.
 
-Every view of a grid (one rotation, one size, with and without mirror) is shown to the teacher, and made from the maps
-of the plain crop and of its mirror as the trainer makes it.
+The teacher runs on every view of a grid (one rotation or one scale, with and without mirror). The same view is made
+from the maps of the plain crop and of its mirror, as the trainer makes it.
 
 warp.kl      KL(teacher on the view || warped map) in nats at T = 1, log logits, weighted by the teacher's confidence
-warp.moved   percent of confident maps whose maximum lies more than 2 heatmap pixels from the teacher's on the view
+warp.moved   percent of confident maps whose maximum is more than 2 heatmap pixels from the teacher's on the view
 warp.wrong   percent of labelled joints more than 2 heatmap pixels off; its peer is the teacher on the view
 
-`target` names what was warped: `flip test` (the crop's and its mirror's map, averaged before they were stored: the
-default), `first` (the crop's), `average` (both, averaged in the view) or `matching` (the crop's, or the mirror's for a
-mirrored view).
+`target` names the warped maps: `flip test` (the mean of the crop's and its mirror's map, averaged before storing: the
+default), `first` (the crop's), `average` (both, averaged in the view) or `matching` (the crop's, or for a mirrored view
+the mirror's).
 """
 
 import dataclasses
@@ -47,8 +47,9 @@ SCALES = (0.7, 0.85, 1.15, 1.3)
 INSTANCES = 128
 BATCH = 16
 CONFIDENT = 0.2
+"""Smallest peak of a confident map."""
 FAR = 2.0
-"""Heatmap pixels."""
+"""Distance in heatmap pixels beyond which a joint counts as wrong."""
 TARGETS = ("flip test", "first", "average", "matching")
 
 
@@ -71,7 +72,7 @@ GRID = [
 
 @dataclasses.dataclass(frozen=True)
 class Crops:
-    """The persons as they are shown to the teacher."""
+    """Images, regions (centers and sizes in image pixels) and keypoints of the instances."""
 
     images: list[NDArray[np.uint8]]
     centers: NDArray[np.float32]
@@ -79,13 +80,13 @@ class Crops:
     keypoints: NDArray[np.float32]
 
     def affine(self, row: int, setting: Setting, size: tuple[int, int]) -> Affine:
-        """Image pixels to pixels of the view."""
+        """Return the affine from image pixels to pixels of the view."""
         region = self.sizes[row] * np.float32(setting.scale)
         return region_affine(self.centers[row], region, size, setting.rotation, flip=setting.flip)
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
-    """Lines of every source of people."""
+    """Yield the lines of every source of people."""
     for source in workspace.sources:
         teacher = bench_teacher(workspace, source)
         crops = _crops(workspace, source, teacher)
@@ -96,7 +97,7 @@ def run(workspace: Workspace) -> Iterator[Line]:
             for target in TARGETS:
                 warped = _warped(teacher, crops, _stored(plain, averaged, setting, target), setting)
                 extra = {"source": source, "teacher": teacher.name, "target": target, **dataclasses.asdict(setting)}
-                yield from _lines(online, warped, _truth(teacher, crops, setting), extra)
+                yield from _lines(online, warped, _ground_truth(teacher, crops, setting), extra)
 
 
 def _crops(workspace: Workspace, source: str, teacher: Teacher) -> Crops:
@@ -111,16 +112,16 @@ def _crops(workspace: Workspace, source: str, teacher: Teacher) -> Crops:
 
 
 def _maps(teacher: Teacher, crops: Crops, setting: Setting) -> NDArray[np.float32]:
-    """(N, K, h, w): what the teacher says of the view."""
+    """Run the teacher on the view of every instance, (N, K, h, w)."""
     size = teacher.input_size
-    shown = [crop_image(image, crops.affine(row, setting, size), size) for row, image in enumerate(crops.images)]
-    return np.concatenate([teacher(np.stack(shown[i : i + BATCH])) for i in range(0, len(shown), BATCH)])
+    inputs = [crop_image(image, crops.affine(row, setting, size), size) for row, image in enumerate(crops.images)]
+    return np.concatenate([teacher(np.stack(inputs[i : i + BATCH])) for i in range(0, len(inputs), BATCH)])
 
 
 def _warped(
     teacher: Teacher, crops: Crops, views: list[tuple[NDArray[np.float32], bool]], setting: Setting
 ) -> NDArray[np.float32]:
-    """(N, K, h, w): the stored maps, each with whether it is mirrored, as the view sees them."""
+    """Warp stored maps, each given with its mirror flag, into the view and average them, (N, K, h, w)."""
     stride = scale_affine(teacher.heatmap_size[0] / teacher.input_size[0])
     out = np.zeros_like(views[0][0])
     for row, (view, flip) in ((row, view) for row in range(len(out)) for view in views):
@@ -136,15 +137,15 @@ def _warped(
 def _stored(
     plain: list[NDArray[np.float32]], averaged: NDArray[np.float32], setting: Setting, target: str
 ) -> list[tuple[NDArray[np.float32], bool]]:
-    """The stored maps that a target is made of, and whether they are mirrored."""
+    """Return the stored maps of a target, each with its mirror flag."""
     crop, mirrored = (plain[0], False), (plain[1], True)
     if target == "matching":
         return [mirrored if setting.flip else crop]
     return {"flip test": [(averaged, False)], "first": [crop], "average": [crop, mirrored]}[target]
 
 
-def _truth(teacher: Teacher, crops: Crops, setting: Setting) -> NDArray[np.float64]:
-    """(N, K, 2) labelled joints in heatmap pixels of the view, NaN where unlabelled or outside."""
+def _ground_truth(teacher: Teacher, crops: Crops, setting: Setting) -> NDArray[np.float64]:
+    """Return the labelled joints (N, K, 2) in heatmap pixels of the view, NaN where unlabelled or outside."""
     scale = scale_affine(teacher.heatmap_size[0] / teacher.input_size[0])
     points = np.empty((len(crops.images), crops.keypoints.shape[1], 2))
     for row, labels in enumerate(crops.keypoints):
@@ -157,21 +158,22 @@ def _truth(teacher: Teacher, crops: Crops, setting: Setting) -> NDArray[np.float
 
 
 def _lines(
-    online: NDArray[np.float32], warped: NDArray[np.float32], truth: NDArray[np.float64], extra: dict[str, Any]
+    online: NDArray[np.float32], warped: NDArray[np.float32], labels: NDArray[np.float64], extra: dict[str, Any]
 ) -> Iterator[Line]:
     own, scores = peaks(online)
     theirs, _ = peaks(warped)
-    shown = np.where(warped >= DEFAULT_FLOOR, warped, np.float32(DEFAULT_FLOOR))  # nothing has probability 0
-    nats = log_divergence(online, shown, DEFAULT_FLOOR, 1)
-    sure = (scores > CONFIDENT) & np.isfinite(nats)
-    yield Line("warp", "kl", float(np.average(nats[sure], weights=scores[sure])), "nats", int(sure.sum()), extra=extra)
+    clamped = np.where(warped >= DEFAULT_FLOOR, warped, np.float32(DEFAULT_FLOOR))  # no pixel has probability 0
+    nats = log_divergence(online, clamped, DEFAULT_FLOOR, 1)
+    confident = (scores > CONFIDENT) & np.isfinite(nats)
+    count, mean = int(confident.sum()), float(np.average(nats[confident], weights=scores[confident]))
+    yield Line("warp", "kl", mean, "nats", count, extra=extra)
     moved = np.hypot(*np.moveaxis((own - theirs).astype(float), -1, 0)) > FAR
-    yield Line("warp", "moved", float(100 * moved[sure].mean()), "%", int(sure.sum()), extra=extra)
-    known = ~np.isnan(truth[..., 0])
+    yield Line("warp", "moved", float(100 * moved[confident].mean()), "%", count, extra=extra)
+    labelled = ~np.isnan(labels[..., 0])
     wrong, peer = (
-        float(100 * (np.hypot(*np.moveaxis(points - truth, -1, 0))[known] > FAR).mean()) for points in (theirs, own)
+        float(100 * (np.hypot(*np.moveaxis(points - labels, -1, 0))[labelled] > FAR).mean()) for points in (theirs, own)
     )
-    yield Line("warp", "wrong", wrong, "%", int(known.sum()), "teacher on the view", peer, extra)
+    yield Line("warp", "wrong", wrong, "%", int(labelled.sum()), "teacher on the view", peer, extra)
 
 
 if __name__ == "__main__":

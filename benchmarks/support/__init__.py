@@ -1,1 +1,1 @@
-"""What benchmarks share: what they measure on, how they take turns, what they report, and their peers."""
+"""What the benchmarks share: their inputs, their timing, their report lines and their peers."""

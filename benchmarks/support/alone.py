@@ -1,4 +1,4 @@
-"""Running one benchmark by itself: `python -m benchmarks.store.reading`. Lines go to stdout and nowhere else."""
+"""Command line of a single benchmark, `python -m benchmarks.store.reading` for example: lines go to stdout only."""
 
 import argparse
 import json
@@ -15,10 +15,10 @@ Benchmark = Callable[[Workspace], Iterator[Line]]
 
 
 def run_alone(benchmark: Benchmark, description: str | None) -> None:
-    """Parse the command line of a benchmark's module and print its lines as they come."""
+    """Parse the command line of a benchmark's module and print its lines as they are measured."""
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="as little as possible: does it run?")
-    parser.add_argument("--full", action="store_true", help="also what takes minutes or gigabytes")
+    parser.add_argument("--quick", action="store_true", help="smallest sizes, to check that it runs")
+    parser.add_argument("--full", action="store_true", help="also the cases that take minutes or gigabytes")
     arguments = parser.parse_args()
     effort = QUICK if arguments.quick else Effort(full=arguments.full)
     with tempfile.TemporaryDirectory() as folder:

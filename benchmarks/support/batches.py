@@ -1,8 +1,9 @@
-"""Where training steps in turns get their batches: at full prefetch within a turn, at rest between two turns.
+"""Batches for training steps that take turns: full prefetch within a turn, no work between two turns.
 
-A loader works ahead. Stopped in the middle, it would go on in the turn of whoever comes next and hand out for nothing,
-in its own next turn, what was made meanwhile. So a turn ends with `rest`, inside its clock: all batches that were asked
-for are made. Every turn then takes as many batches as it makes, and still finds a full queue when it begins.
+A loader works ahead. If a turn ended in the middle of that work, the loader would go on during the next contender's
+turn, and its own next turn would get those batches for free. So each turn ends with `drain`, inside its timing: it
+waits for all batches that were requested. Every turn then makes as many batches as it takes, and starts with a full
+queue.
 """
 
 import itertools
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache import Store
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import Loader
 from kdlib.samples.views import Augmentation
@@ -21,36 +23,36 @@ from train.recipe import Recipe
 from train.supervision import Batch
 
 ENDLESS = 1_000
-"""How often an epoch of `endless` has every instance: the end of an epoch empties a loader's queue."""
+"""Times that an epoch of `endless` holds every instance. Long epochs, because the end of one empties the queue."""
 
 
 class Batches(Protocol):
-    """Batches without an end."""
+    """An endless source of batches."""
 
     def __next__(self) -> Batch:
-        """The next one, on the device."""
+        """Return the next batch, on the device."""
 
-    def rest(self) -> None:
-        """Wait until nothing is being made."""
+    def drain(self) -> None:
+        """Wait until no batch is being made."""
 
     def close(self) -> None:
-        """Make no more."""
+        """Release threads or processes."""
 
 
 def recipe_augmentation() -> Augmentation:
-    """The default recipe's."""
+    """Return the augmentation of the default recipe."""
     recipe = Recipe()
     return Augmentation(recipe.flip, recipe.rotation, scale=recipe.scale, half_body=recipe.half_body)
 
 
 def endless(dataset: StoreDataset) -> StoreDataset:
-    """The dataset, changed so that its epochs are too long to end."""
-    dataset.rows = np.repeat(dataset.rows, ENDLESS)  # sorted as before: a loader searches them
+    """Change the dataset in place so that its epochs practically do not end, and return it."""
+    dataset.rows = np.repeat(dataset.rows, ENDLESS)  # stays sorted: a loader searches them
     return dataset
 
 
 class MemoryBatches:
-    """The same few batches over and over, which cost nothing."""
+    """The same few batches in memory, repeated at no cost."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
         self._batches = itertools.cycle(batches)
@@ -58,36 +60,36 @@ class MemoryBatches:
     def __next__(self) -> Batch:
         return next(self._batches)
 
-    def rest(self) -> None:
-        """Nothing is ever being made."""
+    def drain(self) -> None:
+        """Do nothing: no batch is ever being made."""
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 class StoreBatches:
     """Batches of the trainer's own loader with the recipe's augmentation.
 
     Args:
-        store: Where samples come from.
-        views: As `StoreDataset`'s.
-        batch_size: Instances a batch.
-        device: Where batches go.
-        threads: As the loader's.
+        store: The store of the samples.
+        views: As in `StoreDataset`.
+        batch_size: Instances per batch.
+        device: Device of the batches.
+        threads: As in `Loader`.
     """
 
     def __init__(
-        self, store: Any, views: str | None, batch_size: int, device: torch.device, threads: int | None = None
+        self, store: Store, views: str | None, batch_size: int, device: torch.device, threads: int | None = None
     ) -> None:
         dataset = endless(StoreDataset(store, augmentation=recipe_augmentation(), views=views))
-        self._loader = _Watched(dataset, batch_size, shuffle=True, device=device, threads=threads)
+        self._loader = _RecordingLoader(dataset, batch_size, shuffle=True, device=device, threads=threads)
         self.threads = self._loader.threads
         self._epoch: Iterator[Batch] = self._loader.epoch()
 
     def __next__(self) -> Batch:
         return next(self._epoch)
 
-    def rest(self) -> None:
+    def drain(self) -> None:
         """Wait for the loader's threads."""
         wait(self._loader.futures)
         self._loader.futures.clear()
@@ -97,8 +99,8 @@ class StoreBatches:
         self._epoch.close()  # type: ignore[attr-defined]
 
 
-class _Watched(Loader):
-    """A loader that notes what its threads were given to do."""
+class _RecordingLoader(Loader):
+    """A loader that records the futures submitted to its threads."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

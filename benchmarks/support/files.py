@@ -1,8 +1,8 @@
-"""One `torch.save` file a sample, read by torch's `DataLoader`: what one would write without a store, as its peer.
+"""The peer of a store: one `torch.save` file per sample, read by torch's `DataLoader`.
 
-A file holds what a sample is made from: the frame's pixels uint8, the teacher's maps float32 (all views already
-averaged in the plain crop, so that there is one to read and to warp), the labels' weight. The view that is drawn and
-the kernels that warp are the trainer's own: what differs is where the bytes come from and who makes the batch.
+A file holds the frame's pixels (uint8), the teacher's heatmaps (float32, all stored views averaged in the plain crop,
+so that one map per joint is read and warped) and the labels' weights. The augmented view and the warp kernels are
+those of the trainer. Only the source of the bytes and the maker of the batch differ.
 """
 
 import os
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, get_worker_info
 
 from benchmarks.support.batches import endless
+from cache import Store
 from kdlib.resample.maps import bordered_shape, interior, mean_heatmaps
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.pixels import frame_pixels
@@ -27,13 +28,13 @@ from kdlib.skeleton import FLIP_ORDER
 from train.supervision import Batch
 
 PREFETCH = 2
-"""Batches a worker keeps ready: torch's default."""
+"""Batches that each worker keeps ready: torch's default."""
 POLL = 2e-4
-"""Seconds between two looks at what the workers have made."""
+"""Seconds between two checks of the workers' progress."""
 
 
-def write_files(store: Any, folder: Path) -> int:
-    """A file of every instance of a store; returns the bytes of one, on average."""
+def write_files(store: Store, folder: Path) -> int:
+    """Write one file per instance of a store; return their mean size in bytes."""
     plain = StoreDataset(store)
     for index, row in enumerate(plain.rows):
         sample, frame = plain[index], frame_pixels(store, int(row), store.frame(int(row)))
@@ -51,7 +52,7 @@ def _path(folder: Path, row: int) -> Path:
 
 
 class _ReadMaps(TeacherMaps):
-    """Maps (K, H, W) that were read just now, instead of those of the store's first view."""
+    """Heatmaps (K, H, W) that were just read from a file, in place of the store's first view."""
 
     read: NDArray[np.float32]
 
@@ -70,15 +71,16 @@ class _ReadMaps(TeacherMaps):
 
 
 class FilesDataset(StoreDataset):
-    """The store's samples from the files in a folder.
+    """The samples of a store, read from the files of a folder.
 
     Attributes:
-        work: (workers, 2) how many samples each worker has made, and its CPU seconds; shared with the workers.
+        work: (workers, 2) float64 in shared memory: samples that each worker has made, and its CPU seconds.
     """
 
-    def __init__(self, store: Any, augmentation: Augmentation, folder: Path, workers: int) -> None:
+    def __init__(self, store: Store, augmentation: Augmentation, folder: Path, workers: int) -> None:
         super().__init__(store, augmentation=augmentation, views="first")
-        self.folder, self.maps = folder, _ReadMaps(store, "first", self.stride)
+        self.folder, self._read_maps = folder, _ReadMaps(store, "first", self.stride)
+        self.maps = self._read_maps
         self.work = torch.zeros(workers, 2, dtype=torch.float64).share_memory_()
 
     def __getitem__(self, index: int) -> Batch:
@@ -90,32 +92,29 @@ class FilesDataset(StoreDataset):
         return sample
 
     def _pixels(self, rows: list[int]) -> Iterator[NDArray[np.uint8]]:
-        for row in rows:  # one: each sample is made alone
+        for row in rows:  # a single one: each sample is made by itself
             content = torch.load(_path(self.folder, row), weights_only=True)
-            self.maps.read = content["heatmaps"].numpy()
+            self._read_maps.read = content["heatmaps"].numpy()
             yield np.asarray(cv2.cvtColor(content["image"].numpy(), cv2.COLOR_RGB2RGBA), np.uint8)
 
 
 class FileBatches:
-    """Batches of worker processes, as many as our loader has threads.
+    """Batches made by worker processes, as many as the trainer's loader has threads.
 
     Args:
-        store: Whose samples the files hold.
-        augmentation: How they are seen.
-        folder: With the files of `write_files`.
-        batch_size: Instances a batch.
-        device: Where batches go.
+        store: The store whose samples the files hold.
+        augmentation: Augmentation of the samples.
+        folder: Folder with the files of `write_files`.
+        batch_size: Instances per batch.
+        device: Device of the batches.
     """
 
     def __init__(
-        self, store: Any, augmentation: Augmentation, folder: Path, batch_size: int, device: torch.device
+        self, store: Store, augmentation: Augmentation, folder: Path, batch_size: int, device: torch.device
     ) -> None:
         workers = min(8, os.cpu_count() or 1)
-        self._dataset, self._device, self._batch_size = (
-            FilesDataset(store, augmentation, folder, workers),
-            device,
-            batch_size,
-        )
+        self._dataset = FilesDataset(store, augmentation, folder, workers)
+        self._device, self._batch_size = device, batch_size
         loader = DataLoader(
             endless(self._dataset),
             batch_size,
@@ -123,23 +122,23 @@ class FileBatches:
             num_workers=workers,
             prefetch_factor=PREFETCH,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_alone,
+            worker_init_fn=_use_one_opencv_thread,
         )
         self._batches: Any = iter(loader)
-        self._asked = workers * PREFETCH
+        self._requested = workers * PREFETCH
 
     def __next__(self) -> Batch:
-        self._asked += 1
+        self._requested += 1
         batch: Batch = next(self._batches)
         return {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.items()}
 
-    def rest(self) -> None:
-        """Wait until the workers have made what they were asked for."""
-        while self._dataset.work[:, 0].sum() < self._asked * self._batch_size:
+    def drain(self) -> None:
+        """Wait until the workers have made all requested batches."""
+        while self._dataset.work[:, 0].sum() < self._requested * self._batch_size:
             time.sleep(POLL)
 
     def cpu_seconds(self) -> float:
-        """What the workers have used so far."""
+        """Return the CPU seconds that the workers have used so far."""
         return float(self._dataset.work[:, 1].sum())
 
     def close(self) -> None:
@@ -147,5 +146,5 @@ class FileBatches:
         self._batches._shutdown_workers()
 
 
-def _alone(_worker: int) -> None:
-    cv2.setNumThreads(0)  # the samples are the parallel work
+def _use_one_opencv_thread(_worker: int) -> None:
+    cv2.setNumThreads(0)  # the samples are processed in parallel instead

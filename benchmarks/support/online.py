@@ -1,4 +1,4 @@
-"""A teacher that works beside the student in every step, as the seed notebook has it: the peer of a store."""
+"""The peer of a store: a teacher that runs beside the student in every step, as in the seed notebook."""
 
 import torch
 from torch import Tensor
@@ -9,14 +9,15 @@ from precompute.teacher.hrnet import build_hrnet, fold_batch_norm
 
 
 class OnlineTeacher:
-    """An HRNet with random weights, on the student's device, as fast as precompute runs it.
+    """An HRNet with random weights, with the same optimisations as in precompute.
 
     Args:
         name: Key of `precompute.teacher.hrnet.HRNETS`.
+        device: Device on which it runs, the student's.
 
     Attributes:
-        device: Where it runs.
-        precision: What it computes in.
+        device: Device on which it runs.
+        precision: ``fp32`` or ``bf16``.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -28,5 +29,5 @@ class OnlineTeacher:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 on the device -> (B, K, h, w) float32 on the device."""
+        """Compute heatmaps (B, K, h, w) float32 from images (B, H, W, 3) uint8, both on the device."""
         return self._model(normalise_images(images).to(self._dtype)).float()

@@ -1,4 +1,4 @@
-"""Stores of any length from a few prepared records over and over, each with its own place in the files."""
+"""Stores of any length that repeat a few prepared records; every record is written to the files separately."""
 
 import os
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ IMAGE_SIZE = (240, 320)
 
 
 def write_repeated(path: Path, count: int, *, frames: bool) -> None:
-    """Write a store of one view, 17x32x24, that can be trained from if it has frames.
+    """Write a store of one view of 17x32x24 maps, which can be trained from if it has frames.
 
     Args:
-        path: ``.zarr`` or ``.h5``.
+        path: Path of the store, ``.zarr`` or ``.h5``.
         count: Instances.
-        frames: Whether there are pictures.
+        frames: Whether to write frames.
     """
     width, height = HEATMAP_SIZE
     spec = cache.StoreSpec(count, 1, JOINTS, height, width, frames=frames)
@@ -50,7 +50,7 @@ def _columns(count: int) -> Mapping[str, Any]:
         "annotation_id": np.arange(count),
         "image_id": np.arange(count) // 2,
         "file_name": [f"{i // 2:012d}.jpg" for i in range(count)],
-        "image_size": np.tile(np.int32(IMAGE_SIZE), (count, 1)),
+        "image_size": np.tile(np.array(IMAGE_SIZE, np.int32), (count, 1)),
         "bbox": np.tile(BOX, (count, 1)),
         "area": np.full(count, BOX[2] * BOX[3] / 2),
         "iscrowd": np.zeros(count, np.uint8),
@@ -60,7 +60,7 @@ def _columns(count: int) -> Mapping[str, Any]:
 
 
 def _affines() -> tuple[Any, Any]:
-    """Image to frame (2, 3), and frame to the one view (1, 2, 3)."""
+    """Return the affines image to frame (2, 3) and frame to the single view (1, 2, 3)."""
     (center,), (size,) = box_to_region(BOX, INPUT_SIZE)
     frame = region_affine(center, size * FRAME_MARGIN, _frame_size())
     return frame, compose_affines(region_affine(center, size, INPUT_SIZE), invert_affine(frame))[None]
@@ -72,20 +72,20 @@ def _frame_size() -> tuple[int, int]:
 
 def _fill(writer: cache.Writer) -> None:
     records = [writer.spec.codec.encode(maps[None]) for maps in teacher_like_maps(RECORDS, HEATMAP_SIZE)]
-    pictures = _pictures() if writer.spec.frames else [None] * RECORDS
+    frames = _frames() if writer.spec.frames else [None] * RECORDS
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for number in writer.pending_shards():
             with writer.shard(number) as shard:
 
                 def put(index: int, shard: Any = shard) -> None:
-                    shard.put_encoded(index, records[index % RECORDS], pictures[index % RECORDS])
+                    shard.put_encoded(index, records[index % RECORDS], frames[index % RECORDS])
 
                 list(pool.map(put, writer.shard_range(number), chunksize=64))
     writer.publish()
 
 
-def _pictures() -> list[bytes]:
-    """Smooth noise, about as many bytes as a photograph."""
+def _frames() -> list[bytes]:
+    """Make JPEG files of smooth noise, about as large as photographs."""
     rng, (width, height) = np.random.default_rng(0), _frame_size()
     coarse = (rng.integers(0, 256, (height // 6, width // 6, 3), np.uint8) for _ in range(RECORDS))
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]

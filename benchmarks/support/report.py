@@ -1,7 +1,7 @@
-"""The line that a benchmark reports, and the file that keeps a run's lines.
+"""The line that a benchmark reports, and the results file of a run.
 
-A line is one JSON object: bench, metric, value, unit, peer, peer_value, ratio, n, machine, versions, and whatever else
-tells lines of one metric apart. ``ratio`` is value / peer_value; without a peer both are null.
+A line is one JSON object: bench, metric, value, unit, peer, peer_value, ratio, n, machine, versions, and the fields
+that distinguish lines of the same metric. ``ratio`` is value / peer_value; without a peer both are null.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Line:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The line as it is printed."""
+        """Return the line as it is printed."""
         ratio = None if self.peer_value is None else _digits(self.value / self.peer_value)
         return {
             "bench": self.bench,
@@ -57,13 +57,13 @@ def _digits(value: float) -> float:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of everything that decides how fast something is."""
+    """Return the versions of all software that affects speed."""
     return software()
 
 
 @functools.cache
 def machine() -> str:
-    """What the machine is, without its name: cores, vector instructions, and the GPU if there is one."""
+    """Describe the machine without its host name: cores, vector instructions, and the GPU if there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parts = [str(cores), "core", torch.backends.cpu.get_cpu_capability().lower()]
     if torch.cuda.is_available():
@@ -71,8 +71,8 @@ def machine() -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts)).strip("-")
 
 
-def keep(lines: list[dict[str, Any]], folder: Path, day: datetime.date) -> Path:
-    """Write a run's lines to ``folder/DATE-MACHINE.jsonl``; what is there already stays as it is."""
+def write_results(lines: list[dict[str, Any]], folder: Path, day: datetime.date) -> Path:
+    """Write the lines of a run to a new file ``folder/DATE-MACHINE[-N].jsonl``; existing files are not changed."""
     folder.mkdir(parents=True, exist_ok=True)
     content = "".join(json.dumps(line) + "\n" for line in lines)
     number = 1

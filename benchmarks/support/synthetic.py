@@ -1,8 +1,8 @@
-"""Heatmaps that look like a teacher's, and a teacher that hands them out: cost is real, meaning is not.
+"""Synthetic heatmaps with the cost of a real teacher's, and a teacher that returns them.
 
-Of 256 persons of COCO under a real teacher with flip test, 17x64x48 maps take 5.8 KB in the default codec, 14 %
-of their values reach the floor, and a person's take 19 microseconds to decompress and 21 to decode; these maps take
-5.7 KB, 12 %, 19 and 22 microseconds.
+256 COCO persons, a real teacher with flip test, 17x64x48 maps: 5.8 KB per person in the default codec, 14 % of the
+values above the floor, 19 microseconds per person to decompress and 21 to decode. The synthetic maps: 5.7 KB, 12 %, 19
+and 22 microseconds.
 """
 
 from collections.abc import Callable
@@ -16,18 +16,18 @@ from precompute.teacher.loading import Teacher
 
 JOINTS = 17
 BACKGROUND = 0.001
-"""Standard deviation of the background, as wide as a pixel."""
+"""Standard deviation of the background noise, which is smooth over about a pixel."""
 TEXTURE = 1.2
-"""The same of what the Gaussians are divided by, from 1 up."""
+"""Strength of the noise by which the Gaussians are divided: 1 + TEXTURE * abs(noise)."""
 
 
 def teacher_like_maps(count: int, size: tuple[int, int], seed: int = 0) -> NDArray[np.float32]:
-    """Gaussians of different height and width, not quite smooth, over a background, (count, 17, H, W) float32.
+    """Make textured Gaussians of varying height and width over background noise, (count, 17, H, W) float32.
 
     Args:
-        count: Instances and views.
+        count: Number of instances times views.
         size: Width and height of a map.
-        seed: Of everything random.
+        seed: Random seed.
     """
     rng = np.random.default_rng(seed)
     (width, height), each = size, (count, JOINTS, 1, 1)
@@ -44,11 +44,11 @@ def _smooth(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float
     return np.asarray(noise / noise.std())
 
 
-class Dealer:
-    """A network that hands out prepared maps in turn; a network it is given runs first and is not listened to.
+class PreparedMaps:
+    """A network that returns prepared maps in turn; a network that it is given runs first, and its output is discarded.
 
-    With a flip test, which must be of one view, every second call is about the mirrored crops of the call before: the
-    flip test brings its maps back onto those of that call.
+    With a flip test (one stored view only), every second call gets the mirrored crops of the previous call. It returns
+    maps that the flip test maps back onto those of the previous call.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Dealer:
         self._mirrored: NDArray[np.float32] | None = None
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, H, W, 3) uint8 -> (B, 17, h, w) float32."""
+        """Return maps (B, 17, h, w) float32 for crops (B, H, W, 3) uint8."""
         if self._network is not None:
             self._network(crops)
         if self._mirrored is not None:
@@ -82,9 +82,9 @@ def synthetic_teacher(
     *,
     flip_test: bool = True,
 ) -> Teacher:
-    """A teacher of that input size (width, height) whose maps are prepared; ``network`` gives it its cost.
+    """Build a teacher of an input size (width, height) that returns prepared maps; running ``network`` is its cost.
 
-    With ``flip_test`` it expects to be asked about each batch of crops and then about their mirrors.
+    With ``flip_test``, each batch of crops must be followed by the same crops, mirrored.
     """
     heatmap_size = (input_size[0] // 4, input_size[1] // 4)
     return Teacher(
@@ -95,5 +95,5 @@ def synthetic_teacher(
         weights_sha256="0" * 64,
         precision="fp32",
         device="cpu",
-        network=Dealer(heatmap_size, network, flip_test),
+        network=PreparedMaps(heatmap_size, network, flip_test),
     )

@@ -1,7 +1,7 @@
-"""Timing that holds on a noisy machine: contenders take turns, and medians over the rounds are compared.
+"""Timing for noisy machines: contenders take turns, and ratios within a round are compared.
 
-Load that comes and goes hits all contenders of a round alike when their turns are short. So what is reported is the
-median of the rounds' own ratios (`Timings.paired`), and how far they scatter (`Timings.spread`).
+Changing load affects all contenders of a round alike if their turns are short. So the reported values are the median of
+the ratios within each round (`Timings.paired`) and their quartiles (`Timings.spread`).
 """
 
 import dataclasses
@@ -13,49 +13,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 Work = Callable[[], int]
-"""Does a piece of work; returns how many items it did."""
+"""Do a piece of work; return the number of items."""
 Block = Callable[[], tuple[int, float]]
-"""The same, timed: items and seconds."""
+"""Do a piece of work; return the number of items and the seconds."""
 Clock = Callable[[], float]
-"""Seconds since some moment."""
+"""Return the seconds since a fixed moment."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Timings:
-    """Seconds an item, of every contender in every round."""
+    """Seconds per item of every contender in every round."""
 
     seconds: dict[str, list[float]]
     items: dict[str, int]
     """Items of each contender over all rounds."""
 
     def median(self, name: str) -> float:
-        """Median seconds an item."""
+        """Return the median seconds per item."""
         return statistics.median(self.seconds[name])
 
     def rate(self, name: str) -> float:
-        """Items a second, from the median."""
+        """Return the items per second, from the median."""
         return 1 / self.median(name)
 
-    def of(self, *names: str) -> NDArray[np.float64]:
-        """Seconds an item of several contenders together, a number a round."""
+    def total(self, *names: str) -> NDArray[np.float64]:
+        """Return the summed seconds per item of several contenders, one number per round."""
         return np.sum([self.seconds[name] for name in names], axis=0)
 
     def paired(self, name: str, peer: str) -> float:
-        """Median of the rounds' own ratios of seconds."""
-        return round(float(np.median(self.of(name) / self.of(peer))), 3)
+        """Return the median of the ratios of seconds within each round."""
+        return round(float(np.median(self.total(name) / self.total(peer))), 3)
 
     def spread(self, name: str, peer: str) -> list[float]:
-        """Quartiles of the rounds' own ratios of seconds: how far the noise goes."""
-        return quartiles(self.of(name) / self.of(peer))
+        """Return the quartiles of the ratios of seconds within each round."""
+        return quartiles(self.total(name) / self.total(peer))
 
 
 def quartiles(values: NDArray[np.float64]) -> list[float]:
-    """The first and the third, rounded."""
+    """Return the first and the third quartile, rounded to 3 decimals."""
     return [round(float(quartile), 3) for quartile in np.quantile(values, (0.25, 0.75))]
 
 
 def timed(work: Work, clock: Clock = time.perf_counter) -> Block:
-    """A piece of work with a clock around it."""
+    """Wrap work into a block that measures its seconds."""
 
     def block() -> tuple[int, float]:
         started = clock()
@@ -66,7 +66,7 @@ def timed(work: Work, clock: Clock = time.perf_counter) -> Block:
 
 
 def interleave(blocks: Mapping[str, Block], rounds: int) -> Timings:
-    """Run all blocks once a round, back and forth; an additional first round warms up and is thrown away."""
+    """Run all blocks once per round, in alternating order; an extra first round is a warm-up and does not count."""
     timings = Timings({name: [] for name in blocks}, dict.fromkeys(blocks, 0))
     names = list(blocks)
     for number in range(rounds + 1):
@@ -79,13 +79,13 @@ def interleave(blocks: Mapping[str, Block], rounds: int) -> Timings:
 
 
 def interleave_on(clocks: Mapping[str, Clock], work: Mapping[str, Work], rounds: int) -> dict[str, Timings]:
-    """For many contenders: the same turns read off several clocks, in a random order that is another every round.
+    """Time many contenders with several clocks at once, in a new random order in every round.
 
-    Back and forth, each would always have the same neighbours, and who follows a large network finds other caches, and
-    an allocator in another state, than who follows a small one.
+    In alternating order, each contender would always follow the same one, and the caches and the allocator are in
+    another state after a large network than after a small one.
 
     Returns:
-        Timings of each clock.
+        The timings of each clock.
     """
     timings = {clock: Timings({name: [] for name in work}, dict.fromkeys(work, 0)) for clock in clocks}
     rng, names = np.random.default_rng(0), list(work)
@@ -94,7 +94,7 @@ def interleave_on(clocks: Mapping[str, Clock], work: Mapping[str, Work], rounds:
             started = {clock: read() for clock, read in clocks.items()}
             done = work[name]()
             elapsed = {clock: read() - started[clock] for clock, read in clocks.items()}
-            for clock, of in timings.items() if number else ():
-                of.seconds[name].append(elapsed[clock] / done)
-                of.items[name] += done
+            for clock, timing in timings.items() if number else ():
+                timing.seconds[name].append(elapsed[clock] / done)
+                timing.items[name] += done
     return timings

@@ -1,4 +1,4 @@
-"""A contender's turn: a few batches, something done with each, and nothing left running."""
+"""A contender's turn: it processes a few batches and leaves nothing running."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,10 @@ class Turn:
     """Work for `benchmarks.support.timing`.
 
     Args:
-        batches: Where they come from; several contenders may share them, as each leaves them at rest.
-        count: Batches a turn.
-        device: Waited for at the end, where it works on its own.
-        use: What is done with a batch; nothing where None.
+        batches: Source of the batches; several contenders can share it, as each drains it.
+        count: Batches per turn.
+        device: Device of the batches; a GPU is synchronised at the end of the turn.
+        use: Function applied to each batch; None loads the batches only.
     """
 
     def __init__(
@@ -24,14 +24,14 @@ class Turn:
         self.batches, self.count, self.device, self.use = batches, count, device, use
 
     def __call__(self) -> int:
-        """One turn; returns its instances."""
+        """Run one turn; return its number of instances."""
         done = 0
         for _ in range(self.count):
             batch = next(self.batches)
             if self.use is not None:
                 self.use(batch)
             done += len(batch["image"])
-        self.batches.rest()
+        self.batches.drain()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return done

@@ -1,7 +1,7 @@
-"""What the benchmarks measure on, made once a run in a temporary folder: people, precompute jobs and stores.
+"""Inputs of the benchmarks, made once per run in a temporary folder: people, precompute jobs and stores.
 
-People are the embedded sample's. Lines from real COCO photographs are added where `../shared/data` lies beside the
-repository (data/README.md there says what it is); nothing else depends on it.
+People are those of the embedded sample. If `../shared/data` (described in its README.md) exists beside the repository,
+lines from real COCO photographs are added; nothing else depends on it.
 """
 
 import dataclasses
@@ -30,20 +30,20 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 @dataclasses.dataclass(frozen=True)
 class People:
-    """Persons and the folder of their images."""
+    """A data split and the instances selected from it."""
 
     split: Split
     selection: Selection
 
 
 class Workspace:
-    """Inputs of the benchmarks, each made when it is first asked for.
+    """Inputs of the benchmarks, each made on first use.
 
     Args:
-        folder: For everything that is made.
-        effort: How many persons a store has.
-        sample: The embedded sample; a small one is drawn where there is none.
-        shared: Real photographs and the ONNX teacher, or a folder that does not exist.
+        folder: Temporary folder of all inputs.
+        effort: Sizes of the inputs.
+        sample: Folder of the embedded sample; if it does not exist, a small sample is drawn.
+        shared: Folder of real photographs and the ONNX teacher; may not exist.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class Workspace:
 
     @property
     def sources(self) -> list[str]:
-        """Which people there are: ``sample``, and ``coco`` where its photographs are present."""
+        """The available sources of people: ``sample``, and ``coco`` if its photographs are present."""
         return ["sample"] + (["coco"] if (self._shared / "coco_real").is_dir() else [])
 
     @property
     def onnx_teacher(self) -> Path:
-        """The real network that belongs to ``coco``."""
+        """Path of the network trained on COCO, the teacher of ``coco``."""
         return self._shared / "weights" / "ultralight_simplepose_256x192.onnx"
 
     def people(self, source: str, count: int) -> People:
-        """The first persons of a source, fewer where it has fewer."""
+        """Select the first ``count`` instances of a source, or all if it has fewer."""
         folder = self._shared / "coco_real" if source == "coco" else self._sample_folder()
         split = find_split(folder, "train")
         return People(split, select(split, limit=count, skip_missing=True))
@@ -75,35 +75,43 @@ class Workspace:
             write_sample(drawn, SampleSpec(train=self.effort.instances, val=8), workers=os.cpu_count() or 1)
         return drawn
 
-    def store(self, source: str, input_size: tuple[int, int], views: ViewPlan = BY_DEFAULT, form: str = "zarr") -> Any:
-        """A store of ``effort.instances`` persons as a teacher of that input size (width, height) would leave it.
+    def store(
+        self, source: str, input_size: tuple[int, int], views: ViewPlan = BY_DEFAULT, suffix: str = "zarr"
+    ) -> cache.Store:
+        """Open the store of `store_path`."""
+        return cache.open_store(self.store_path(source, input_size, views, suffix))
 
-        Frames, affines and truth are the persons', the maps are `synthetic`. ``form`` is ``zarr`` or ``h5``.
+    def store_path(
+        self, source: str, input_size: tuple[int, int], views: ViewPlan = BY_DEFAULT, suffix: str = "zarr"
+    ) -> Path:
+        """Return the path of a store of ``effort.instances`` instances for a teacher of an input size (width, height).
+
+        Frames, affines and ground truth are real, the maps are `synthetic`. ``suffix`` is ``zarr`` or ``h5``.
         """
-        assert views.count == 1 or not views.flip_test, "the synthetic teacher flips one view"  # noqa: S101
+        assert views.count == 1 or not views.flip_test, "the synthetic teacher flips one view only"  # noqa: S101
         kind = f"{views.count}{'-flip-test' if views.flip_test else ''}"
-        path = self.folder / f"{source}-{input_size[1]}x{input_size[0]}-{kind}.{form}"
-        if not path.exists() and form == "h5":
-            convert_store(self.store(source, input_size, views).path, path)
+        path = self.folder / f"{source}-{input_size[1]}x{input_size[0]}-{kind}.{suffix}"
+        if not path.exists() and suffix == "h5":
+            convert_store(self.store_path(source, input_size, views), path)
         elif not path.exists():
             people = self.people(source, self.effort.instances)
             precompute = Precompute.plan(people, synthetic_teacher(input_size, flip_test=views.flip_test), views=views)
             writer = precompute.begin(path)
             fill(precompute.job, writer)
             writer.publish()
-        return cache.open_store(path)
+        return path
 
 
 @dataclasses.dataclass(frozen=True)
 class Precompute:
-    """A precompute run, as ``python -m precompute`` sets it up."""
+    """A precompute run, set up as ``python -m precompute`` does."""
 
     job: Job
     provenance: dict[str, Any]
 
     @classmethod
     def plan(cls, people: People, teacher: Teacher, batch_size: int = 32, views: ViewPlan = BY_DEFAULT) -> Self:
-        """The run of a teacher over people."""
+        """Plan the run of a teacher over people."""
         split, chosen = people.split, people.selection
         geometry = plan_geometry(chosen.persons, teacher.input_size, views)
         cropper = Cropper(split.images, chosen.persons, geometry, teacher.input_sizes, frames=True)
@@ -120,8 +128,8 @@ class Precompute:
         )
         return cls(job, provenance)
 
-    def begin(self, path: Path) -> Any:
-        """A writer for the run's store."""
+    def begin(self, path: Path) -> cache.Writer:
+        """Create the store of the run, overwriting an existing one, and return its writer."""
         return create_writer(
             self.job, path, cache.RootCodec(), self.provenance, frames=True, resume=False, overwrite=True
         )

@@ -1,1 +1,1 @@
-"""Benchmarks of the trainer: its loader, its steps, its memory."""
+"""Benchmarks of the trainer: loader, training step, memory, start-up."""

@@ -1,12 +1,14 @@
-"""What does keeping freed memory save? `python -m benchmarks.trainer.allocator`.
+"""A training step that keeps freed memory over glibc's default: `python -m benchmarks.trainer.allocator`.
 
-train.kept_memory   CPU seconds of an instance in a training step of the default student, 256x192, with the allocator as
-                    `python -m train` sets it (`kdlib.machine.process`) over glibc's own way; `system` is the kernel's share
-                    of both, `faults` the page faults of a step, `resident` the largest size in MB
+train.kept_memory   CPU seconds per instance in a training step of the default student at 256x192, with the allocator
+                    configured as in `python -m train` (`kdlib.machine.process`), over glibc's default; `system` is the
+                    kernel's share of both in seconds, `faults` the page faults per step, `resident` the largest
+                    resident size in MB
 
-A process a round, as the choice cannot be undone. The CPU's clock alone: most of what is saved is the kernel's.
+One process per round and mode, because the setting cannot be undone. CPU time only: most of the saving is kernel time.
 """
 
+import functools
 import json
 import os
 import statistics
@@ -35,13 +37,13 @@ size, steps = int(sys.argv[2]), int(sys.argv[3])
 recipe = Recipe()
 student = build_student(recipe.student, recipe.head, 17, (192, 256)).to(memory_format=torch.channels_last)
 student.add_norms()
-pictures = torch.randn(size, 3, 256, 192).contiguous(memory_format=torch.channels_last)
+images = torch.randn(size, 3, 256, 192).contiguous(memory_format=torch.channels_last)
 target, weight = torch.randn(size, 17, 64, 48), torch.ones(size, 17)
 
 def train(steps):
     for _ in range(steps):
         student.zero_grad(set_to_none=True)
-        spatial_kl(student(pictures), target, weight).backward()
+        spatial_kl(student(images), target, weight).backward()
 
 train(2)
 before = resource.getrusage(resource.RUSAGE_SELF)
@@ -51,31 +53,33 @@ user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stim
 faults = (after.ru_minflt - before.ru_minflt) / steps
 print(json.dumps({"seconds": user + system, "system": system, "faults": faults, "resident": after.ru_maxrss / 1024}))
 """
-WAYS = ("keep", "leave")
+MODES = ("keep", "default")
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
-    """One line; none where the allocator is not glibc's."""
+    """Yield one line, or none where the allocator is not glibc's."""
     if not sys.platform.startswith("linux"):
         return
     size, steps = min(16, workspace.effort.batch_size), 4 * workspace.effort.steps
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    found: dict[str, list[dict[str, float]]] = {mode: [] for mode in MODES}
 
-    def measure(way: str) -> tuple[int, float]:
-        command = [sys.executable, "-c", STEPS, way, str(size), str(steps)]
+    def measure(mode: str) -> tuple[int, float]:
+        command = [sys.executable, "-c", STEPS, mode, str(size), str(steps)]
         environment = {name: value for name, value in os.environ.items() if name not in CHOSEN}
         done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
-        found[way].append(json.loads(done.stdout))
-        return size * steps, found[way][-1]["seconds"]
+        found[mode].append(json.loads(done.stdout))
+        return size * steps, found[mode][-1]["seconds"]
 
-    timings = interleave({way: lambda way=way: measure(way) for way in WAYS}, workspace.effort.some(0.7))
-    ours, theirs = (timings.median(way) for way in WAYS)
+    blocks = {mode: functools.partial(measure, mode) for mode in MODES}
+    timings = interleave(blocks, workspace.effort.rounds_times(0.7))
+    ours, theirs = (timings.median(mode) for mode in MODES)
     medians = {
-        name: [round(statistics.median(one[name] for one in found[way]), 3) for way in WAYS]
+        name: [round(statistics.median(one[name] for one in found[mode]), 3) for mode in MODES]
         for name in ("system", "faults", "resident")
     }
-    extra = {"paired": timings.paired(*WAYS), "spread": timings.spread(*WAYS), "batch_size": size, **medians}
-    yield Line("train", "kept_memory", ours, "CPU s an instance", timings.items["keep"], "glibc's way", theirs, extra)
+    extra = {"paired": timings.paired(*MODES), "spread": timings.spread(*MODES), "batch_size": size, **medians}
+    n = timings.items["keep"]
+    yield Line("train", "kept_memory", ours, "CPU s per instance", n, "glibc default", theirs, extra)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Does `--compile` pay? `python -m benchmarks.trainer.compiling`.
+"""Training steps with `--compile` over steps without it: `python -m benchmarks.trainer.compiling`.
 
-train.compiled_over_eager   instances/s of training steps through `torch.compile` over the same without it: the default
-                            student, batches in memory, steady state. `compile_seconds` is what the first step took
-                            beyond later ones, with the compiler's cache empty; `pays_after` so many instances, none
-                            where it never does. `cpu` and `spread` as in `training`
+train.compiled_over_eager   instances/s of training steps with `torch.compile` over the same without it: the default
+                            student, batches in memory, steady state. `compile_seconds` is the extra time of the first
+                            step with an empty compiler cache; `pays_after` is the number of instances after which
+                            compiling has saved time, null if it never does. `cpu` and `spread` as in `steps`
 
-No line where `torch.compile` does not work.
+No line is reported where `torch.compile` does not work.
 """
 
 import contextlib
@@ -30,16 +30,16 @@ from train.run.step import compiler_problem
 BATCH_SIZE = 16
 INPUT_SIZE = (192, 256)
 IN_MEMORY = 4
-"""Batches."""
+"""Number of batches in memory."""
 
 
 def run(workspace: Workspace, input_size: tuple[int, int] = INPUT_SIZE) -> Iterator[Line]:
-    """One line, for an input size (width, height)."""
+    """Yield one line, for an input size (width, height)."""
     device, size = choose_device("auto"), min(BATCH_SIZE, workspace.effort.batch_size)
     store = workspace.store("sample", input_size)
     with contextlib.closing(StoreBatches(store, None, size, device)) as batches:
         memory = MemoryBatches([next(batches) for _ in range(IN_MEMORY)])
-        batches.rest()
+        batches.drain()
     with _empty_cache(workspace.folder / "compiler"):
         problem = compiler_problem(device)
         if problem:
@@ -51,7 +51,8 @@ def run(workspace: Workspace, input_size: tuple[int, int] = INPUT_SIZE) -> Itera
             for name in ("eager", "compiled")
         }
         trainers["compiled"].state.stepper.connect(compiled=True)
-        turns = {name: Turn(memory, workspace.effort.steps, device, of._train_step) for name, of in trainers.items()}
+        steps = workspace.effort.steps
+        turns = {name: Turn(memory, steps, device, trainer._train_step) for name, trainer in trainers.items()}
         started = time.perf_counter()
         Turn(memory, 1, device, trainers["compiled"]._train_step)()
         first = time.perf_counter() - started

@@ -1,9 +1,9 @@
-"""How long from the command to the first step? `python -m benchmarks.trainer.first_step`.
+"""Starting the trainer, to its first step, over importing torch: `python -m benchmarks.trainer.first_step`.
 
 train.first_step   seconds from starting `python -m train distill` on a store of the sample's people to the end of its
                    first optimiser step, over `python -c "import torch, torchvision"`; `beyond` is the difference
 
-Both start with warm files and compiled kernels (numba keeps them on disk): a round before the first fills the caches.
+Both start with files in the page cache and compiled kernels (numba keeps them on disk): a warm-up round fills both.
 """
 
 import subprocess
@@ -19,28 +19,30 @@ from benchmarks.support.workspace import ROOT, Workspace
 SIZE = (96, 128)
 ONE_STEP = """
 import os, sys
-from train import __main__, loop
+from train.__main__ import main
+from train.run.loop import Trainer
 
-step = loop.Trainer._train_step
+step = Trainer._train_step
 
-def only_one(trainer, batch):
+def step_and_exit(trainer, batch):
     step(trainer, batch)
     os._exit(0)
 
-loop.Trainer._train_step = only_one
-sys.exit(__main__.main(sys.argv[1:]))
+Trainer._train_step = step_and_exit
+sys.exit(main(sys.argv[1:]))
 """
-"""The command, ended by its first step."""
+"""The command, which exits after its first step."""
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
-    """One line."""
-    store = workspace.store("sample", SIZE).path
+    """Yield one line."""
+    store = workspace.store_path("sample", SIZE)
     work: dict[str, Work] = {
         "step": lambda: _python(ONE_STEP, *_command(store, workspace.folder / "first")),
         "import": lambda: _python("import torch, torchvision"),
     }
-    timings = interleave({name: timed(of) for name, of in work.items()}, workspace.effort.some(0.7))
+    blocks = {name: timed(run_once) for name, run_once in work.items()}
+    timings = interleave(blocks, workspace.effort.rounds_times(0.7))
     ours, theirs = timings.median("step"), timings.median("import")
     extra = {"beyond": round(ours - theirs, 3), "spread": timings.spread("step", "import")}
     yield Line("train", "first_step", ours, "s", timings.items["step"], "import torch, torchvision", theirs, extra)

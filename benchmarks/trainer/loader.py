@@ -1,16 +1,16 @@
-"""What does a training sample cost the CPU? `python -m benchmarks.trainer.loader`.
+"""The trainer's loader over decoding its frames, and over the notebook's loader: `python -m benchmarks.trainer.loader`.
 
-loader.decode     milliseconds of CPU an instance of our loader, all included, over the bare JPEG decode of its frame
+loader.decode     milliseconds of CPU time per instance of the trainer's loader over decoding the JPEG of its frame
 loader.notebook   the same over the seed notebook's loader at the same input size (`notebook`), which reads no maps
-loader.target     how many of these peers (`of`) an instance with the teacher's maps costs: the median of the rounds'
-                  own ratios, over what it should at most be; a `ratio` above 1 misses the target
-loader.rate       instances a second, by the wall clock, that the loader delivers with all its threads, over one thread;
-                  `per_core` a thread, `per_core_cpu` a second of CPU time, which other load hardly changes
+loader.target     the cost of an instance with the teacher's maps in units of a peer (`of`), median of the ratios within
+                  each round, over the target, which is an upper limit; a `ratio` above 1 misses the target
+loader.rate       instances per second of wall time that the loader delivers with all its threads, over one thread;
+                  `per_core` is per thread, `per_core_cpu` per second of CPU time, which other load hardly changes
 
-Ours is the trainer's loader with the recipe's augmentation: frame read and decode, warp, targets, batch assembly (into
-pinned memory and onto the GPU where there is one), and the teacher's maps, read, decoded and warped: `maps` names
-those of a store as `precompute` makes it, those of a store of crop and mirror, averaged by the loader, or none. One
-thread, but for the rates; CPU time of all threads together.
+The trainer's loader, with the recipe's augmentation, reads and decodes the frame, warps it, makes the targets and
+assembles the batch (in pinned memory and on the GPU if there is one). It also reads, decodes and warps the teacher's
+maps. `maps` says which: `flip test`, a store as `precompute` makes it; `two views`, a store of crop and mirror,
+averaged by the loader; or `none`. One thread, except for the rates; CPU time is that of all threads together.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from benchmarks.support.report import Line
 from benchmarks.support.timing import Timings, Work, interleave, interleave_on, timed
 from benchmarks.support.turn import Turn
 from benchmarks.support.workspace import People, Workspace
+from cache import Store
 from kdlib.machine.device import choose_device
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import Loader
@@ -39,24 +40,24 @@ CASES = (
     ("coco", (192, 256), (192, 256)),
     ("coco", (192, 256), (96, 128)),
 )
-"""Source, and width and height of the teacher's input and of the student's."""
+"""Source, (width, height) of the teacher's input, (width, height) of the student's input."""
 TARGETS = {"decode": 1.5, "notebook": 0.2}
-"""How much of each peer an instance should cost at most."""
+"""Largest acceptable cost of an instance in units of each peer."""
 MAPS = {"flip test": BY_DEFAULT, "two views": ViewPlan(2, flip_test=False), "none": None}
 PEOPLE_OF_NOTEBOOK = 2 * BATCH_SIZE
-"""It is slow: some are enough."""
+"""The notebook's loader is slow, so it loads fewer instances."""
 BATCHES = 4
-"""Of one turn, where rates are measured."""
+"""Batches per turn where rates are measured."""
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
-    """Lines of every source, input size and kind of maps."""
+    """Yield the lines of every source, input size and kind of maps."""
     for source, stored, size in CASES:
         if source in workspace.sources:
             store, batch = workspace.store(source, stored), workspace.effort.batch_size
             few = workspace.people(source, min(PEOPLE_OF_NOTEBOOK, len(store)))
             contenders: dict[str, Work] = {
-                maps: Epochs(*_reading(workspace, source, stored, maps), batch, size) for maps in MAPS
+                maps: Epochs(*_store_and_views(workspace, source, stored, maps), batch, size) for maps in MAPS
             }
             contenders["decode"] = FrameDecode(store)
             contenders["notebook"] = NotebookEpoch(few, size)
@@ -68,7 +69,7 @@ def run(workspace: Workspace) -> Iterator[Line]:
 
 
 def _rate(workspace: Workspace, source: str, size: tuple[int, int], maps: str) -> Line:
-    (store, views), device = _reading(workspace, source, size, maps), choose_device("auto")
+    (store, views), device = _store_and_views(workspace, source, size, maps), choose_device("auto")
     with contextlib.ExitStack() as stack:
         all_threads, one = (
             stack.enter_context(
@@ -95,8 +96,8 @@ def _rate(workspace: Workspace, source: str, size: tuple[int, int], maps: str) -
     )
 
 
-def _reading(workspace: Workspace, source: str, size: tuple[int, int], maps: str) -> tuple[Any, str | None]:
-    """The store with those maps, and `StoreDataset`'s views of it."""
+def _store_and_views(workspace: Workspace, source: str, size: tuple[int, int], maps: str) -> tuple[Store, str | None]:
+    """Return the store with a kind of maps, and the argument ``views`` of `StoreDataset` that reads them."""
     plan = MAPS[maps]
     return (workspace.store(source, size), None) if plan is None else (workspace.store(source, size, plan), "average")
 
@@ -122,27 +123,27 @@ def _lines(timings: Timings, about: dict[str, Any]) -> Iterator[Line]:
 
 
 class Epochs:
-    """One epoch after the other through the trainer's loader, made by one thread."""
+    """Successive epochs of the trainer's loader, made by one thread."""
 
-    def __init__(self, store: Any, views: str | None, batch_size: int, size: tuple[int, int]) -> None:
+    def __init__(self, store: Store, views: str | None, batch_size: int, size: tuple[int, int]) -> None:
         dataset = StoreDataset(store, size, recipe_augmentation(), views=views)
         self._loader = Loader(dataset, batch_size, shuffle=True, device=choose_device("auto"), threads=1)
         self._epoch = 0
 
     def __call__(self) -> int:
-        """Load one epoch; returns its instances."""
+        """Load one epoch; return its number of instances."""
         self._epoch += 1
         return sum(len(batch["image"]) for batch in self._loader.epoch(self._epoch))
 
 
 class FrameDecode:
-    """The bare decode of a store's frames, whose bytes are in memory."""
+    """Decoding of a store's frames, whose bytes are in memory."""
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Store) -> None:
         self._frames = [np.frombuffer(store.frame(row), np.uint8) for row in range(len(store))]
 
     def __call__(self) -> int:
-        """Decode all; returns how many."""
+        """Decode all frames; return their number."""
         for frame in self._frames:
             cv2.imdecode(frame, cv2.IMREAD_COLOR)
         return len(self._frames)
@@ -155,8 +156,8 @@ class NotebookEpoch:
         self._loader = notebook_loader(people.split.images, people.selection.persons, input_size)
 
     def __call__(self) -> int:
-        """Load it; returns its instances."""
-        return sum(len(picture) for picture, *_ in self._loader)
+        """Load the epoch; return its number of instances."""
+        return sum(len(images) for images, *_ in self._loader)
 
 
 if __name__ == "__main__":

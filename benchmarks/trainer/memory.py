@@ -1,9 +1,10 @@
-"""Does a trainer grow with its store, or over an epoch? `python -m benchmarks.trainer.memory`.
+"""Resident memory of training from a large store over a small one: `python -m benchmarks.trainer.memory`.
 
 train.memory   resident megabytes of `python -m train distill` with a large store, over the same with a small store;
                `growth` is the resident size after the last step over that after a quarter of the steps
 
-A tiny student, as many steps from both, fewer than an epoch of the small one, each run in a process of its own.
+A tiny student makes the same number of steps from both stores, fewer than an epoch of the small one. Each run is a
+separate process.
 """
 
 import json
@@ -20,7 +21,7 @@ from benchmarks.support.workspace import ROOT, Workspace
 
 STEPS = 60
 BATCH_SIZE = 8
-TRAINS = """
+TRAINER = """
 import json, os, sys
 from train.__main__ import main
 from train.run.loop import Trainer
@@ -40,11 +41,11 @@ def measured(trainer, batch):
 sizes, step, Trainer._train_step = [], Trainer._train_step, measured
 sys.exit(main(sys.argv[2:]))
 """
-"""The trainer, with its resident megabytes after every step printed at the end."""
+"""The trainer, which prints its resident megabytes after every step as one JSON list."""
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
-    """One line; Linux only, where the kernel tells a process its size."""
+    """Yield one line; none where /proc is missing, that is, outside Linux."""
     counts = {"small": workspace.effort.small, "large": workspace.effort.large}
     if not Path("/proc/self/statm").exists():
         return
@@ -55,17 +56,17 @@ def run(workspace: Workspace) -> Iterator[Line]:
         sizes[name] = resident_sizes(path, workspace.folder / "run")
         shutil.rmtree(path)
     large = sizes["large"]
-    growth = {name: round(of[-1] / of[len(of) // 4], 3) for name, of in sizes.items()}
+    growth = {name: round(sizes_of[-1] / sizes_of[len(sizes_of) // 4], 3) for name, sizes_of in sizes.items()}
     extra = {"instances": counts["large"], "growth": growth}
     peer = f"{counts['small']} instances"
     yield Line("train", "memory", large[-1], "MB", STEPS * BATCH_SIZE, peer, sizes["small"][-1], extra)
 
 
 def resident_sizes(store: Path, out: Path) -> list[float]:
-    """Resident megabytes of a trainer after each step from the store; the run folder is thrown away."""
+    """Train from a store and return the resident megabytes after each step; the run folder is deleted."""
     student = ["--pretrained", "none", "--input-size", "64x48", "--batch-size", str(BATCH_SIZE), "--precision", "fp32"]
     stores = ["--store", str(store), "--val-store", str(store)]
-    command = [sys.executable, "-c", TRAINS, str(STEPS), "distill", *stores, *student, "--out", str(out)]
+    command = [sys.executable, "-c", TRAINER, str(STEPS), "distill", *stores, *student, "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     shutil.rmtree(out)
     return list(json.loads(done.stdout))

@@ -1,24 +1,25 @@
-"""What does the teacher cost a training step? `python -m benchmarks.trainer.steps` (`--full`: also HRNet-W48 at 384x288).
+"""Training from a store over the baseline, memory, an online teacher and files: `python -m benchmarks.trainer.steps`.
 
 train.distil_over_baseline   instances/s of distilling from a store over the baseline from the same store
 train.store_over_memory      instances/s of the baseline from a store over the same on batches already in memory
-train.offline_over_online    instances/s of distilling from a store over the same with an HRNet beside the student,
+train.offline_over_online    instances/s of distilling from a store over distilling with an HRNet beside the student,
                              which needs no maps from the loader; `ideal` is (student + teacher) / student from the
-                             bare times of both, `reached` the ratio over it
-train.store_over_files       instances/s of distilling from a store over the same from a `torch.save` file a sample,
-                             read by torch's `DataLoader`; `bytes` an instance of both
+                             separate times of both, `reached` the measured ratio over it
+train.store_over_files       instances/s of distilling from a store over distilling from one `torch.save` file per
+                             sample, read by torch's `DataLoader`; `bytes` per instance of both
 
-A turn is a few steps, everything is measured in every round, and a loader is at rest between turns (`batches`).
-`ratio` comes from the medians, `paired` is the median of the rounds' own ratios, `spread` its quartiles.
+HRNet-W32 at 256x192, with `--full` also HRNet-W48 at 384x288. A turn is a few steps, everything is measured in every
+round, and loaders do no work between turns (`benchmarks.support.batches`). `ratio` is that of the medians, `paired` is
+the median of the ratios within each round, `spread` its quartiles.
 
-Two clocks run. The wall clock gives the values: it alone sees a step that waits for its batch, and a GPU. `cpu` has the
-same ratios in CPU seconds of all threads and worker processes: what a step takes from a machine without a GPU, which
-other load hardly changes; it does not see waiting. Where both agree, nothing waits.
+There are two clocks. Wall time gives the values: only it includes waiting for a batch, and the GPU. `cpu` has the same
+ratios in CPU seconds of all threads and worker processes: the cost of a step on a machine without a GPU, which
+other load hardly changes, without waiting. Where both clocks agree, nothing waits.
 
-`parts_ms` are the milliseconds an instance of the parts by themselves (CPU time; wall time beside a GPU), and
-`predicted` is the ratio they add up to (beside a GPU the loader works meanwhile: the slower of both counts). A `cpu`
-ratio, or beside a GPU a `paired` one, far from `predicted` is not to be trusted. One effect is real and not in the
-parts: a student that takes turns with a teacher finds its caches cold.
+`parts_ms` are the milliseconds per instance of the separate parts (CPU time; wall time with a GPU), and `predicted` is
+the ratio that follows from them (with a GPU the loader works during the step, so the slower of the two counts). Do not
+rely on a `cpu` ratio (with a GPU: a `paired` ratio) that is far from `predicted`. One real effect is not in the parts:
+a student that takes turns with a teacher starts with cold caches.
 """
 
 import contextlib
@@ -40,6 +41,7 @@ from benchmarks.support.report import Line
 from benchmarks.support.timing import Clock, Timings, Work, interleave_on, quartiles
 from benchmarks.support.turn import Turn
 from benchmarks.support.workspace import Workspace
+from cache import Store
 from kdlib.machine.device import choose_device
 from train.recipe import Recipe
 from train.run.loop import Run, Trainer
@@ -48,7 +50,7 @@ from train.supervision import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An input size (width, height) of student and teacher, the teacher's shape, and instances a step."""
+    """Input size (width, height) of student and teacher, the teacher's architecture, and instances per step."""
 
     input_size: tuple[int, int]
     teacher: str
@@ -56,15 +58,15 @@ class Case:
 
 
 CASES = (Case((192, 256), "hrnet_w32", 16), Case((288, 384), "hrnet_w48", 4))
-"""The second takes minutes: `--full`."""
+"""The second case takes minutes, so it needs `--full`."""
 IN_MEMORY = 4
-"""Batches."""
+"""Number of batches in memory."""
 LOADS = 4
-"""Turns of a loader by itself are so many times as long: it is fast."""
+"""Turns of a loader alone have this many times the batches, because it is fast."""
 
 
 class Ratio(NamedTuple):
-    """A line: whose throughput over whose."""
+    """A line: the throughput of one contender over that of another."""
 
     metric: str
     ours: str
@@ -76,7 +78,7 @@ RATIOS = (
     Ratio("distil_over_baseline", "distil", "baseline", "baseline"),
     Ratio("store_over_memory", "baseline", "step", "in memory"),
     Ratio("offline_over_online", "distil", "online", "online"),
-    Ratio("store_over_files", "distil", "files", "torch.load of a file a sample, DataLoader"),
+    Ratio("store_over_files", "distil", "files", "torch.load of a file per sample, DataLoader"),
 )
 PARTS: Mapping[str, tuple[str, ...]] = {
     "baseline": ("load", "step"),
@@ -85,17 +87,17 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "online": ("load", "distil_step", "teacher"),
     "files": ("load_files", "distil_step"),
 }
-"""What each contender consists of; its first part is made ahead by the loader."""
+"""The parts of each contender; the first part is made ahead by the loader."""
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
-    """Lines of the embedded sample's people."""
+    """Yield the lines of the embedded sample's people."""
     for case in CASES if workspace.effort.full else CASES[:1]:
         yield from measure(workspace, case)
 
 
 def measure(workspace: Workspace, case: Case) -> Iterator[Line]:
-    """All lines of a case, from the same rounds."""
+    """Yield all lines of a case, measured in the same rounds."""
     store = workspace.store("sample", case.input_size)
     case = dataclasses.replace(case, batch_size=min(case.batch_size, workspace.effort.batch_size))
     with contextlib.ExitStack() as stack:
@@ -115,9 +117,9 @@ def measure(workspace: Workspace, case: Case) -> Iterator[Line]:
 
 
 def _contenders(
-    workspace: Workspace, case: Case, store: Any, folder: Path, stack: contextlib.ExitStack
+    workspace: Workspace, case: Case, store: Store, folder: Path, stack: contextlib.ExitStack
 ) -> tuple[dict[str, Work], dict[str, Clock]]:
-    """Who takes turns, and the clocks; the stack closes what they hold."""
+    """Return the contenders and the clocks; the stack closes the loaders."""
     device, size, steps = choose_device("auto"), case.batch_size, workspace.effort.steps
     files = stack.enter_context(contextlib.closing(FileBatches(store, recipe_augmentation(), folder, size, device)))
     plain, maps = (
@@ -145,7 +147,7 @@ def _contenders(
     return dict(turns), clocks
 
 
-def _step(store: Any, folder: Path, batch_size: int, *, distil: bool) -> Callable[[Batch], object]:
+def _step(store: Store, folder: Path, batch_size: int, *, distil: bool) -> Callable[[Batch], object]:
     recipe = Recipe(pretrained="none", batch_size=batch_size)
     trainer = Trainer(Run(store, store, folder / "run", recipe, distil=distil, device=choose_device("auto")))
     return trainer._train_step
@@ -157,7 +159,7 @@ def _line(ratio: Ratio, wall: Timings, cpu: Timings, on_gpu: bool, extra: dict[s
     parts = wall if on_gpu else cpu
     if not on_gpu:
         more["cpu"] = _paired(ratio, cpu)
-    more["predicted"] = _median(_together(parts, theirs, on_gpu) / _together(parts, ours, on_gpu))
+    more["predicted"] = _median(_predict_seconds(parts, theirs, on_gpu) / _predict_seconds(parts, ours, on_gpu))
     more["parts_ms"] = {part: round(parts.median(part) * 1e3, 3) for part in (*PARTS[ours], *PARTS[theirs])}
     return Line(
         "train",
@@ -171,21 +173,27 @@ def _line(ratio: Ratio, wall: Timings, cpu: Timings, on_gpu: bool, extra: dict[s
     )
 
 
-def _together(timings: Timings, name: str, overlap: bool) -> NDArray[np.float64]:
-    """Seconds an instance that a contender's parts take, a number a round."""
+def _predict_seconds(timings: Timings, name: str, overlap: bool) -> NDArray[np.float64]:
+    """Predict the seconds per instance of a contender from its parts, one number per round.
+
+    Args:
+        timings: Of all contenders and parts.
+        name: Key of `PARTS`.
+        overlap: Whether the loader works during the step, so that the slower of the two counts.
+    """
     load, *rest = PARTS[name]
     if overlap and rest:
-        return np.maximum(timings.of(load), timings.of(*rest))
-    return timings.of(*PARTS[name])
+        return np.maximum(timings.total(load), timings.total(*rest))
+    return timings.total(*PARTS[name])
 
 
 def _paired(ratio: Ratio, timings: Timings) -> dict[str, Any]:
-    """The rounds' own ratios on one clock."""
+    """Return the ratios within each round on one clock."""
     ours, theirs = ratio.ours, ratio.theirs
     found: dict[str, Any] = {"paired": timings.paired(theirs, ours), "spread": timings.spread(theirs, ours)}
     if theirs == "online":
-        ideal = timings.of("distil_step", "teacher") / timings.of("distil_step")
-        reached = timings.of("online") / timings.of("distil") / ideal
+        ideal = timings.total("distil_step", "teacher") / timings.total("distil_step")
+        reached = timings.total("online") / timings.total("distil") / ideal
         found |= {"ideal": _median(ideal), "reached": _median(reached), "reached_spread": quartiles(reached)}
     return found
 

@@ -1,4 +1,4 @@
-"""A benchmark's lines have the fields that are relied on, and results are never overwritten; no time is asserted."""
+"""Tests of the benchmarks: fields of their lines, results files, turns and ratios. No test asserts a time."""
 
 import datetime
 import json
@@ -14,7 +14,7 @@ from benchmarks.study import cost, labels, live, recipes, students, warping
 from benchmarks.support.batches import StoreBatches, recipe_augmentation
 from benchmarks.support.effort import QUICK
 from benchmarks.support.files import FileBatches, FilesDataset, write_files
-from benchmarks.support.report import Line, keep
+from benchmarks.support.report import Line, write_results
 from benchmarks.support.timing import interleave, interleave_on
 from benchmarks.support.turn import Turn
 from benchmarks.support.workspace import Workspace
@@ -71,13 +71,13 @@ def test_the_training_benchmark_measures_its_ratios_beside_what_their_parts_pred
 def test_a_gpu_is_expected_to_hide_the_loader_behind_the_step():
     seconds = {"load": [2.0, 1.0], "step": [1.0, 4.0]}
     timings = training.Timings(seconds, {})
-    assert training._together(timings, "baseline", overlap=True).tolist() == [2.0, 4.0]
-    assert training._together(timings, "baseline", overlap=False).tolist() == [3.0, 5.0]
-    assert training._together(timings, "step", overlap=True).tolist() == [1.0, 4.0]
+    assert training._predict_seconds(timings, "baseline", overlap=True).tolist() == [2.0, 4.0]
+    assert training._predict_seconds(timings, "baseline", overlap=False).tolist() == [3.0, 5.0]
+    assert training._predict_seconds(timings, "step", overlap=True).tolist() == [1.0, 4.0]
 
 
 def test_a_turn_makes_as_many_batches_as_it_takes_and_leaves_nothing_running(workspace):
-    """So nobody pays for another's prefetching, and no turn begins with an empty queue."""
+    """No turn uses batches prefetched in another turn, and no turn starts with an empty queue."""
     batches = StoreBatches(workspace.store("sample", SMALL), "average", 4, CPU, threads=2)
     dataset, made = batches._loader.dataset, []
     fill = dataset.fill
@@ -106,7 +106,7 @@ def test_worker_processes_rest_between_turns_too_and_their_time_counts(workspace
 
 
 def test_samples_from_files_are_those_of_the_store(workspace, tmp_path):
-    """The peer does the same work: the same pictures under the same views, the same maps in the plain crop."""
+    """The peer does the same work: the same images in the same augmented views, the same maps in the plain crop."""
     store = workspace.store("sample", SMALL)
     write_files(store, tmp_path)
     for augmentation in (None, recipe_augmentation()):
@@ -118,11 +118,11 @@ def test_samples_from_files_are_those_of_the_store(workspace, tmp_path):
             assert torch.equal(sample["keypoints"], peer["keypoints"])
             if augmentation is None:
                 assert torch.allclose(sample["heatmaps"], peer["heatmaps"], atol=1e-5)
-            else:  # the files' were resampled twice, and a mirrored sample's come from the same map
+            else:  # the maps in the files were resampled twice; a mirrored sample uses the same map
                 assert (sample["heatmaps"] - peer["heatmaps"]).abs().mean() < 0.01
 
 
-def test_the_loader_is_compared_and_its_rate_is_told_a_core(workspace, monkeypatch):
+def test_the_loader_is_compared_and_its_rate_is_given_per_core(workspace, monkeypatch):
     monkeypatch.setattr(loader, "CASES", (("sample", SMALL, SMALL), ("sample", SMALL, (48, 64))))
     lines = [line.to_json() for line in loader.run(workspace)]
     check_lines(lines)
@@ -157,7 +157,7 @@ def test_costs_follow_from_what_was_measured(workspace, tmp_path):
     figures, timings = cost.measure(workspace, cost.Case(SMALL, SMALL_TEACHER, 4))
     found = {line.metric: line for line in cost.lines(figures, timings)}
     check_lines([line.to_json() for line in found.values()])
-    of = {name: found[name].value for name in cost.WHAT}
+    of = {name: found[name].value for name in cost.LABELS}
     maps = of["load_maps"] - of["load"]
     epochs = found["paid_after"].value
     assert epochs * of["teacher"] == pytest.approx(2 * of["teacher"] + epochs * maps)
@@ -174,7 +174,7 @@ def test_costs_follow_from_what_was_measured(workspace, tmp_path):
 
 
 def test_the_tables_of_the_cost_page_are_what_the_benchmark_makes_of_its_figures():
-    """A number that somebody edits no longer follows from the others."""
+    """Derived numbers that are edited by hand no longer follow from the measured ones."""
     text = cost.PAGE.read_text()
     columns = read_tables(text)
     assert [figures.name for figures in columns] == [str(case) for case in cost.CASES]
@@ -182,10 +182,10 @@ def test_the_tables_of_the_cost_page_are_what_the_benchmark_makes_of_its_figures
 
 
 def read_tables(text):
-    """The figures behind the tables on a page, from their measured rows alone."""
+    """Read the figures behind the tables of a page from the measured rows alone."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     cells = {row[0]: row[1:] for row in rows}
-    names = cells["milliseconds an instance"]
+    names = cells["milliseconds per instance"]
     return [
         cost.Figures(
             name=names[i],
@@ -194,7 +194,7 @@ def read_tables(text):
             passes=2,
             milliseconds={
                 name: cost.Measured(*(float(number) for number in re.findall(r"[\d.e-]+", cells[what][i])))
-                for name, what in cost.WHAT.items()
+                for name, what in cost.LABELS.items()
             },
             view_bytes=int(cells["bytes of a view's maps"][i].replace(",", "")),
             frame_bytes=int(cells["bytes of a frame"][i].replace(",", "")),
@@ -204,7 +204,7 @@ def read_tables(text):
 
 
 def test_a_view_that_is_the_plain_crop_is_warped_exactly(workspace, monkeypatch):
-    """The identity costs nothing, and the mirror's own map is what the teacher says of the mirror."""
+    """The identity changes nothing, and the mirror's own map equals the teacher's output on the mirrored view."""
     monkeypatch.setattr(warping, "GRID", [warping.Setting(), warping.Setting(flip=True), warping.Setting(60.0)])
     monkeypatch.setattr(warping, "INSTANCES", 8)
     found = {}
@@ -322,10 +322,10 @@ def test_one_round_is_read_off_several_clocks_and_its_ratios_are_paired():
     assert timings["fast"].paired("b", "a") == timings["slow"].paired("b", "a") == 3.0
     assert timings["slow"].spread("b", "a") == [2.5, 3.0]
     assert timings["slow"].items == {"a": 6, "b": 6}
-    assert np.array_equal(timings["slow"].of("a", "b"), [1.5, 20.0, 200.0])
+    assert np.array_equal(timings["slow"].total("a", "b"), [1.5, 20.0, 200.0])
 
 
-def test_many_contenders_have_other_neighbours_every_round():
+def test_many_contenders_run_in_another_order_in_every_round():
     order = []
     work = {name: lambda name=name: order.append(name) or 1 for name in "abcde"}
     interleave_on({"wall": lambda: 0.0}, work, 9)
@@ -338,14 +338,14 @@ def test_results_of_one_day_lie_side_by_side(tmp_path):
     line = Line("x", "y", 2.0, "s", 1, "peer", 4.0).to_json()
     assert line["ratio"] == 0.5
     day = datetime.date(2026, 1, 2)
-    first, second = (keep([line], tmp_path, day) for _ in range(2))
+    first, second = (write_results([line], tmp_path, day) for _ in range(2))
     assert first != second
     assert first.name.startswith("2026-01-02-")
     assert json.loads(first.read_text()) == line
 
 
 def test_a_live_teacher_sees_what_the_student_sees(tmp_path):
-    """The trainer's pictures and keypoints, and the maps of a teacher that answers with what it was shown."""
+    """The loader yields the trainer's images and keypoints, and the maps of a teacher that returns its input."""
     store = make_store(tmp_path / "people.zarr")
     strong = Augmentation(flip=0.5, rotation=40.0, rotation_probability=1.0, scale=0.3, half_body=0.0)
     trainers = Loader(StoreDataset(store, (48, 64), strong, seed=2), 8, shuffle=True)
@@ -363,8 +363,8 @@ def test_a_live_teacher_sees_what_the_student_sees(tmp_path):
     (expected,), (found,) = fine.epoch(1), live.LiveLoader(fine, teacher).epoch(1)
     torch.testing.assert_close(found["keypoints"], expected["keypoints"])
     assert torch.equal(found["heatmaps"], found["image"][:, ::2, ::2].permute(0, 3, 1, 2).float())
-    with pytest.raises(SystemExit, match="lack pixels of the student's at --stride 2"):
+    with pytest.raises(SystemExit, match="lack pixels of the student's maps at --stride 2"):
         live.LiveLoader(Loader(StoreDataset(store, INPUT_SIZE, stride=2), 8, shuffle=True), teacher)
     teacher.input_size = (100, 128)
-    with pytest.raises(SystemExit, match="no multiple"):
+    with pytest.raises(SystemExit, match="not a multiple"):
         live.LiveLoader(trainers, teacher)
