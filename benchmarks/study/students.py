@@ -85,9 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         low, high = timings.spread(name, REFERENCE)
         times = f"{timings.paired(name, REFERENCE):.2f} ({low:.2f} to {high:.2f})"
         print(f"| `{name}` | {millions:.2f} M | {billions:.2f} | {times} |")
-    print(
-        f"\nCPU time 1.00 is {1000 * timings.median(REFERENCE):.1f} ms on this machine: one image, one thread, float32."
-    )
+    print(f"\nCPU time 1.00 is {1000 * timings.median(REFERENCE):.1f} ms here: one image, one thread, float32.")
     return 0
 
 
