@@ -1,9 +1,10 @@
-"""Run the notebook from top to bottom and keep what it shows, with nothing of the machine or the hour in it.
+"""Run the notebook from top to bottom and write it with its outputs, without machine names or times.
 
-    python notebooks/execute.py                      # in place: what `make notebook` does
+    python notebooks/execute.py                      # in place, as `make notebook` does
     python notebooks/execute.py --out run.ipynb
 
-The notebook sees the packages beside it, installed or not. NOTEBOOK_QUICK=1 in the environment makes every step tiny.
+The notebook imports the packages of this repository, installed or not. With NOTEBOOK_QUICK=1 in the environment every
+step uses the smallest sizes.
 """
 
 import argparse
@@ -19,9 +20,9 @@ CELL_SECONDS = 1800
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; 0 when every cell ran, 1 with one line on stderr when one did not."""
+    """Run the notebook; return 0 if every cell ran, else 1 with one line on stderr."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=NOTEBOOK, metavar="FILE", help="the notebook with its outputs")
+    parser.add_argument("--out", type=Path, default=NOTEBOOK, metavar="FILE", help="output (default: in place)")
     out: Path = parser.parse_args(argv).out
     try:
         import nbformat
@@ -38,11 +39,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class NotebookError(Exception):
-    """A cell that did not run to its end."""
+    """A cell failed or took too long."""
 
 
 def execute(notebook: Any) -> Any:
-    """The notebook with fresh outputs; `NotebookError` if a cell fails."""
+    """Run all cells.
+
+    Returns:
+        The notebook with new outputs.
+
+    Raises:
+        NotebookError: If a cell fails or takes more than `CELL_SECONDS`.
+    """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
     from traitlets.config import Config
@@ -50,8 +58,8 @@ def execute(notebook: Any) -> Any:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     options = {"timeout": CELL_SECONDS, "kernel_name": "python3", "record_timing": False, "coalesce_streams": True}
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["TMPDIR"] = folder  # the notebook leaves its files in a temporary folder
-        sockets = {"transport": "ipc", "ip": f"{folder}/kernel"}  # no port that others on the machine could reach
+        os.environ["TMPDIR"] = folder  # the notebook writes its files to a temporary folder
+        sockets = {"transport": "ipc", "ip": f"{folder}/kernel"}  # no TCP port that other users could reach
         try:
             done = NotebookClient(notebook, config=Config({"ConnectionFileMixin": sockets}), **options).execute()
         except CellExecutionError as error:
@@ -63,7 +71,7 @@ def execute(notebook: Any) -> Any:
 
 
 def _failed(notebook: Any) -> str:
-    """Id of the cell that shows an error."""
+    """Return the id of the cell that shows an error."""
     outputs = ((cell.id, output) for cell in notebook.cells for output in cell.get("outputs", ()))
     return next(name for name, output in outputs if output.output_type == "error")
 
