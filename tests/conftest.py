@@ -1,4 +1,4 @@
-"""What all tests share: nothing they write has to outlive the machine."""
+"""Settings of all tests: one thread, no fsync."""
 
 import os
 
@@ -6,11 +6,11 @@ import pytest
 
 from kdlib.machine.process import wait_passively
 
-wait_passively()  # as the commands do, before torch is imported
-os.environ["OMP_NUM_THREADS"] = "1"  # sums in one order in every process, whatever the machine; the work is tiny anyway
+wait_passively()  # before torch is imported, as in the commands
+os.environ["OMP_NUM_THREADS"] = "1"  # sums have the same order on every machine; the work is small
 
 
 @pytest.fixture(autouse=True)
 def no_fsync(monkeypatch):
-    """Tests write to temporary folders and kill processes, not power: waiting for the disk is most of their time."""
+    """Do not wait for the disk, which takes most of the time: no test simulates a power failure."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)

@@ -1,4 +1,4 @@
-"""What the pages say holds: commands are taken, messages exist, links lead somewhere, the quickstart runs."""
+"""Tests of the documentation: commands parse, quoted messages exist, links resolve, the quickstart runs."""
 
 import argparse
 import ast
@@ -24,12 +24,12 @@ def name_of(path):
 
 
 def blocks(text, *languages):
-    """Content of the fenced blocks in these languages."""
+    """Return the contents of the fenced blocks in these languages."""
     return [body for language, body in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL) if language in languages]
 
 
 def quoted_lines(path):
-    """Command lines of a page, joined where a backslash ends a line; what running text mentions ends in `...`."""
+    """Return the command lines of a page, joined at backslashes; commands in running text get a final `...`."""
     text = path.read_text()
     if path.suffix == ".toml":
         shell = ["\n".join(line[1:] for line in text.splitlines() if line.startswith("#"))]
@@ -42,13 +42,13 @@ def quoted_lines(path):
 
 
 def commands(path):
-    """Words of every command of this project that a page quotes."""
+    """Yield the words of every command of this project that a page quotes."""
     variables = dict(re.findall(r'^(\w+)="([^"]*)"', path.read_text().replace("\\\n", " "), re.MULTILINE))
     yield from commands_of(quoted_lines(path), variables)
 
 
 def commands_of(lines, variables):
-    """Words of every command of this project, from `make` or from the module's name on."""
+    """Yield the words of every command of this project, from `make` or from the module name on."""
     for line in lines:
         expanded = re.sub(r"\$(\w+)", lambda match: variables.get(match[1], match[0]), line)
         if not re.search(r"\bmake |-m ", expanded):
@@ -61,7 +61,7 @@ def commands_of(lines, variables):
 
 
 def command(words):
-    """What of a simple command is this project's: nothing of `python -m pip`."""
+    """Yield the part of a simple command that belongs to this project: nothing for `python -m pip`."""
     for before, word in itertools.pairwise(["", *words]):
         rest = words[words.index(word) :]
         if word == "make":
@@ -73,40 +73,41 @@ def command(words):
             return
 
 
-def every(program):
-    """Each command once, with the page that quotes it."""
+def quoted_commands(program):
+    """Return each command once, with the page that quotes it."""
     pages = [*PAGES, *sorted((ROOT / "configs").glob("*.toml"))]
     found = {shlex.join(words): name_of(page) for page in pages for kind, words in commands(page) if kind == program}
     return [pytest.param(line, id=f"{page}: {line}") for line, page in sorted(found.items())]
 
 
-def manuals(parser):
-    """(command, description) of a parser and of those below it."""
+def descriptions(parser):
+    """Yield (command, description) of a parser and of its subparsers."""
     yield parser.prog, parser.description
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():
-                yield from manuals(below)
+                yield from descriptions(below)
 
 
 def examples(description):
-    """Commands that a description shows."""
+    """Return the commands that a description shows."""
     shown = re.findall(r"^    .*$", re.sub(r"\\\n", " ", description), re.MULTILINE)
     return [shlex.join(words) for _, words in commands_of(shown, {})]
 
 
-def taught():
+def commands_in_help():
+    """Yield the commands that `--help` of every command shows."""
     for room in ("cache", "precompute", "train"):
-        for prog, description in manuals(importlib.import_module(f"{room}.__main__")._parser()):
+        for prog, description in descriptions(importlib.import_module(f"{room}.__main__")._parser()):
             yield from (pytest.param(line, id=f"{prog} --help: {line}") for line in examples(description))
 
 
-class TakenError(Exception):
-    """Raised in place of doing the work, once a command line was taken."""
+class ParsedError(Exception):
+    """Raised instead of running a command, once its command line was parsed."""
 
 
 def relax(parser):
-    """`...` stands for what a command needs besides: nothing is required any more."""
+    """Make all arguments optional, because `...` in a command stands for omitted ones."""
     for group in parser._mutually_exclusive_groups:
         group.required = False
     for action in parser._actions:
@@ -120,7 +121,7 @@ def relax(parser):
             action.nargs = action.nargs or "?"
 
 
-@pytest.mark.parametrize("line", [*every("python"), *taught()])
+@pytest.mark.parametrize("line", [*quoted_commands("python"), *commands_in_help()])
 def test_a_quoted_command_is_taken_by_the_real_parser(line, monkeypatch):
     module, *words = shlex.split(line)
     real = argparse.ArgumentParser.parse_args
@@ -129,17 +130,17 @@ def test_a_quoted_command_is_taken_by_the_real_parser(line, monkeypatch):
         if "..." in words:
             relax(self)
         real(self, [word for word in words if word != "..."], namespace)
-        raise TakenError
+        raise ParsedError
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
     package = (ROOT / module.replace(".", "/")).is_dir()
     found = importlib.import_module(f"{module}.__main__" if package else module)
-    with pytest.raises(TakenError):
+    with pytest.raises(ParsedError):
         found.main() if hasattr(found, "main") else found.run_alone(found.run, "")
 
 
-@pytest.mark.parametrize("line", every("make"))
+@pytest.mark.parametrize("line", quoted_commands("make"))
 def test_a_quoted_make_command_has_its_targets_and_variables(line):
     words = [word for word in shlex.split(line) if word != "..."]
     variables = {word.split("=")[0] for word in words if "=" in word}
@@ -151,7 +152,7 @@ def test_a_quoted_make_command_has_its_targets_and_variables(line):
 
 
 def templates():
-    """Every text of the source, with `…` for what is put in when it runs."""
+    """Yield every string of the source, with `…` for the inserted values."""
     for path in (file for room in ROOMS for file in (ROOT / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
@@ -161,14 +162,14 @@ def templates():
 
 
 def messages():
-    """The first column of the tables of error messages."""
+    """Yield the first column of the tables of error messages."""
     page = (ROOT / "docs/troubleshooting.md").read_text()
     for table in re.findall(r"^\| it says .*\n((?:\|.*\n)+)", page, re.MULTILINE):
         yield from re.findall(r"^\| `([^`]*)` \|", table, re.MULTILINE)
 
 
 def options(parser, prefix):
-    """(command, flag or argument, help) of a parser and of those below it."""
+    """Yield (command, flag or argument, help) of a parser and of its subparsers."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, below in action.choices.items():
@@ -186,7 +187,7 @@ def test_every_flag_and_argument_says_in_the_help_what_it_is(room):
 
 @pytest.mark.parametrize(("room", "count"), [("cache", 9), ("precompute", 1), ("train", 8)])
 def test_every_command_teaches_by_examples_of_its_own(room, count):
-    found = dict(manuals(importlib.import_module(f"{room}.__main__")._parser()))
+    found = dict(descriptions(importlib.import_module(f"{room}.__main__")._parser()))
     assert len(found) == count
     few = [prog for prog, text in found.items() if sum(f"{prog} " in f"python -m {e}" for e in examples(text)) < 2]
     assert few == []

@@ -1,4 +1,4 @@
-"""The import law: which room may import which, checked in the source and in a running interpreter."""
+"""Tests of the import law: which package may import which, in the source and in a running interpreter."""
 
 import ast
 import importlib.util
@@ -17,7 +17,7 @@ FORBIDDEN = {
     "precompute": {"train", "benchmarks", "zarr", "h5py"},
     "train": {"precompute", "benchmarks", "onnxruntime", "onnx", "zarr", "h5py"},
 }
-ALLOWED = {  # inside functions: students are written as ONNX files and read from them, none of these is a teacher
+ALLOWED = {  # inside functions: these modules write and read students as ONNX files, not teachers
     "kdlib/students/loading.py": {"onnxruntime"},
     "train/deploy/formats.py": {"onnx"},
     "train/deploy/quantise.py": {"onnx", "onnxruntime"},
@@ -33,13 +33,13 @@ FLOORS = {
     "precompute": ("errors", "data", "fetch", "teacher", "run", "sample", "__main__"),
     "train": ("errors", "recipe", "supervision", "evaluate", "show", ("deploy", "run"), "commands", "__main__"),
 }
-"""The parts of each room from the ground up: a part imports parts below it; those of one tuple may use each other."""
+"""The parts of each package, lowest first. A part may import parts below it and those of its own tuple."""
 GRAB_BAGS = {"utils.py", "common.py", "helpers.py", "misc.py"}
 MOST_ENTRIES = 14
 
 
 def modules(path):
-    """Every module that a file imports, anywhere in it, with the names taken from it: ``a.b`` and ``a.b.c``."""
+    """Yield every module that a file imports, anywhere in it, and the names imported from it: ``a.b`` and ``a.b.c``."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -113,7 +113,7 @@ def test_a_package_is_the_one_of_this_repository(room):
 
 
 def folders():
-    """Every folder of code and tests, without caches and data."""
+    """Return every folder of code and tests, except caches and data."""
     roots = [ROOT / name for name in (*ROOMS, "tests", "benchmarks")]
     return [f for root in roots for f in (root, *(p for p in root.rglob("*") if p.is_dir())) if list(f.glob("*.py"))]
 

@@ -1,4 +1,4 @@
-"""What make runs, seen by a Python that only notes how it was called: folders with spaces, and refusals before work."""
+"""Tests of the Makefile with a fake Python that records its arguments: folders with spaces, early refusals."""
 
 import json
 import shutil
@@ -12,19 +12,19 @@ from precompute import __main__ as precompute
 from train import __main__ as train
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTE = "import json, sys; print(json.dumps(sys.argv[1:]), file=open('calls', 'a'))"
+RECORD = "import json, sys; print(json.dumps(sys.argv[1:]), file=open('calls', 'a'))"
 
 
 @pytest.fixture
 def clone(tmp_path):
-    """The Makefile in a folder of its own, whose environments hold nothing but that Python."""
+    """A folder with the Makefile and environments that contain only the fake Python."""
     folder = tmp_path / "a clone of mine"
     for environment in (".venv", ".venv-fiftyone"):
         (folder / environment / "bin").mkdir(parents=True)
     for name in ("pyproject.toml", "Makefile"):
         shutil.copy(ROOT / name, folder)
     python = folder / ".venv/bin/python"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{NOTE}" "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{RECORD}" "$@"\n')
     python.chmod(0o755)
     for environment in (".venv", ".venv-fiftyone"):
         (folder / environment / "ready").touch()
@@ -36,7 +36,7 @@ def make(folder, *words):
 
 
 def calls(folder, *words):
-    """Arguments of every `python -m ...` of a make command, by module (and the trainer's command)."""
+    """Run a make command; return the arguments of every `python -m ...` it runs, from the module name on."""
     done = make(folder, *words)
     assert done.returncode == 0, done.stderr
     lines = map(json.loads, (folder / "calls").read_text().splitlines())

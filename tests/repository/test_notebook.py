@@ -1,4 +1,4 @@
-"""The notebook runs as it stands, and what is committed of a run names no machine."""
+"""Tests of the notebook: it runs unchanged, and its committed outputs contain nothing about a machine."""
 
 import base64
 import importlib.util
@@ -16,7 +16,7 @@ NOTEBOOK = ROOT / "notebooks" / "knowledge-distillation-for-2d-hpe.ipynb"
 NEEDED = ("nbclient", "ipykernel", "matplotlib")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 COMMITTED = json.loads(NOTEBOOK.read_text())
-pytestmark = pytest.mark.timeout(900)  # a minute of work, all of it in the first test
+pytestmark = pytest.mark.timeout(900)  # the first test takes about a minute
 
 
 def cells(notebook, kind):
@@ -28,7 +28,7 @@ def outputs(notebook):
 
 
 def texts(notebook):
-    """Everything that outputs say, pictures apart."""
+    """Yield the text of all outputs, except images."""
     for output in outputs(notebook):
         yield "".join(output.get("text", ()))
         yield from ("".join(value) for kind, value in output.get("data", {}).items() if kind != "image/jpeg")
@@ -41,7 +41,7 @@ def pictures(notebook):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The whole notebook, run anew on a few persons, away from the repository."""
+    """Run the whole notebook on a few persons, in a folder outside the repository."""
     if MISSING:
         pytest.skip(f"{', '.join(MISSING)} not installed: pip install -e '.[notebook]'")
     folder = tmp_path_factory.mktemp("notebook")

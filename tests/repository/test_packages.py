@@ -1,4 +1,4 @@
-"""The project needs the packages it is fixed to and what these bring along; each of the others has a way without it."""
+"""Tests of dependencies: the fixed packages and their own dependencies suffice; all other packages are optional."""
 
 import ast
 import importlib.metadata
@@ -37,27 +37,27 @@ def names(requirements):
     return {canonicalize_name(Requirement(requirement).name) for requirement in requirements}
 
 
-def with_what_they_bring(packages):
-    """Those packages and, again and again, what is installed here of what they require."""
-    found, ahead = set(), set(packages)
-    while ahead:
-        name = ahead.pop()
+def with_dependencies(packages):
+    """Return these packages and, recursively, their installed dependencies."""
+    found, pending = set(), set(packages)
+    while pending:
+        name = pending.pop()
         try:
-            wanted = [Requirement(text) for text in importlib.metadata.requires(name) or ()]
+            requirements = [Requirement(text) for text in importlib.metadata.requires(name) or ()]
         except importlib.metadata.PackageNotFoundError:
             continue
         found.add(name)
-        asked = {canonicalize_name(r.name) for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""})}
-        ahead |= asked - found
+        applicable = (r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""}))
+        pending |= {canonicalize_name(r.name) for r in applicable} - found
     return found
 
 
 def test_what_is_required_beyond_the_fixed_packages_comes_with_them():
     required = names(PROJECT["dependencies"])
     assert required >= FIXED
-    brought = with_what_they_bring(FIXED)
-    assert required <= brought
-    assert not OPTIONAL & brought
+    installed = with_dependencies(FIXED)
+    assert required <= installed
+    assert not OPTIONAL & installed
 
 
 def test_the_environment_of_make_setup_has_all_of_them():
@@ -86,15 +86,15 @@ print(sorted(Finder.absent & set(sys.modules)))
 
 
 def absent_modules(*extras):
-    """Top-level modules of every installed package that the required ones and those of the extras do not bring."""
-    asked = names(PROJECT["dependencies"]).union(*(names(PROJECT["optional-dependencies"][name]) for name in extras))
-    there = with_what_they_bring(asked) | {canonicalize_name(PROJECT["name"])}
+    """Return the top-level modules of all installed packages that the required ones and the extras do not install."""
+    required = names(PROJECT["dependencies"]).union(*(names(PROJECT["optional-dependencies"][name]) for name in extras))
+    needed = with_dependencies(required) | {canonicalize_name(PROJECT["name"])}
     owners = importlib.metadata.packages_distributions()
-    return sorted(module for module, of in owners.items() if not there & {canonicalize_name(name) for name in of})
+    return sorted(module for module, of in owners.items() if not needed & {canonicalize_name(name) for name in of})
 
 
 def commands(data, folder):
-    """From pictures to a report; the second store is in the form that is inflated."""
+    """Return the commands from images to a report; the second store is HDF5, whose chunks are inflated."""
     teacher = ["--data", data, "--teacher", "hrnet_w16_sample", "--input-size", "128x96", "--precision", "fp32"]
     teacher += ["--checkpoint", data / "teacher.pth"]
     stores = ["--store", folder / "train.zarr", "--val-store", folder / "val.h5"]
@@ -140,7 +140,7 @@ def test_with_the_required_packages_alone_the_same_stores_and_the_same_student_a
 
 
 def imported_by_the_notebook():
-    """Top-level modules of its import statements."""
+    """Return the top-level modules that the notebook imports."""
     (path,) = (ROOT / "notebooks").glob("*.ipynb")
     cells = [cell["source"] for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
     code = "".join(line for cell in cells if not cell[0].startswith("%%") for line in [*cell, "\n"])

@@ -1,8 +1,8 @@
-"""The commands of the pages for users run: each page from top to bottom in a folder of its own, on the smallest data.
+"""Tests that run the commands of the user's pages, each page from top to bottom in its own folder, on tiny data.
 
-A command that is added to a page is run as it stands, and fails here until what it needs is in the folder, or until it
-is in `NOT_RUN` with the reason. What differs from the page is in each test's `typed` and `flags`. The quickstart is run
-by `tests/repository/test_docs.py`.
+A command that is added to a page runs unchanged. It fails here until the test provides what it needs, or until it is in
+`NOT_RUN` with a reason. Each test's `typed` and `flags` list the differences from the page. The quickstart is run by
+`tests/repository/test_docs.py`.
 """
 
 import hashlib
@@ -43,13 +43,13 @@ NOT_RUN = {
     "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST1:29500 --rdzv-id coco "
     "-m precompute $RUN --resume": "two hosts; tests/precompute/run/test_team.py has two agents on one machine",
     "torchrun --standalone --nproc-per-node 2 -m train distill --store train.zarr --val-store val.zarr --out runs/d": (
-        "half a minute more: tests/train/run/test_distributed.py runs torchrun over the trainer"
+        "takes half a minute; tests/train/run/test_distributed.py runs torchrun with the trainer"
     ),
     "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m train distill ...": (
         "two hosts with eight GPUs each"
     ),
     "torchrun --standalone --nproc-per-node 4 -m train distill --config configs/coco.toml --out runs/coco/distilled": (
-        "half a minute more: tests/train/run/test_distributed.py runs torchrun over the trainer"
+        "takes half a minute; tests/train/run/test_distributed.py runs torchrun with the trainer"
     ),
     "srun --nodes 2 --ntasks-per-node 1 --gpus-per-node 8 torchrun --nnodes 2 --nproc-per-node 8 --max-restarts 3 "
     "--rdzv-backend c10d --rdzv-endpoint HOST1:29500 --rdzv-id coco -m train distill --config configs/coco.toml "
@@ -57,12 +57,12 @@ NOT_RUN = {
     "python -m cache push stores/coco/train.zarr hf://datasets/team/coco-teacher/": (
         "the Hugging Face Hub and an account; tests/cache/files/test_object_stores.py pushes to a Hub in memory"
     ),
-    "make report DATA=sample": "minutes of `make demo` come first; the command behind it is the next of the page",
+    "make report DATA=sample": "needs `make demo` first, minutes; the next command of the page does the same",
     "make fiftyone DATA=sample": "downloads FiftyOne, 1 GB, and opens its App",
     "python -m venv fo && fo/bin/python -m pip install fiftyone": "downloads FiftyOne, 1 GB",
     "python -m train fiftyone --store val.zarr --images data/coco/val2017 --teacher --student runs/baseline/best.pt "
     "runs/distilled/best.pt --python fo/bin/python": (
-        "needs FiftyOne and opens its App; tests/train/show/test_gallery.py runs it without the App where FiftyOne is installed"
+        "needs FiftyOne and opens its App; tests/train/show/test_gallery.py runs it without the App if installed"
     ),
     "fo/bin/python -m train.show.gallery --gallery runs/fiftyone --images data/coco/val2017": (
         "needs FiftyOne and opens its App; tests/train/show/test_gallery.py reads the gallery without both"
@@ -73,7 +73,7 @@ STUDENT = "--pretrained none --input-size 64x48 --batch-size 4 --epochs 1 --thre
 
 
 def page_lines(page):
-    """The command lines of a page's shell blocks, a line each, without comments; of a console block, what is typed."""
+    """Return the command lines of a page's shell blocks, without comments; of a console block, the typed commands."""
     text = re.sub(r"\\\n", " ", (ROOT / f"docs/{page}.md").read_text())
     lines = []
     for language, body in re.findall(r"```(bash|console)\n(.*?)```", text, re.DOTALL):
@@ -82,7 +82,7 @@ def page_lines(page):
 
 
 def execute(words):
-    """Run a command, those of Python in this process; returns its exit code."""
+    """Run a command, Python modules in this process; return its exit code."""
     if words[:2] == ["python", "-m"]:
         package = (ROOT / words[2].replace(".", "/")).is_dir()
         return importlib.import_module(f"{words[2]}.__main__" if package else words[2]).main(words[3:])
@@ -91,19 +91,19 @@ def execute(words):
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.run(launch, env=environment, capture_output=True, timeout=240, check=False).returncode
     if words[0] == "tensorboard":
-        return look_at_tensorboard(words)
-    raise AssertionError(f"{words[0]}: nothing here runs it, and NOT_RUN does not name it")
+        return check_tensorboard(words)
+    raise AssertionError(f"{words[0]}: no test runs it, and NOT_RUN does not list it")
 
 
 def run_page(page, typed=(), flags=(), before=(), fails=()):
     """Run the commands of a page in the current folder.
 
     Args:
-        page: Its name.
-        typed: (text of the page, what is typed for it); every one has to be on the page.
-        flags: (beginning of a command, flags typed behind it).
-        before: (command, what happens before it).
-        fails: Commands that end in exit code 1.
+        page: Name of the page.
+        typed: (text of the page, replacement); every text must be on the page.
+        flags: (part of a command, flags to append).
+        before: (command, function to call before it).
+        fails: Commands that end with exit code 1.
     """
     used, variables, happens = set(), {}, dict(before)
     assert {*happens, *fails} <= set(page_lines(page))
@@ -125,8 +125,8 @@ def run_page(page, typed=(), flags=(), before=(), fails=()):
     assert used == {old for old, _ in typed}
 
 
-def look_at_tensorboard(words):
-    """Start it at a free port, ask it once for the runs it sees, and end it."""
+def check_tensorboard(words):
+    """Start TensorBoard at a free port, request its list of runs, and stop it."""
     command = [sys.executable, "-m", "tensorboard.main", *words[1:], "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as started:
         try:
@@ -156,7 +156,7 @@ def test_every_extra_that_a_page_installs_is_one_of_the_project():
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The reader's folder: a clone has `configs`, what else a page speaks of is put there by its test."""
+    """The reader's folder: it contains `configs` as a clone does; each test adds what else its page uses."""
     folder = tmp_path / "a clone"
     folder.mkdir()
     (folder / "configs").symlink_to(ROOT / "configs")
@@ -196,7 +196,7 @@ def archive(files):
 
 @pytest.fixture
 def small_coco(here, monkeypatch):
-    """COCO's site on loopback, with six pictures a split, and a teacher's weights in the reader's folder."""
+    """COCO's site on loopback, with six images per split, and a teacher's weights in the reader's folder."""
     tiny = tiny_precompute.write(here / "tiny")
     (tiny / "teacher.safetensors").rename(here / "teacher.safetensors")
     annotations = (tiny / "annotations/person_keypoints_train.json").read_text().replace(".png", ".jpg")
@@ -273,9 +273,9 @@ def test_sharing(here, bucket):  # noqa: F811
                 ("/mnt/nas", "nas"),
                 ("s3://team", f"s3://{bucket}"),
                 ("https://host", server.url),
-                ("hf://datasets/team/coco-teacher", f"{server.url}/coco"),  # without the Hub's own part of it
+                ("hf://datasets/team/coco-teacher", f"{server.url}/coco"),  # over HTTP instead of the Hub
                 ("/data/coco/train2017", "pictures"),
-                ("train.zarr stores/coco/train.zarr", "train.zarr pulled/coco/train.zarr"),  # another's machine
+                ("train.zarr stores/coco/train.zarr", "train.zarr pulled/coco/train.zarr"),  # as on another machine
                 ("stores/coco --split", "pulled/coco2 --split"),
                 ("unpack val.zip stores/coco", "unpack val.zip unpacked/coco"),
                 ("--limit 5000", "--limit 5"),

@@ -1,4 +1,4 @@
-"""What the README promises exists: its first commands."""
+"""Tests of the README: its first commands."""
 
 import re
 from pathlib import Path

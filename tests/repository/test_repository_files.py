@@ -1,4 +1,4 @@
-"""Files for other programs than ours (Docker, citation managers) say what pyproject.toml says."""
+"""Tests of the files for other programs (Docker, citation managers): they agree with pyproject.toml."""
 
 import re
 import tomllib

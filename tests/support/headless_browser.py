@@ -1,4 +1,4 @@
-"""A page in a real headless Chromium, asked through its debugging pipe; skipped where there is none."""
+"""A page in a headless Chromium, controlled through its debugging pipe; the test is skipped without Chromium."""
 
 import contextlib
 import fcntl
@@ -23,17 +23,23 @@ FLAGS = (
     "--hide-scrollbars",
 )
 PATIENCE = 120
-"""Seconds to wait for an answer, on a busy machine."""
+"""Seconds to wait for a reply, enough for a busy machine."""
 
 
 class Browser:
-    """One page. `events` are the protocol's messages that were not asked for."""
+    """One page. `events` are the messages of the protocol that are not replies.
 
-    def __init__(self, process, to, fro):
-        self.process, self.to, self.fro = process, to, fro
+    Args:
+        process: The running browser.
+        commands: File descriptor to which commands are written.
+        replies: File descriptor from which messages are read.
+    """
+
+    def __init__(self, process, commands, replies):
+        self.process, self.commands, self.replies = process, commands, replies
         self.events, self.buffer, self.count, self.session = [], b"", 0, None
-        self.waiting = select.poll()  # select() knows no descriptor above 1,023
-        self.waiting.register(fro, select.POLLIN)
+        self.poll = select.poll()  # select() does not support descriptors above 1,023
+        self.poll.register(replies, select.POLLIN)
         targets = self.call("Target.getTargets")["targetInfos"]
         page = next(target["targetId"] for target in targets if target["type"] == "page")
         self.session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
@@ -41,30 +47,30 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method, **params):
-        """The answer to one command."""
+        """Send one command and return its result."""
         self.count += 1
         message = {"id": self.count, "method": method, "params": params}
         if self.session:
             message["sessionId"] = self.session
-        os.write(self.to, json.dumps(message).encode() + b"\0")
-        while (answer := self._next()).get("id") != self.count:
-            self.events.append(answer)
-        assert "error" not in answer, answer
-        return answer["result"]
+        os.write(self.commands, json.dumps(message).encode() + b"\0")
+        while (reply := self._next()).get("id") != self.count:
+            self.events.append(reply)
+        assert "error" not in reply, reply
+        return reply["result"]
 
     def _next(self):
         deadline = time.monotonic() + PATIENCE
         while b"\0" not in self.buffer:
-            if not self.waiting.poll(1000 * max(0, deadline - time.monotonic())):
-                raise TimeoutError(f"the browser said nothing for {PATIENCE} s")
-            data = os.read(self.fro, 1 << 20)
+            if not self.poll.poll(1000 * max(0, deadline - time.monotonic())):
+                raise TimeoutError(f"no message from the browser for {PATIENCE} s")
+            data = os.read(self.replies, 1 << 20)
             assert data, "the browser ended"
             self.buffer += data
         message, _, self.buffer = self.buffer.partition(b"\0")
         return json.loads(message)
 
     def open(self, address, width, height, *, dark=False):
-        """Show an address and wait until it is loaded."""
+        """Open an address at a size in CSS pixels and wait until it is loaded."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call(
@@ -76,13 +82,13 @@ class Browser:
             self.events.append(self._next())
 
     def evaluate(self, expression):
-        """The value of a JavaScript expression, awaited."""
-        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
+        """Return the value of a JavaScript expression, awaited."""
+        reply = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in reply, reply
+        return reply["result"].get("value")
 
-    def complaints(self):
-        """Errors and warnings of the console, and exceptions."""
+    def errors(self):
+        """Return errors and warnings of the console, and exceptions, since the page was opened."""
         entries = [e["params"]["entry"] for e in self.events if e.get("method") == "Log.entryAdded"]
         found = [entry["text"] for entry in entries if entry["level"] in ("error", "warning")]
         calls = [e["params"] for e in self.events if e.get("method") == "Runtime.consoleAPICalled"]
@@ -90,19 +96,21 @@ class Browser:
         return found + [e["params"] for e in self.events if e.get("method") == "Runtime.exceptionThrown"]
 
     def requests(self):
-        """Addresses that were asked for since the page was opened, ``data:`` apart."""
+        """Return the addresses requested since the page was opened, except ``data:``."""
         sent = [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
         return [address for address in sent if not address.startswith("data:")]
 
 
 @contextlib.contextmanager
 def browser(profile):
-    """A running browser with its profile in that folder."""
+    """Run a browser with its profile in a folder."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip("no Chromium here (Debian: apt-get install chromium)")
-    (read_end, to), (fro, write_end) = os.pipe(), os.pipe()
-    inside = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read_end, write_end)]  # never 3 or 4 itself
+    (read_end, commands), (replies, write_end) = os.pipe(), os.pipe()
+    inside = [
+        fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read_end, write_end)
+    ]  # so that dup2 to 3 and 4 overwrites neither
     start = "import os, sys; [os.dup2(int(sys.argv[i]), i + 2) for i in (1, 2)]; os.execv(sys.argv[3], sys.argv[3:])"
     command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(
@@ -114,9 +122,9 @@ def browser(profile):
     for end in (read_end, write_end, *inside):
         os.close(end)
     try:
-        yield Browser(process, to, fro)
+        yield Browser(process, commands, replies)
     finally:
-        os.close(to)
-        os.close(fro)
+        os.close(commands)
+        os.close(replies)
         process.terminate()
         process.wait(timeout=PATIENCE)

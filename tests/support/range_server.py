@@ -1,4 +1,4 @@
-"""A folder served over HTTP on loopback, with ranges, and with the faults that real servers have."""
+"""An HTTP server of a folder on loopback, with byte ranges and with the faults of real servers."""
 
 import base64
 import contextlib
@@ -8,18 +8,29 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class RangeServer:
-    """Serves `folder`; what a test sets on it happens to the requests that follow."""
+    """Serves ``folder``. A test sets attributes, which affect the following requests.
+
+    Attributes:
+        requests: (method, path with query, Range header) of every request so far.
+        sent: Bytes of all bodies sent.
+        ignores_ranges: Whether to send whole files for range requests.
+        entity_tags: Whether to send an ETag.
+        fails: Number of next GET requests that get status 500.
+        cuts: Number of next bodies that end after half of their bytes.
+        dies_after: Number of GET requests after which every request gets status 503; None for never.
+        password: Required credentials, ``user:password``; None for no check.
+    """
 
     def __init__(self, folder):
         self.folder = folder
-        self.requests = []  # (method, path with query, Range)
-        self.sent = 0  # bytes of bodies
+        self.requests = []
+        self.sent = 0
         self.ignores_ranges = False
         self.entity_tags = True
-        self.fails = 0  # the next so many ranges answer 500
-        self.cuts = 0  # the next so many bodies end in the middle
-        self.dies_after = None  # after so many ranges, every request fails
-        self.password = None  # "user:password"
+        self.fails = 0
+        self.cuts = 0
+        self.dies_after = None
+        self.password = None
         handler = type("Handler", (_Handler,), {"owner": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -36,13 +47,13 @@ class RangeServer:
             self._server.server_close()
 
     def ranges(self, pattern=""):
-        """The requests for bytes so far whose path fits."""
+        """Return the GET requests so far whose path matches a regular expression."""
         return [request for request in self.requests if request[0] == "GET" and re.search(pattern, request[1])]
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each small body waits 40 ms for the acknowledgement of its header
+    disable_nagle_algorithm = True  # otherwise each small body waits 40 ms for the acknowledgement of its header
 
     def log_message(self, *_):
         pass
@@ -75,9 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _send(self, path, body):
-        data, asked = path.read_bytes(), re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
-        if asked and not self.owner.ignores_ranges:
-            first, last = int(asked[1]), min(int(asked[2]), len(data) - 1)
+        data, requested = path.read_bytes(), re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+        if requested and not self.owner.ignores_ranges:
+            first, last = int(requested[1]), min(int(requested[2]), len(data) - 1)
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
             data = data[first : last + 1]

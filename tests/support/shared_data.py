@@ -1,4 +1,4 @@
-"""Optional real data beside the repository; tests that need them are skipped where they are absent."""
+"""Optional real data beside the repository; tests that need it are skipped without it."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ ONNX_TEACHER = SHARED / "data" / "weights" / "ultralight_simplepose_256x192.onnx
 SQUEEZENET = SHARED / "data" / "weights" / "squeezenet1_1_imagenet_fp16.pth"
 
 needs_parity = pytest.mark.skipif(
-    not PARITY.exists(), reason="the official HRNet's outputs (../shared/parity) are not here"
+    not PARITY.exists(), reason="the official HRNet's outputs (../shared/parity) are missing"
 )
 needs_coco = pytest.mark.skipif(
-    not (COCO_REAL.exists() and ONNX_TEACHER.exists()), reason="real photographs (../shared/data) are not here"
+    not (COCO_REAL.exists() and ONNX_TEACHER.exists()), reason="real photographs (../shared/data) are missing"
 )

@@ -1,4 +1,4 @@
-"""A web server on this machine with the faults that real ones have."""
+"""A web server on loopback for downloads, with the faults of real servers."""
 
 import contextlib
 import threading
@@ -6,14 +6,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Site:
-    """What is served, and how badly.
+    """The served files and the faults of the server.
 
     Attributes:
-        files: Content by path.
+        files: Path -> content.
         ranges: Whether Range requests are honoured.
-        compares: Whether If-Range is.
-        drop_after: Bytes after which a connection breaks; None never.
-        version: Part of the ETag.
+        compares: Whether If-Range is honoured.
+        drop_after: Bytes of a body after which the connection breaks; None for never.
+        version: The ETag.
         requests: (path, Range header) of every request so far.
     """
 
@@ -25,13 +25,13 @@ class Site:
 
 @contextlib.contextmanager
 def serve():
-    """A `Site` at ``site.url`` for the length of the block."""
+    """Serve a `Site` at ``site.url`` while the block runs."""
     site = Site()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked = self.headers.get("Range")
-            site.requests.append((self.path, asked))
+            requested = self.headers.get("Range")
+            site.requests.append((self.path, requested))
             content = site.files.get(self.path)
             if content is None:
                 self.send_error(404)
@@ -39,8 +39,8 @@ def serve():
             tag = f'"{site.version}"'
             start = 0
             same = not site.compares or self.headers.get("If-Range") in (None, tag)
-            if asked and site.ranges and same:
-                start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if requested and site.ranges and same:
+                start = int(requested.removeprefix("bytes=").removesuffix("-"))
                 self.send_response(206)
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             else:

@@ -286,7 +286,7 @@ def test_an_offline_download_says_so_and_goes_on(monkeypatch):
     assert all((before[k] == v).all() for k, v in student.state_dict().items())
 
 
-@pytest.mark.skipif(not SQUEEZENET.exists(), reason="ImageNet weights (../shared/data) are not here")
+@pytest.mark.skipif(not SQUEEZENET.exists(), reason="ImageNet weights (../shared/data) are missing")
 def test_the_real_imagenet_file_loads():
     student = build_student("squeezenet1_1", "deconv", 17, (96, 128))
     assert "squeezenet1_1_imagenet" in load_pretrained(student, "squeezenet1_1", str(SQUEEZENET))[0]

@@ -12,7 +12,7 @@ from train.__main__ import main as train
 
 @pytest.mark.slow
 @needs_coco
-@pytest.mark.skipif(not SQUEEZENET.exists(), reason="ImageNet weights (../shared/data) are not here")
+@pytest.mark.skipif(not SQUEEZENET.exists(), reason="ImageNet weights (../shared/data) are missing")
 def test_a_student_learns_real_people_from_a_store(tmp_path):
     for split, limit in (("train", "240"), ("val", "120")):
         command = ["--data", str(COCO_REAL), "--split", split, "--teacher", f"onnx:{ONNX_TEACHER}", "--limit", limit]

@@ -62,7 +62,7 @@ def page(tmp_path_factory):
 def test_the_page_is_silent_whole_and_as_wide_as_its_window(page, address, width, dark):
     page.open(address, width, 900, dark=dark)
     sizes = page.evaluate(DECODED)
-    assert page.complaints() == []
+    assert page.errors() == []
     assert page.requests() == [address]
     assert len(sizes) == page.evaluate("document.querySelectorAll('image').length") > 10
     assert all(side > 1 for size in sizes for side in size)
