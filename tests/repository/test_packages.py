@@ -212,8 +212,8 @@ def test_without_tensorboard_a_board_says_so_once_and_keeps_nothing(tmp_path, mo
         board.show("val/people", np.zeros((8, 8, 3), np.uint8), step)
     board.flush()
     board.close()
-    said = capsys.readouterr().err
-    assert re.fullmatch(r"TensorBoard is not installed, .*: pip install -e '\.\[tensorboard\]'\n", said)
+    message = capsys.readouterr().err
+    assert re.fullmatch(r"TensorBoard is not installed, .*: pip install -e '\.\[tensorboard\]'\n", message)
     assert not list(tmp_path.iterdir())
 
 

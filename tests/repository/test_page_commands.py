@@ -132,8 +132,8 @@ def check_tensorboard(words):
         try:
             lines = iter(started.stderr.readline, "")
             address = next(found[0] for line in lines if (found := re.search(r"http://localhost:\d+", line)))
-            with urllib.request.urlopen(f"{address}/data/runs", timeout=30) as answer:
-                assert {name.partition("/")[0] for name in json.load(answer)} == {"baseline", "distilled"}
+            with urllib.request.urlopen(f"{address}/data/runs", timeout=30) as response:
+                assert {name.partition("/")[0] for name in json.load(response)} == {"baseline", "distilled"}
         finally:
             started.terminate()
     return 0
@@ -149,9 +149,9 @@ def test_what_is_not_run_stands_on_a_page_and_each_has_its_reason():
 def test_every_extra_that_a_page_installs_is_one_of_the_project():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     pages = [path.read_text() for path in (ROOT / "docs").rglob("*.md")]
-    asked = [extra for page in pages for names in re.findall(r"\.\[([\w,]+)\]", page) for extra in names.split(",")]
-    assert len(asked) > 3
-    assert set(asked) <= set(extras)
+    installed = [extra for page in pages for names in re.findall(r"\.\[([\w,]+)\]", page) for extra in names.split(",")]
+    assert len(installed) > 3
+    assert set(installed) <= set(extras)
 
 
 @pytest.fixture
