@@ -1,1 +1,1 @@
-"""The teacher's one pass over a data set: data, teachers, and the run that fills a store."""
+"""The one-time teacher pass over a data set: data, teachers, and the run that writes a store."""

@@ -1,5 +1,5 @@
-"""What a precompute run refuses to do, in one line for the person who asked."""
+"""The error that ends a precompute command with one line on stderr."""
 
 
 class PrecomputeError(Exception):
-    """A run that cannot start or go on; the message says what was found, where, and what to do."""
+    """A run cannot start or continue; the message says what was found, where, and what to do."""

@@ -55,7 +55,7 @@ def teacher_maps(workspace: Workspace, source: str, teacher: Teacher) -> NDArray
     """Return the teacher's heatmaps (N, K, H, W) of view 0 of the first instances of a source."""
     count = min(INSTANCES, workspace.effort.instances)
     cropper = Precompute.plan(workspace.people(source, count), teacher).job.cropper
-    instances = [instance for row in range(len(cropper.persons)) for instance in cropper.prepare([row])]
+    instances = [instance for row in range(len(cropper.instances)) for instance in cropper.prepare([row])]
     crops = stack_crops(instances)[teacher.input_size][:, 0]
     return np.concatenate([teacher(crops[start : start + BATCH]) for start in range(0, len(crops), BATCH)])
 

@@ -26,8 +26,9 @@ from benchmarks.support.timing import interleave, timed
 from benchmarks.support.workspace import Precompute, Workspace
 from kdlib.machine.device import choose_device, choose_precision
 from precompute.run.store import fill, finish
+from precompute.teacher.architecture import TorchNetwork
 from precompute.teacher.ensemble import teacher_maps
-from precompute.teacher.hrnet import HRNetNetwork, build_hrnet
+from precompute.teacher.hrnet import HRNET, build_hrnet
 from precompute.teacher.loading import Teacher, load_teacher
 
 
@@ -43,7 +44,7 @@ class Case:
 
 def _hrnet_w32() -> Teacher:
     size, device = (192, 256), choose_device("auto")
-    network = HRNetNetwork(build_hrnet("hrnet_w32"), size, device, choose_precision("auto", device))
+    network = TorchNetwork(HRNET, build_hrnet("hrnet_w32"), size, device, choose_precision("auto", device))
     return synthetic_teacher(size, "hrnet_w32 (random weights, prepared maps)", network)
 
 
@@ -95,12 +96,12 @@ class WholeRun:
         started = time.perf_counter()
         finish(writer)
         self.finishing.append(time.perf_counter() - started)
-        return len(self.precompute.job.persons)
+        return len(self.precompute.job.instances)
 
 
 def _crops(precompute: Precompute) -> Iterator[NDArray[np.uint8]]:
     cropper = precompute.job.cropper
-    for row in range(len(cropper.persons)):
+    for row in range(len(cropper.instances)):
         yield from (item.crops[precompute.job.teacher.input_size][None] for item in cropper.prepare([row]))
 
 

@@ -39,7 +39,7 @@ from kdlib.heatmaps import flip_average, peaks
 from kdlib.resample.exact import crop_image
 from kdlib.resample.maps import warp_heatmaps
 from kdlib.skeleton import FLIP_ORDER
-from precompute.data.photographs import read_photograph
+from precompute.data.image_files import read_image_file
 from precompute.teacher.loading import Teacher
 
 ROTATIONS = (0.0, 20.0, 40.0, 60.0, 80.0)
@@ -102,10 +102,10 @@ def run(workspace: Workspace) -> Iterator[Line]:
 
 def _crops(workspace: Workspace, source: str, teacher: Teacher) -> Crops:
     people = workspace.people(source, min(INSTANCES, workspace.effort.instances))
-    persons, split = people.selection.persons, people.split
+    persons, split = people.selection.instances, people.split
     boxes = clip_boxes(persons.bbox, persons.image_size)
     images = [
-        read_photograph(split.images / name, (int(size[0]), int(size[1])))
+        read_image_file(split.images / name, (int(size[0]), int(size[1])))
         for name, size in zip(persons.file_name, persons.image_size, strict=True)
     ]
     return Crops(images, *box_to_region(boxes, teacher.input_size), persons.keypoints)

@@ -7,18 +7,16 @@ lines from real COCO photographs are added; nothing else depends on it.
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import cache
 from benchmarks.support.effort import Effort
 from benchmarks.support.synthetic import synthetic_teacher
 from cache.commands.convert import convert_store
-from precompute.data.crops import Cropper
 from precompute.data.folder import Split, find_split
 from precompute.data.selection import Selection, select
-from precompute.data.views import BY_DEFAULT, ViewPlan, plan_geometry
+from precompute.data.views import DEFAULT_PLAN, ViewPlan
 from precompute.run.job import Job
-from precompute.run.provenance import describe
 from precompute.run.store import create_writer, fill
 from precompute.sample.dataset import write_sample
 from precompute.sample.spec import SampleSpec
@@ -76,13 +74,13 @@ class Workspace:
         return drawn
 
     def store(
-        self, source: str, input_size: tuple[int, int], views: ViewPlan = BY_DEFAULT, suffix: str = "zarr"
+        self, source: str, input_size: tuple[int, int], views: ViewPlan = DEFAULT_PLAN, suffix: str = "zarr"
     ) -> cache.Store:
         """Open the store of `store_path`."""
         return cache.open_store(self.store_path(source, input_size, views, suffix))
 
     def store_path(
-        self, source: str, input_size: tuple[int, int], views: ViewPlan = BY_DEFAULT, suffix: str = "zarr"
+        self, source: str, input_size: tuple[int, int], views: ViewPlan = DEFAULT_PLAN, suffix: str = "zarr"
     ) -> Path:
         """Return the path of a store of ``effort.instances`` instances for a teacher of an input size (width, height).
 
@@ -107,29 +105,12 @@ class Precompute:
     """A precompute run, set up as ``python -m precompute`` does."""
 
     job: Job
-    provenance: dict[str, Any]
 
     @classmethod
-    def plan(cls, people: People, teacher: Teacher, batch_size: int = 32, views: ViewPlan = BY_DEFAULT) -> Self:
+    def plan(cls, people: People, teacher: Teacher, batch_size: int = 32, views: ViewPlan = DEFAULT_PLAN) -> Self:
         """Plan the run of a teacher over people."""
-        split, chosen = people.split, people.selection
-        geometry = plan_geometry(chosen.persons, teacher.input_size, views)
-        cropper = Cropper(split.images, chosen.persons, geometry, teacher.input_sizes, frames=True)
-        threads = min(16, os.cpu_count() or 1)
-        job = Job(teacher, chosen.persons, chosen.ground_truth, cropper, geometry, views, batch_size, threads)
-        provenance = describe(
-            teacher,
-            annotations=split.annotations,
-            boxes=None,
-            split="train",
-            selection=chosen.summary,
-            plan=views,
-            frame_size=geometry.frame_size,
-        )
-        return cls(job, provenance)
+        return cls(Job.plan_run(teacher, people.split, people.selection, views, batch_size=batch_size))
 
     def begin(self, path: Path) -> cache.Writer:
         """Create the store of the run, overwriting an existing one, and return its writer."""
-        return create_writer(
-            self.job, path, cache.RootCodec(), self.provenance, frames=True, resume=False, overwrite=True
-        )
+        return create_writer(self.job, path, cache.RootCodec(), overwrite=True)

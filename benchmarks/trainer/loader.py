@@ -32,7 +32,7 @@ from cache import Store
 from kdlib.machine.device import choose_device
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import Loader
-from precompute.data.views import BY_DEFAULT, ViewPlan
+from precompute.data.views import DEFAULT_PLAN, ViewPlan
 
 CASES = (
     ("sample", (192, 256), (192, 256)),
@@ -43,7 +43,7 @@ CASES = (
 """Source, (width, height) of the teacher's input, (width, height) of the student's input."""
 TARGETS = {"decode": 1.5, "notebook": 0.2}
 """Largest acceptable cost of an instance in units of each peer."""
-MAPS = {"flip test": BY_DEFAULT, "two views": ViewPlan(2, flip_test=False), "none": None}
+MAPS = {"flip test": DEFAULT_PLAN, "two views": ViewPlan(2, flip_test=False), "none": None}
 PEOPLE_OF_NOTEBOOK = 2 * BATCH_SIZE
 """The notebook's loader is slow, so it loads fewer instances."""
 BATCHES = 4
@@ -153,7 +153,7 @@ class NotebookEpoch:
     """One epoch of the notebook's loader."""
 
     def __init__(self, people: People, input_size: tuple[int, int]) -> None:
-        self._loader = notebook_loader(people.split.images, people.selection.persons, input_size)
+        self._loader = notebook_loader(people.split.images, people.selection.instances, input_size)
 
     def __call__(self) -> int:
         """Load the epoch; return its number of instances."""

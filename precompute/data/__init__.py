@@ -1,1 +1,1 @@
-"""The data set: which persons, from which pictures, as which crops."""
+"""The data set: which instances, from which images, and the crops that a teacher sees of them."""

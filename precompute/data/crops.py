@@ -1,4 +1,4 @@
-"""From an image file to what the run needs of each person in it: the views' crops and the frame's bytes."""
+"""From an image file to what the run needs of each instance in it: the crops of the stored views, and the frame."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from kdlib.annotations import Persons
 from kdlib.geometry import compose_affines, scale_affine
 from kdlib.resample.exact import crop_image
-from precompute.errors import PrecomputeError
-from precompute.data.photographs import UnreadablePhotographError, read_photograph
+from precompute.data.image_files import ImageFileError, read_image_file
 from precompute.data.views import Geometry
+from precompute.errors import PrecomputeError
 
 JPEG_QUALITY = 90
 Crops = Mapping[tuple[int, int], NDArray[np.uint8]]
-"""The same views as (..., H, W, 3) RGB at one or more input sizes, by (W, H)."""
+"""Crops (..., H, W, 3) RGB of the same regions at one or more input sizes; the key is (W, H)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """One person, ready for the teacher; ``problem`` says why there are no crops."""
+    """One instance, ready for the teacher. If it has no crops, ``problem`` says why."""
 
     row: int
     crops: Crops
@@ -31,30 +31,31 @@ class Prepared:
     problem: str | None = None
 
 
-def stack_crops(persons: Sequence[Prepared]) -> Crops:
-    """Crops (B, V, H, W, 3) of persons, by input size."""
-    return {size: np.stack([person.crops[size] for person in persons]) for size in persons[0].crops}
+def stack_crops(prepared: Sequence[Prepared]) -> Crops:
+    """Stack the crops of instances to (B, V, H, W, 3), by input size."""
+    return {size: np.stack([instance.crops[size] for instance in prepared]) for size in prepared[0].crops}
 
 
 @dataclasses.dataclass(frozen=True)
 class Cropper:
-    """Cuts persons out of their images. Safe in threads."""
+    """Cuts instances out of their images. Thread-safe."""
 
     images: Path
-    persons: Persons
+    instances: Persons
     geometry: Geometry
     input_sizes: tuple[tuple[int, int], ...]
-    """The first is that of the geometry; the others show the same regions."""
+    """(width, height) of the crops. The first is that of the geometry; the others show the same regions."""
     frames: bool
+    """Whether to encode frames."""
 
     def prepare(self, rows: list[int]) -> list[Prepared]:
-        """Crops and frames of persons of one image; the file is read once."""
+        """Compute crops and frames of rows that show the same image; the file is read once."""
         first = rows[0]
-        path = self.images / self.persons.file_name[first]
-        width, height = self.persons.image_size[first]
+        path = self.images / self.instances.file_name[first]
+        width, height = self.instances.image_size[first]
         try:
-            image = read_photograph(path, (int(width), int(height)))
-        except UnreadablePhotographError as error:
+            image = read_image_file(path, (int(width), int(height)))
+        except ImageFileError as error:
             return [Prepared(row, {}, None, str(error)) for row in rows]
         return [Prepared(row, self._crops(image, row), self._frame(image, row)) for row in rows]
 
@@ -72,5 +73,7 @@ class Cropper:
         frame = crop_image(image, self.geometry.frame[row], self.geometry.frame_size)
         done, content = cv2.imencode(".jpg", frame[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         if not done:
-            raise PrecomputeError(f"OpenCV could not encode the frame of annotation {self.persons.annotation_id[row]}")
+            raise PrecomputeError(
+                f"OpenCV could not encode the frame of annotation {self.instances.annotation_id[row]}"
+            )
         return content.tobytes()

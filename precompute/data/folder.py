@@ -1,4 +1,4 @@
-"""Where a data folder keeps the images and annotations of a split: COCO's own layout, ours, and FiftyOne's zoo."""
+"""Where the images and annotations of a split are: COCO's own folder layout, ours, and that of FiftyOne's zoo."""
 
 import dataclasses
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Final
 from precompute.errors import PrecomputeError
 
 FIFTYONE: Final = {"val": "validation"}
-"""FiftyOne's names of splits, where they differ from COCO's."""
+"""FiftyOne's names of splits, if they differ from COCO's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,30 +19,45 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where a split may lie, relative to the data folder."""
+class FolderLayout:
+    """Where a split may be, relative to the data folder."""
 
     annotations: str
     images: tuple[str, ...]
-    """Folders; the first that is there holds the images."""
+    """Candidate image folders; the first that exists is used."""
+
+
+def choose_split(data: Path | None, split: str, images: Path | None, annotations: Path | None) -> Split:
+    """Locate a split by a data folder and a split's name, or by an image folder and an annotation file.
+
+    Raises:
+        PrecomputeError: If neither or both ways are given, or if the folders or files do not exist.
+    """
+    if data is not None and images is None and annotations is None:
+        return find_split(data, split)
+    if data is None and images is not None and annotations is not None:
+        if not images.is_dir():
+            raise PrecomputeError(f"no image folder at {images}")
+        return Split(images, annotations)
+    raise PrecomputeError("give the data: either --data DIR --split NAME, or --images DIR --annotations FILE")
 
 
 def split_name(name: str) -> str:
-    """COCO's name of a split, which may be given by FiftyOne's: ``validation`` is ``val``."""
+    """Convert a split's name to COCO's: FiftyOne's ``validation`` becomes ``val``."""
     return next((ours for ours, theirs in FIFTYONE.items() if theirs == name), name)
 
 
-def layouts(split: str) -> list[Layout]:
-    """Every layout that is known, the preferred one first."""
+def folder_layouts(split: str) -> list[FolderLayout]:
+    """All known layouts of a split, in order of preference."""
     theirs = FIFTYONE.get(split, split)
     coco, zoo = (coco_folder(split), f"images/{coco_folder(split)}"), f"{theirs}/data"
     return [
-        Layout(f"annotations/person_keypoints_{split}2017.json", (*coco, zoo)),
+        FolderLayout(f"annotations/person_keypoints_{split}2017.json", (*coco, zoo)),
         *(
-            Layout(f"annotations/person_keypoints_{name}.json", (name, f"images/{name}", "images"))
+            FolderLayout(f"annotations/person_keypoints_{name}.json", (name, f"images/{name}", "images"))
             for name in dict.fromkeys((split, theirs))
         ),
-        Layout(f"raw/person_keypoints_{split}2017.json", (zoo, *coco)),
+        FolderLayout(f"raw/person_keypoints_{split}2017.json", (zoo, *coco)),
     ]
 
 
@@ -51,39 +66,39 @@ def coco_folder(split: str) -> str:
     return f"{split}2017"
 
 
-def coco_layouts(split: str) -> list[Layout]:
-    """The layouts in which COCO's own annotation file may lie, for which COCO's own images would do."""
-    return [layout for layout in layouts(split) if coco_folder(split) in layout.images]
+def coco_layouts(split: str) -> list[FolderLayout]:
+    """The layouts that can hold COCO's own annotation file, and so can use COCO's own images."""
+    return [layout for layout in folder_layouts(split) if coco_folder(split) in layout.images]
 
 
 def find_split(root: Path, split: str) -> Split:
     """Find the images and keypoint annotations of a split.
 
     Args:
-        root: A folder in one of these layouts, first match wins:
+        root: A folder in one of these layouts; the first match is used:
             ``annotations/person_keypoints_{split}2017.json`` with ``{split}2017/`` or ``images/{split}2017/`` (COCO);
             ``annotations/person_keypoints_{split}.json`` with ``{split}/``, ``images/{split}/`` or ``images/``;
             ``raw/person_keypoints_{split}2017.json`` with ``{train|validation}/data/`` (FiftyOne's zoo).
-            COCO's and the zoo's images may also lie in each other's place.
+            The images of COCO's and the zoo's layout may also be in the folders of the other one.
         split: ``train`` or ``val``.
 
     Raises:
-        PrecomputeError: If the folder holds no such split; the message lists where it was looked for.
+        PrecomputeError: If the folder has no such split. The message lists the places that were searched.
     """
-    annotated = [layout for layout in layouts(split) if (root / layout.annotations).is_file()]
+    annotated = [layout for layout in folder_layouts(split) if (root / layout.annotations).is_file()]
     for layout in annotated:
-        images = first_folder(root, layout)
+        images = find_image_folder(root, layout)
         if images is not None:
             return Split(images, root / layout.annotations)
     if annotated:
         wanted = ", ".join(f"{folder}/" for folder in annotated[0].images)
         raise PrecomputeError(
-            f"{root / annotated[0].annotations} is there, its images are not: {root} has none of {wanted}"
+            f"{root / annotated[0].annotations} exists, but its images do not: {root} has none of {wanted}"
         )
-    looked = ", ".join(layout.annotations for layout in layouts(split))
-    raise PrecomputeError(f"{root} has no keypoint annotations of the split {split!r}: looked for {looked}")
+    searched = ", ".join(layout.annotations for layout in folder_layouts(split))
+    raise PrecomputeError(f"{root} has no keypoint annotations of the split {split!r}: looked for {searched}")
 
 
-def first_folder(root: Path, layout: Layout) -> Path | None:
-    """The image folder of a layout that is there."""
+def find_image_folder(root: Path, layout: FolderLayout) -> Path | None:
+    """The first image folder of a layout that exists, or None."""
     return next((root / folder for folder in layout.images if (root / folder).is_dir()), None)

@@ -1,4 +1,4 @@
-"""Where each view looks: view 0 is HRNet's official crop, further ones its mirror and what is drawn with a seed."""
+"""The regions of the stored views. View 0 is HRNet's official crop; further views are its mirror and random views."""
 
 import dataclasses
 from typing import Any, Final
@@ -18,11 +18,11 @@ from kdlib.geometry import (
 )
 
 FRAME_MARGIN = 1.25
-"""A frame shows the official crop with this much around it, so that turned and larger views find pixels there."""
+"""Size of a frame relative to the official crop, so that rotated and larger augmented views stay inside it."""
 ROTATION = 40.0
-"""Standard deviation in degrees of drawn views (HRNet's training: 45), cut at twice that."""
+"""Standard deviation in degrees of the rotation of random views (HRNet's training: 45), clipped at twice that."""
 SCALE = 0.3
-"""Standard deviation and limit of their relative size (HRNet's training: 0.35)."""
+"""Standard deviation and largest deviation from 1 of their relative size (HRNet's training: 0.35)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,53 +32,55 @@ class ViewPlan:
     count: int
     _: dataclasses.KW_ONLY
     flip_test: bool
-    """Every stored map is the average of its view and the view's mirror; then no view is stored mirrored."""
+    """Whether each stored heatmap is the average of the view's and its mirror's; then no view is stored mirrored."""
     seed: int = 0
 
     @property
     def flips(self) -> NDArray[np.uint8]:
-        """(V,) 1 for mirrored views: with the flip test none, else every second one."""
+        """(V,) uint8, 1 for mirrored views: every second one, and none with the flip test."""
         return np.array([0 if self.flip_test else v % 2 for v in range(self.count)], np.uint8)
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as a manifest holds it."""
+        """The plan for the manifest."""
         drawn = {"rotation_std": ROTATION, "scale_std": SCALE} if self.count > 2 - self.flip_test else None
         return {**dataclasses.asdict(self), "flips": self.flips.tolist(), "drawn": drawn}
 
 
-BY_DEFAULT: Final = ViewPlan(1, flip_test=True)
+DEFAULT_PLAN: Final = ViewPlan(1, flip_test=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Affines of N persons."""
+    """Affines of N instances."""
 
     frame_size: tuple[int, int]
     frame: NDArray[np.float64]
     """(N, 2, 3) image pixels to frame pixels."""
     views: NDArray[np.float64]
-    """(N, V, 2, 3) frame pixels to teacher input pixels, the mirror included."""
+    """(N, V, 2, 3) frame pixels to teacher input pixels, including the mirror."""
 
     def image_to_view(self, row: int, view: int) -> Affine:
-        """(2, 3) image pixels to teacher input pixels."""
+        """Affine (2, 3) from image pixels to teacher input pixels."""
         return compose_affines(self.views[row, view], self.frame[row])
 
 
-def plan_geometry(persons: Persons, input_size: tuple[int, int], plan: ViewPlan, frame_scale: float = 1.0) -> Geometry:
-    """Affines of the frames and views of persons.
+def plan_geometry(
+    instances: Persons, input_size: tuple[int, int], plan: ViewPlan, frame_scale: float = 1.0
+) -> Geometry:
+    """Compute the affines of the frames and stored views of instances.
 
     Args:
-        persons: Their boxes are clipped to the image, as HRNet does.
+        instances: N instances. Their boxes are clipped to the image, as in HRNet.
         input_size: Width and height of the teacher's input.
-        plan: The views.
-        frame_scale: Frame pixels a teacher input pixel.
+        plan: The stored views.
+        frame_scale: Frame pixels per teacher input pixel.
     """
-    centers, sizes = box_to_region(clip_boxes(persons.bbox, persons.image_size), input_size, PADDING)
+    centers, sizes = box_to_region(clip_boxes(instances.bbox, instances.image_size), input_size, PADDING)
     width, height = (round(side * FRAME_MARGIN * frame_scale) for side in input_size)
-    frames, views = np.empty((len(persons), 2, 3)), np.empty((len(persons), plan.count, 2, 3))
+    frames, views = np.empty((len(instances), 2, 3)), np.empty((len(instances), plan.count, 2, 3))
     for i, (center, size) in enumerate(zip(centers, sizes, strict=True)):
         frames[i] = region_affine(center, size * FRAME_MARGIN, (width, height))
-        rng = np.random.default_rng((plan.seed, abs(int(persons.annotation_id[i]))))
+        rng = np.random.default_rng((plan.seed, abs(int(instances.annotation_id[i]))))
         for v, flip in enumerate(plan.flips):
             factor, rotation = (1.0, 0.0) if v < 2 - plan.flip_test else _draw(rng)
             views[i, v] = region_affine(center, size * np.float32(factor), input_size, rotation, flip=bool(flip))
@@ -86,6 +88,6 @@ def plan_geometry(persons: Persons, input_size: tuple[int, int], plan: ViewPlan,
 
 
 def _draw(rng: np.random.Generator) -> tuple[float, float]:
-    """Relative size and rotation of one drawn view."""
+    """Draw the relative size and the rotation in degrees of one random view."""
     factor = np.clip(rng.normal(1.0, SCALE), 1 - SCALE, 1 + SCALE)
     return float(factor), float(np.clip(rng.normal(0.0, ROTATION), -2 * ROTATION, 2 * ROTATION))

@@ -1,1 +1,1 @@
-"""Downloading and unpacking COCO."""
+"""Downloading files, and downloading and unpacking COCO."""

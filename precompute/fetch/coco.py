@@ -1,12 +1,12 @@
-r"""COCO 2017's images and keypoint annotations, downloaded, checked and unpacked.
+r"""Download, verify and unpack the images and keypoint annotations of COCO 2017.
 
     python -m precompute.fetch.coco --out data/coco                    train and val: 20 GB of archives
     python -m precompute.fetch.coco --out data/coco --splits val       0.8 GB of images
-    python -m precompute.fetch.coco --out /data/coco                   a COCO folder that is there already is used as it is
+    python -m precompute.fetch.coco --out /data/coco                   uses a COCO folder that exists already
 
-Images and annotations are looked for in every layout that `python -m precompute --data` reads, and only what is lacking
-is fetched. An interrupted download goes on where it was; a split's folder appears when all of its images are in it.
-Archives are deleted when they are unpacked (--keep-archives keeps them). Images keep their photographers' Flickr
+The command looks for images and annotations in every layout that `python -m precompute --data` reads, and downloads
+only what is missing. An interrupted download continues where it stopped. A split's folder appears when it holds all
+images. Archives are deleted after unpacking, unless --keep-archives is given. Images keep their photographers' Flickr
 licences, the annotations are CC BY 4.0: https://cocodataset.org/#termsofuse
 """
 
@@ -20,15 +20,15 @@ from typing import Final
 
 from kdcli.flags import Parser
 from kdcli.progress import say
-from precompute.data.folder import Split, coco_folder, coco_layouts, find_split, first_folder, split_name
+from precompute.data.folder import Split, coco_folder, coco_layouts, find_image_folder, find_split, split_name
 from precompute.errors import PrecomputeError
-from precompute.fetch.download import MEGABYTE, DownloadError, RemoteFile, bytes_to_come, download
+from precompute.fetch.download import MEGABYTE, DownloadError, RemoteFile, download, remaining_bytes
 from precompute.fetch.unzip import unpacked_size, unzip
 
 SITE: Final = "http://images.cocodataset.org"
 
-# Sizes as the server states them, repeated by many public download scripts; SHA-1 as GluonCV's documentation
-# (docs/build/examples_datasets/mscoco) lists them. The project could not download them itself so far.
+# Sizes are those that the server states, which many public download scripts repeat. SHA-1 digests are from GluonCV's
+# documentation (docs/build/examples_datasets/mscoco). This project has not been able to download the files so far.
 FILES: Final = {
     "train": ("zips/train2017.zip", 19_336_861_798, "10ad623668ab00c62c096f0ed636d6aff41faca5"),
     "val": ("zips/val2017.zip", 815_585_330, "4950dc9d00dbe1c933ee0170f5797584351d2a41"),
@@ -39,84 +39,83 @@ FILES: Final = {
     ),
 }
 IMAGES: Final = {"train": 118_287, "val": 5_000}
-"""Images a split."""
+"""Images per split."""
 KEYPOINTS: Final = {"train": 370 * MEGABYTE, "val": 30 * MEGABYTE}
-"""Bytes that a split's keypoint file takes unpacked, rounded up; a bound for the disk, not a check."""
+"""Upper bound of the bytes of a split's unpacked keypoint file, to estimate disk space."""
 SPARE: Final = 500 * MEGABYTE
-"""Bytes that must stay free."""
+"""Bytes of disk space that must stay free."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What one archive is for: an image folder or the annotations."""
+    """One archive: the images of a split, or the annotations."""
 
     remote: RemoteFile
     folder: str
-    """In the archive, and below the data folder."""
-    looked_for: tuple[str, ...]
-    """What would have made it needless, relative to the data folder."""
+    """Folder in the archive, and in the data folder."""
+    alternatives: tuple[str, ...]
+    """Files or folders of the data folder that make the archive unnecessary if one exists."""
     unpacked: int
-    """Bytes that its files take at most."""
+    """Upper bound of the bytes of its unpacked files."""
     count: int
-    """Files that it has."""
+    """Number of files to unpack."""
     wanted: frozenset[str] | None = None
-    """File names to unpack; all where None."""
+    """Names of the files to unpack; None for all."""
 
-    def takes(self, name: str) -> bool:
-        """Whether a file of the archive is wanted."""
+    def includes(self, name: str) -> bool:
+        """Whether a file of the archive is to be unpacked."""
         return self.wanted is None or name in self.wanted
 
 
 def missing_parts(root: Path, splits: list[str], site: str = SITE) -> list[Part]:
-    """The archives of what a data folder lacks, in whichever layout it is.
+    """Find the archives that a data folder of any known layout still needs.
 
     Raises:
-        PrecomputeError: If an image folder of COCO's is there with too few files: it is not ours, ours appear whole.
+        PrecomputeError: If COCO's image folder has too few files. This command did not make it, and does not touch it.
     """
-    lacking = {split: _lacking(root, split) for split in splits}
-    bare = [split for split in splits if lacking[split][0]]
-    annotations = [_annotations(bare, site)] if bare else []
-    return annotations + [_images(split, site) for split in splits if lacking[split][1]]
+    missing = {split: _is_missing(root, split) for split in splits}
+    unannotated = [split for split in splits if missing[split][0]]
+    annotations = [_annotations(unannotated, site)] if unannotated else []
+    return annotations + [_images(split, site) for split in splits if missing[split][1]]
 
 
-def _lacking(root: Path, split: str) -> tuple[bool, bool]:
-    """Whether a split's annotations, and whether its images, are to be fetched."""
+def _is_missing(root: Path, split: str) -> tuple[bool, bool]:
+    """Whether a split's annotations, and whether its images, are missing."""
     try:
         found = find_split(root, split)
     except PrecomputeError:
         own = coco_layouts(split)
-        images = first_folder(root, own[0])
+        images = find_image_folder(root, own[0])
         annotated = any((root / layout.annotations).is_file() for layout in own)
     else:
         images, annotated = found.images, True
         if images != root / coco_folder(split):
             return False, False
     if images is not None:
-        _refuse_incomplete(images, split)
+        _check_complete(images, split)
     return not annotated, images is None
 
 
-def _refuse_incomplete(images: Path, split: str) -> None:
+def _check_complete(images: Path, split: str) -> None:
     found = sum(entry.name.endswith(".jpg") for entry in os.scandir(images))
     if found < IMAGES[split]:
         raise PrecomputeError(
-            f"{images} holds {found} of {IMAGES[split]} images and was not made by this command: complete it, or give "
+            f"{images} has {found} of {IMAGES[split]} images and was not made by this command: complete it, or give "
             "another --out"
         )
 
 
 def _annotations(splits: list[str], site: str) -> Part:
     names = frozenset(Path(coco_layouts(split)[0].annotations).name for split in splits)
-    looked_for = tuple(layout.annotations for split in splits for layout in coco_layouts(split))
+    alternatives = tuple(layout.annotations for split in splits for layout in coco_layouts(split))
     unpacked = sum(KEYPOINTS[split] for split in splits)
-    return Part(_remote("annotations", site), "annotations", looked_for, unpacked, len(names), names)
+    return Part(_remote("annotations", site), "annotations", alternatives, unpacked, len(names), names)
 
 
 def _images(split: str, site: str) -> Part:
-    """JPEG files take unpacked what their archive takes."""
     remote = _remote(split, site)
-    looked_for = tuple(f"{folder}/" for folder in coco_layouts(split)[0].images)
-    return Part(remote, coco_folder(split), looked_for, remote.size or 0, IMAGES[split])
+    alternatives = tuple(f"{folder}/" for folder in coco_layouts(split)[0].images)
+    return Part(remote, coco_folder(split), alternatives, remote.size or 0, IMAGES[split])  # JPEG does not shrink
 
 
 def _remote(key: str, site: str) -> RemoteFile:
@@ -125,23 +124,29 @@ def _remote(key: str, site: str) -> RemoteFile:
 
 
 def fetch(root: Path, splits: list[str], site: str = SITE, *, keep_archives: bool = False) -> list[str]:
-    """Have the splits in a folder.
+    """Download and unpack what a data folder is missing of the splits.
+
+    Args:
+        root: The data folder.
+        splits: ``train``, ``val``, or both.
+        site: Base address of the archives.
+        keep_archives: Do not delete archives after unpacking.
 
     Returns:
-        What was done, a line a part, or where each split is if nothing was to be done.
+        One line per unpacked archive, or one line per split if nothing was missing.
 
     Raises:
-        PrecomputeError: If the disk is too small, a download fails, or an archive is not what it should be.
+        PrecomputeError: If the disk is too small, a download fails, or an archive is not the expected one.
     """
     splits = list(dict.fromkeys(splits))
     missing = missing_parts(root, splits, site)
-    _refuse_small_disk(root, missing, keep_archives)
+    _check_disk(root, missing, keep_archives)
     done = [_fetch_part(root, part, keep_archives) for part in missing]
-    return done or [_there(find_split(root, split), split) for split in splits]
+    return done or [_already_there(find_split(root, split), split) for split in splits]
 
 
-def _there(found: Split, split: str) -> str:
-    return f"{split}: {found.images} and {found.annotations} are there already"
+def _already_there(found: Split, split: str) -> str:
+    return f"{split}: {found.images} and {found.annotations} exist already"
 
 
 def _archive(root: Path, part: Part) -> Path:
@@ -150,20 +155,20 @@ def _archive(root: Path, part: Part) -> Path:
 
 def _fetch_part(root: Path, part: Part, keep_archives: bool) -> str:
     archive = _archive(root, part)
-    ours = [folder for folder in archive.parents if folder == archive.parent or not folder.exists()]
+    created = [folder for folder in archive.parents if folder == archive.parent or not folder.exists()]
     try:
         _download(root, part, archive)
-        _refuse_full(root, unpacked_size(archive, part.folder, part.takes))
-        files = unzip(archive, part.folder, root / part.folder, part.takes, part.count)
+        _check_free_space(root, unpacked_size(archive, part.folder, part.includes))
+        files = unzip(archive, part.folder, root / part.folder, part.includes, part.count)
         if not keep_archives:
             archive.unlink()
     finally:
-        _remove_empty(ours)
+        _remove_empty(created)
     return f"{root / part.folder}: {len(files)} files"
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders from the innermost on, up to the first that holds something."""
+    """Remove folders, innermost first, until one is not empty."""
     for folder in folders:
         try:
             folder.rmdir()
@@ -176,52 +181,56 @@ def _download(root: Path, part: Part, archive: Path) -> None:
         download(part.remote, archive)
     except DownloadError as error:
         raise DownloadError(
-            f"{error}. It is needed because {root} has no {' or '.join(part.looked_for)}; COCO that is on this machine "
-            "under other names goes to python -m precompute as it is, with --images DIR --annotations FILE"
+            f"{error}. It is needed because {root} has no {' or '.join(part.alternatives)}. If COCO is on this machine "
+            "under other names, give it to python -m precompute with --images DIR --annotations FILE"
         ) from error
 
 
-def _refuse_small_disk(root: Path, missing: list[Part], keep_archives: bool) -> None:
-    """Say what comes, and refuse what does not fit."""
+def _check_disk(root: Path, missing: list[Part], keep_archives: bool) -> None:
+    """Report the bytes of the downloads, and refuse them if the disk is too small."""
     if not missing:
         return
-    download_bytes = [bytes_to_come(part.remote, _archive(root, part)) or 0 for part in missing]
+    download_bytes = [remaining_bytes(part.remote, _archive(root, part)) or 0 for part in missing]
     kept = 0
     peak = 0
-    for come, part in zip(download_bytes, missing, strict=True):
-        peak = max(peak, kept + come + part.unpacked)
-        kept += part.unpacked + (come if keep_archives else 0)
+    for archive_bytes, part in zip(download_bytes, missing, strict=True):
+        peak = max(peak, kept + archive_bytes + part.unpacked)
+        kept += part.unpacked + (archive_bytes if keep_archives else 0)
     say(
         f"{root}: {sum(download_bytes) / 1e9:.1f} GB to download, {kept / 1e9:.1f} GB on disk at the end, "
-        f"{peak / 1e9:.1f} GB at most on the way"
+        f"{peak / 1e9:.1f} GB at peak"
     )
-    _refuse_full(root, peak)
+    _check_free_space(root, peak)
 
 
-def _refuse_full(root: Path, need: int) -> None:
+def _check_free_space(root: Path, needed: int) -> None:
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
-    if free < need + SPARE:
+    if free < needed + SPARE:
         raise PrecomputeError(
-            f"{root} has {free / 1e9:.1f} GB free and {(need + SPARE) / 1e9:.1f} GB are needed: make room, or give "
-            "another --out"
+            f"{root} has {free / 1e9:.1f} GB free and {(needed + SPARE) / 1e9:.1f} GB are needed: free some space, or "
+            "give another --out"
         )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Have COCO; 0 when it is there, 1 with one line on stderr when not."""
+    """Run the command. Returns 0 when COCO is complete, or 1 after an error, with one line on stderr."""
     parser = Parser(
         prog="python -m precompute.fetch.coco",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path("data/coco"), metavar="DIR", help="folder (data/coco)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("data/coco"), metavar="DIR", help="data folder (default: data/coco)"
+    )
     splits = list(IMAGES)
     parser.add_argument(
-        "--splits", nargs="+", type=split_name, choices=splits, default=splits, help="train, val (both)"
+        "--splits", nargs="+", type=split_name, choices=splits, default=splits, help="train, val (default: both)"
     )
-    parser.add_argument("--keep-archives", action="store_true", help="do not delete archives that are unpacked")
-    parser.add_argument("--site", default=SITE, metavar="URL", help=f"a mirror of {SITE}")
+    parser.add_argument("--keep-archives", action="store_true", help="do not delete archives after unpacking")
+    parser.add_argument(
+        "--site", default=SITE, metavar="URL", help=f"base address of the archives, for a mirror (default: {SITE})"
+    )
     arguments = parser.parse_args(argv)
     try:
         done = fetch(arguments.out, arguments.splits, arguments.site, keep_archives=arguments.keep_archives)
@@ -229,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("error: interrupted; the same command goes on", file=sys.stderr)
+        print("error: interrupted; run the same command again to continue", file=sys.stderr)
         return 1
     print("\n".join(done))
     return 0

@@ -1,4 +1,4 @@
-"""A folder of one zip archive, whole or not at all; nothing is written outside it, and every CRC is checked."""
+"""Unpacks one folder of a zip archive, completely or not at all. Nothing is written outside it; CRCs are checked."""
 
 import os
 import stat
@@ -14,11 +14,11 @@ from precompute.errors import PrecomputeError
 CHUNK: Final = 1 << 20
 MEGABYTE: Final = 1_000_000
 DAMAGE: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""What zipfile raises for archives that are cut, spoilt, encrypted, or compressed in a way it does not know."""
+"""Exceptions of zipfile for archives that are truncated, damaged, encrypted, or use an unknown compression."""
 
 
 class ArchiveError(PrecomputeError):
-    """A zip archive that is damaged, or is not what it should be."""
+    """A zip archive is damaged, or not the expected one."""
 
 
 def unzip(
@@ -30,46 +30,48 @@ def unzip(
 ) -> list[Path]:
     """Unpack the files of one folder of an archive.
 
-    Interrupted, it goes on: what lies in ``TARGET.partial`` with the right CRC is not unpacked again.
+    After an interruption, files in ``TARGET.partial`` with the right CRC are not unpacked again.
 
     Args:
         archive: Zip file.
-        inside: Folder in it, e.g. ``val2017``; its files, not those of folders below, are unpacked.
-        target: Folder to make; it appears when all is in it. One that exists already is filled file by file.
-        wanted: Which file names to unpack.
-        count: How many there must be, where that is known.
+        inside: Folder in the archive, e.g. ``val2017``. Its files are unpacked, but not those of its subfolders.
+        target: Folder to create; it appears when it is complete. If it exists already, files are moved into it.
+        wanted: Selects the file names to unpack.
+        count: Expected number of files, if known.
 
     Returns:
-        The files, in the archive's order.
+        The unpacked files, in the order of the archive.
 
     Raises:
-        ArchiveError: If the archive is damaged, holds names that lead elsewhere, or has not the files that it should.
+        ArchiveError: If the archive is damaged, holds names that point outside, or lacks the expected files.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
             members = [m for m in _members(opened, inside, archive) if wanted(PurePosixPath(m.filename).name)]
             if not members or len(members) != (count or len(members)):
-                raise ArchiveError(f"{archive} has {len(members)} files in {inside}/, not {count or 'those wanted'}")
+                raise ArchiveError(
+                    f"{archive} has {len(members)} files in {inside}/, expected {count or 'at least one'}"
+                )
             beside = target.with_name(target.name + ".partial")
             beside.mkdir(parents=True, exist_ok=True)
             names = _extract(opened, members, beside, archive)
     except DAMAGE as error:
-        raise ArchiveError(f"{archive} is damaged ({error}); delete it, and it is downloaded again") from error
+        raise ArchiveError(f"{archive} is damaged ({error}); delete it to download it again") from error
     return _publish(beside, target, names)
 
 
 def unpacked_size(archive: Path, inside: str, wanted: Callable[[str], bool] = lambda name: True) -> int:
-    """Bytes of those files when unpacked; raises as `unzip`."""
+    """Bytes of the files that `unzip` would unpack; raises ArchiveError if the archive is damaged."""
     try:
         with zipfile.ZipFile(archive) as opened:
             members = _members(opened, inside, archive)
             return sum(m.file_size for m in members if wanted(PurePosixPath(m.filename).name))
     except DAMAGE as error:
-        raise ArchiveError(f"{archive} is damaged ({error}); delete it, and it is downloaded again") from error
+        raise ArchiveError(f"{archive} is damaged ({error}); delete it to download it again") from error
 
 
 def _members(opened: zipfile.ZipFile, inside: str, archive: Path) -> list[zipfile.ZipInfo]:
-    """Plain files right in a folder of the archive, after a look at every name."""
+    """Regular files directly in a folder of the archive. All names of the archive are checked first."""
     found = []
     for member in opened.infolist():
         path = PurePosixPath(member.filename.replace("\\", "/"))
@@ -80,7 +82,9 @@ def _members(opened: zipfile.ZipFile, inside: str, archive: Path) -> list[zipfil
             or ":" in "".join(path.parts[:1])
             or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
         ):
-            raise ArchiveError(f"{archive} is refused: it holds {member.filename!r}, which leads out of its folder")
+            raise ArchiveError(
+                f"{archive} is refused: it contains {member.filename!r}, which points outside its folder"
+            )
         if not member.is_dir() and path.parent == PurePosixPath(inside):
             found.append(member)
     return found
@@ -92,7 +96,7 @@ def _extract(opened: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: Pa
     with progress(f"unzip {archive.name}", "MB") as tell:
         for member in members:
             name = PurePosixPath(member.filename).name
-            if not _is_whole(folder / name, member):
+            if not _is_unpacked(folder / name, member):
                 _write(opened, member, folder / name)
             names.append(name)
             done += member.file_size
@@ -102,11 +106,11 @@ def _extract(opened: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: Pa
 
 def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
     with opened.open(member) as source, path.open("wb") as file:
-        while chunk := source.read(CHUNK):  # zipfile compares the CRC at the end and raises BadZipFile
+        while chunk := source.read(CHUNK):  # at the end, zipfile checks the CRC and raises BadZipFile
             file.write(chunk)
 
 
-def _is_whole(path: Path, member: zipfile.ZipInfo) -> bool:
+def _is_unpacked(path: Path, member: zipfile.ZipInfo) -> bool:
     if not path.is_file() or path.stat().st_size != member.file_size:
         return False
     crc = 0
@@ -117,7 +121,7 @@ def _is_whole(path: Path, member: zipfile.ZipInfo) -> bool:
 
 
 def _publish(beside: Path, target: Path, names: list[str]) -> list[Path]:
-    """Give the folder its name; into one that exists, the files move one by one."""
+    """Rename the folder to its target, or move its files into a target that exists."""
     if target.exists():
         for name in names:
             (beside / name).replace(target / name)

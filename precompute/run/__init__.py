@@ -1,1 +1,1 @@
-"""One run of the teacher: persons in, a store out."""
+"""One run of the teacher: flags, the job they describe, and its store written, checked or estimated."""

@@ -1,12 +1,12 @@
-"""Is the store what this teacher says? Random instances go through the teacher again and are compared.
+"""Does the store hold this teacher's heatmaps? Random instances are recomputed and compared.
 
-A difference can have three causes, and each has its own yardstick: the codec, whose error the manifest states; the
-machine, which need not compute the same twice, measured by a control that runs the teacher over the same crops in other
-batches; and a teacher, data or preprocessing that are not the store's, which are what the check is for.
+A difference can have three causes, and each is judged separately: the codec, whose error the manifest states; the
+machine, which may not compute the same values twice, measured by a control that runs the teacher over the same crops in
+other batches; and a teacher, data or preprocessing other than the store's, which the check is meant to find.
 
-Divergences are KL in nats between the distributions of log logits at T = 1, over the pixels that both maps have above
-the floor: a pixel that noise carries across the floor would make it infinite. Square roots of small divergences add
-like distances, so what codec and machine explain together is (sqrt(codec) + sqrt(machine))^2.
+Divergences are KL in nats between the distributions of log logits at T = 1, over the pixels where both heatmaps are
+above the floor: a pixel that noise moves across the floor would make it infinite. Square roots of small divergences add
+like distances, so codec and machine together explain at most (sqrt(codec) + sqrt(machine))^2.
 """
 
 import math
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache import Store
 from cache.codec.divergence import divergences
 from kdcli.progress import Tell, silently
 from kdlib.heatmaps import peaks
@@ -25,52 +26,55 @@ from precompute.run.job import Job
 from precompute.teacher.ensemble import teacher_maps
 
 MOST_MOVED = 0.05
-"""Share of joints whose maximum may lie elsewhere: a bf16 teacher moves 3.2 % of them against fp32."""
+"""Largest accepted share of joints whose maximum has moved: with bf16, 3.2 % of them move against fp32."""
 CONFIDENT = 0.2
-"""Maps whose maximum is below this say nothing, and their maximum may move."""
+"""Heatmaps whose maximum is below this are not confident; their maximum may move."""
 ROUNDING = 1e-6
-"""Nats that float32 arithmetic may differ by between machines: a fortieth of the default codec's error."""
+"""Accepted difference of float32 arithmetic between machines in nats: a fortieth of the default codec's error."""
 SAMPLED = 2.0
-"""How far the mean over a sample may lie above the mean over the store."""
+"""Accepted ratio of the mean over a sample to the mean over the store."""
 BATCH = 16
 Maps = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How far maps are from those of the teacher's first pass."""
+    """How far heatmaps differ from the teacher's recomputed ones."""
 
     mean: float
-    """Divergence in nats, over all maps with a value above the floor."""
+    """Mean divergence in nats over all heatmaps with a value above the floor."""
     worst: float
+    """Largest divergence in nats."""
     difference: float
-    """Mean |difference| of the values, those below the floor taken as 0."""
+    """Mean |difference| of the values; values below the floor count as 0."""
     moved: int
-    """Confident maps whose maximum lies more than a pixel away."""
+    """Number of confident heatmaps whose maximum has moved by more than one pixel."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was found."""
+    """Result of a check."""
 
     path: str
     teacher: str
     instances: int
+    """Instances that were compared."""
     of: int
+    """Instances of the store."""
     store: Gap
     control: Gap
     stated: dict[str, float]
-    """Mean and worst divergence of the codec, as the manifest states them."""
+    """Mean and worst divergence of the codec in nats, as the manifest states them."""
     maps: int
-    """Maps that could be compared."""
+    """Heatmaps that could be compared."""
     confident: int
-    """Those whose maximum is high enough to have a place."""
+    """Confident heatmaps among all recomputed ones."""
     made_otherwise: list[str]
-    """What decides a map's last digits and is not the same here as where the store was made."""
+    """Differences in software, device or precision that change the last digits of a heatmap."""
 
     @property
     def explained(self) -> dict[str, float]:
-        """The most that codec and machine explain, in nats: of the mean and of the worst map."""
+        """Largest mean and worst divergence in nats that codec and machine explain."""
         allowed = {"mean": SAMPLED * self.stated["mean"], "worst": self.stated["worst"]}
         control = {"mean": self.control.mean, "worst": self.control.worst}
         return {kind: (math.sqrt(allowed[kind]) + math.sqrt(control[kind])) ** 2 + ROUNDING for kind in allowed}
@@ -78,39 +82,43 @@ class Check:
     @property
     def verdict(self) -> str:
         """One line."""
-        if self.maps == 0:
-            return "nothing to compare: no map of these instances has a value above the floor"
-        moved = (self.store.moved - self.control.moved) / max(1, self.confident)
-        if moved > MOST_MOVED:
-            return "this is not the same teacher, preprocessing or data"
-        if self.store.mean <= self.explained["mean"] and self.store.worst <= self.explained["worst"]:
-            return "what the teacher says, as exactly as the codec states"
-        if self.made_otherwise:
-            return f"the same teacher, computed otherwise: {'; '.join(self.made_otherwise)}"
-        return "more than the codec and this machine explain: the maps are not the teacher's of these images"
+        return self._judge()[1]
 
     @property
     def passed(self) -> bool:
-        """Is the difference explained?"""
-        return self.verdict.startswith(("what", "the same"))
+        """Whether the difference is explained."""
+        return self._judge()[0]
+
+    def _judge(self) -> tuple[bool, str]:
+        if self.maps == 0:
+            return False, "nothing to compare: no heatmap of these instances has a value above the floor"
+        moved = (self.store.moved - self.control.moved) / max(1, self.confident)
+        if moved > MOST_MOVED:
+            return False, "different teacher, preprocessing or data"
+        if self.store.mean <= self.explained["mean"] and self.store.worst <= self.explained["worst"]:
+            return True, "same heatmaps, within the error that the codec states"
+        if self.made_otherwise:
+            return True, f"same teacher, computed differently: {'; '.join(self.made_otherwise)}"
+        return False, "the heatmaps differ by more than codec and machine explain"
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, for programs."""
+        """All results as JSON values."""
         return {**asdict(self), "explained": self.explained, "passed": self.passed, "verdict": self.verdict}
 
     def page(self) -> str:
-        """A small table for people."""
+        """A table for the terminal."""
         rows = [
-            ("", "mean", "worst", "|difference|", "maxima moved"),
-            ("teacher now against the store", *_row(self.store)),
-            ("teacher now against itself", *_row(self.control)),
+            ("", "mean", "worst", "|difference|", "moved maxima"),
+            ("recomputed against the store", *_row(self.store)),
+            ("recomputed twice (control)", *_row(self.control)),
             ("stated by the codec", f"{self.stated['mean']:.1e}", f"{self.stated['worst']:.1e}", "", ""),
             ("explained by codec and machine", *(f"{value:.1e}" for value in self.explained.values()), "", ""),
         ]
         lines = [f"  {r[0]:<31} {r[1]:>8} {r[2]:>8} {r[3]:>13} {r[4]:>13}".rstrip() for r in rows]
-        head = f"{self.path}: {self.instances} of {self.of} instances through {self.teacher} again"
+        head = f"{self.path}: {self.instances} of {self.of} instances recomputed with {self.teacher}"
         legend = (
-            f"  divergences in nats (log logits, T = 1) of {self.maps} maps; maxima of {self.confident} confident ones"
+            f"  divergences in nats (log logits, T = 1) of {self.maps} heatmaps; "
+            f"moved maxima of {self.confident} confident ones"
         )
         return "\n".join([head, *lines, legend, f"  {self.verdict}"])
 
@@ -119,24 +127,28 @@ def _row(gap: Gap) -> tuple[str, str, str, str]:
     return f"{gap.mean:.1e}", f"{gap.worst:.1e}", f"{gap.difference:.1e}", str(gap.moved)
 
 
-def check(job: Job, store: Any, provenance: dict[str, Any], count: int, tell: Tell = silently) -> Check:
-    """Compare ``count`` random instances of a store with the teacher's maps of their images.
+def check(job: Job, store: Store, count: int, tell: Tell = silently) -> Check:
+    """Compare ``count`` random instances of a store with the teacher's heatmaps of their images.
 
-    `tell` hears of each batch.
+    Args:
+        job: The job that the store is checked against.
+        store: The store.
+        count: Number of instances; all, if the store has fewer.
+        tell: Called with (done, total) before each batch.
 
     Raises:
-        PrecomputeError: If the store was made by another teacher or from other persons, or an image is unusable.
+        PrecomputeError: If the store was made by another teacher or from other instances, or an image cannot be used.
     """
-    _refuse_other(job, store, provenance)
+    _check_same_origin(job, store)
     rows = np.random.default_rng(0).permutation(np.flatnonzero(store.written))[:count]
     against_store, control, confident = _Tally(store.codec.floor), _Tally(store.codec.floor), 0
     for start in range(0, len(rows), BATCH):
         tell(start, len(rows))
         batch = rows[start : start + BATCH]
-        fresh, again = _twice(job, _prepared(job, batch))
-        against_store.add(fresh, store.heatmaps(batch))
-        control.add(fresh, again)
-        confident += int((peaks(fresh)[1] > CONFIDENT).sum())
+        recomputed, again = _compute_twice(job, _prepare(job, batch))
+        against_store.add(recomputed, store.heatmaps(batch))
+        control.add(recomputed, again)
+        confident += int((peaks(recomputed)[1] > CONFIDENT).sum())
     stated = store.manifest["codec_error"]["log_t1"]
     return Check(
         path=str(store.path),
@@ -148,19 +160,19 @@ def check(job: Job, store: Any, provenance: dict[str, Any], count: int, tell: Te
         stated={name: stated[name] for name in ("mean", "worst")},
         maps=control.maps,
         confident=confident,
-        made_otherwise=_made_otherwise(store.manifest["provenance"], provenance),
+        made_otherwise=_made_otherwise(store.manifest["provenance"], job.provenance),
     )
 
 
-def _twice(job: Job, persons: list[Prepared]) -> tuple[Maps, Maps]:
-    """The teacher's maps of persons, (n, V, K, h, w), and once more with the persons in other batches."""
-    crops, middle = stack_crops(persons), (len(persons) + 1) // 2
-    halves = [half for half in (persons[::-1][:middle], persons[::-1][middle:]) if half]
+def _compute_twice(job: Job, prepared: list[Prepared]) -> tuple[Maps, Maps]:
+    """Heatmaps (n, V, K, h, w) of instances, and again with the instances in other batches."""
+    crops, middle = stack_crops(prepared), (len(prepared) + 1) // 2
+    halves = [half for half in (prepared[::-1][:middle], prepared[::-1][middle:]) if half]
     again = [teacher_maps(job.teacher, stack_crops(half), job.plan) for half in halves]
     return teacher_maps(job.teacher, crops, job.plan), np.concatenate(again)[::-1]
 
 
-def _prepared(job: Job, rows: NDArray[np.intp]) -> list[Prepared]:
+def _prepare(job: Job, rows: NDArray[np.intp]) -> list[Prepared]:
     prepared = [job.cropper.prepare([int(row)])[0] for row in rows]
     for item in prepared:
         if item.problem is not None:
@@ -169,7 +181,7 @@ def _prepared(job: Job, rows: NDArray[np.intp]) -> list[Prepared]:
 
 
 class _Tally:
-    """Adds up a `Gap`, batch by batch."""
+    """Accumulates a `Gap`, batch by batch."""
 
     def __init__(self, floor: float) -> None:
         self._floor = floor
@@ -177,50 +189,50 @@ class _Tally:
         self._differences: list[NDArray[np.float32]] = []
         self._moved = 0
 
-    def add(self, fresh: Maps, other: Maps) -> None:
-        """Compare maps (n, V, K, h, w)."""
-        above = [np.where(maps >= np.float32(self._floor), maps, 0) for maps in (fresh, other)]
+    def add(self, recomputed: Maps, other: Maps) -> None:
+        """Compare heatmaps (n, V, K, h, w)."""
+        above = [np.where(maps >= np.float32(self._floor), maps, 0) for maps in (recomputed, other)]
         shared = (above[0] > 0) & (above[1] > 0)
-        exact, seen = (np.where(shared, maps, 0) for maps in above)
-        divergence = np.stack([divergences(*pair, self._floor)[..., 0] for pair in zip(exact, seen, strict=True)])
+        exact, compared = (np.where(shared, maps, 0) for maps in above)
+        divergence = np.stack([divergences(*pair, self._floor)[..., 0] for pair in zip(exact, compared, strict=True)])
         self._divergences.append(divergence[np.isfinite(divergence)])
         self._differences.append(np.abs(above[0] - above[1]).mean(axis=(1, 2, 3, 4)))
-        points, scores = peaks(fresh)
+        points, scores = peaks(recomputed)
         moved = np.abs(points - peaks(other)[0]).max(axis=-1) > 1
         self._moved += int((moved & (scores > CONFIDENT)).sum())
 
     @property
     def maps(self) -> int:
-        """Maps with a value above the floor on both sides."""
+        """Number of heatmaps with a value above the floor on both sides."""
         return sum(map(len, self._divergences))
 
     def gap(self) -> Gap:
-        """Over everything added."""
+        """The gap over everything added."""
         divergence, difference = np.concatenate(self._divergences), np.concatenate(self._differences)
         mean, worst = (divergence.mean(), divergence.max()) if divergence.size else (0, 0)
         return Gap(max(0.0, float(mean)), max(0.0, float(worst)), float(difference.mean()), self._moved)
 
 
 def _made_otherwise(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs and moves a map's last digits: `name: then, now`."""
+    """Differences that change a heatmap's last digits, as `name: then, now`."""
     names = ("torch", "opencv", "libjpeg", "device")
     pairs = {name: (stored.get("software", {}).get(name), now["software"].get(name)) for name in names}
     pairs["precision"] = (stored["teacher"]["precision"], now["teacher"]["precision"])
     return [f"{name} was {then}, is {here} here" for name, (then, here) in pairs.items() if then != here]
 
 
-def _refuse_other(job: Job, store: Any, provenance: dict[str, Any]) -> None:
+def _check_same_origin(job: Job, store: Store) -> None:
     stored, own = store.manifest["provenance"]["teacher"], job.teacher
     if stored["weights_sha256"] != own.weights_sha256:
         raise PrecomputeError(
             f"{store.path} was made by {stored['name']} with weights {stored['weights_sha256'][:12]}..., "
-            f"not by {own.name} with {own.weights_sha256[:12]}...; give the teacher it was made by"
+            f"not by {own.name} with {own.weights_sha256[:12]}...; give the teacher that made it"
         )
     for entry in ("views", "preprocessing"):
-        before, now = store.manifest["provenance"][entry], provenance[entry]
+        before, now = store.manifest["provenance"][entry], job.provenance[entry]
         if before != now:
-            raise PrecomputeError(f"{store.path} was made with {entry} {before}, this command says {now}")
-    if not np.array_equal(store.instances["annotation_id"], job.persons.annotation_id):
+            raise PrecomputeError(f"{store.path} was made with {entry} {before}, this command has {now}")
+    if not np.array_equal(store.instances["annotation_id"], job.instances.annotation_id):
         raise PrecomputeError(
-            f"{store.path} holds other persons than these annotations; give the file it was made from"
+            f"{store.path} holds other instances than these annotations; give the annotation file that it was made from"
         )

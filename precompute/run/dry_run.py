@@ -1,4 +1,4 @@
-"""What a run will cost, measured on a few batches: instances, time, bytes, disk."""
+"""The cost of a run, measured on a few batches: instances, time, bytes and disk space."""
 
 import shutil
 import tempfile
@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
+from cache import Codec
 from cache.writing.staging import staging_path
 from kdcli.words import counted, duration
-from kdlib.annotations import Persons
 from precompute.run.job import Job
 from precompute.run.store import create_writer, fill
 
 SAMPLE_BATCHES = 3
 COLUMN_BYTES = 1024
-"""Bytes of an instance's columns, rounded up."""
+"""Upper bound of the bytes of an instance's columns."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run will take."""
+    """Estimated cost of a run."""
 
     instances: int
     images: int
@@ -36,31 +36,31 @@ class Cost:
     bytes_per_instance: float
     store_bytes: int
     disk_bytes: int
-    """At the fullest moment: an HDF5 store lies there twice while its shards are joined."""
+    """Peak use of the disk. An HDF5 store takes twice its size while its shards are joined."""
     free_bytes: int
     path: str
 
     @property
     def fits(self) -> bool:
-        """Is there room?"""
+        """Whether the disk has enough free space."""
         return self.disk_bytes <= self.free_bytes
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, for programs."""
+        """All fields as JSON values."""
         return {**asdict(self), "fits": self.fits}
 
     def page(self) -> str:
-        """For people."""
-        twice = ", twice the store while HDF5 is joined" if self.disk_bytes > self.store_bytes else ""
+        """A table for the terminal."""
+        twice = ", twice the store while HDF5 shards are joined" if self.disk_bytes > self.store_bytes else ""
         enough = "" if self.fits else ": NOT ENOUGH"
         rows = [
-            ("instances", f"{self.instances:,} of {self.images:,} images, {self._views()}"),
+            ("instances", f"{self.instances:,} in {self.images:,} images, {self._views()}"),
             ("teacher", f"{self.teacher}, {self.precision} on {self.device}"),
             ("time", f"{duration(self.seconds)} at {self.instances_per_second:.1f} instances/s, one process"),
-            ("store", f"{_size(self.store_bytes)}, {self.bytes_per_instance / 1000:.1f} KB an instance"),
+            ("store", f"{_size(self.store_bytes)}, {self.bytes_per_instance / 1000:.1f} KB per instance"),
             ("disk", f"{_size(self.disk_bytes)} needed{twice}; {_size(self.free_bytes)} free{enough}"),
         ]
-        head = f"{self.path}: nothing written, measured on a few batches"
+        head = f"{self.path}: nothing written, estimated from a few batches"
         return "\n".join([head, *(f"  {name:<10} {text}" for name, text in rows)])
 
     def _views(self) -> str:
@@ -68,43 +68,43 @@ class Cost:
         return f"{counted(self.views, 'view')} each" + (f", averaged with {mirrors}" if self.flip_test else "")
 
 
-def dry_run(job: Job, codec: Any, path: Path) -> Cost:
-    """Run a few batches into a temporary store and project the whole run.
+def dry_run(job: Job, codec: Codec, path: Path) -> Cost:
+    """Run a few batches into a temporary store, and extrapolate to the whole run.
 
     Args:
         job: The whole run.
-        codec: Of the store.
-        path: Where the store would be; its suffix chooses the form, and its disk's free space is looked up.
+        codec: Codec of the store.
+        path: Where the store would be. Its suffix chooses the layout, and its disk's free space is reported.
     """
-    count = min(len(job.persons), SAMPLE_BATCHES * job.batch_size)
+    count = min(len(job.instances), SAMPLE_BATCHES * job.batch_size)
     small = _first(job, count)
-    _measure(_first(job, min(count, job.batch_size)), codec, path.suffix)  # first calls compile and load
+    _measure(_first(job, min(count, job.batch_size)), codec, path.suffix)  # warm-up: first calls compile and load
     seconds, written = _measure(small, codec, path.suffix)
     per_instance = written / count + COLUMN_BYTES
-    total = round(per_instance * len(job.persons))
+    total = round(per_instance * len(job.instances))
     return Cost(
-        instances=len(job.persons),
-        images=len(set(job.persons.file_name)),
+        instances=len(job.instances),
+        images=len(set(job.instances.file_name)),
         views=job.plan.count,
         flip_test=job.plan.flip_test,
         teacher=job.teacher.name,
         precision=job.teacher.precision,
         device=job.teacher.device,
-        seconds=seconds / count * len(job.persons),
+        seconds=seconds / count * len(job.instances),
         instances_per_second=count / seconds,
         bytes_per_instance=per_instance,
         store_bytes=total,
         disk_bytes=total * (1 if path.suffix == ".zarr" else 2),
-        free_bytes=shutil.disk_usage(_existing(path)).free,
+        free_bytes=shutil.disk_usage(_nearest_existing(path)).free,
         path=str(path),
     )
 
 
-def _measure(job: Job, codec: Any, suffix: str) -> tuple[float, int]:
-    """Seconds of a run into a temporary store, and the bytes of its shards."""
+def _measure(job: Job, codec: Codec, suffix: str) -> tuple[float, int]:
+    """Run into a temporary store; returns the seconds and the bytes of its shards."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"dry{suffix}"
-        writer = create_writer(job, path, codec, {}, frames=job.cropper.frames, resume=False, overwrite=False)
+        writer = create_writer(job, path, codec)
         started = time.perf_counter()
         fill(job, writer)
         seconds = time.perf_counter() - started
@@ -113,15 +113,15 @@ def _measure(job: Job, codec: Any, suffix: str) -> tuple[float, int]:
 
 
 def _first(job: Job, count: int) -> Job:
-    """The job of the first persons only."""
-    persons: Persons = job.persons.select(np.arange(count))
+    """The job with its first instances only."""
+    instances = job.instances.select(np.arange(count))
     geometry = replace(job.geometry, frame=job.geometry.frame[:count], views=job.geometry.views[:count])
-    return replace(
-        job, persons=persons, geometry=geometry, cropper=replace(job.cropper, persons=persons, geometry=geometry)
-    )
+    cropper = replace(job.cropper, instances=instances, geometry=geometry)
+    return replace(job, instances=instances, geometry=geometry, cropper=cropper)
 
 
-def _existing(path: Path) -> Path:
+def _nearest_existing(path: Path) -> Path:
+    """The path itself or its nearest parent that exists."""
     return next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
 
 

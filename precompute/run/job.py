@@ -1,23 +1,126 @@
-"""What one run consists of, and what the teacher says of its crops."""
+"""The job of one run: a teacher, the instances it sees, and how they are cut out of their images."""
 
+import argparse
 import dataclasses
+import os
+from pathlib import Path
+from typing import Any, Self
 
 from kdlib.annotations import Persons
+from kdlib.geometry import parse_size
 from precompute.data.crops import Cropper
-from precompute.data.views import Geometry, ViewPlan
-from precompute.teacher.loading import Teacher
+from precompute.data.folder import Split, choose_split
+from precompute.data.selection import Selection, select
+from precompute.data.views import Geometry, ViewPlan, plan_geometry
+from precompute.run.provenance import describe
+from precompute.run.team import local_rank_and_size, own_device
+from precompute.teacher.ensemble import load_teachers, parse_member
+from precompute.teacher.loading import Teacher, check_name
+
+MOST_THREADS = 16
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """Everything one run needs."""
+    """Everything that one run needs. Row i of instances, cropper and geometry is the same instance."""
 
     teacher: Teacher
-    persons: Persons
+    instances: Persons
     ground_truth: Persons
     cropper: Cropper
     geometry: Geometry
     plan: ViewPlan
     batch_size: int
     threads: int
+    """Threads that read images, and threads that encode heatmaps."""
+    provenance: dict[str, Any]
+    """The entry of the manifest; see `precompute.run.provenance.describe`."""
     skip_missing: bool = False
+    """Leave out instances whose image cannot be read, instead of ending the run."""
+
+    @classmethod
+    def from_flags(cls, arguments: argparse.Namespace) -> Self:
+        """Read the data and load the teacher that the flags of `precompute.run.flags` describe.
+
+        Raises:
+            PrecomputeError: If the flags contradict each other or do not fit the data.
+            ValueError: If a teacher's name, a size, a checkpoint or an annotation file cannot be used.
+        """
+        members = [(arguments.teacher, arguments.checkpoint), *map(parse_member, arguments.ensemble)]
+        for name, _ in members:
+            check_name(name)  # before the annotations are read, which takes long
+        split = choose_split(arguments.data, arguments.split, arguments.images, arguments.annotations)
+        selection = select(
+            split,
+            boxes=arguments.boxes,
+            unlabelled=arguments.unlabelled,
+            limit=arguments.limit,
+            skip_missing=arguments.skip_missing,
+        )
+        size = parse_size(arguments.input_size) if arguments.input_size else None
+        teacher = load_teachers(members, size, own_device(arguments.device), arguments.precision)
+        flip_test = arguments.views is None if arguments.flip_test is None else arguments.flip_test
+        return cls.plan_run(
+            teacher,
+            split,
+            selection,
+            ViewPlan(arguments.views or 1, flip_test=flip_test, seed=arguments.seed),
+            batch_size=arguments.batch_size,
+            split_name=arguments.split,
+            boxes=arguments.boxes,
+            frames=not arguments.no_frames,
+            frame_scale=arguments.frame_scale,
+            skip_missing=arguments.skip_missing,
+        )
+
+    @classmethod
+    def plan_run(  # noqa: PLR0913 - all that determines a store
+        cls,
+        teacher: Teacher,
+        split: Split,
+        selection: Selection,
+        plan: ViewPlan,
+        *,
+        batch_size: int = 32,
+        split_name: str = "train",
+        boxes: Path | None = None,
+        frames: bool = True,
+        frame_scale: float = 1.0,
+        skip_missing: bool = False,
+    ) -> Self:
+        """Plan the run of a teacher over selected instances.
+
+        Args:
+            teacher: The teacher.
+            split: Where the images and annotations are.
+            selection: The instances of the split.
+            plan: The stored views.
+            batch_size: Instances per batch.
+            split_name: Name of the split in the manifest.
+            boxes: File with the detections of the selection, if it was made from detections.
+            frames: Whether the store holds frames.
+            frame_scale: Frame pixels per teacher input pixel.
+            skip_missing: See `Job`.
+        """
+        geometry = plan_geometry(selection.instances, teacher.input_size, plan, frame_scale)
+        provenance = describe(
+            teacher,
+            annotations=split.annotations,
+            boxes=boxes,
+            split=split_name,
+            selection=selection.summary,
+            plan=plan,
+            frame_size=geometry.frame_size,
+        )
+        return cls(
+            teacher=teacher,
+            instances=selection.instances,
+            ground_truth=selection.ground_truth,
+            cropper=Cropper(split.images, selection.instances, geometry, teacher.input_sizes, frames),
+            geometry=geometry,
+            plan=plan,
+            batch_size=batch_size,
+            threads=max(1, min(MOST_THREADS, (os.cpu_count() or 1) // local_rank_and_size()[1])),
+            provenance=provenance,
+            skip_missing=skip_missing,
+        )

@@ -1,9 +1,7 @@
-"""What a store's manifest says about where its heatmaps come from. No path of this machine goes into it."""
+"""The provenance in a store's manifest: where its heatmaps come from. It contains no path of this machine."""
 
 import datetime
-import hashlib
 import importlib.metadata
-import json
 import platform
 import re
 from pathlib import Path
@@ -17,8 +15,7 @@ from kdlib.losses import DEFAULT_FLOOR
 from kdlib.machine.version import project_version
 from precompute.data.crops import JPEG_QUALITY
 from precompute.data.views import FRAME_MARGIN, ViewPlan
-from precompute.errors import PrecomputeError
-from precompute.run.job import Job
+from precompute.teacher.checkpoint import file_sha256
 from precompute.teacher.loading import Teacher
 
 LICENCE = (
@@ -28,11 +25,10 @@ LICENCE = (
 
 
 def file_identity(path: Path | None) -> dict[str, str] | None:
-    """Name and sha256 of a file."""
+    """Name and SHA-256 of a file, or None."""
     if path is None:
         return None
-    with path.open("rb") as file:
-        return {"name": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"name": path.name, "sha256": file_sha256(path)}
 
 
 def describe(
@@ -44,9 +40,21 @@ def describe(
     selection: dict[str, Any],
     plan: ViewPlan,
     frame_size: tuple[int, int],
-    licence: str = LICENCE,
 ) -> dict[str, Any]:
-    """Provenance of a store; `software` and `created` are for information, all else must match on resume."""
+    """Describe the origin of a store. All entries but `software` and `created` must match when a run is resumed.
+
+    Args:
+        teacher: The teacher.
+        annotations: The annotation file.
+        boxes: The file with detections, or None.
+        split: Name of the split.
+        selection: Summary of the selected instances.
+        plan: The stored views.
+        frame_size: (width, height) of the frames.
+
+    Returns:
+        JSON values.
+    """
     mean, std = teacher.normalisation
     return {
         "teacher": {
@@ -78,14 +86,14 @@ def describe(
             "frame_jpeg_quality": JPEG_QUALITY,
         },
         "views": plan.to_json(),
-        "licence": licence,
+        "licence": LICENCE,
         "software": {**software(), "device": _device(teacher.device)},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
 def _members(ensemble: Teacher) -> list[dict[str, Any]]:
-    """Who was averaged; the input size of those that do not look at the ensemble's own."""
+    """Name and weights of each member, and its input size if it is not the ensemble's."""
     described: list[dict[str, Any]] = []
     for member in ensemble.members:
         own = member.input_size == ensemble.input_size
@@ -95,14 +103,14 @@ def _members(ensemble: Teacher) -> list[dict[str, Any]]:
 
 
 def _device(name: str) -> str:
-    """What a device is: two of one kind compute the same."""
+    """The model of a device: two devices of one model compute the same values."""
     if name.startswith("cuda"):
         return str(torch.cuda.get_device_name(name))
     return f"CPU, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def software() -> dict[str, str]:
-    """Versions of everything that decides a heatmap's value."""
+    """Versions of all software that affects a heatmap's values."""
     names = ("numpy", "zarr", "h5py", "numba")
     found = re.search(r"JPEG:\s+(.*)", cv2.getBuildInformation())
     return {
@@ -113,39 +121,3 @@ def software() -> dict[str, str]:
         **{name: importlib.metadata.version(name) for name in names},
         "project": project_version(),
     }
-
-
-INFORMATIVE = ("software", "created")
-"""Entries of the provenance that may differ between two runs of one store."""
-
-
-def refuse_other(job: Job, store: Any, codec: Any, provenance: dict[str, Any]) -> str:
-    """Compare a finished store with what this run would make.
-
-    Returns:
-        One line that says that there is nothing to do.
-
-    Raises:
-        PrecomputeError: If it is another store; the message names the entries that differ.
-    """
-    stored = {**store.manifest["provenance"], "codec": store.spec.codec.to_json(), "frames": store.has_frames}
-    wanted = {**json.loads(json.dumps(provenance)), "codec": codec.to_json(), "frames": job.cropper.frames}
-    differing = sorted(_differences(stored, wanted))
-    if differing:
-        raise PrecomputeError(
-            f"{store.path} is complete and another store than this run would make: it differs in "
-            f"{'; '.join(differing)}. Give another --store, or replace it with --overwrite instead of --resume"
-        )
-    return f"{store.path} is complete: nothing to do"
-
-
-def _differences(stored: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
-    """Entries that differ, as ``path: stored, now wanted``."""
-    differing = []
-    for key in sorted({*stored, *wanted} - set(INFORMATIVE)):
-        before, now = stored.get(key), wanted.get(key)
-        if isinstance(before, dict) and isinstance(now, dict):
-            differing += _differences(before, now, f"{prefix}{key}.")
-        elif before != now:
-            differing.append(f"{prefix}{key}: {before!r}, now {now!r}")
-    return differing

@@ -1,5 +1,6 @@
-"""The one-time run: images in, a store of heatmaps out."""
+"""The one-time run: a job's instances go through the teacher into a store, which is then evaluated and published."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,44 +10,98 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cache
+from cache.format.manifest import VOLATILE, differences
 from kdcli.progress import progress, say
 from kdlib.geometry import compose_affines
 from kdlib.metrics.evaluation import evaluate_points, teacher_predictions
 from precompute.errors import PrecomputeError
 from precompute.run.job import Job
 from precompute.run.pipeline import Pipeline
-from precompute.run.team import Alone, Team
+from precompute.run.team import SingleProcess, Team
+
+
+def write_store(
+    job: Job, path: Path, codec: cache.Codec, team: SingleProcess | Team, *, resume: bool, overwrite: bool
+) -> str | None:
+    """Write the store of a job, or the shards of it that fall to this process.
+
+    Args:
+        job: The job.
+        path: The store, ending in `.zarr` or `.h5`.
+        codec: Codec of the heatmaps.
+        team: The processes of the run.
+        resume: Continue an unfinished run. A finished store is compared with the job and kept.
+        overwrite: Start again, and replace an existing store when the new one is complete.
+
+    Returns:
+        A line for stdout, in the first process; None in the others.
+
+    Raises:
+        PrecomputeError: If the run is interrupted, an image cannot be used, or a finished store is another one.
+        StoreError: See `cache.create_store`.
+    """
+    if resume and not overwrite and path.exists() and not cache.awaits_repair(path):
+        line = check_same_store(job, cache.open_store(path), codec)
+        return line if team.rank == 0 else None
+    writer = team.begin(lambda join: create_writer(job, path, codec, resume=resume, overwrite=overwrite, join=join))
+    try:
+        skipped = fill(job, writer, team, show=team.rank == 0)
+    except KeyboardInterrupt:
+        left = len(writer.pending_shards())
+        raise PrecomputeError(
+            f"interrupted with {left} of {writer.spec.shards} shards left; run the same command with --resume to "
+            "continue"
+        ) from None
+
+    def publish(skipped: list[str]) -> str:
+        for line in skipped:
+            say(f"skipped {line}")
+        return _summary(*finish(writer), len(skipped))
+
+    return team.finish(skipped, publish)
+
+
+def check_same_store(job: Job, store: cache.Store, codec: cache.Codec) -> str:
+    """Compare a finished store with the one that a job would write.
+
+    Returns:
+        A line that says that there is nothing to do.
+
+    Raises:
+        PrecomputeError: If the job would write a different store. The message names the entries that differ.
+    """
+    stored = {**store.manifest["provenance"], "codec": store.spec.codec.to_json(), "frames": store.has_frames}
+    wanted = {**json.loads(json.dumps(job.provenance)), "codec": codec.to_json(), "frames": job.cropper.frames}
+    differing = sorted(differences(stored, wanted, ignore=VOLATILE))
+    if differing:
+        raise PrecomputeError(
+            f"{store.path} is complete, but this command would write a different store: {'; '.join(differing)}. "
+            "Give another --store, or replace it with --overwrite instead of --resume"
+        )
+    return f"{store.path} is complete: nothing to do"
 
 
 def create_writer(
-    job: Job,
-    path: Path,
-    codec: Any,
-    provenance: dict[str, Any],
-    *,
-    frames: bool,
-    resume: bool,
-    overwrite: bool,
-    join: bool = False,
-) -> Any:
-    """Open the store for writing; see `cache.create_store` for what it refuses."""
+    job: Job, path: Path, codec: cache.Codec, *, resume: bool = False, overwrite: bool = False, join: bool = False
+) -> cache.Writer:
+    """Create the writer of a job's store; `cache.create_store` describes the flags and errors."""
     width, height = job.teacher.heatmap_size
     spec = cache.StoreSpec(
-        instances=len(job.persons),
+        instances=len(job.instances),
         views=job.plan.count,
         joints=job.teacher.joints,
         height=height,
         width=width,
         codec=codec,
-        frames=frames,
+        frames=job.cropper.frames,
     )
     truth = job.ground_truth.columns()
     names = ("annotation_id", "image_id", "bbox", "area", "iscrowd", "keypoints")
     return cache.create_store(
         path,
         spec,
-        provenance,
-        job.persons.columns(),
+        job.provenance,
+        job.instances.columns(),
         {name: truth[name] for name in names},
         job.geometry.frame,
         job.geometry.views,
@@ -57,24 +112,24 @@ def create_writer(
     )
 
 
-def fill(job: Job, writer: Any, team: Alone | Team | None = None, *, show: bool = False) -> list[str]:
-    """Write the shards that are not there yet, or those that fall to this process of a `precompute.run.team`.
+def fill(job: Job, writer: cache.Writer, team: SingleProcess | Team | None = None, *, show: bool = False) -> list[str]:
+    """Write the shards that are still missing, or those of them that fall to this process.
 
     Args:
-        job: What to write.
-        writer: Of the store.
-        team: The processes that share the shards; this one alone where not given.
-        show: Say on stderr how far all of them are.
+        job: The job.
+        writer: Writer of its store.
+        team: The processes that share the shards; None for this process alone.
+        show: Show the progress of all processes on stderr.
 
     Returns:
-        Why instances were skipped, a line each (with ``skip_missing``).
+        One line per skipped instance with the reason (only with ``skip_missing``).
 
     Raises:
-        PrecomputeError: If an image cannot be read, or the run was interrupted; it can be resumed.
+        PrecomputeError: If an image cannot be read. The run can be resumed.
     """
-    cv2.setNumThreads(1)  # images are the parallel work
-    team = team or Alone()
-    total = len(job.persons)
+    cv2.setNumThreads(1)  # images are processed in parallel instead
+    team = team or SingleProcess()
+    total = len(job.instances)
     begun = total - sum(len(writer.shard_range(shard)) for shard in writer.pending_shards())
     with progress("teacher", "instances", begun, shown=show) as tell, Pipeline(job, writer) as pipeline:
         tell(begun, total)
@@ -83,8 +138,23 @@ def fill(job: Job, writer: Any, team: Alone | Team | None = None, *, show: bool 
     return pipeline.skipped
 
 
-def teacher_metrics(store: Any) -> dict[str, Any]:
-    """AP, AR and PCK of the teacher as the finished store gives it back; None stands for what has no value."""
+def finish(writer: cache.Writer) -> tuple[Path, dict[str, Any]]:
+    """Evaluate the teacher from the assembled store, and publish the store; returns its path and the metrics."""
+    store = writer.assemble()
+    if not store.written.any():
+        raise PrecomputeError(f"none of the {len(store)} instances could be used: give the images that were annotated")
+    metrics = teacher_metrics(store)
+    if writer.replaces not in (None, store.manifest["content_sha256"]):
+        say(
+            "the rebuilt shards differ from the original ones: they were computed on another device, in another "
+            "precision or with other libraries, or more than the shards of the store was damaged. Content now: "
+            f"{store.manifest['content_sha256']}, originally: {writer.replaces}"
+        )
+    return writer.publish(metrics), metrics
+
+
+def teacher_metrics(store: cache.Store) -> dict[str, Any]:
+    """Compute AP, AR and PCK of the teacher in percent from the stored heatmaps; None where a metric is undefined."""
     rows = np.flatnonzero(store.written)
     teacher = store.manifest["provenance"]["teacher"]
     affines = compose_affines(store.view_affine[rows], store.frame_affine[rows][:, None])
@@ -104,16 +174,7 @@ def teacher_metrics(store: Any) -> dict[str, Any]:
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
-def finish(writer: Any) -> tuple[Path, dict[str, Any]]:
-    """Measure the teacher from the store and publish it; returns its path and the metrics."""
-    store = writer.assemble()
-    if not store.written.any():
-        raise PrecomputeError(f"none of the {len(store)} persons could be used: give the images that were annotated")
-    metrics = teacher_metrics(store)
-    if writer.replaces not in (None, store.manifest["content_sha256"]):
-        say(
-            "the rebuilt shards are not what they were: another device, precision or library made them (or the "
-            f"store was damaged in more than its shards): content {store.manifest['content_sha256']}, once it was "
-            f"{writer.replaces}"
-        )
-    return writer.publish(metrics), metrics
+def _summary(path: Path, metrics: dict[str, Any], skipped: int) -> str:
+    numbers = (f"{name} {metrics[name]:.1f}" for name in ("ap", "pck@0.05", "pck@0.1") if metrics[name] is not None)
+    left_out = f", {skipped} skipped" if skipped else ""
+    return f"{path}: {metrics['instances']} instances{left_out}; teacher metrics from the store: {', '.join(numbers)}"

@@ -1,17 +1,18 @@
 """The processes of one run: `torchrun ... -m precompute ...` starts the command several times, on one or many hosts.
 
-Nothing is averaged and no tensor is sent, so that there is no process group. The processes (ranks) share what torchrun
-offers anyway, a small key-value server (the board), and the folder of the store:
+No gradients are averaged and no tensors are exchanged, so the processes (ranks) need no process group. They share the
+folder of the store, and the small key-value server that torchrun provides anyway. Its keys:
 
-    pending      the shards to be written, once rank 0 has begun the store
-    taken        a counter: whoever raises it takes the next shard, so that a slow rank takes fewer
-    done         instances written so far, for rank 0's progress bar
-    filled/R     rank R has nothing left to do; its warnings
-    published    the store has its name
-    failed       what went wrong, and where: everybody stops
-    beat/R       a counter that rank R raises every few seconds; one that stands still is a rank that has died
+    pending      the shards to write, set when rank 0 has begun the store
+    taken        a counter; a rank that raises it takes the next shard, so that slow ranks take fewer
+    done         instances written so far, for the progress bar of rank 0
+    filled/R     set when rank R has no shard left to write; holds its list of skipped instances
+    published    set when the store has its final name
+    left         a counter of the ranks that have read `published`
+    failed       the first error and the rank where it occurred; all ranks stop
+    heartbeat/R  a counter that rank R raises every few seconds; if it stops, rank R is dead
 
-A shard that a dead rank had begun has no receipt: the same command with --resume writes it.
+A shard that a dead rank had begun has no receipt; the same command with --resume writes it.
 """
 
 import json
@@ -22,179 +23,193 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from cache import Writer
 from cache.errors import StoreNotFoundError
 from precompute.errors import PrecomputeError
 
-BEAT = 5.0
-"""Seconds between two signs of life."""
-SILENCE = 90.0
-"""Seconds without one after which a rank is taken for dead."""
-LOOK = 0.2
-"""Seconds between two looks at the board."""
+if TYPE_CHECKING:
+    from torch.distributed import Store as KeyValueServer
+
+HEARTBEAT_SECONDS = 5.0
+"""Time between two heartbeats of a rank."""
+TIMEOUT_SECONDS = 90.0
+"""A rank without a heartbeat for this long is considered dead."""
+POLL_SECONDS = 0.2
+"""Time between two reads of a key that a rank waits for."""
 Result = TypeVar("Result")
 
 
-class Alone:
-    """One process: the team of the usual run."""
+class SingleProcess:
+    """The team of a run in one process."""
 
     rank, size = 0, 1
 
     def __init__(self) -> None:
         self._done = 0
 
-    def begin(self, create: Callable[[bool], Any]) -> Any:
-        """The writer that `create` makes; its argument says whether to join a run that rank 0 has begun."""
+    def begin(self, create: Callable[[bool], Writer]) -> Writer:
+        """Create the writer.
+
+        Args:
+            create: Creates it; the argument is True to join a run that rank 0 has begun.
+        """
         return create(False)
 
-    def shards(self, writer: Any) -> Iterator[int]:
-        """The shards that this process is to write."""
+    def shards(self, writer: Writer) -> Iterator[int]:
+        """Yield the shards that this process writes."""
         yield from writer.pending_shards()
 
     def advance(self, instances: int) -> int:
-        """Count instances; returns how many all processes have done."""
+        """Count written instances; returns the number that all processes have written."""
         self._done += instances
         return self._done
 
     def finish(self, skipped: list[str], publish: Callable[[list[str]], Result]) -> Result | None:
-        """Publish the store, given what all processes skipped; None in every process but the first."""
+        """Publish the store. Returns the result of `publish` in the first process, and None in the others.
+
+        Args:
+            skipped: Instances that this process skipped, one line each.
+            publish: Publishes the store; its argument lists what all processes skipped.
+        """
         return publish(skipped)
 
 
 class Team:
-    """One of several processes; like `Alone`, but shards are shared out and rank 0 begins and publishes the store."""
+    """One of several processes: like `SingleProcess`, but ranks share the shards, and rank 0 begins and publishes."""
 
-    def __init__(self, board: Any, rank: int, size: int) -> None:
+    def __init__(self, server: "KeyValueServer", rank: int, size: int) -> None:
         self.rank, self.size = rank, size
-        self._board = board
-        self._heard = {other: (-1, time.monotonic()) for other in range(size) if other != rank}
+        self._server = server
+        self._last_heartbeats = {other: (-1, time.monotonic()) for other in range(size) if other != rank}
         self._stop = threading.Event()
-        threading.Thread(target=self._live, daemon=True, name="signs of life").start()
+        threading.Thread(target=self._send_heartbeats, daemon=True, name="heartbeats").start()
 
-    def begin(self, create: Callable[[bool], Any]) -> Any:
-        """See `Alone.begin`."""
+    def begin(self, create: Callable[[bool], Writer]) -> Writer:
+        """Create the writer, after rank 0 has begun the store; see `SingleProcess.begin`."""
         if self.rank == 0:
             writer = create(False)
             self._set("pending", json.dumps(writer.pending_shards()))
             return writer
-        self._wait("pending", of=[0])
-        return self._joined(create)
+        self._wait("pending", ranks=[0])
+        return self._join_run(create)
 
-    def _joined(self, create: Callable[[bool], Any]) -> Any:
-        """Join rank 0's run, whose folder a network file system may show late."""
-        until = time.monotonic() + SILENCE
+    def _join_run(self, create: Callable[[bool], Writer]) -> Writer:
+        """Join rank 0's run; on a network file system its folder may become visible late."""
+        until = time.monotonic() + TIMEOUT_SECONDS
         while True:
             try:
                 return create(True)
             except StoreNotFoundError as error:
                 if time.monotonic() > until:
-                    raise PrecomputeError(f"{error}; every host must see the folder of the store") from error
-                self._look()
+                    raise PrecomputeError(f"{error}; all hosts must share the folder of the store") from error
+                self._poll()
 
-    def shards(self, writer: Any) -> Iterator[int]:
-        """See `Alone.shards`; a shard is taken when it is asked for."""
-        pending = json.loads(self._read("pending"))
+    def shards(self, writer: Writer) -> Iterator[int]:
+        """Yield shards that no other rank has taken; a shard is taken when the iterator advances to it."""
+        pending = json.loads(self._get("pending"))
         while (turn := self._add("taken", 1)) <= len(pending):
-            self._refuse_failure()
+            self._check_failure()
             yield pending[turn - 1]
 
     def advance(self, instances: int) -> int:
-        """See `Alone.advance`."""
+        """Count written instances; see `SingleProcess.advance`."""
         return self._add("done", instances)
 
     def finish(self, skipped: list[str], publish: Callable[[list[str]], Result]) -> Result | None:
-        """See `Alone.finish`: rank 0 waits until all have filled their shards, the others until it has published."""
+        """Publish in rank 0 after all ranks have written their shards; the others wait. See `SingleProcess.finish`."""
         others = [rank for rank in range(self.size) if rank != self.rank]
         if self.rank:
             self._set(f"filled/{self.rank}", json.dumps(skipped))
-            self._wait("published", of=[0])
+            self._wait("published", ranks=[0])
             self._add("left", 1)
             return None
         for rank in others:
-            self._wait(f"filled/{rank}", of=others)
-            skipped += json.loads(self._read(f"filled/{rank}"))
+            self._wait(f"filled/{rank}", ranks=others)
+            skipped += json.loads(self._get(f"filled/{rank}"))
         result = publish(skipped)
         self._set("published", "")
-        self._say_goodbye()
+        self._wait_for_others_to_leave()
         return result
 
-    def _say_goodbye(self) -> None:
-        """Stay until everybody has read the last word: the board may live in this process."""
-        until = time.monotonic() + SILENCE
+    def _wait_for_others_to_leave(self) -> None:
+        """Keep the key-value server, which may run in this process, until all ranks have read `published`."""
+        until = time.monotonic() + TIMEOUT_SECONDS
         while self._add("left", 0) < self.size - 1 and time.monotonic() < until:
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
 
     def fail(self, message: str) -> None:
-        """Tell the others why this process stops, unless another one has told its reason before."""
-        with suppress(RuntimeError):  # no board any more: they will notice
-            self._board.compare_set("failed", "", f"rank {self.rank} on {socket.gethostname()}: {message}")
+        """Report to the other ranks why this one stops, unless another rank has reported an error before."""
+        with suppress(RuntimeError):  # the server is gone; the others will notice that themselves
+            self._server.compare_set("failed", "", f"rank {self.rank} on {socket.gethostname()}: {message}")
 
     def leave(self) -> None:
-        """Give no more signs of life."""
+        """Stop the heartbeats."""
         self._stop.set()
 
-    def _live(self) -> None:
-        while not self._stop.wait(BEAT):
+    def _send_heartbeats(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
-                self._board.add(f"beat/{self.rank}", 1)
-            except RuntimeError:  # the main thread will say so
+                self._server.add(f"heartbeat/{self.rank}", 1)
+            except RuntimeError:  # the main thread will raise the error
                 return
 
-    def _wait(self, key: str, of: list[int]) -> None:
-        """Wait for a key that ranks `of` are to set, as long as they live."""
-        while not self._there(key):
-            self._look()
-            self._refuse_silence(of)
+    def _wait(self, key: str, ranks: list[int]) -> None:
+        """Wait for a key that one of `ranks` sets, as long as all of them are alive."""
+        while not self._has(key):
+            self._poll()
+            self._check_heartbeats(ranks)
 
-    def _look(self) -> None:
-        self._refuse_failure()
-        time.sleep(LOOK)
+    def _poll(self) -> None:
+        self._check_failure()
+        time.sleep(POLL_SECONDS)
 
-    def _refuse_failure(self) -> None:
-        if self._there("failed"):
-            raise PrecomputeError(f"stopped, because of {self._read('failed')}")
+    def _check_failure(self) -> None:
+        if self._has("failed"):
+            raise PrecomputeError(f"stopped because of an error in {self._get('failed')}")
 
-    def _refuse_silence(self, ranks: list[int]) -> None:
+    def _check_heartbeats(self, ranks: list[int]) -> None:
         now = time.monotonic()
         for rank in ranks:
-            beat, (last, since) = self._add(f"beat/{rank}", 0), self._heard[rank]
-            if beat != last:
-                self._heard[rank] = (beat, now)
-            elif now - since > SILENCE and not self._there(f"filled/{rank}"):
+            heartbeat, (last, since) = self._add(f"heartbeat/{rank}", 0), self._last_heartbeats[rank]
+            if heartbeat != last:
+                self._last_heartbeats[rank] = (heartbeat, now)
+            elif now - since > TIMEOUT_SECONDS and not self._has(f"filled/{rank}"):
                 raise PrecomputeError(
-                    f"rank {rank} has not been heard of for {SILENCE:.0f} s; what is written is kept, the same "
-                    "command with --resume goes on"
+                    f"rank {rank} has sent no heartbeat for {TIMEOUT_SECONDS:.0f} s; finished shards are kept, run the "
+                    "same command with --resume to continue"
                 )
 
-    def _there(self, key: str) -> bool:
-        return bool(self._ask(lambda: self._board.check([key])))
+    def _has(self, key: str) -> bool:
+        return bool(self._request(lambda: self._server.check([key])))
 
-    def _read(self, key: str) -> str:
-        return str(self._ask(lambda: self._board.get(key)).decode())
+    def _get(self, key: str) -> str:
+        return self._request(lambda: self._server.get(key)).decode()
 
     def _set(self, key: str, value: str) -> None:
-        self._ask(lambda: self._board.set(key, value))
+        self._request(lambda: self._server.set(key, value))
 
     def _add(self, key: str, amount: int) -> int:
-        return int(self._ask(lambda: self._board.add(key, amount)))
+        return int(self._request(lambda: self._server.add(key, amount)))
 
-    def _ask(self, question: Callable[[], Any]) -> Any:
+    def _request(self, call: Callable[[], Result]) -> Result:
         try:
-            return question()
-        except RuntimeError as error:  # torch's errors of distributed stores are its children
+            return call()
+        except RuntimeError as error:  # base class of the errors of torch's distributed stores
             raise PrecomputeError(
-                "lost touch with the other processes; what is written is kept, the same command with --resume goes on"
+                "lost the connection to the other processes; finished shards are kept, run the same command with "
+                "--resume to continue"
             ) from error
 
 
 @contextmanager
-def assembled() -> Iterator[Alone | Team]:
-    """The team of this process, as torchrun's environment says; an error inside is told to the others."""
+def join_team() -> Iterator[SingleProcess | Team]:
+    """Join the processes that torchrun's environment variables describe; an error in the block stops all of them."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield Alone()
+        yield SingleProcess()
         return
-    team = _join()
+    team = _connect()
     try:
         yield team
     except BaseException as error:
@@ -204,37 +219,37 @@ def assembled() -> Iterator[Alone | Team]:
         team.leave()
 
 
-def _join() -> Team:
+def _connect() -> Team:
     import torch.distributed as dist
 
     try:
-        board, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=SILENCE)))
+        server, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=TIMEOUT_SECONDS)))
     except (RuntimeError, ValueError) as error:
         raise PrecomputeError(f"cannot reach the other processes; start them with torchrun: {error}") from error
-    return Team(dist.PrefixStore(f"precompute/{_restarts()}", board), rank, size)
+    return Team(dist.PrefixStore(f"precompute/{_restarts()}", server), rank, size)
 
 
 def _restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def restarted() -> bool:
-    """Did torchrun start this process again after one had died (--max-restarts)? Then the run goes on."""
+def is_restarted() -> bool:
+    """Whether torchrun has restarted this process after one had died (--max-restarts); the run then continues."""
     return _restarts() > 0
 
 
-def local_share() -> tuple[int, int]:
-    """(place among the processes of this host, their number)."""
+def local_rank_and_size() -> tuple[int, int]:
+    """Rank of this process on its host, and the number of processes there."""
     return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def own_device(name: str) -> str:
-    """The device of this process: with several on a host, each takes the GPU of its place."""
+    """Choose the device of this process: of several processes on a host, each gets the GPU of its local rank."""
     import torch
 
-    place, count = local_share()
-    if count > 1 and name.startswith("cuda:"):
-        raise PrecomputeError(f"--device {name} would put all {count} processes of this host on one GPU; leave it out")
-    if count == 1 or name == "cpu" or not torch.cuda.is_available():
+    rank, size = local_rank_and_size()
+    if size > 1 and name.startswith("cuda:"):
+        raise PrecomputeError(f"--device {name} would put all {size} processes of this host on one GPU; omit it")
+    if size == 1 or name == "cpu" or not torch.cuda.is_available():
         return name
-    return f"cuda:{place % torch.cuda.device_count()}"
+    return f"cuda:{rank % torch.cuda.device_count()}"

@@ -1,11 +1,10 @@
-"""The embedded sample: a seeded generator of people images with COCO-17 annotations, and the script of its teacher.
+"""The embedded sample: a seeded generator of images of drawn people with COCO-17 annotations, and its teacher's script.
 
     python -m precompute.sample --out data/sample
 
-COCO is tens of gigabytes away; this package gives a newcomer and CI a data set in the same format within a minute.
-Numbers on it tell about the machinery, not about human pose. The idea of each module, in the order of use: poses
-(joint angles) -> figure (bones in space, camera) -> solids (z-buffer) -> wardrobe and body (a dressed person) ->
-backdrop and scene (one picture) -> photo (lens and sensor) -> labels (COCO annotations, clean or as imperfect as
-COCO's) -> dataset (files) and sheet (a contact sheet to look at). The sample's teacher is made by training_views and
-train_teacher.
+COCO takes tens of gigabytes to download. This package gives new users and CI a data set in the same format within a
+minute. Results on it test the software; they say nothing about human pose. The modules in order of use: poses (joint
+angles) -> figure (bones in space, camera) -> solids (z-buffer) -> appearance and body (a dressed person) -> backdrop
+and scene (one drawn image) -> photo (lens and sensor) -> labels (COCO annotations, clean or as noisy as COCO's) ->
+dataset (files) and sheet (a contact sheet to look at). training_views and train_teacher train the sample's teacher.
 """

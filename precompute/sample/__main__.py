@@ -1,10 +1,10 @@
-"""Write the embedded sample: drawn people in COCO's format, for a first look and for CI.
+"""Write the embedded sample: drawn people in COCO's format, to try the software and for CI.
 
-    python -m precompute.sample --out data/sample                             # the demo's: ~2,000 + ~400 persons
+    python -m precompute.sample --out data/sample                             # the demo's sample: ~2,000 + ~400 persons
     python -m precompute.sample --out data/small --train 60 --val 20 --contact-sheet people.png
     python -m precompute.sample --out data/teacher --train 9000 --seed 1 --clean-train
 
-The same options give the same files. If the folder holds them already, nothing is done.
+The same options give the same files. If the folder holds this sample already, nothing is written.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from precompute.sample.spec import SampleSpec
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, write, look; returns the exit code."""
+    """Run the command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     from kdcli.progress import progress
     from precompute.sample.dataset import SampleError, write_sample
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with progress("drawing people", "images") as tell:
             written = write_sample(out, spec, workers=arguments.workers, overwrite=arguments.overwrite, progress=tell)
-        print(f"{out}: {'written' if written else 'holds this very sample already, nothing to do'}")
+        print(f"{out}: {'written' if written else 'holds this sample already, nothing to do'}")
         if arguments.contact_sheet:
             from precompute.sample.sheet import write_sheet
 
@@ -50,25 +50,34 @@ def _parser() -> argparse.ArgumentParser:
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    usual = SampleSpec()
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    default = SampleSpec()
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to create")
     parser.add_argument(
-        "--train", type=int, default=usual.train, metavar="N", help="train pictures (default %(default)s)"
+        "--train", type=int, default=default.train, metavar="N", help="number of train images (default: %(default)s)"
     )
-    parser.add_argument("--val", type=int, default=usual.val, metavar="N", help="val pictures (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=usual.seed, help="of everything random (default %(default)s)")
-    parser.add_argument("--clean-train", action="store_true", help="train labels as clean as val's")
-    parser.add_argument("--workers", type=int, default=_cores(), metavar="N", help="processes (default: all cores)")
-    parser.add_argument("--overwrite", action="store_true", help="replace another sample (never a foreign folder)")
     parser.add_argument(
-        "--contact-sheet", type=_picture, metavar="FILE", help="also draw persons and joints, .png or .jpg"
+        "--val", type=int, default=default.val, metavar="N", help="number of val images (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=default.seed, help="random seed (default: %(default)s)")
+    parser.add_argument("--clean-train", action="store_true", help="no label noise in the train split")
+    parser.add_argument(
+        "--workers", type=int, default=_cores(), metavar="N", help="number of processes (default: number of cores)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace another sample (other folders are never replaced)"
+    )
+    parser.add_argument(
+        "--contact-sheet",
+        type=_image_file,
+        metavar="FILE",
+        help="also write an image of persons and joints, .png or .jpg",
     )
     return parser
 
 
-def _picture(name: str) -> Path:
+def _image_file(name: str) -> Path:
     if not name.endswith((".png", ".jpg", ".jpeg")):
-        raise argparse.ArgumentTypeError(f"{name!r} should end in .png or .jpg")
+        raise argparse.ArgumentTypeError(f"{name!r} must end in .png or .jpg")
     return Path(name)
 
 

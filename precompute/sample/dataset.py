@@ -1,12 +1,12 @@
-"""The sample as files: COCO's layout, written beside and renamed when whole.
+"""The sample's files in COCO's layout, written to a temporary folder that is renamed when it is complete.
 
     OUT/images/000000000001.jpg ...
     OUT/annotations/person_keypoints_train.json, person_keypoints_val.json
-    OUT/sample.json                 what it is: generator's version, seed, counts
+    OUT/sample.json                 version of the generator, seed, numbers of images
 
-Picture i of a split depends on (seed, split, i) alone: not on how many pictures or worker processes there are, so a
-larger sample of the same seed begins with the smaller one. Pixels are equal on one machine; another OpenCV or libjpeg
-may differ in the last bits.
+Image i of a split depends only on (seed, split, i), not on the number of images or worker processes. A larger sample
+with the same seed therefore begins with the smaller one. Pixels are equal on one machine; another OpenCV or libjpeg may
+differ in the last bits.
 """
 
 import json
@@ -26,37 +26,35 @@ from typing import Any
 import cv2
 import numpy as np
 
+from cache.format.manifest import differences
+from kdcli.progress import Tell, silently
 from kdlib.skeleton import JOINTS, LIMBS
 from precompute.sample.drawing.scene import draw_scene
-from precompute.sample.labels import Carelessness, annotate
+from precompute.sample.labels import LabelNoise, annotate
 from precompute.sample.photo import encode, photograph
 from precompute.sample.spec import GENERATOR, SampleSpec
 
 FIRST_ID = {"train": 1, "val": 1_000_001}
-"""Image id of each split's first picture."""
+"""COCO image id of the first image of each split."""
 
 MARKER = "sample.json"
 
 
 class SampleError(ValueError):
-    """A sample that cannot be written as asked; the message says what to do."""
+    """A sample cannot be written; the message says what to do."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture as it goes to disk: JPEG bytes and its entries in the annotation file."""
+class SampleImage:
+    """One image: its JPEG bytes and its entries in the annotation file."""
 
     data: bytes
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
 
 
-Progress = Callable[[int, int], None]
-"""Told (pictures done, pictures in all) after every picture."""
-
-
-def make_picture(spec: SampleSpec, split: str, index: int) -> Picture:
-    """Picture `index` of a split, with its labels."""
+def make_image(spec: SampleSpec, split: str, index: int) -> SampleImage:
+    """Draw image `index` of a split, with its labels."""
     streams = np.random.SeedSequence((spec.seed, FIRST_ID[split], index)).spawn(3)
     drawing, camera, annotators = (np.random.default_rng(stream) for stream in streams)
     scene = draw_scene(drawing)
@@ -64,65 +62,63 @@ def make_picture(spec: SampleSpec, split: str, index: int) -> Picture:
     image_id = FIRST_ID[split] + index
     height, width = scene.colour.shape[:2]
     image = {"id": image_id, "file_name": f"{image_id:012d}.jpg", "width": width, "height": height, "license": 1}
-    careless = Carelessness() if split == "train" and not spec.clean_train else None
-    return Picture(data, image, annotate(scene, image_id, annotators, careless))
+    noise = LabelNoise() if split == "train" and not spec.clean_train else None
+    return SampleImage(data, image, annotate(scene, image_id, annotators, noise))
 
 
 def write_sample(
-    out: Path, spec: SampleSpec, *, workers: int = 1, overwrite: bool = False, progress: Progress | None = None
+    out: Path, spec: SampleSpec, *, workers: int = 1, overwrite: bool = False, progress: Tell = silently
 ) -> bool:
-    """Write a sample to a folder, unless the very same sample is there already.
+    """Write a sample to a folder, unless the same sample is there already.
 
     Args:
-        out: The folder to make.
-        spec: Which sample.
-        workers: Processes; 1 works in this one.
-        overwrite: Replace another sample. Anything that is no sample of ours is never touched.
-        progress: Called after every picture.
+        out: The folder to create.
+        spec: Parameters of the sample.
+        workers: Number of processes; 1 uses this process.
+        overwrite: Replace another sample. Folders that are not samples are never replaced.
+        progress: Called with (images done, total images) after every image.
 
     Returns:
         Whether anything was written.
 
     Raises:
-        SampleError: If `out` holds something else, or the numbers make no sense.
+        SampleError: If `out` holds something else, or a number is out of range.
     """
     _check(spec, workers)
-    if _occupied(out, spec, overwrite):
+    if _is_written(out, spec, overwrite):
         return False
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _written_beside(out) as folder:
-        _fill(folder, spec, workers, progress or (lambda done, total: None))
+    with _replacing_folder(out) as folder:
+        _fill(folder, spec, workers, progress)
     return True
 
 
 def _check(spec: SampleSpec, workers: int) -> None:
     limit = FIRST_ID["val"] - FIRST_ID["train"]
     if not (0 < spec.train <= limit and 0 < spec.val <= limit):
-        raise SampleError(f"a sample needs 1..{limit} pictures a split, got {spec.train} train and {spec.val} val")
+        raise SampleError(f"a sample has 1 to {limit} images per split, got {spec.train} train and {spec.val} val")
     if spec.seed < 0 or workers < 1:
         raise SampleError(f"seed must be at least 0 and workers at least 1, got {spec.seed} and {workers}")
 
 
-def _occupied(out: Path, spec: SampleSpec, overwrite: bool) -> bool:
-    """Whether the sample asked for is there already; SampleError if something else is in the way."""
+def _is_written(out: Path, spec: SampleSpec, overwrite: bool) -> bool:
+    """Whether the sample exists already. Raises SampleError if `out` holds something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     found = read_marker(out)
     if found is None:
-        raise SampleError(f"{out} exists and is no sample of ours (it has no {MARKER}); choose another folder")
+        raise SampleError(f"{out} exists and is not a sample (it has no {MARKER}); choose another folder")
     if found == spec.marker():
         return True
     if not overwrite:
-        raise SampleError(f"{out} holds another sample ({_differences(found, spec.marker())}); use --overwrite")
+        raise SampleError(
+            f"{out} holds another sample ({', '.join(differences(found, spec.marker()))}); use --overwrite"
+        )
     return False
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    return ", ".join(f"{key}: {found.get(key)}, asked {wanted[key]}" for key in wanted if found.get(key) != wanted[key])
-
-
 def read_marker(folder: Path) -> dict[str, Any] | None:
-    """What a folder's sample was made from; None if it holds no sample."""
+    """Read the parameters of a folder's sample; None if it holds no sample."""
     try:
         found = json.loads((folder / MARKER).read_bytes())
     except (OSError, ValueError):
@@ -131,8 +127,8 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _written_beside(out: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `out` when the block ends well, and is removed when it does not."""
+def _replacing_folder(out: Path) -> Iterator[Path]:
+    """Yield a new folder that replaces `out` at the end of the block, and is deleted if the block raises."""
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         yield folder
@@ -143,7 +139,7 @@ def _written_beside(out: Path) -> Iterator[Path]:
 
 
 def _put_in_place(folder: Path, out: Path) -> None:
-    """Rename a folder to `out`; what was there goes only when the new one is in its place."""
+    """Rename a folder to `out`. An existing `out` is deleted after that."""
     if not out.exists():
         os.replace(folder, out)
         return
@@ -157,17 +153,17 @@ def _put_in_place(folder: Path, out: Path) -> None:
     shutil.rmtree(old)
 
 
-def _fill(folder: Path, spec: SampleSpec, workers: int, progress: Progress) -> None:
+def _fill(folder: Path, spec: SampleSpec, workers: int, progress: Tell) -> None:
     (folder / "images").mkdir()
     (folder / "annotations").mkdir()
     done, total = 0, spec.train + spec.val
     with _mapper(workers) as run:
         for split, count in (("train", spec.train), ("val", spec.val)):
             images, annotations = [], []
-            for picture in run(partial(make_picture, spec, split), range(count)):
-                (folder / "images" / picture.image["file_name"]).write_bytes(picture.data)
-                images.append(picture.image)
-                annotations += picture.annotations
+            for made in run(partial(make_image, spec, split), range(count)):
+                (folder / "images" / made.image["file_name"]).write_bytes(made.data)
+                images.append(made.image)
+                annotations += made.annotations
                 done += 1
                 progress(done, total)
             document = _document(spec, split, images, annotations)
@@ -176,8 +172,8 @@ def _fill(folder: Path, spec: SampleSpec, workers: int, progress: Progress) -> N
 
 
 @contextmanager
-def _mapper(workers: int) -> Iterator[Callable[..., Iterator[Picture]]]:
-    """`map` over worker processes, in order; the plain one for a single worker."""
+def _mapper(workers: int) -> Iterator[Callable[..., Iterator[SampleImage]]]:
+    """Yield a `map` that uses worker processes and keeps the order; Python's own for a single worker."""
     if workers == 1:
         yield map
         return
@@ -190,7 +186,7 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterator[Picture]]]:
 
 
 def _start_worker() -> None:
-    """One thread a process; Ctrl-C is the parent's to answer."""
+    """Use one thread per process, and leave Ctrl-C to the parent process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
 
@@ -198,7 +194,7 @@ def _start_worker() -> None:
 def _document(
     spec: SampleSpec, split: str, images: list[dict[str, Any]], annotations: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """A COCO annotation file."""
+    """Build the content of a COCO annotation file."""
     return {
         "info": {
             "description": "Drawn people with COCO-17 keypoints: a sample to try the machinery on, not human data",

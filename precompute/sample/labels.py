@@ -1,13 +1,14 @@
-"""COCO annotations of a scene: the truth, and what COCO's annotators would have made of it.
+"""COCO annotations of a scene: clean ones, or with the label noise of COCO's annotators.
 
-Visibility follows COCO: 2 seen, 1 hidden but labelled, 0 unlabelled with x = y = 0. The clean labels mark a hidden
-joint as 1 where a person looking can tell its place: one behind the person's own body if a joint next to it is seen,
-one behind anything else if two are. That makes 8 % of all joints, as in COCO. What is hidden of a face, and what is
-outside the image, stays unlabelled.
+Visibility follows COCO: 2 visible, 1 hidden but labelled, 0 unlabelled with x = y = 0. The clean labels mark a hidden
+joint as 1 if an annotator could tell its place: behind the person's own body if one neighbouring joint is visible,
+behind anything else if two are. This applies to 8 % of all joints, as in COCO. Hidden joints of the face, and joints
+outside the image, are unlabelled.
 
-The imperfect labels add what measurably ails COCO's: about a third of the joints unlabelled, positions that scatter
+The noisy labels have the measured faults of COCO's: about a third of the joints are unlabelled, positions scatter
 (COCO's own constant: an annotator's distance from the truth is sigma * sqrt(area) in the mean square, see
-cocodataset.org/#keypoints-eval), left and right confused now and then, loose boxes, persons without any joint.
+cocodataset.org/#keypoints-eval), left and right are sometimes swapped, boxes are loose, and some persons have no
+joints.
 """
 
 from dataclasses import dataclass
@@ -30,45 +31,43 @@ _ARMS, _LEGS = slice(5, 11), slice(11, 17)
 
 
 @dataclass(frozen=True)
-class Carelessness:
-    """How imperfect annotators are; shares of joints or persons.
+class LabelNoise:
+    """The errors of annotators, as shares of joints or persons unless stated otherwise.
 
     Attributes:
-        blank_person: persons that get a box but no joints.
-        skip_seen: visible joints left out.
-        skip_hidden: labelled hidden joints left out.
-        swap: persons whose arms are labelled left for right; the same share again for legs.
+        blank_person: share of persons with a box but no joints.
+        skip_visible: share of visible joints that are not labelled.
+        skip_hidden: share of labelled hidden joints that are not labelled.
+        swap: share of persons with left and right arms swapped; the same share, independently, for legs.
         scatter: factor on COCO's annotator spread.
         box: standard deviation of a box's sides, relative to its longer side.
     """
 
     blank_person: float = 0.04
-    skip_seen: float = 0.07
+    skip_visible: float = 0.07
     skip_hidden: float = 0.2
     swap: float = 0.025
     scatter: float = 1.0
     box: float = 0.015
 
 
-def annotate(
-    scene: Scene, image_id: int, rng: np.random.Generator, carelessness: Carelessness | None
-) -> list[dict[str, Any]]:
-    """COCO annotations of everybody in a scene; clean ones if nobody is careless.
+def annotate(scene: Scene, image_id: int, rng: np.random.Generator, noise: LabelNoise | None) -> list[dict[str, Any]]:
+    """Make the COCO annotations of all persons in a scene.
 
     Args:
-        scene: What was drawn.
-        image_id: COCO image id; annotation ids are ten times it, plus 0, 1, ...
-        rng: Draws the annotators' mistakes; unused for clean labels.
-        carelessness: How imperfect to be, or None.
+        scene: The drawn scene.
+        image_id: COCO image id; annotation ids are ten times this id, plus 0, 1, ...
+        rng: Draws the label noise; unused for clean labels.
+        noise: The label noise; None for clean labels.
     """
     annotations: list[dict[str, Any]] = []
     for person in scene.people:
         keypoints, box = clean_keypoints(person), silhouette_box(person.silhouette)
         area = int(person.silhouette.sum())
-        if carelessness is not None:
+        if noise is not None:
             size = (person.silhouette.shape[1], person.silhouette.shape[0])
-            keypoints = careless_keypoints(rng, keypoints, area, size, carelessness)
-            box = _careless_box(rng, box, size, carelessness.box)
+            keypoints = noisy_keypoints(rng, keypoints, area, size, noise)
+            box = _noisy_box(rng, box, size, noise.box)
         annotations.append(_entry(image_id, len(annotations), box, area, keypoints))
     if scene.crowd is not None and scene.crowd.sum() > 0:
         box, area = silhouette_box(scene.crowd), int(scene.crowd.sum())
@@ -92,46 +91,46 @@ def _entry(
 
 
 def silhouette_box(silhouette: Array) -> Array:
-    """x, y, width, height of the pixels of a mask, (4,) float64; the mask must not be empty."""
+    """Bounding box (x, y, width, height) of a mask's pixels, (4,) float64. The mask must not be empty."""
     (columns,), (rows,) = np.nonzero(silhouette.any(0)), np.nonzero(silhouette.any(1))
     return np.array([columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]], np.float64)
 
 
 def clean_keypoints(person: Person) -> Array:
-    """The true (17, 3) keypoints: x, y in image px and COCO's visibility."""
+    """The keypoints without noise, (17, 3): x, y in image pixels and COCO's visibility."""
     height, width = person.silhouette.shape
     x, y = person.joints.T
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    guessable = inside & ((_NEIGHBOURS & person.visible).sum(1) >= np.where(person.own, 1, 2))
-    guessable[FACE] = False
-    visibility = np.where(person.visible & inside, 2, np.where(guessable, 1, 0))
+    inferable = inside & ((_NEIGHBOURS & person.visible).sum(1) >= np.where(person.own, 1, 2))
+    inferable[FACE] = False
+    visibility = np.where(person.visible & inside, 2, np.where(inferable, 1, 0))
     keypoints = np.column_stack([person.joints, visibility]).astype(np.float64)
     keypoints[visibility == 0] = 0
     return keypoints
 
 
-def careless_keypoints(
-    rng: np.random.Generator, keypoints: Array, area: float, size: tuple[int, int], carelessness: Carelessness
+def noisy_keypoints(
+    rng: np.random.Generator, keypoints: Array, area: float, size: tuple[int, int], noise: LabelNoise
 ) -> Array:
-    """Clean keypoints (17, 3) as an annotator would have labelled them in an image of `size` (w, h)."""
-    if rng.random() < carelessness.blank_person:
+    """Add label noise to clean keypoints (17, 3) in an image of `size` (width, height)."""
+    if rng.random() < noise.blank_person:
         return np.zeros_like(keypoints)
     labelled = keypoints[:, 2] > 0
     result = keypoints.copy()
-    per_axis = carelessness.scatter * SIGMAS * np.sqrt(area / 2)
+    per_axis = noise.scatter * SIGMAS * np.sqrt(area / 2)
     result[:, :2] += rng.normal(0, 1, (17, 2)) * per_axis[:, None]
     result[:, :2] = np.clip(result[:, :2], 0, np.array(size) - 1)
-    diligence = rng.uniform(0.3, 1.7)  # of this annotator, on average 1
-    skip = np.where(keypoints[:, 2] == 2, carelessness.skip_seen, carelessness.skip_hidden)
+    diligence = rng.uniform(0.3, 1.7)  # of this annotator, 1 on average
+    skip = np.where(keypoints[:, 2] == 2, noise.skip_visible, noise.skip_hidden)
     result[~labelled | (rng.random(17) < skip * diligence)] = 0
     for part in (_ARMS, _LEGS):
-        if rng.random() < carelessness.swap:
+        if rng.random() < noise.swap:
             result[part] = result[part].reshape(3, 2, 3)[:, ::-1].reshape(6, 3)
     return result
 
 
-def _careless_box(rng: np.random.Generator, box: Array, size: tuple[int, int], spread: float) -> Array:
-    """A box whose four sides were drawn by hand, inside an image of `size` (w, h), at least 2 px wide and high."""
+def _noisy_box(rng: np.random.Generator, box: Array, size: tuple[int, int], spread: float) -> Array:
+    """Add noise to the sides of a box; it stays inside an image of `size` (w, h), and at least 2 px wide and high."""
     low, high = box[:2], box[:2] + box[2:]
     deviation = spread * box[2:].max()
     low = np.clip(low + rng.normal(0, deviation, 2), 0, np.array(size) - 2)

@@ -1,6 +1,6 @@
-"""A contact sheet: persons of a written sample, each once as photographed and once with the labelled skeleton.
+"""A contact sheet: each person of a sample as a plain crop and with the labelled skeleton.
 
-It answers by eye what no test can: can a person tell left from right, and does every joint sit where it should?
+It shows what no test can check: whether left and right can be told apart, and whether every joint is in its place.
 """
 
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from kdcli.files import replacing
 from kdlib.annotations import read_keypoint_annotations
 from kdlib.geometry import box_to_region, region_affine, transform_points
 from kdlib.skeleton import LIMBS
@@ -15,7 +16,7 @@ from kdlib.skeleton import LIMBS
 Array = np.ndarray
 
 CELL = (150, 200)
-"""Width and height of a person's crop."""
+"""Width and height of a person's crop in pixels."""
 LEFT, RIGHT, MIDDLE = (235, 140, 20), (20, 90, 240), (90, 220, 240)  # BGR: blue, orange, yellow
 _HEADER = 26
 
@@ -25,13 +26,13 @@ def write_sheet(sample: Path, file: Path, *, split: str = "val", persons: int = 
 
     Args:
         sample: The sample's folder.
-        file: Picture to write; its name ends in .png or .jpg.
+        file: Image file to write, .png or .jpg.
         split: "train" or "val".
-        persons: How many at most.
-        columns: Persons in a row.
+        persons: Largest number of persons.
+        columns: Persons per row of the sheet.
 
     Raises:
-        OSError: If an image cannot be read or the picture cannot be written.
+        OSError: If an image cannot be read or the sheet cannot be written.
     """
     instances = read_keypoint_annotations(sample / "annotations" / f"person_keypoints_{split}.json").instances
     centers, sizes = box_to_region(instances.bbox, CELL)
@@ -41,7 +42,8 @@ def write_sheet(sample: Path, file: Path, *, split: str = "val", persons: int = 
         crop = _crop(sample / "images" / instances.file_name[row], affine)
         cells.append(np.hstack([crop, _with_skeleton(crop, instances.keypoints[row], affine)]))
     sheet = np.vstack([_legend(columns * 2 * CELL[0]), *_rows(cells, columns)])
-    file.write_bytes(cv2.imencode(file.suffix, sheet)[1].tobytes())
+    with replacing(file) as beside:
+        beside.write_bytes(cv2.imencode(file.suffix, sheet)[1].tobytes())
 
 
 def _crop(photo: Path, affine: Array) -> Array:
@@ -58,18 +60,18 @@ def _rows(cells: list[Array], columns: int) -> list[Array]:
 
 
 def _with_skeleton(crop: Array, keypoints: Array, affine: Array) -> Array:
-    """A copy of the crop with limbs and joints; joints that are labelled but hidden (v = 1) are rings."""
-    picture = crop.copy()
+    """Draw limbs and joints on a copy of the crop; joints that are labelled but hidden (v = 1) are rings."""
+    image = crop.copy()
     points = np.round(transform_points(keypoints[:, :2], affine) * 16).astype(int)
     for a, b in LIMBS:
         if keypoints[a, 2] and keypoints[b, 2]:
             colour = _colour(a) if _colour(a) == _colour(b) else MIDDLE
-            cv2.line(picture, points[a].tolist(), points[b].tolist(), colour, 1, cv2.LINE_AA, shift=4)
+            cv2.line(image, points[a].tolist(), points[b].tolist(), colour, 1, cv2.LINE_AA, shift=4)
     for joint, visibility in enumerate(keypoints[:, 2]):
         if visibility:
             filled = cv2.FILLED if visibility == 2 else 1
-            cv2.circle(picture, points[joint].tolist(), 40, _colour(joint), filled, cv2.LINE_AA, shift=4)
-    return picture
+            cv2.circle(image, points[joint].tolist(), 40, _colour(joint), filled, cv2.LINE_AA, shift=4)
+    return image
 
 
 def _colour(joint: int) -> tuple[int, int, int]:

@@ -1,21 +1,21 @@
-"""What a sample is made from; light to import, so that the command's help answers at once."""
+"""The parameters of a sample. Imports nothing heavy, so that --help answers at once."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 GENERATOR = 2
-"""Version of the generator; whoever changes a pixel or a label raises it."""
+"""Version of the generator. Raise it with every change of a pixel or a label."""
 
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """The same spec gives the same files. The defaults are the demo's sample: about 2,000 and 400 persons.
+    """Parameters that determine every file of a sample. The defaults give the demo's: about 2,000 and 400 persons.
 
     Attributes:
-        seed: of everything random, at least 0.
-        train: number of train pictures.
-        val: number of val pictures.
-        clean_train: train labels as clean as val's.
+        seed: random seed, at least 0.
+        train: number of train images.
+        val: number of val images.
+        clean_train: whether the train labels are free of noise, as the val labels are.
     """
 
     seed: int = 0
@@ -24,5 +24,5 @@ class SampleSpec:
     clean_train: bool = False
 
     def marker(self) -> dict[str, Any]:
-        """What is written beside the pictures to tell one sample from another."""
+        """The content of the file that identifies the sample in its folder."""
         return {"generator": GENERATOR, **asdict(self)}

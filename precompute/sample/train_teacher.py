@@ -1,13 +1,13 @@
-"""Train the embedded sample's teacher, the small HRNet that is committed beside this file.
+"""Train the embedded sample's teacher: the small HRNet whose weights are committed next to this file.
 
     python -m precompute.sample.train_teacher --data data/teacher --out hrnet_w16_sample.safetensors
 
-Its own training data is drawn when the folder is missing: 9,000 pictures with clean labels and seed 1, where the
-demo's sample has seed 0. So the teacher never saw the pictures whose heatmaps it will be asked for, train or val. The
-network is `hrnet_w16_sample` of `precompute.teacher.hrnet` at 128x96, trained the way of deep-high-resolution-net.pytorch:
-Gaussian targets, mean squared error on the raw maps over labelled joints, flips, rotations, scales and half bodies; but
-with AdamW, a cosine schedule and batches of 16. At the end it prints AP and PCK on the folder's val pictures with flip
-test, and writes fp16 safetensors with these numbers and the command in its metadata.
+If the data folder is missing, its training data is drawn: 9,000 images with clean labels and seed 1. The demo's sample
+has seed 0, so the teacher is never run on images that it was trained on. The network is `hrnet_w16_sample` of
+`precompute.teacher.hrnet` at 128x96, trained as in deep-high-resolution-net.pytorch: Gaussian targets, mean squared
+error on the raw heatmaps of labelled joints, flips, rotations, scales and half bodies; but with AdamW, a cosine
+schedule and batches of 16. At the end, the command prints AP and PCK on the folder's val images with flip test, and
+writes fp16 safetensors with these numbers and the command in the metadata.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdcli.files import replacing
 from kdcli.flags import Parser
 
 if TYPE_CHECKING:
@@ -25,26 +26,26 @@ if TYPE_CHECKING:
     from torch import nn
 
     from kdlib.annotations import Annotations
-    from precompute.sample.training_views import PersonViews, Views
+    from precompute.sample.training_views import InstanceViews, Views
 
 MODEL = "hrnet_w16_sample"
 INPUT_SIZE = (96, 128)
 HEATMAP_SIZE = (24, 32)
 SIGMA = 1.5
-"""Of the target Gaussians, heatmap px."""
-BATCH = 16  # after 12,800 views PCK@0.05 was 32.7 with 16 and 28.5 with 32 (one seed): more steps
+"""Standard deviation of the target Gaussians in heatmap pixels."""
+BATCH = 16  # after 12,800 views, PCK@0.05 was 32.7 with 16 and 28.5 with 32 (one seed): 16 allows more steps
 PEAK_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 1e-2, 0.05
-DATA_SEED, VAL_PICTURES = 1, 500
+DATA_SEED, VAL_IMAGES = 1, 500
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw the data if need be, train, evaluate, save; returns the exit code."""
+    """Draw the data if necessary, train, evaluate and save; returns the exit code."""
     arguments = _parser().parse_args(argv)
     from kdlib.annotations import AnnotationError
     from precompute.sample.dataset import SampleError
 
-    if importlib.util.find_spec("safetensors") is None:  # of the last step, an hour later
-        sys.stderr.write("error: the teacher's weights are kept in safetensors: pip install safetensors\n")
+    if importlib.util.find_spec("safetensors") is None:  # needed for the last step, an hour later
+        sys.stderr.write("error: safetensors is needed to save the weights: pip install safetensors\n")
         return 1
     try:
         train_teacher(arguments)
@@ -65,21 +66,35 @@ def _parser() -> argparse.ArgumentParser:
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="training data, drawn when missing")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="training data; drawn if missing")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
-    parser.add_argument("--images", type=int, default=9000, metavar="N", help="pictures to draw (default 9000)")
-    parser.add_argument("--samples", type=int, default=100_000, metavar="N", help="views to train on (default 100000)")
-    parser.add_argument("--seed", type=int, default=0, help="of initial weights and views (default 0)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that draw")
+    parser.add_argument(
+        "--images", type=int, default=9000, metavar="N", help="number of images to draw (default: 9000)"
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=100_000,
+        metavar="N",
+        help="number of augmented views to train on (default: 100000)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of initial weights and views (default: 0)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes that draw (default: number of cores)",
+    )
     return parser
 
 
 def train_teacher(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The whole job; returns the metrics of the final weights."""
+    """Train, evaluate and save; returns the metrics of the final weights in percent."""
     import torch
 
     from kdlib.annotations import read_keypoint_annotations
-    from precompute.sample.training_views import PersonViews
+    from precompute.sample.training_views import InstanceViews
     from precompute.teacher.hrnet import build_hrnet
 
     data: Path = arguments.data
@@ -89,10 +104,10 @@ def train_teacher(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     torch.manual_seed(arguments.seed)
     model = build_hrnet(MODEL).to(memory_format=torch.channels_last)
-    views = PersonViews(data / "images", train.instances, INPUT_SIZE)
+    views = InstanceViews(data / "images", train.instances, INPUT_SIZE)
     _fit(model, views, max(1, arguments.samples // BATCH), arguments.seed)
-    model.half().float()  # what is measured is what is saved
-    metrics = evaluate(model, PersonViews(data / "images", val.instances, INPUT_SIZE), val)
+    model.half().float()  # evaluate the fp16 weights that are saved
+    metrics = evaluate(model, InstanceViews(data / "images", val.instances, INPUT_SIZE), val)
     numbers = {name: round(metrics[name], 2) for name in ("ap", "ap50", "ar", "pck@0.05", "pck@0.1", "pck@0.2")}
     result = {**numbers, "instances": metrics["instances"], "persons_trained_on": len(views)}
     sys.stdout.write(json.dumps(result) + "\n")
@@ -106,12 +121,12 @@ def _ensure_data(folder: Path, images: int, workers: int) -> None:
     from precompute.sample.spec import SampleSpec
 
     if read_marker(folder) is None:
-        spec = SampleSpec(DATA_SEED, images, VAL_PICTURES, clean_train=True)
+        spec = SampleSpec(DATA_SEED, images, VAL_IMAGES, clean_train=True)
         with progress("drawing people", "images") as tell:
             write_sample(folder, spec, workers=workers, progress=tell)
 
 
-def _fit(model: "nn.Module", views: "PersonViews", steps: int, seed: int) -> None:
+def _fit(model: "nn.Module", views: "InstanceViews", steps: int, seed: int) -> None:
     import numpy as np
     import torch
 
@@ -143,7 +158,7 @@ def _loss(model: "nn.Module", batch: "Views") -> "torch.Tensor":
 
 
 def _heatmaps(model: "nn.Module", crops: Any) -> "torch.Tensor":
-    """Raw float32 maps (B, K, H, W) of crops (B, H, W, 3) uint8, in bfloat16 where the CPU gains from it."""
+    """Compute raw heatmaps (B, K, H, W) float32 from crops (B, H, W, 3) uint8, in bfloat16 if the CPU is faster."""
     import torch
 
     from kdlib.images import normalise_images
@@ -154,8 +169,8 @@ def _heatmaps(model: "nn.Module", crops: Any) -> "torch.Tensor":
         return model(normalise_images(torch.from_numpy(crops))).float()
 
 
-def evaluate(model: "nn.Module", views: "PersonViews", annotations: "Annotations") -> dict[str, Any]:
-    """AP, AR and PCK of plain crops with flip test, in percent (`kdlib.metrics.evaluation.evaluate_points`)."""
+def evaluate(model: "nn.Module", views: "InstanceViews", annotations: "Annotations") -> dict[str, Any]:
+    """Compute AP, AR and PCK on plain crops with flip test, in percent; see `kdlib.metrics.evaluation`."""
     import numpy as np
     import torch
 
@@ -178,7 +193,7 @@ def evaluate(model: "nn.Module", views: "PersonViews", annotations: "Annotations
 
 
 def _save(model: "nn.Module", arguments: argparse.Namespace, numbers: dict[str, float]) -> None:
-    """Weights as fp16 (batch norm's counters stay whole numbers), written beside and renamed."""
+    """Save the weights as fp16; batch norm's counters stay integers."""
     from safetensors.torch import save_file
 
     state = {
@@ -187,17 +202,13 @@ def _save(model: "nn.Module", arguments: argparse.Namespace, numbers: dict[str, 
     }
     metadata = _metadata(arguments, numbers)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    beside = arguments.out.with_name(f".{arguments.out.name}.{os.getpid()}")
-    try:
+    with replacing(arguments.out) as beside:
         save_file(state, beside, metadata)
         beside.chmod(0o644)
-        os.replace(beside, arguments.out)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _metadata(arguments: argparse.Namespace, numbers: dict[str, float]) -> dict[str, str]:
-    """How these weights came about, as safetensors keeps it: strings by name."""
+    """The origin of the weights, for the metadata of safetensors."""
     import torch
 
     command = (

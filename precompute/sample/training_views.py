@@ -1,7 +1,7 @@
-"""Views of annotated persons for training the sample's teacher: crops, joints in heatmap pixels, who is labelled.
+"""Augmented views of instances to train the sample's teacher: crops, joints in heatmap pixels and their weights.
 
-The random views follow deep-high-resolution-net.pytorch (lib/dataset/JointsDataset.py: scale, rotation, mirror, half
-body), a little milder: the teacher is trained for a few epochs only, and what it is asked for are plain crops.
+The augmentation follows deep-high-resolution-net.pytorch (lib/dataset/JointsDataset.py: scale, rotation, mirror, half
+body), but is weaker: the teacher is trained for a few epochs only, and is used on plain crops.
 """
 
 from collections.abc import Iterator
@@ -21,17 +21,17 @@ Array = np.ndarray
 
 STRIDE = 4
 ROTATION, SCALE, HALF_BODY = 20.0, 0.2, 0.1
-"""Standard deviation of the rotation in degrees (drawn for 3 of 5 views), of the size, and share of half bodies."""
+"""Standard deviations of rotation (degrees; 3 of 5 views are rotated) and relative size; share of half bodies."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """B views of persons.
+    """B augmented views.
 
     Attributes:
         crops: (B, H, W, 3) uint8 RGB.
-        points: (B, 17, 2) float32, heatmap px.
-        weights: (B, 17) float32, 1 where the joint is labelled and inside the crop.
+        points: (B, 17, 2) float32, x and y in heatmap pixels.
+        weights: (B, 17) float32, 1 for joints that are labelled and inside the crop, else 0.
     """
 
     crops: Array
@@ -39,44 +39,44 @@ class Views:
     weights: Array
 
 
-class PersonViews:
-    """Cuts views out of a data set's images, reading each image when it is needed.
+class InstanceViews:
+    """Cuts views of instances out of images; reads each image when it is needed.
 
     Args:
         images: Folder of the images.
-        persons: The annotated persons.
+        instances: The annotated instances.
         input_size: Width and height of the crops.
     """
 
-    def __init__(self, images: Path, persons: Persons, input_size: tuple[int, int]) -> None:
-        self._images, self._persons, self._size = images, persons, input_size
-        boxes = clip_boxes(persons.bbox, persons.image_size)
+    def __init__(self, images: Path, instances: Persons, input_size: tuple[int, int]) -> None:
+        self._images, self._instances, self._size = images, instances, input_size
+        boxes = clip_boxes(instances.bbox, instances.image_size)
         self._centers, self._sizes = box_to_region(boxes, input_size)
 
     def __len__(self) -> int:
-        return len(self._persons)
+        return len(self._instances)
 
     def plain(self, rows: Array) -> tuple[Array, Array]:
-        """The official crops (B, H, W, 3) uint8 RGB of some persons, and their affines from image px (B, 2, 3)."""
+        """Cut the official crops (B, H, W, 3) uint8 RGB; also returns the affines (B, 2, 3) image to crop pixels."""
         affines = [region_affine(self._centers[row], self._sizes[row], self._size) for row in rows]
         crops = [crop_image(self._image(row), a, self._size) for row, a in zip(rows, affines, strict=True)]
         return np.stack(crops), np.stack(affines)
 
     def random(self, rows: Array, rng: np.random.Generator) -> Views:
-        """Random views of some persons."""
+        """Draw an augmented view of each row."""
         views = [self._random_view(int(row), rng) for row in rows]
         crops, points, weights = (np.stack(column) for column in zip(*views, strict=True))
         return Views(crops, points, weights)
 
     def _image(self, row: int) -> Array:
-        path = self._images / self._persons.file_name[row]
+        path = self._images / self._instances.file_name[row]
         image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
         if image is None:
             raise OSError(f"cannot read the image {path}")
         return image
 
     def _random_view(self, row: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-        keypoints = self._persons.keypoints[row]
+        keypoints = self._instances.keypoints[row]
         center, size = self._centers[row], self._sizes[row]
         if rng.random() < HALF_BODY:
             center, size = _half_body(rng, keypoints, center, size)
@@ -94,7 +94,7 @@ class PersonViews:
 
 
 def _half_body(rng: np.random.Generator, keypoints: Array, center: Array, size: Array) -> tuple[Array, Array]:
-    """Centre and size of a region around the upper or the lower body; as they were where too little is labelled."""
+    """Centre and size of a region around the upper or lower body; unchanged if too few joints are labelled."""
     labelled = keypoints[:, 2] > 0
     half = labelled & (UPPER_BODY if rng.random() < 0.5 else ~UPPER_BODY)
     if labelled.sum() <= 8 or half.sum() < 4:
@@ -105,10 +105,10 @@ def _half_body(rng: np.random.Generator, keypoints: Array, center: Array, size: 
     return (low + high) / 2, size * np.clip(grow, 0.35, 1.0)
 
 
-def shuffled_batches(views: PersonViews, batch: int, count: int, rng: np.random.Generator) -> Iterator[Views]:
-    """`count` batches of random views, epoch after epoch; the next one is made while one is used."""
+def shuffled_batches(views: InstanceViews, batch: int, count: int, rng: np.random.Generator) -> Iterator[Views]:
+    """Yield `count` batches of augmented views over repeated epochs; the next batch is made in the background."""
     with ThreadPoolExecutor(1) as reader:
-        rows = _endless_rows(len(views), batch, rng)
+        rows = _shuffled_rows(len(views), batch, rng)
         ahead = reader.submit(lambda: views.random(next(rows), rng))
         for _ in range(count - 1):
             ready = ahead.result()
@@ -117,8 +117,8 @@ def shuffled_batches(views: PersonViews, batch: int, count: int, rng: np.random.
         yield ahead.result()
 
 
-def _endless_rows(length: int, batch: int, rng: np.random.Generator) -> Iterator[Array]:
-    """Batches of row numbers; every epoch is a new permutation, and epochs run into each other."""
+def _shuffled_rows(length: int, batch: int, rng: np.random.Generator) -> Iterator[Array]:
+    """Yield batches of row numbers. Each epoch is a new permutation; a batch may span two epochs."""
     rest = np.empty(0, np.int64)
     while True:
         while len(rest) < batch:

@@ -1,1 +1,1 @@
-"""Teachers: HRNet, ONNX files, ensembles of them, and their weights."""
+"""Teachers: PyTorch networks (HRNet), ONNX files, ensembles, and their weights."""

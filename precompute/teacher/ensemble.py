@@ -1,8 +1,9 @@
-"""Several teachers as one, whose maps are the mean of theirs: paid for once, a store may be better than any of them.
+"""Teachers run on the views of crops, alone or as an ensemble whose heatmaps are the mean of its members' heatmaps.
 
-teacher = ensemble([load_teacher("hrnet_w32", "a.pth", ...), load_teacher("hrnet_w48_384x288", "b.pth", ...)])
+    teacher = ensemble([load_teacher("hrnet_w32", "a.pth", ...), load_teacher("hrnet_w48_384x288", "b.pth", ...)])
+    maps = teacher_maps(teacher, crops, plan)
 
-All see the same region, each at its own input size; the maps are those of the first one's grid.
+All members see the same region of the image, each at its own input size. The heatmaps have the first member's size.
 """
 
 import hashlib
@@ -20,54 +21,101 @@ from kdlib.resample.maps import warp_heatmaps
 from precompute.data.crops import Crops
 from precompute.data.views import ViewPlan
 from precompute.errors import PrecomputeError
-from precompute.teacher.loading import ONNX, Teacher, mirror
+from precompute.teacher.loading import ONNX, Teacher, load_teacher, mirror
 
 _EQUAL = ("joints", "normalisation", "colour_order")
 
 
 def parse_member(text: str) -> tuple[str, Path | None]:
-    """`NAME=CHECKPOINT` or `onnx:FILE`, as on the command line: the arguments `load_teacher` needs."""
+    """Split `NAME=CHECKPOINT` or `onnx:FILE` into the first two arguments of `load_teacher`."""
     name, _, checkpoint = (text, "", "") if text.startswith(ONNX) else text.partition("=")
     return name, Path(checkpoint) if checkpoint else None
 
 
-def ensemble(teachers: Sequence[Teacher]) -> Teacher:
-    """One teacher of several that look at the same regions and speak of the same joints.
+def load_teachers(
+    members: Sequence[tuple[str, Path | None]], input_size: tuple[int, int] | None, device: str, precision: str
+) -> Teacher:
+    """Load one teacher, or an ensemble if there are several members.
 
-    Returns:
-        A teacher of the first one's sizes, which `precompute.teacher.ensemble.teacher_maps` asks: maps (B, V, K, h, w) are the
-        `mean_maps` of the `members`. Its sha256 is that of the members' digests, one after the other in hexadecimal.
+    Args:
+        members: (name, checkpoint) of each teacher; see `load_teacher`.
+        input_size: (width, height) of the first one's crops, or None. Its size is the default of the others.
+        device: See `load_teacher`.
+        precision: See `load_teacher`.
 
     Raises:
-        PrecomputeError: If members differ in the proportions of their input, in joints, or in what they expect of a
-            crop.
+        CheckpointError: See `load_teacher`.
+        DownloadError: See `load_teacher`.
+        ValueError: See `load_teacher`.
+        PrecomputeError: See `ensemble`.
+    """
+    (name, checkpoint), *others = members
+    first = load_teacher(name, checkpoint, input_size=input_size, device=device, precision=precision)
+    if not others:
+        return first
+    size = first.input_size
+    loaded = [load_teacher(*other, default_size=size, device=device, precision=precision) for other in others]
+    return ensemble([first, *loaded])
+
+
+def ensemble(teachers: Sequence[Teacher]) -> Teacher:
+    """Combine teachers that see the same regions and predict the same joints.
+
+    Returns:
+        A teacher with the sizes of the first one, for `teacher_maps`; it cannot be called itself. Its sha256 is that of
+        the members' hexadecimal digests, concatenated.
+
+    Raises:
+        PrecomputeError: If members differ in the aspect ratio of their input, in joints, normalisation or colour order.
     """
     first = teachers[0]
     for other in teachers[1:]:
-        _refuse_strange(first, other)
+        _check_compatible(first, other)
     digests = "".join(teacher.weights_sha256 for teacher in teachers)
     return replace(
         first,
         name=" + ".join(teacher.name for teacher in teachers),
         weights_sha256=hashlib.sha256(digests.encode()).hexdigest(),
         precision=" + ".join(dict.fromkeys(teacher.precision for teacher in teachers)),
-        network=_of_no_one_size,
+        network=_refuse_single_size,
         parameters=_sum([teacher.parameters for teacher in teachers]),
         multiply_adds=_sum([teacher.multiply_adds for teacher in teachers]),
         members=tuple(teachers),
     )
 
 
+def teacher_maps(teacher: Teacher, crops: Crops, plan: ViewPlan) -> NDArray[np.float32]:
+    """Compute the heatmaps (B, V, K, h, w) float32 of every view.
+
+    Args:
+        teacher: A single teacher or an ensemble.
+        crops: (B, V, H, W, 3) at each of the teacher's input sizes.
+        plan: With its flip test, each heatmap is the average of the crop's and its mirror's.
+    """
+    if teacher.members:
+        return mean_maps([teacher_maps(member, crops, plan) for member in teacher.members])
+    return _single_maps(teacher, crops[teacher.input_size], plan)
+
+
 def mean_maps(maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The float32 mean of maps (..., K, h, w), those of another grid than the first ones' resampled onto theirs."""
+    """Average heatmaps (..., K, h, w) in float32; those of another size are resampled onto the first ones' grid."""
     rows, columns = maps[0].shape[-2:]
     return np.mean([_onto_grid(some, (columns, rows)) for some in maps], axis=0, dtype=np.float32)
 
 
-def _onto_grid(maps: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Maps (..., K, h, w) of a region, bilinearly at the pixels of its maps of another size (width, height).
+def _single_maps(teacher: Teacher, crops: NDArray[np.uint8], plan: ViewPlan) -> NDArray[np.float32]:
+    maps = np.stack([teacher(crops[:, v]) for v in range(crops.shape[1])], axis=1)
+    if plan.flip_test:
+        mirrored = np.stack([teacher(mirror(crops[:, v])) for v in range(crops.shape[1])], axis=1)
+        maps = flip_average(maps, mirrored)
+    return maps
 
-    Pixel u of either lies at u strides of its network's input, and the inputs differ by a factor: so do the pixels.
+
+def _onto_grid(maps: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resample heatmaps (..., K, h, w) of a region bilinearly to another size (width, height).
+
+    In both, heatmap pixel u lies at input pixel u times the stride. The inputs differ by a factor, and so do the
+    heatmap pixels.
     """
     *before, joints, rows, columns = maps.shape
     if (columns, rows) == size:
@@ -79,43 +127,29 @@ def _onto_grid(maps: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
     return resampled.transpose(0, 3, 1, 2).reshape(*before, joints, size[1], size[0])
 
 
-def _refuse_strange(first: Teacher, other: Teacher) -> None:
+def _check_compatible(first: Teacher, other: Teacher) -> None:
     pair = f"{first.name} and {other.name} cannot be averaged"
     (width, height), (other_width, other_height) = first.input_size, other.input_size
     if width * other_height != other_width * height:
         raise PrecomputeError(
-            f"{pair}, their crops have other proportions: {height}x{width} and {other_height}x{other_width} (height x "
-            "width). All must see the same region: give members of one ratio, e.g. 256x192 and 384x288"
+            f"{pair}: their crops have different aspect ratios, {height}x{width} and {other_height}x{other_width} "
+            "(height x width). All members must see the same region: give one ratio, e.g. 256x192 and 384x288"
         )
     differing = [name for name in _EQUAL if getattr(other, name) != getattr(first, name)]
     if differing:
         raise PrecomputeError(
-            f"{pair}, they differ in "
+            f"{pair}: they differ in "
             + "; ".join(f"{name}: {getattr(first, name)} and {getattr(other, name)}" for name in differing)
         )
 
 
-def _of_no_one_size(crops: NDArray[np.uint8]) -> NoReturn:
+def _refuse_single_size(crops: NDArray[np.uint8]) -> NoReturn:
     raise ValueError(
-        f"an ensemble takes crops by input size, got {crops.shape}: ask precompute.teacher.ensemble.teacher_maps"
+        f"an ensemble takes crops by input size, got an array {crops.shape}: call "
+        "precompute.teacher.ensemble.teacher_maps"
     )
 
 
 def _sum(counts: Sequence[int | None]) -> int | None:
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
-
-
-def teacher_maps(teacher: Teacher, crops: Crops, plan: ViewPlan) -> NDArray[np.float32]:
-    """Maps of every view, (B, V, K, h, w), of crops (B, V, H, W, 3) at the teacher's input sizes."""
-    if teacher.members:
-        return mean_maps([teacher_maps(member, crops, plan) for member in teacher.members])
-    return _own_maps(teacher, crops[teacher.input_size], plan)
-
-
-def _own_maps(teacher: Teacher, crops: NDArray[np.uint8], plan: ViewPlan) -> NDArray[np.float32]:
-    maps = np.stack([teacher(crops[:, v]) for v in range(crops.shape[1])], axis=1)
-    if plan.flip_test:
-        mirrored = np.stack([teacher(mirror(crops[:, v])) for v in range(crops.shape[1])], axis=1)
-        maps = flip_average(maps, mirrored)
-    return maps

@@ -1,46 +1,51 @@
-"""HRNet for top-down pose: parallel branches at strides 4, 8, 16, 32 that exchange features.
+"""HRNet for top-down pose: parallel branches at strides 4, 8, 16 and 32 that exchange features, and its weights.
 
 The architecture of Sun et al., "Deep High-Resolution Representation Learning for Human Pose Estimation" (CVPR
 2019), with the parameter names of the official implementation (deep-high-resolution-net.pytorch), so that its
-checkpoints load strictly. An `HRNetConfig` describes any width and depth; `HRNETS` names our teachers:
+checkpoints load strictly. An `HRNetConfig` describes any width and depth; `HRNETS` lists our teachers by name:
 
-    from precompute.hrnet import build_hrnet
     model = build_hrnet("hrnet_w32", joints=17)
     heatmaps = model(crops)          # (B, 3, H, W) -> (B, K, H/4, W/4), raw regressed maps, no activation
 
-Axes: B batch, C channels, K joints, H rows, W columns. Sizes are (width, height) in pixels.
+From top to bottom: the configurations, the network from the outside in, its weights, and the `Architecture` that
+`precompute.teacher.loading` lists. Axes: B batch, C channels, K joints, H rows, W columns. Sizes are (width, height) in
+pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
+from typing import Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from kdlib.images import normalise_images
+from precompute.fetch.download import RemoteFile
+from precompute.teacher import checkpoint
+from precompute.teacher.architecture import Architecture
+from precompute.teacher.checkpoint import COUNTER, Shapes, shapes_of
+from precompute.teacher.zoo import Published
 
 STRIDE = 4  # input pixels per heatmap pixel
-
-
 DEEPEST_STRIDE = 32  # of the last branch: input sides must be multiples of it
 
 
 @dataclass(frozen=True)
 class HRNetConfig:
-    """The numbers that tell one HRNet from another; everything else is the same in all of them.
+    """The numbers in which HRNets differ.
 
     Attributes:
         widths: channels of the branches at strides 4, 8, 16 and 32.
         modules: number of exchange modules in stages 2, 3 and 4.
-        blocks: basic blocks a branch runs through in one module.
-        stem: channels of the two stride-2 convolutions at the entry.
+        blocks: basic blocks per branch in one module.
+        stem: channels of the two stride-2 convolutions at the input.
         stage1_blocks: bottleneck blocks of stage 1 (`layer1`).
-        stage1_planes: their inner channels; they put out four times as many.
+        stage1_planes: inner channels of these blocks; their output has four times as many.
     """
 
     widths: tuple[int, int, int, int]
@@ -51,9 +56,9 @@ class HRNetConfig:
     stage1_planes: int = 64
 
 
-# W32 and W48 are the pose networks of the paper. The two small ones have the bodies of the official ImageNet
+# W32 and W48 are the pose networks of the paper. The two small ones have the backbones of the official ImageNet
 # models "W18-small-v1" and "-v2" (HRNet-Image-Classification, experiments/cls_hrnet_w18_small_v{1,2}_*.yaml).
-# The last is the teacher of the embedded sample: small enough to train on a CPU.
+# The last one is the teacher of the embedded sample. It is small enough to train on a CPU.
 HRNETS: dict[str, HRNetConfig] = {
     "hrnet_w32": HRNetConfig(widths=(32, 64, 128, 256)),
     "hrnet_w48": HRNetConfig(widths=(48, 96, 192, 384)),
@@ -70,7 +75,7 @@ HRNETS: dict[str, HRNetConfig] = {
 
 
 class HRNet(nn.Module):
-    """(B, 3, H, W) normalised RGB crops -> (B, K, H/4, W/4) raw heatmaps; H and W must be multiples of 32."""
+    """Maps normalised RGB crops (B, 3, H, W) to raw heatmaps (B, K, H/4, W/4). H and W are multiples of 32."""
 
     def __init__(self, config: HRNetConfig, joints: int = 17) -> None:
         super().__init__()
@@ -91,11 +96,11 @@ class HRNet(nn.Module):
         self.apply(_initialise)
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Raw heatmaps (B, K, H/4, W/4) of normalised crops (B, 3, H, W)."""
+        """Compute raw heatmaps (B, K, H/4, W/4) from normalised crops (B, 3, H, W)."""
         return self.final_layer(self.features(crops))
 
     def features(self, crops: Tensor) -> Tensor:
-        """What the final 1x1 convolution sees: (B, widths[0], H/4, W/4)."""
+        """Compute the input of the final 1x1 convolution, (B, widths[0], H/4, W/4)."""
         height, width = crops.shape[-2:]
         heatmap_size((width, height))
         x = self.relu(self.bn1(self.conv1(crops)))
@@ -106,14 +111,14 @@ class HRNet(nn.Module):
 
 
 def build_hrnet(name: str, joints: int = 17) -> HRNet:
-    """The named HRNet with `joints` output maps, freshly initialised; ValueError for an unknown name."""
+    """Build the named HRNet with `joints` output maps, freshly initialised. Raises ValueError for an unknown name."""
     if name not in HRNETS:
         raise ValueError(f"unknown HRNet {name!r}; available: {', '.join(HRNETS)}")
     return HRNet(HRNETS[name], joints)
 
 
 def heatmap_size(input_size: tuple[int, int]) -> tuple[int, int]:
-    """Heatmap (width, height) for an input (width, height); ValueError unless both are multiples of 32."""
+    """Heatmap (width, height) of an input (width, height). Raises ValueError unless both are multiples of 32."""
     width, height = input_size
     if width <= 0 or height <= 0 or width % DEEPEST_STRIDE or height % DEEPEST_STRIDE:
         raise ValueError(f"input sides must be multiples of {DEEPEST_STRIDE}, got {height}x{width} (height x width)")
@@ -121,7 +126,7 @@ def heatmap_size(input_size: tuple[int, int]) -> tuple[int, int]:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around an identity shortcut; keeps (B, C, H, W)."""
+    """Two 3x3 convolutions with an identity shortcut; input and output are (B, C, H, W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -130,13 +135,13 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape out as in."""
+        """Map (B, C, H, W) to the same shape."""
         residual = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         return self.relu(residual + x)
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions; the shortcut is projected (`downsample`) where the channels differ."""
+    """1x1, 3x3 and 1x1 convolutions; the shortcut is a projection (`downsample`) if the channels differ."""
 
     EXPANSION = 4
 
@@ -151,14 +156,14 @@ class Bottleneck(nn.Module):
         self.downsample = nn.Sequential(*projection)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, 4·planes, H, W)."""
+        """Map (B, C, H, W) to (B, 4·planes, H, W)."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         return self.relu(self.bn3(self.conv3(y)) + self.downsample(x))
 
 
 class Transition(nn.ModuleList):
-    """Opens the next stage's branches: old ones pass (or change width), new ones halve the last old one."""
+    """Makes the branches of the next stage: old branches keep their size, new ones halve the last old branch."""
 
     def __init__(self, before: tuple[int, ...], after: tuple[int, ...]) -> None:
         super().__init__()
@@ -171,14 +176,14 @@ class Transition(nn.ModuleList):
                 self.append(nn.Identity())
 
     def forward(self, branches: list[Tensor]) -> list[Tensor]:
-        """The branches of the next stage, finest first."""
+        """Compute the branches of the next stage, finest first."""
         return [path(branches[min(i, len(branches) - 1)]) for i, path in enumerate(self)]
 
 
 class ExchangeModule(nn.Module):
-    """Each branch runs through its blocks; then each output is the sum of all branches brought to its size.
+    """Runs each branch through its blocks; then each output is the sum of all branches, resampled to its size.
 
-    `outputs` says how many branches are put out: all of them, or only the finest at the end of the network.
+    The first `outputs` branches are computed: all of them, or only the finest at the end of the network.
     """
 
     def __init__(self, widths: tuple[int, ...], blocks: int, outputs: int) -> None:
@@ -193,13 +198,13 @@ class ExchangeModule(nn.Module):
         self.relu = nn.ReLU(inplace=False)
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Branches in, branches out, finest first: (B, widths[i], H/2^i, W/2^i)."""
+        """Map branches (B, widths[i], H/2^i, W/2^i), finest first, to branches of the same shapes."""
         inputs = [branch(x) for branch, x in zip(self.branches, inputs, strict=True)]
         return [self.relu(_sum_paths(paths, inputs)) for paths in self.fuse_layers]
 
 
 def _sum_paths(paths: nn.Module, inputs: list[Tensor]) -> Tensor:
-    """The sum of path(x) over the branches, from the finest on: the official order of additions."""
+    """Sum path(x) over the branches, finest first: the order of additions of the official code."""
     terms = [path(x) for path, x in zip(paths.children(), inputs, strict=True)]
     total = terms[0]
     for term in terms[1:]:
@@ -208,7 +213,7 @@ def _sum_paths(paths: nn.Module, inputs: list[Tensor]) -> Tensor:
 
 
 def _fuse_path(widths: tuple[int, ...], source: int, target: int) -> nn.Module:
-    """From branch `source` to the size and width of branch `target`: identity, upsampling or strides."""
+    """Build the path from branch `source` to branch `target`: identity, upsampling or strided convolutions."""
     if source == target:
         return nn.Identity()
     if source < target:
@@ -221,21 +226,21 @@ def _fuse_path(widths: tuple[int, ...], source: int, target: int) -> nn.Module:
 
 
 def _halvings(channels: int, out: int, steps: int, *, summed: bool = False) -> nn.Sequential:
-    """`steps` stride-2 convolutions; the last changes the width, and has no ReLU if its output is summed."""
+    """Build `steps` stride-2 convolutions. The last one changes the width; it has no ReLU if `summed`."""
     halve = [nn.Sequential(*_conv_bn_relu(channels, channels, stride=2)) for _ in range(steps - 1)]
     last = _conv_bn_relu(channels, out, stride=2)
     return nn.Sequential(*halve, nn.Sequential(*(last[:-1] if summed else last)))
 
 
 def _make_layer1(config: HRNetConfig) -> tuple[nn.Sequential, int]:
-    """Stage 1 and the number of channels it puts out."""
+    """Build stage 1; also returns its number of output channels."""
     out = config.stage1_planes * Bottleneck.EXPANSION
     channels = [config.stem] + [out] * (config.stage1_blocks - 1)
     return nn.Sequential(*(Bottleneck(c, config.stage1_planes) for c in channels)), out
 
 
 def _make_stage(widths: tuple[int, ...], modules: int, blocks: int, outputs: int | None = None) -> nn.Sequential:
-    """`modules` exchange modules, of which the last puts out only the `outputs` finest branches."""
+    """Build `modules` exchange modules; the last one computes only the `outputs` finest branches."""
     every = len(widths)
     counts = [every] * (modules - 1) + [outputs or every]
     return nn.Sequential(*(ExchangeModule(widths, blocks, count) for count in counts))
@@ -254,7 +259,7 @@ def _conv1x1(channels: int, out: int) -> nn.Conv2d:
 
 
 def _initialise(module: nn.Module) -> None:
-    """The official start: convolutions N(0, 0.001²), biases 0; batch norm stays at weight 1, bias 0."""
+    """Initialise as the official code: convolutions N(0, 0.001²), biases 0; batch norms keep weight 1, bias 0."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, std=0.001)
         if module.bias is not None:
@@ -265,7 +270,7 @@ def fold_batch_norm(model: nn.Module) -> None:
     """Fold, in place, every batch norm that directly follows a convolution among its parent's children.
 
     Args:
-        model: In eval mode, applying its children in the order in which it declares them (as HRNet's blocks do).
+        model: A network in eval mode whose modules apply their children in the order of declaration, as HRNet's do.
     """
     for parent in model.modules():
         children = list(parent.named_children())
@@ -275,33 +280,85 @@ def fold_batch_norm(model: nn.Module) -> None:
                 setattr(parent, next_name, nn.Identity())
 
 
-class HRNetNetwork:
-    """Takes over the given model (folds and converts it); call it with (B, H, W, 3) uint8 RGB crops.
+PREFIXES = ("module.", "backbone.", "keypoint_head.", "head.")
+"""Prefixes of parameter names in checkpoints of the official training and of mmpose, removed in this order."""
 
-    Attributes:
-        input_size: (width, height) of the crops.
-        heatmap_size: (width, height) of the maps.
-        joints: number of maps K.
-        device: as torch names it.
-        precision: `fp32` or `bf16`.
+
+def load_hrnet(model: HRNet, path: str | Path) -> None:
+    """Fill an HRNet with the weights of a checkpoint of any layout of `precompute.teacher.checkpoint`.
+
+    Raises:
+        CheckpointError: See `precompute.teacher.checkpoint.load_weights`. If another registered HRNet fits, the message
+            names it.
     """
+    checkpoint.load_weights(model, path, read=_read, name=_name_of(model), advice=_advice)
 
-    def __init__(self, model: HRNet, input_size: tuple[int, int], device: torch.device, precision: str) -> None:
-        self.input_size, self.heatmap_size = input_size, heatmap_size(input_size)
-        self.joints = model.joints
-        self.device, self.precision = str(device), precision
-        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        fold_batch_norm(model.eval())
-        model.to(device=device, dtype=self._dtype).to(memory_format=torch.channels_last)
-        model.final_layer.float()
-        self._model = model
 
-    def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, H, W, 3) uint8 -> (B, K, h, w) float32."""
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            maps = self._forward(torch.from_numpy(crops).to(self.device))
-            return np.asarray(maps.contiguous().cpu().numpy(), np.float32)
+_read = partial(checkpoint.read_state_dict, prefixes=PREFIXES)
 
-    def _forward(self, crops: Tensor) -> Tensor:
-        features = self._model.features(normalise_images(crops).to(self._dtype))
-        return self._model.final_layer(features.float())
+
+def _name_of(model: HRNet) -> str:
+    name = next((name for name, config in HRNETS.items() if config == model.config), "this HRNet")
+    return f"{name} with {model.joints} joints"
+
+
+def _advice(weights: Mapping[str, Tensor]) -> str:
+    """Name the network that the weights belong to, as far as their names and shapes allow."""
+    if "stage4.0.branches.0.0.conv1.weight" in weights and "final_layer.weight" not in weights:
+        return "It is an HRNet backbone without a pose head (from ImageNet?); a pose checkpoint is needed"
+    for name in HRNETS:
+        joints = _joints_if_it_fits(name, shapes_of(weights))
+        if joints:
+            return f"It fits {name} with {joints} joints"
+    return f"It fits none of {', '.join(HRNETS)}"
+
+
+def _joints_if_it_fits(name: str, found: Shapes) -> int | None:
+    """Return the number of joints with which the named HRNet takes weights of these shapes, or None."""
+    bias = found.get("final_layer.bias", ())
+    if len(bias) != 1:
+        return None
+    joints = bias[0]
+    with torch.device("meta"):
+        wanted = shapes_of(build_hrnet(name, joints).state_dict())
+    counters: Shapes = {key: () for key in wanted if key.endswith(COUNTER)}
+    return joints if wanted == counters | found else None
+
+
+SITE: Final = "https://download.openmmlab.com/mmpose/v1/body_2d_keypoint/topdown_heatmap/coco"
+"""mmpose's checkpoints (Apache-2.0, trained on COCO)."""
+
+
+def _published(network: str, size: tuple[int, int], batch: str, stamp: str, ap: float) -> Published:
+    """Weights of mmpose. AP is on COCO val2017 with a detector of person AP 56.4 and flip test (hrnet_coco.md)."""
+    digest = stamp.partition("_")[0]  # the first eight digits of the file's SHA-256
+    file = f"td-hm_{network.replace('_', '-')}_{batch}-210e_coco-{size[1]}x{size[0]}-{stamp}.pth"
+    return Published(network, size, RemoteFile(f"{SITE}/{file}", digest=("sha256", digest)), ap)
+
+
+# The official repository publishes its weights through link collections that no program can follow.
+_OFFICIAL = (
+    "give --input-size 256x192 or 384x288 to download mmpose's published weights, or give a file: the official "
+    "weights are in pose_coco/ of the model zoo that the README of "
+    "https://github.com/leoxiaobin/deep-high-resolution-net.pytorch links to ({file})"
+)
+
+HRNET = Architecture(
+    names=tuple(HRNETS),
+    build=lambda name, joints, input_size: build_hrnet(name, joints),
+    heatmap_size=heatmap_size,
+    load_weights=load_hrnet,
+    prepare=fold_batch_norm,
+    float32_module="final_layer",
+    published=(
+        _published("hrnet_w32", (192, 256), "8xb64", "81c58e40_20220909", 74.9),
+        _published("hrnet_w32", (288, 384), "8xb64", "ca5956af_20220909", 76.1),
+        _published("hrnet_w48", (192, 256), "8xb32", "0e67c616_20220913", 75.6),
+        _published("hrnet_w48", (288, 384), "8xb32", "c161b7de_20220915", 76.7),
+    ),
+    sources={
+        "hrnet_w32": _OFFICIAL.format(file="pose_hrnet_w32_256x192.pth or _384x288.pth"),
+        "hrnet_w48": _OFFICIAL.format(file="pose_hrnet_w48_256x192.pth or _384x288.pth"),
+        "hrnet_w16_sample": "precompute/sample/hrnet_w16_sample.safetensors (`make teacher` trains a new one)",
+    },
+)

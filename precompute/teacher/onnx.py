@@ -1,8 +1,8 @@
-"""Any network in an ONNX file that maps RGB crops to heatmaps, run with onnxruntime (extra `[teacher]`).
+"""A network in an ONNX file that maps RGB crops to heatmaps, run with onnxruntime (extra `[teacher]`).
 
-The file must have one input (B, 3, H, W), fed with the normalised RGB crops of `precompute.normalisation`, and one
-output (B, K, h, w). B may be free or fixed at 1; free H and W take the size asked for. On a CPU a batch is cut into
-pieces that run beside each other, each on one thread, on as many threads as torch uses (OMP_NUM_THREADS).
+The file must have one input (B, 3, H, W), which gets RGB crops normalised by `kdlib.images.normalise_images`, and one
+output (B, K, h, w). B may be free or fixed at 1. Free H and W take the requested size. On a CPU, a batch is split into
+pieces that run in parallel, each on one thread, on as many threads as torch uses (OMP_NUM_THREADS).
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class OnnxNetwork:
-    """Call it with (B, H, W, 3) uint8 RGB crops.
+    """Runs an ONNX file as a teacher.
 
     Attributes:
         input_size: (width, height) of the crops.
-        heatmap_size: (width, height) of the maps.
-        joints: number of maps K.
+        heatmap_size: (width, height) of the heatmaps.
+        joints: number of heatmaps K.
         device: `cpu` or `cuda:N`.
-        precision: `fp32` or `fp16`, as the file was exported.
+        precision: `fp32` or `fp16`, as exported.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class OnnxNetwork:
         path: str | Path,
         input_size: tuple[int, int] | None,
         device: str,
-        usual_size: tuple[int, int] | None = None,
+        default_size: tuple[int, int] | None = None,
     ) -> None:
         """Open the file.
 
@@ -45,16 +45,16 @@ class OnnxNetwork:
             path: The ONNX file.
             input_size: (width, height) of the crops; None takes the file's.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
-            usual_size: (width, height) of the crops where neither the file nor `input_size` says it.
+            default_size: (width, height) of the crops if neither the file nor `input_size` gives it.
 
         Raises:
-            CheckpointError: If the file cannot be opened or is no map from crops to heatmaps.
-            ValueError: If it takes crops of another size, or there is no such device.
+            CheckpointError: If the file cannot be opened or does not map crops to heatmaps.
+            ValueError: If it takes crops of another size, or the device is not available.
         """
         path = Path(path)
         self._session, self.device = _open_session(path, device)
         spec = _sole_input(self._session, path)
-        self.input_size = _agree_on_size(spec.shape, input_size, path, usual_size)
+        self.input_size = _agree_on_size(spec.shape, input_size, path, default_size)
         self.precision = {np.float32: "fp32", np.float16: "fp16"}[_DTYPES[spec.type]]
         self._name, self._dtype, self._fixed_batch = spec.name, _DTYPES[spec.type], spec.shape[0] == 1
         self._threads = torch.get_num_threads() if self.device == "cpu" else 1
@@ -62,7 +62,7 @@ class OnnxNetwork:
         self.joints, self.heatmap_size = _probe(self, path)
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, H, W, 3) uint8 -> (B, K, h, w) float32."""
+        """Compute heatmaps (B, K, h, w) float32 from crops (B, H, W, 3) uint8 RGB."""
         tensor = np.ascontiguousarray(normalise_images(torch.from_numpy(crops)).numpy(), self._dtype)
         pieces = np.array_split(tensor, len(tensor) if self._fixed_batch else min(self._threads, len(tensor)))
         return np.concatenate(list(self._pool.map(self._run, pieces)), dtype=np.float32)
@@ -73,7 +73,7 @@ class OnnxNetwork:
 
 
 def _open_session(path: Path, device: str) -> tuple[Any, str]:
-    """An onnxruntime session and the device it runs on."""
+    """Open an onnxruntime session; also returns the device it runs on."""
     if not path.is_file():
         raise CheckpointError(f"no ONNX file at {path}")
     try:
@@ -83,10 +83,10 @@ def _open_session(path: Path, device: str) -> tuple[Any, str]:
     wanted = _choose_device(device, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # the batch is what runs in parallel
-    options.log_severity_level = 3  # errors only; they are raised as well
+    options.log_severity_level = 3  # errors only, which are also raised
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[_provider(wanted)])
-    except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+    except Exception as error:  # onnxruntime's exceptions share no base class but Exception
         raise CheckpointError(f"onnxruntime cannot open {path}: {str(error).splitlines()[0]}") from error
     if wanted.type == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise ValueError("onnxruntime cannot start CUDA here (its CUDA and cuDNN versions?); use device cpu")
@@ -94,7 +94,7 @@ def _open_session(path: Path, device: str) -> tuple[Any, str]:
 
 
 def _choose_device(name: str, providers: Sequence[str]) -> torch.device:
-    """As `precompute.precision.choose_device`, but only what this onnxruntime can use."""
+    """Choose as `kdlib.machine.device.choose_device`, among the devices that this onnxruntime can use."""
     has_cuda = "CUDAExecutionProvider" in providers
     wanted = choose_device("cpu" if name == "auto" and not has_cuda else name)
     if wanted.type == "cuda" and not has_cuda:
@@ -109,18 +109,18 @@ def _provider(device: torch.device) -> Any:
 
 
 def _sole_input(session: Any, path: Path) -> Any:
-    """The input's description (name, type, shape), after a check that input and output are what a teacher has."""
+    """Check that input and output are those of a teacher; returns the input's name, type and shape."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    told = f"{path} maps {_in_words(inputs)} to {_in_words(outputs)}"
+    found = f"{path} maps {_in_words(inputs)} to {_in_words(outputs)}"
     wanted = "a teacher maps one (B, 3, H, W) to one (B, K, h, w)"
     if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4 or len(outputs[0].shape) != 4:
-        raise CheckpointError(f"{told}; {wanted}")
+        raise CheckpointError(f"{found}; {wanted}")
     if inputs[0].shape[1] not in (3, None) and not isinstance(inputs[0].shape[1], str):
-        raise CheckpointError(f"{told}; {wanted}")
+        raise CheckpointError(f"{found}; {wanted}")
     if inputs[0].type not in _DTYPES:
-        raise CheckpointError(f"{told}; the input must be float or float16, and normalised, not {inputs[0].type}")
+        raise CheckpointError(f"{found}; the input must be float or float16, and normalised, not {inputs[0].type}")
     if isinstance(inputs[0].shape[0], int) and inputs[0].shape[0] != 1:
-        raise CheckpointError(f"{told}; export it with a free batch size, or a batch of 1")
+        raise CheckpointError(f"{found}; export it with a free batch size, or a batch of 1")
     return inputs[0]
 
 
@@ -129,25 +129,25 @@ def _in_words(values: Sequence[Any]) -> str:
 
 
 def _agree_on_size(
-    shape: Sequence[Any], wanted: tuple[int, int] | None, path: Path, usual: tuple[int, int] | None
+    shape: Sequence[Any], wanted: tuple[int, int] | None, path: Path, default: tuple[int, int] | None
 ) -> tuple[int, int]:
-    """The (width, height) that both the file's input shape (B, 3, H, W) and the wish allow; else the usual."""
+    """The (width, height) that fits the file's input shape (B, 3, H, W): the wanted one, or else the default."""
     fixed = {axis: size for axis, size in (("width", shape[3]), ("height", shape[2])) if isinstance(size, int)}
     if wanted is None and len(fixed) == 2:
         return fixed["width"], fixed["height"]
-    wanted = wanted or usual
+    wanted = wanted or default
     if wanted is None:
-        raise ValueError(f"{path} takes crops of any size; say which (--input-size)")
+        raise ValueError(f"{path} takes crops of any size; give one (--input-size)")
     for axis, size in zip(("width", "height"), wanted, strict=True):
         if fixed.get(axis, size) != size:
             raise ValueError(
-                f"{path} takes crops of {axis} {fixed[axis]}, asked for is {wanted[1]}x{wanted[0]} (height x width)"
+                f"{path} takes crops of {axis} {fixed[axis]}, requested is {wanted[1]}x{wanted[0]} (height x width)"
             )
     return wanted
 
 
 def _probe(network: OnnxNetwork, path: Path) -> tuple[int, tuple[int, int]]:
-    """Number of maps K and their (width, height), from a black crop."""
+    """Find the number of heatmaps K and their (width, height) by running a black crop."""
     width, height = network.input_size
     try:
         _, joints, rows, columns = network(np.zeros((1, height, width, 3), np.uint8)).shape
@@ -157,7 +157,7 @@ def _probe(network: OnnxNetwork, path: Path) -> tuple[int, tuple[int, int]]:
         ) from error
     if columns * height != rows * width:
         raise CheckpointError(
-            f"{path} makes {rows}x{columns} maps of {height}x{width} crops (height x width); "
-            "a teacher has one stride on both axes"
+            f"{path} computes {rows}x{columns} heatmaps of {height}x{width} crops (height x width); "
+            "a teacher has the same stride on both axes"
         )
     return joints, (columns, rows)

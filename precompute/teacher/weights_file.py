@@ -1,9 +1,9 @@
-"""From a file of network weights to a plain mapping, without running any code the file may carry.
+"""Reads a file of network weights into a plain mapping without running any code from the file.
 
-PyTorch checkpoints are pickles, and a pickle is a program. They are read with `weights_only=True`, always: torch then
-builds tensors and plain containers and refuses everything else. Training checkpoints in the wild carry a little more
-beside their tensors (the official HRNet's last AP as a numpy scalar, mmengine's loss history); those few classes are
-named here and read as empty objects, so that none of *their* code runs either.
+PyTorch checkpoints are pickles, and a pickle can run code. They are always read with `weights_only=True`: torch then
+builds tensors and plain containers and refuses everything else. Some training checkpoints hold more than tensors (the
+official HRNet's last AP as a numpy scalar, mmengine's loss history). Those few classes are listed here and read as
+empty objects, so that *their* code does not run either.
 """
 
 import hashlib
@@ -14,23 +14,23 @@ from typing import Any
 
 import torch
 
-_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # torch >= 1.6 writes zip archives; older files are bare pickles
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # torch >= 1.6 writes zip archives; older files are plain pickles
 _CHUNK = 1 << 20
 
 
 class CheckpointError(ValueError):
-    """A file whose weights cannot be used; the message says which file, why, and what would do."""
+    """The weights in a file cannot be used; the message names the file, the reason and what to do."""
 
 
 class _Discarded:
-    """What stands for a harmless object of another library: takes any arguments and state, keeps nothing."""
+    """Replaces a harmless object of another library: accepts any arguments and state, and keeps nothing."""
 
     def __init__(self, *_: object) -> None: ...
 
     def __setstate__(self, state: object) -> None: ...
 
 
-# Classes and functions that pose checkpoints name outside their state dict. None of them is ever imported or called.
+# Classes and functions that pose checkpoints refer to outside their state dict. None of them is imported or called.
 _DISCARDED = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "builtins.getattr",
@@ -53,10 +53,11 @@ def file_sha256(path: str | Path) -> str:
 
 
 def read_weights_file(path: str | Path) -> Any:
-    """What a `.pth` or safetensors file holds, on the CPU; large tensors are mapped, not read, where possible.
+    """Read a `.pth` or safetensors file to the CPU; large tensors are memory-mapped where possible.
 
     Raises:
-        CheckpointError: If there is no such file, if it is no checkpoint, is cut short, holds code, or needs a package.
+        CheckpointError: If the file does not exist, is not a checkpoint, is truncated, holds code, or if a package to
+            read it is not installed.
     """
     path = Path(path)
     head = _head(path)
@@ -78,7 +79,7 @@ def _head(path: Path) -> bytes:
 
 
 def _is_safetensors(path: Path, head: bytes) -> bool:
-    """Eight bytes with the length of a JSON header, then the header."""
+    """Check for safetensors, which start with eight bytes for the length of a JSON header, then the header."""
     return path.suffix == ".safetensors" or head[8:9] == b"{"
 
 
@@ -87,12 +88,12 @@ def _what_it_is(path: Path, head: bytes) -> str:
     if not head:
         return "it is empty"
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "it is a web page, as download links of Google Drive and OneDrive give it; save the file itself"
+        return "it is a web page, which download links of Google Drive and OneDrive return; save the file itself"
     if text.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer; run `git lfs pull`"
     if path.suffix == ".onnx":
-        return f"give an ONNX network as the teacher itself, onnx:{path}"
-    return f"it starts with {head[:8]!r}; expected are PyTorch .pth and safetensors files"
+        return f"to use an ONNX file as the teacher, give --teacher onnx:{path}"
+    return f"it starts with {head[:8]!r}; PyTorch .pth or safetensors is expected"
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -104,7 +105,7 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}); copy it again") from error
+        raise CheckpointError(f"{path} is not a complete safetensors file ({error}); copy it again") from error
 
 
 def _read_pickle(path: Path, *, in_zip: bool) -> Any:
@@ -114,17 +115,17 @@ def _read_pickle(path: Path, *, in_zip: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=in_zip)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: {_why_refused(str(error))}") from error
-    except Exception as error:  # torch answers damaged archives with a dozen unrelated exception types
+    except Exception as error:  # torch raises a dozen unrelated exception types for damaged archives
         reason = str(error).split(". ")[0].splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is damaged or cut short ({reason}); copy or download it again") from error
+        raise CheckpointError(f"{path} is damaged or truncated ({reason}); copy or download it again") from error
 
 
 def _why_refused(message: str) -> str:
-    """One line instead of torch's page of advice, which begins with how to run the file's code."""
+    """Describe in one line why torch refused the pickle; torch's own text advises to run the file's code."""
     name = re.search(r"GLOBAL ([\w.]+)", message) or re.search(r"function <?([\w. ]+)", message)
     if name is None:
-        return "not a checkpoint, or a damaged one: its pickle holds more or less than tensors; download it again"
+        return "not a checkpoint, or a damaged one: its pickle cannot be read as tensors; download it again"
     return (
-        f"refused: beside tensors it holds `{name[1]}`, and loading that could run code from the file. Open it where "
-        "you trust it and save its state dict alone: torch.save(model.state_dict(), FILE)"
+        f"refused: besides tensors it holds `{name[1]}`, and loading that could run code from the file. If you trust "
+        "the file, open it elsewhere and save only the state dict: torch.save(model.state_dict(), FILE)"
     )

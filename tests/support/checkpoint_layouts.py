@@ -1,4 +1,4 @@
-"""Writes one set of HRNet weights in every layout in which pose checkpoints are met in the wild."""
+"""Writes HRNet weights in every layout that published pose checkpoints use."""
 
 from collections import OrderedDict
 
@@ -22,12 +22,12 @@ def official_flat(weights, path):
 
 
 def official_flat_before_torch_1_6(weights, path):
-    """The format of 2019, in which the official zoo's files are."""
+    """The format of 2019, which the files of the official zoo have."""
     torch.save(OrderedDict(weights), path, _use_new_zipfile_serialization=False)
 
 
 def official_training(weights, path):
-    """`tools/train.py` of the official code, AP as the numpy scalar that pycocotools gives."""
+    """The file of the official `tools/train.py`, with AP as the numpy scalar that pycocotools returns."""
     torch.save(
         {
             "epoch": 210,

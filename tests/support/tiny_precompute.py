@@ -1,4 +1,4 @@
-"""The smallest precompute run: a few images, a few persons, an HRNet of made-up weights, and the command over them."""
+"""The smallest precompute run: a few images and instances, a random HRNet, and the command's arguments."""
 
 import json
 
@@ -11,7 +11,7 @@ from precompute.teacher.hrnet import build_hrnet
 
 
 def write(root):
-    """Six images of odd sizes (one greyscale, one PNG) with eleven persons, and the teacher's checkpoint."""
+    """Write six images of odd sizes (one greyscale, one PNG) with eleven instances, and the teacher's checkpoint."""
     (root / "images").mkdir(parents=True)
     (root / "annotations").mkdir()
     rng = np.random.default_rng(0)
@@ -42,13 +42,13 @@ def write(root):
     (root / "annotations/person_keypoints_train.json").write_text(json.dumps(document))
     torch.manual_seed(0)
     model = build_hrnet("hrnet_w16_sample")
-    torch.nn.init.normal_(model.final_layer.weight, std=2e7)  # features are tiny: maps then reach about 1
+    torch.nn.init.normal_(model.final_layer.weight, std=2e7)  # features are tiny; with this, heatmaps reach about 1
     save_file(model.state_dict(), root / "teacher.safetensors")
     return root
 
 
 def command(data, store, *extra):
-    """Arguments of `python -m precompute` for a store of those persons."""
+    """Arguments of `python -m precompute` for a store of these instances."""
     return [
         *("--data", str(data), "--teacher", "hrnet_w16_sample", "--input-size", "128x96", "--precision", "fp32"),
         *("--checkpoint", str(data / "teacher.safetensors"), "--store", str(store), "--batch-size", "4", *extra),

@@ -1,1 +1,1 @@
-"""Drawing the people of the embedded sample."""
+"""Draws the scenes of the embedded sample: people, clothes and backgrounds."""

@@ -1,19 +1,19 @@
-"""What is behind the people and what stands in their way: textures, rooms, clutter, loose limbs and boards."""
+"""Backgrounds, distractors and occluders: textures, rooms, clutter, loose limbs and boards."""
 
 import cv2
 import numpy as np
 
+from precompute.sample.drawing.appearance import draw_colour, draw_skin, plain_paint
 from precompute.sample.drawing.solids import Canvas, Cone, Ellipsoid
-from precompute.sample.drawing.wardrobe import draw_colour, draw_skin, plain_paint
 
 Array = np.ndarray
 
 BACKGROUND_DEPTH = -1e6
-"""Depth of loose limbs on the backdrop, behind everybody."""
+"""Depth of the loose limbs, behind all persons."""
 
 
 def draw_texture(rng: np.random.Generator, size: tuple[int, int]) -> Array:
-    """A coloured surface with stains at several scales and sometimes stripes; (h, w, 3) float32 for a (w, h)."""
+    """Draw a coloured surface with stains at several scales and sometimes stripes, (h, w, 3) float32 for a (w, h)."""
     width, height = size
     texture = np.empty((height, width, 3), np.float32)
     texture[:] = draw_colour(rng, vivid=0.5)
@@ -28,7 +28,7 @@ def draw_texture(rng: np.random.Generator, size: tuple[int, int]) -> Array:
 
 
 def _stripes(rng: np.random.Generator, size: tuple[int, int]) -> Array:
-    """Parallel stripes of a random direction and period, (h, w) float32 grey levels to add."""
+    """Draw parallel stripes with a random direction and period, (h, w) float32, grey levels to add."""
     angle, period = rng.uniform(0, np.pi), rng.uniform(5, 40)
     x = np.arange(size[0], dtype=np.float32) * np.float32(np.cos(angle) / period)
     y = np.arange(size[1], dtype=np.float32) * np.float32(np.sin(angle) / period)
@@ -37,37 +37,37 @@ def _stripes(rng: np.random.Generator, size: tuple[int, int]) -> Array:
 
 
 def draw_backdrop(rng: np.random.Generator, size: tuple[int, int]) -> Array:
-    """A room or a landscape with clutter, (h, w, 3) float32 for a (w, h)."""
+    """Draw a room or a landscape with clutter, (h, w, 3) float32 for a (w, h)."""
     width, height = size
-    picture = draw_texture(rng, size)
+    image = draw_texture(rng, size)
     if rng.random() < 0.75:  # a floor
         horizon = int(height * rng.uniform(0.35, 0.9))
-        picture[horizon:] = draw_texture(rng, (width, height))[horizon:]
+        image[horizon:] = draw_texture(rng, (width, height))[horizon:]
     for _ in range(rng.integers(2, 10)):
-        _draw_clutter(rng, picture)
-    return picture
+        _draw_clutter(rng, image)
+    return image
 
 
-def _draw_clutter(rng: np.random.Generator, picture: Array) -> None:
-    """One box, disc, polygon or line in a plain colour, somewhere."""
-    height, width = picture.shape[:2]
+def _draw_clutter(rng: np.random.Generator, image: Array) -> None:
+    """Draw one box, disc, polygon or line in a plain colour at a random place."""
+    height, width = image.shape[:2]
     colour = tuple(float(value) for value in draw_colour(rng, vivid=0.7))
     center = rng.uniform(0, [width, height])
     extent = np.exp(rng.uniform(np.log(0.03), np.log(0.4), 2)) * height
     kind = rng.choice(["box", "disc", "polygon", "line"], p=[0.4, 0.2, 0.25, 0.15])
     if kind == "line":
         end = center + rng.normal(0, 0.4 * height, 2)
-        cv2.line(picture, center.astype(int).tolist(), end.astype(int).tolist(), colour, int(rng.integers(1, 7)))
+        cv2.line(image, center.astype(int).tolist(), end.astype(int).tolist(), colour, int(rng.integers(1, 7)))
     elif kind == "disc":
         axes = (int(extent[0]) + 1, int(extent[1]) + 1)
-        cv2.ellipse(picture, center.astype(int).tolist(), axes, rng.uniform(0, 180), 0, 360, colour, -1)
+        cv2.ellipse(image, center.astype(int).tolist(), axes, rng.uniform(0, 180), 0, 360, colour, -1)
     else:
         outline = _box(rng, center, extent) if kind == "box" else center + rng.normal(0, 1, (5, 2)) * extent
-        cv2.fillPoly(picture, [outline.astype(np.int32)], colour)
+        cv2.fillPoly(image, [outline.astype(np.int32)], colour)
 
 
 def _box(rng: np.random.Generator, center: Array, extent: Array) -> Array:
-    """Corners (4, 2) of a box of half-sizes `extent`, mostly upright."""
+    """Corners (4, 2) of a box with half-sizes `extent`, mostly upright."""
     tilt = np.deg2rad(rng.normal(0, 5) if rng.random() < 0.7 else rng.uniform(0, 90))
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * extent
     turn = np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
@@ -75,7 +75,7 @@ def _box(rng: np.random.Generator, center: Array, extent: Array) -> Array:
 
 
 def draw_loose_limbs(rng: np.random.Generator, canvas: Canvas, scale: float) -> None:
-    """Things on the backdrop that look like arms, legs and heads but belong to nobody; `scale` is a stature in px."""
+    """Draw distractors that look like arms, legs and heads on the background. `scale` is a stature in pixels."""
     height, width = canvas.depth.shape
     for _ in range(rng.integers(0, 7)):
         colour = draw_skin(rng) if rng.random() < 0.5 else draw_colour(rng)
@@ -91,9 +91,9 @@ def draw_loose_limbs(rng: np.random.Generator, canvas: Canvas, scale: float) -> 
 
 
 def draw_occluder(rng: np.random.Generator, canvas: Canvas, box: Array, depth: float) -> None:
-    """A board before a person's box (x, y, w, h): a wall before the legs, a pole, or a thing before anything."""
+    """Draw a board in front of a person's box (x, y, w, h): a low wall, a pole, or a small board at any place."""
     x, y, width, height = box
-    kind = rng.choice(["wall", "pole", "thing"], p=[0.35, 0.2, 0.45])
+    kind = rng.choice(["wall", "pole", "board"], p=[0.35, 0.2, 0.45])
     if kind == "wall":
         top = y + height * rng.uniform(0.5, 0.95)
         reach = width * rng.uniform(0.5, 2.0)
@@ -102,7 +102,7 @@ def draw_occluder(rng: np.random.Generator, canvas: Canvas, box: Array, depth: f
         center, extent = np.array([x + width * rng.random(), y + height / 2]), np.array([height * 0.03, 400])
     else:
         center, extent = box[:2] + box[2:] * rng.uniform(0, 1, 2), height * rng.uniform(0.06, 0.2, 2)
-    outline = _box(rng, center, extent) if kind == "thing" else center + _UPRIGHT * extent
+    outline = _box(rng, center, extent) if kind == "board" else center + _UPRIGHT * extent
     size = (canvas.depth.shape[1], canvas.depth.shape[0])
     canvas.draw_board(outline, draw_texture(rng, size), depth)
 

@@ -1,10 +1,8 @@
-"""The solids of a dressed person: which cones and ellipsoids make a head, a trunk, arms and legs."""
+"""The solids of a dressed person: the cones and ellipsoids of the head, the trunk, the arms and the legs."""
 
 import numpy as np
 
-from precompute.sample.drawing.figure import SIDES, Figure
-from precompute.sample.drawing.solids import Cone, Ellipsoid, Paint, Solid
-from precompute.sample.drawing.wardrobe import (
+from precompute.sample.drawing.appearance import (
     Outfit,
     head_paint,
     plain_paint,
@@ -13,6 +11,8 @@ from precompute.sample.drawing.wardrobe import (
     shoe_paint,
     sleeve_paint,
 )
+from precompute.sample.drawing.figure import SIDES, Figure
+from precompute.sample.drawing.solids import Cone, Ellipsoid, Paint, Solid
 
 Array = np.ndarray
 
@@ -42,7 +42,7 @@ def _head(figure: Figure, outfit: Outfit) -> list[Solid]:
 
 
 def _tube(figure: Figure, ends: tuple[str, str], segment: str, girths: tuple[float, ...], paint: Paint) -> Cone:
-    """A round limb between two points of the figure; girths are half-widths in statures."""
+    """Build a round limb between two points of the figure. Girths are half-widths in statures."""
     start, end = ends
     scales = np.linspace(figure.scales[start], figure.scales[end], len(girths))
     radii = scales * girths * figure.build.girth
@@ -101,7 +101,7 @@ def _trunk(figure: Figure, outfit: Outfit) -> list[Solid]:
 
 
 def _skirt(figure: Figure, outfit: Outfit) -> Cone:
-    """A cone from the pelvis to a little above the knees, wherever they are."""
+    """Build a cone from the pelvis to a little above the knees."""
     points, scale = figure.points, figure.scales["pelvis"]
     hem = 0.3 * points["pelvis"] + 0.35 * (points["left_knee"] + points["right_knee"])
     spread = float(np.linalg.norm(points["left_knee"] - points["right_knee"])) / 2
@@ -112,7 +112,7 @@ def _skirt(figure: Figure, outfit: Outfit) -> Cone:
 
 
 def dress(figure: Figure, outfit: Outfit) -> list[Solid]:
-    """The solids of a projected figure, farthest first so that soft edges blend over what is behind them."""
+    """Build the solids of a projected figure, farthest first, so that soft edges blend over what is behind them."""
     solids = _trunk(figure, outfit) + _head(figure, outfit)
     for side, _ in SIDES:
         solids += _arm(figure, outfit, side) + _leg(figure, outfit, side)

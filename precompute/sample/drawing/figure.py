@@ -1,8 +1,8 @@
-"""Bones in space: proportions and a pose make a skeleton, a camera makes it a figure in image pixels.
+"""Skeletons in space: proportions and a pose make a skeleton, and a camera projects it to image pixels.
 
 Body space: x to the person's own left, y up, z to the front, in units of the person's stature. A figure whose `facing`
-is 0 looks into the camera, so that its left is at larger image x. Image space: x right, y down (pixels), z towards
-the viewer (pixels too), so that a z-buffer needs no further conversion.
+is 0 looks into the camera; its left is at larger image x. Image space: x right, y down, z towards the viewer, all in
+pixels, so that a z-buffer needs no further conversion.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from precompute.sample.drawing.poses import Pose
 Array = np.ndarray
 
 SIDES = (("left", 1.0), ("right", -1.0))
-"""Name of a side and the sign of its x in body space."""
+"""Name of each side and the sign of its x in body space."""
 
 JOINT_DEPTH = dict.fromkeys(JOINTS, 0.02) | {
     f"{side}_{joint}": depth
@@ -24,7 +24,7 @@ JOINT_DEPTH = dict.fromkeys(JOINTS, 0.02) | {
         "ear": 0.03, "shoulder": 0.085, "elbow": 0.055, "wrist": 0.045, "hip": 0.12, "knee": 0.075, "ankle": 0.06,
     }.items()
 }  # fmt: skip
-"""How much of the person's own flesh and cloth may lie before a joint that counts as visible, statures."""
+"""Largest depth in statures of the person's own body and clothes in front of a joint that counts as visible."""
 
 
 _UP, _FRONT = np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0])
@@ -47,17 +47,17 @@ class Build:
 
 @dataclass(frozen=True)
 class Camera:
-    """Where a figure is seen from, degrees, and where it stands in the image.
+    """Direction from which a figure is seen, and its place in the image. Angles are in degrees.
 
     Attributes:
-        facing: 0 looks into the camera, 90 towards the right border, 180 away.
+        facing: 0 looks into the camera, 90 towards the right border, 180 away from the camera.
         pitch: positive looks down on the figure.
-        roll: of the camera, in the image plane.
-        distance: of the camera, in statures; small is wide-angle.
-        stature: length of a person standing upright, image px.
-        x: image x of the pelvis, px.
-        y: image y of the pelvis, px.
-        z: depth of the pelvis in the scene, px towards the viewer.
+        roll: rotation of the camera in the image plane.
+        distance: distance of the camera in statures; small values are wide-angle.
+        stature: height of the person standing upright, in image pixels.
+        x: image x of the pelvis in pixels.
+        y: image y of the pelvis in pixels.
+        z: depth of the pelvis in the scene, in pixels towards the viewer.
     """
 
     facing: float
@@ -76,9 +76,9 @@ class Figure:
 
     Attributes:
         build: its proportions.
-        points: name -> (3,) place of a joint or of a bone's end.
-        frames: name of a segment -> (3, 3), columns are the unit vectors of its own left, up and front.
-        scales: name -> pixels a stature at that point (1.0 in body space).
+        points: name -> (3,) position of a joint or of the end of a bone.
+        frames: name of a segment -> (3, 3); the columns are the unit vectors of its own left, up and front.
+        scales: name -> pixels per stature at that point (1.0 in body space).
     """
 
     build: Build
@@ -87,37 +87,37 @@ class Figure:
     scales: dict[str, float]
 
     def joints(self) -> Array:
-        """The places of the 17 COCO joints, (17, 3) in the order of `JOINTS`."""
+        """Positions of the 17 COCO joints, (17, 3) in the order of `JOINTS`."""
         return np.array([self.points[name] for name in JOINTS])
 
 
 def draw_build(rng: np.random.Generator) -> Build:
-    """Random proportions: slim and stout, long- and short-legged, with a head a little larger than life."""
+    """Draw random proportions: slim and stout, long- and short-legged, with a slightly enlarged head."""
     means = np.array([0.235, 0.235, 0.285, 0.170, 0.150, 0.215, 0.115])
     lengths = means * rng.normal(1, 0.05, 7)
     return Build(*[float(size) for size in (*lengths, rng.uniform(1.0, 1.25), rng.uniform(0.82, 1.25))])
 
 
 def turn_x(degrees: float) -> Array:
-    """Rotation about x: y towards z."""
+    """Rotation matrix about x: y towards z."""
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
 
 
 def turn_y(degrees: float) -> Array:
-    """Rotation about y: z towards x."""
+    """Rotation matrix about y: z towards x."""
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
 
 
 def turn_z(degrees: float) -> Array:
-    """Rotation about z: x towards y."""
+    """Rotation matrix about z: x towards y."""
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
 
 
 def _bent(angles: Array) -> Array:
-    """The frame after a (forward, leftward, turning) bend of the spine or the neck."""
+    """Frame after a bend of the spine or the neck by angles (forward, to the left, turn to the left)."""
     forward, leftward, turn = angles
     return turn_x(forward) @ turn_z(-leftward) @ turn_y(turn)
 
@@ -139,16 +139,16 @@ def _head_points(build: Build, head: Array, frame: Array) -> dict[str, Array]:
 
 
 def pose_figure(build: Build, pose: Pose) -> Figure:
-    """The skeleton of a body in a pose, in body space with the pelvis at the origin."""
+    """Build the skeleton of a body in a pose, in body space with the pelvis at the origin."""
     frames, points = _spine(build, pose)
     for row, (side, sign) in enumerate(SIDES):
-        _hang_arm(build, side, sign, pose.arms[row], frames, points)
-        _hang_leg(build, side, sign, pose.legs[row], frames, points)
+        _add_arm(build, side, sign, pose.arms[row], frames, points)
+        _add_leg(build, side, sign, pose.legs[row], frames, points)
     return Figure(build, points, frames, dict.fromkeys(points, 1.0))
 
 
 def _spine(build: Build, pose: Pose) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Frames and points from the pelvis to the head; a quarter of a bend is the pelvis', except in a chair."""
+    """Frames and points from the pelvis to the head. The pelvis makes a quarter of a bend, unless the person sits."""
     quarter = pose.spine[0] / 4
     frames = {"pelvis": np.eye(3) if pose.name == "sit" else turn_x(quarter)}
     frames["chest"] = frames["pelvis"] @ _bent(pose.spine - [quarter, 0, 0])
@@ -160,7 +160,7 @@ def _spine(build: Build, pose: Pose) -> tuple[dict[str, Array], dict[str, Array]
     return frames, points | _head_points(build, head, frames["head"])
 
 
-def _hang_arm(
+def _add_arm(
     build: Build, side: str, sign: float, angles: Array, frames: dict[str, Array], points: dict[str, Array]
 ) -> None:
     """Add the frames and points of one arm."""
@@ -173,12 +173,12 @@ def _hang_arm(
     points[f"{side}_hand"] = wrist - lower @ _UP * 0.055
 
 
-def _hang_leg(
+def _add_leg(
     build: Build, side: str, sign: float, angles: Array, frames: dict[str, Array], points: dict[str, Array]
 ) -> None:
-    """Add the frames and points of one leg; it hangs from the upright, whatever the pelvis does."""
+    """Add the frames and points of one leg. Its angles are relative to the vertical, not to the pelvis."""
     upper, lower = _limb(sign, angles, 1.0)
-    foot = lower[:, [0, 2, 1]]  # its axis runs to the front of the shank, its upper side faces the knee
+    foot = lower[:, [0, 2, 1]]  # its axis points to the front of the shank, its upper side to the knee
     frames |= {f"{side}_thigh": upper, f"{side}_shank": lower, f"{side}_foot": foot}
     hip = frames["pelvis"] @ np.array([sign * build.hip_width / 2, 0, 0])
     knee = hip - upper @ _UP * build.thigh
@@ -189,14 +189,14 @@ def _hang_leg(
 
 
 def project(figure: Figure, camera: Camera, recline: float) -> Figure:
-    """The figure as a camera sees it, in image space (perspective with `camera.distance`)."""
+    """Project a figure to image space, with the perspective of `camera.distance`; `recline` is in degrees."""
     view = turn_z(camera.roll + recline) @ turn_x(camera.pitch) @ turn_y(camera.facing)
     to_image = np.diag([1.0, -1.0, 1.0]) @ view
     origin = np.array([camera.x, camera.y, camera.z])
     points, scales = {}, {}
     for name, point in figure.points.items():
-        seen = to_image @ point
-        scales[name] = float(camera.stature * camera.distance / (camera.distance - seen[2]))
-        points[name] = origin + seen * [scales[name], scales[name], camera.stature]
+        viewed = to_image @ point
+        scales[name] = float(camera.stature * camera.distance / (camera.distance - viewed[2]))
+        points[name] = origin + viewed * [scales[name], scales[name], camera.stature]
     frames = {name: to_image @ frame for name, frame in figure.frames.items()}
     return Figure(figure.build, points, frames, scales)

@@ -1,8 +1,8 @@
-"""Joint angles of everyday poses: the part of the sample that decides what its people do.
+"""Joint angles of everyday poses.
 
-Angles are degrees. Limb rows are (left, right). Positive means what an anatomist would say: flexion moves a limb
-forward, abduction away from the body's middle, twist turns it inwards, elbow and knee bend. Spine and neck are
-(forward bend, bend towards the left, turn towards the left).
+Angles are in degrees. The rows of limbs are (left, right). Signs follow anatomy: positive flexion moves a limb forward,
+positive abduction moves it away from the body's middle, positive twist turns it inwards, and positive angles bend elbow
+and knee. Spine and neck are (forward bend, bend to the left, turn to the left).
 """
 
 from collections.abc import Callable
@@ -15,15 +15,15 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Pose:
-    """The angles of one figure, degrees.
+    """The angles of one figure in degrees.
 
     Attributes:
         name: the kind of pose, a key of `POSES`.
         spine: (3,) forward bend, bend to the left, turn to the left.
-        neck: (3,) the same, of the head on the trunk.
+        neck: (3,) the same, for the head relative to the trunk.
         arms: (2, 4) left and right: flexion, abduction, inward twist, elbow.
         legs: (2, 4) left and right: flexion, abduction, inward twist, knee.
-        recline: turn of the whole body in the image plane, for people who lie.
+        recline: rotation of the whole body in the image plane, large for people who lie.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Pose:
 
 
 def _limbs(rng: np.random.Generator, mean: list[float], spread: list[float]) -> Array:
-    """Two limbs drawn independently around one mean, (2, 4)."""
+    """Draw the angles of two limbs independently around one mean, (2, 4)."""
     return rng.normal(mean, spread, (2, 4))
 
 
@@ -49,7 +49,7 @@ def _trunk(rng: np.random.Generator, bend: float = 3.0, spread: float = 5.0) -> 
 
 def _stand(rng: np.random.Generator) -> tuple[Array, Array, Array]:
     legs = _limbs(rng, [2, 5, -5, 5], [5, 4, 10, 5])
-    if rng.random() < 0.3:  # the weight on one leg, the other knee slack
+    if rng.random() < 0.3:  # weight on one leg, the other knee bent
         legs[0] += [14, 4, -8, 24]
     return _trunk(rng), _hanging_arms(rng), legs
 
@@ -62,7 +62,7 @@ def _hands_on_hips(rng: np.random.Generator) -> tuple[Array, Array, Array]:
 
 
 def _busy_hands(rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Standing with the hands before the body: holding, eating, a telephone."""
+    """Standing with the hands in front of the body: holding something, eating, or using a telephone."""
     spine, arms, legs = _stand(rng)
     busy = _limbs(rng, [28, 14, 25, 95], [18, 10, 22, 24])
     return spine, np.where(rng.random((2, 1)) < 0.75, busy, arms), legs
@@ -79,14 +79,14 @@ def _arms_raised(rng: np.random.Generator) -> tuple[Array, Array, Array]:
 
 
 def _stride(rng: np.random.Generator, swing: float, knee: float) -> tuple[Array, Array]:
-    """Arms and legs in counter-swing at a random phase of a step."""
+    """Arms and legs that swing in opposition, at a random phase of a step."""
     phase = rng.uniform(0, 2 * np.pi)
-    beat = np.array([np.sin(phase), -np.sin(phase)])
+    phase_sines = np.array([np.sin(phase), -np.sin(phase)])
     lift = np.clip([np.cos(phase), -np.cos(phase)], 0, 1)  # the knee bends while the leg swings forward
     arms, legs = _hanging_arms(rng), _limbs(rng, [4, 3, -2, 6], [3, 2, 6, 3])
-    arms[:, 0] -= beat * swing * rng.uniform(0.7, 1.2)
-    legs[:, 0] += beat * swing + lift * knee * 0.35
-    legs[:, 3] += lift * knee + np.clip(-beat, 0, 1) * knee * 0.25
+    arms[:, 0] -= phase_sines * swing * rng.uniform(0.7, 1.2)
+    legs[:, 0] += phase_sines * swing + lift * knee * 0.35
+    legs[:, 3] += lift * knee + np.clip(-phase_sines, 0, 1) * knee * 0.25
     return arms, legs
 
 
@@ -124,7 +124,7 @@ def _lunge(rng: np.random.Generator) -> tuple[Array, Array, Array]:
 
 
 def _free(rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Anything a gymnast can do standing: dancing, throwing, kicking."""
+    """Any posture of a standing gymnast: dancing, throwing, kicking."""
     arms = rng.uniform([-40, -5, -40, 0], [170, 110, 60, 130], (2, 4))
     legs = rng.uniform([-25, -2, -25, 0], [75, 40, 15, 80], (2, 4))
     return rng.normal([8, 0, 0], [16, 12, 16]), arms, legs
@@ -145,13 +145,13 @@ POSES: dict[str, tuple[float, _Draw]] = {
     "lunge": (0.04, _lunge),
     "free": (0.05, _free),
 }
-"""Kind of pose: (share, how its angles are drawn). Shares are normalised."""
+"""Kind of pose -> (share, function that draws spine, arms and legs). Shares are normalised."""
 
 _ELBOW_RANGE, _KNEE_RANGE = (2.0, 145.0), (0.0, 140.0)
 
 
 def draw_pose(rng: np.random.Generator) -> Pose:
-    """A random pose of a random kind, with left and right exchanged half of the time."""
+    """Draw a pose of a random kind; left and right are exchanged in half of the poses."""
     names = list(POSES)
     shares = np.array([POSES[name][0] for name in names])
     name = names[rng.choice(len(names), p=shares / shares.sum())]

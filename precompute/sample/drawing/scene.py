@@ -1,39 +1,39 @@
-"""One picture: who stands where before which backdrop, and what of them can be seen."""
+"""One drawn image: persons at random places in front of a background, and which of their joints are visible."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from kdlib.skeleton import JOINTS
+from precompute.sample.drawing.appearance import draw_colour, draw_outfit, plain_paint
 from precompute.sample.drawing.backdrop import draw_backdrop, draw_loose_limbs, draw_occluder
 from precompute.sample.drawing.body import dress
 from precompute.sample.drawing.figure import JOINT_DEPTH, Camera, Figure, draw_build, pose_figure, project
 from precompute.sample.drawing.poses import Pose, draw_pose
 from precompute.sample.drawing.solids import Canvas, Cone
-from precompute.sample.drawing.wardrobe import draw_colour, draw_outfit, plain_paint
 
 Array = np.ndarray
 
 LAYER = 2000.0
-"""Depth between one figure and the next, px: nobody reaches through somebody else."""
+"""Depth between one figure and the next in pixels, so that no figure cuts through another."""
 
 SMALLEST_AREA = 120
-"""A person of fewer visible pixels is not annotated: nobody would find it."""
+"""Persons with fewer visible pixels are not annotated, as an annotator would not find them."""
 
 _DEPTHS = np.array([JOINT_DEPTH[name] for name in JOINTS])
 
 
 @dataclass(frozen=True)
 class Person:
-    """What is true of one person in a picture, in image pixels.
+    """The ground truth of one person in an image, in image pixels.
 
     Attributes:
-        joints: (17, 2) x, y, also of joints that are hidden or outside.
-        visible: (17,) bool, seen and inside the image.
-        own: (17,) bool, the joint's pixel shows this person; if it is not visible, then its own body hides it.
-        silhouette: (H, W) bool, the pixels where this person is seen.
+        joints: (17, 2) x, y, also of joints that are hidden or outside the image.
+        visible: (17,) bool, whether the joint is visible and inside the image.
+        own: (17,) bool, whether the joint's pixel shows this person; if so, only its own body can hide the joint.
+        silhouette: (H, W) bool, the pixels that show this person.
         facing: degrees; 0 looks into the camera.
-        pose: its kind.
+        pose: kind of pose.
     """
 
     joints: Array
@@ -46,12 +46,12 @@ class Person:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture before it is photographed.
+    """A drawn scene, before camera effects.
 
     Attributes:
         colour: (H, W, 3) float32 RGB, about 0..255.
-        people: those of whom enough is seen, farthest first.
-        crowd: (H, W) bool, the pixels of a distant group that nobody would annotate one by one; None without.
+        people: the persons with enough visible pixels, farthest first.
+        crowd: (H, W) bool, the pixels of a distant group that is annotated as one crowd; None without a group.
     """
 
     colour: Array
@@ -60,14 +60,14 @@ class Scene:
 
 
 def draw_size(rng: np.random.Generator) -> tuple[int, int]:
-    """Width and height of a picture: landscape or portrait, never square."""
+    """Draw the width and height of an image: landscape or portrait, never square."""
     long = int(rng.integers(280, 361))
     short = round(long / rng.choice([4 / 3, 3 / 2, 16 / 9, 5 / 4]))
     return (long, short) if rng.random() < 0.65 else (short, long)
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """A random picture of one to three persons, rarely with a crowd behind them."""
+    """Draw a scene of one to three persons, rarely with a crowd behind them."""
     size = draw_size(rng)
     canvas = Canvas.over(draw_backdrop(rng, size), _draw_light(rng))
     stature = float(np.exp(rng.uniform(np.log(80), np.log(min(235, 1.15 * size[1])))))
@@ -77,10 +77,10 @@ def draw_scene(rng: np.random.Generator) -> Scene:
         _draw_crowd(rng, canvas)
     crowd_pixels = canvas.owner > 0 if crowded else None
     canvas.owner[:] = 0
-    cast = _draw_people(rng, canvas, stature)
+    actors = _draw_people(rng, canvas, stature)
     if crowd_pixels is not None:
         crowd_pixels &= (canvas.depth < -LAYER) & (canvas.owner == 0)
-    people = [_observe(canvas, owner, *actor) for owner, actor in enumerate(cast, start=1)]
+    people = [_observe(canvas, owner, *actor) for owner, actor in enumerate(actors, start=1)]
     return Scene(canvas.colour, [p for p in people if p.silhouette.sum() >= SMALLEST_AREA], crowd_pixels)
 
 
@@ -90,34 +90,34 @@ def _draw_light(rng: np.random.Generator) -> Array:
 
 
 def _draw_people(rng: np.random.Generator, canvas: Canvas, stature: float) -> list[tuple[Figure, Camera, Pose]]:
-    """Draw one to three persons from back to front, with things before some of them."""
-    cast: list[tuple[Figure, Camera, Pose]] = []
+    """Draw one to three persons from back to front, with occluders in front of some of them."""
+    actors: list[tuple[Figure, Camera, Pose]] = []
     for layer in range(rng.choice([1, 2, 3], p=[0.5, 0.32, 0.18])):
         size = stature if layer == 0 else float(np.clip(stature * rng.uniform(0.75, 1.3), 75, 240))
-        neighbour = cast[-1][1].x if cast and rng.random() < 0.6 else None
-        actor = _cast_person(rng, canvas, size, layer * LAYER, neighbour)
+        neighbour = actors[-1][1].x if actors and rng.random() < 0.6 else None
+        actor = _place_person(rng, canvas, size, layer * LAYER, neighbour)
         _draw_person(rng, canvas, actor, owner=layer + 1)
         if rng.random() < 0.35:
             draw_occluder(rng, canvas, _extent(actor[0]), layer * LAYER + LAYER / 2)
-        cast.append(actor)
-    return cast
+        actors.append(actor)
+    return actors
 
 
 def _draw_facing(rng: np.random.Generator) -> float:
-    """Mostly towards the camera, often away from it, and every way between."""
+    """Draw the direction of a person in degrees: mostly towards the camera, often away from it, sometimes any."""
     center, spread = [(0, 30), (180, 30), (rng.choice([-90, 90]), 25), (0, 400)][rng.choice(4, p=[0.4, 0.2, 0.2, 0.2])]
     return float(rng.normal(center, spread))
 
 
-def _cast_person(
+def _place_person(
     rng: np.random.Generator, canvas: Canvas, stature: float, depth: float, neighbour: float | None
 ) -> tuple[Figure, Camera, Pose]:
-    """A random person placed in the picture: as a rule wholly inside, beside `neighbour` (image x) if given."""
+    """Place a random person in the image: usually completely inside, and near `neighbour` (image x) if given."""
     pose, height, width = draw_pose(rng), *canvas.depth.shape
     view = Camera(_draw_facing(rng), rng.normal(8, 9), 0.0, rng.uniform(3, 9), stature, 0.0, 0.0, 0.0)
     body = pose_figure(draw_build(rng), pose)
     x, y, w, h = _extent(project(body, view, pose.recline))
-    if rng.random() < 0.2:  # truncated: only the middle is sure to be inside
+    if rng.random() < 0.2:  # truncated: only the centre is certainly inside
         low, high = -np.array([x + w / 2, y + h / 2]), np.array([width - x - w / 2, height - y - h / 2])
         low, high = low + 8, high - 8
     else:
@@ -131,10 +131,10 @@ def _cast_person(
 
 
 def _extent(figure: Figure) -> Array:
-    """A box (x, y, w, h) around a projected figure's points with some flesh around them."""
+    """Box (x, y, w, h) around the points of a projected figure, with a margin for the body's thickness."""
     points = np.array(list(figure.points.values()))[:, :2]
-    flesh = 0.04 * figure.scales["pelvis"]
-    low, high = points.min(0) - flesh, points.max(0) + flesh
+    margin = 0.04 * figure.scales["pelvis"]
+    low, high = points.min(0) - margin, points.max(0) + margin
     return np.concatenate([low, high - low])
 
 
@@ -147,7 +147,7 @@ def _draw_person(rng: np.random.Generator, canvas: Canvas, actor: tuple[Figure, 
 
 
 def _stool(figure: Figure, camera: Camera, colour: Array) -> Cone:
-    """Something to sit on: a block under the pelvis, a little behind it."""
+    """Build a seat: a block under the pelvis, slightly behind it."""
     frame = figure.frames["pelvis"]
     seat = figure.points["pelvis"] - camera.stature * (0.09 * frame[:, 1] + 0.03 * frame[:, 2])
     foot = seat - camera.stature * 0.2 * frame[:, 1]
@@ -156,7 +156,7 @@ def _stool(figure: Figure, camera: Camera, colour: Array) -> Cone:
 
 
 def _draw_crowd(rng: np.random.Generator, canvas: Canvas) -> None:
-    """A distant group of small, overlapping persons."""
+    """Draw a distant group of small, overlapping persons."""
     height, width = canvas.depth.shape
     center, stature = rng.uniform([0.2, 0.3], [0.8, 0.6]) * [width, height], rng.uniform(40, 70)
     for member in range(rng.integers(5, 9)):
@@ -168,9 +168,9 @@ def _draw_crowd(rng: np.random.Generator, canvas: Canvas) -> None:
 
 
 def _observe(canvas: Canvas, owner: int, figure: Figure, camera: Camera, pose: Pose) -> Person:
-    """What is seen of a figure once everything is drawn.
+    """Determine which joints and pixels of a figure are visible in the finished drawing.
 
-    A joint is visible where its pixel shows this person and nothing but the joint's own flesh lies before it.
+    A joint is visible if its pixel shows this person, and only the tissue and clothes around the joint are before it.
     """
     joints = figure.joints()
     height, width = canvas.depth.shape

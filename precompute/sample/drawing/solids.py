@@ -1,7 +1,7 @@
-"""A z-buffered canvas and the two solids that everything living is made of: cones with round ends and ellipsoids.
+"""A z-buffered canvas, and the two solids that persons are drawn with: cones with round ends and ellipsoids.
 
-Image space is that of `figure`: x right, y down, z towards the viewer, all in pixels. A solid's paint is asked for a
-colour per pixel, given where on the solid's surface the pixel lies, so that fronts and backs can differ.
+Image space is that of `figure`: x right, y down, z towards the viewer, all in pixels. The paint of a solid is a
+function from the position on its surface to a colour, so that front and back can differ.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import numpy as np
 Array = np.ndarray
 
 BEHIND = -1e9
-"""Depth of a pixel on which nothing was drawn."""
+"""Depth of a pixel where only the background is."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Surface:
     """The visible surface of a solid over a patch of the image; every array is (h, w) float32.
 
     Attributes:
-        left: coordinate along the solid's own left, -1..1.
+        left: coordinate towards the solid's own left, -1..1.
         up: coordinate along its own up axis: -1..1 on an ellipsoid; 0..1 from start to end on a cone.
-        front: coordinate along its own front, -1..1; positive faces where the person faces.
+        front: coordinate towards its own front, -1..1; positive on the side of the person's front.
     """
 
     left: Array
@@ -32,7 +32,7 @@ class Surface:
 
 
 Paint = Callable[[Surface], Array]
-"""Colours (h, w, 3) or (3,), RGB 0..255, of a surface."""
+"""Maps a surface to its colours (h, w, 3) or (3,), RGB 0..255."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Cone:
     """A tapered limb of elliptic cross-section with rounded ends.
 
     Attributes:
-        start: (3,) and
-        end: (3,) of its axis, image space.
-        left: (n,) half-widths towards its own left along the axis, from start to end, px.
-        front: (n,) half-widths towards its own front, px.
+        start: (3,) start of its axis in image space.
+        end: (3,) end of its axis in image space.
+        left: (n,) half-widths towards its own left along the axis, from start to end, in pixels.
+        front: (n,) half-widths towards its own front, in pixels.
         frame: (3, 3) its own left, up (from start to end) and front, in image space.
         paint: its colours.
         cap: how far the ends bulge beyond the axis, as a share of the half-width.
@@ -64,7 +64,7 @@ class Ellipsoid:
 
     Attributes:
         center: (3,) image space.
-        radii: (3,) along its own left, up and front, px.
+        radii: (3,) along its own left, up and front, in pixels.
         frame: (3, 3) its own left, up and front, in image space.
         paint: its colours.
     """
@@ -80,12 +80,12 @@ Solid = Cone | Ellipsoid
 
 @dataclass
 class Canvas:
-    """A picture in the making.
+    """An image that is being drawn.
 
     Attributes:
         colour: (H, W, 3) float32, RGB 0..255.
-        depth: (H, W) float32, px towards the viewer, `BEHIND` where only the backdrop is.
-        owner: (H, W) uint8, the number of the figure seen at a pixel, 0 for none.
+        depth: (H, W) float32, pixels towards the viewer; `BEHIND` where only the background is.
+        owner: (H, W) uint8, the number of the figure that a pixel shows, 0 for none.
         light: (3,) unit vector towards the light, image space.
     """
 
@@ -96,12 +96,12 @@ class Canvas:
 
     @classmethod
     def over(cls, backdrop: Array, light: Array) -> "Canvas":
-        """A canvas with nothing on it but a backdrop (H, W, 3), which it takes over."""
+        """Make a canvas from a background (H, W, 3), which is changed in place by drawing."""
         shape = backdrop.shape[:2]
         return cls(backdrop, np.full(shape, BEHIND, np.float32), np.zeros(shape, np.uint8), light)
 
     def draw(self, solid: Solid, owner: int) -> None:
-        """Draw a solid where it is nearer than what was drawn before."""
+        """Draw a solid where it is nearer to the viewer than what was drawn before."""
         height, width = self.depth.shape
         shape = (height, width)
         hit = _trace_cone(solid, shape) if isinstance(solid, Cone) else _trace_ellipsoid(solid, shape)
@@ -115,14 +115,14 @@ class Canvas:
         if not cover.any():
             return
         shade = 0.42 + 0.50 * np.maximum(_dot(hit.normal, self.light), 0) + 0.20 * hit.normal[2]
-        picture = self.colour[rows, columns]
-        picture += cover[..., None] * (solid.paint(hit.surface) * shade[..., None] - picture)
+        pixels = self.colour[rows, columns]
+        pixels += cover[..., None] * (solid.paint(hit.surface) * shade[..., None] - pixels)
         opaque = cover > 0.5
         np.copyto(depth, hit.depth, where=opaque)
         np.copyto(self.owner[rows, columns], np.uint8(owner), where=opaque)
 
     def draw_board(self, outline: Array, texture: Array, depth: float) -> None:
-        """Draw a flat thing nobody owns: a polygon (n, 2) at one depth, cut from a texture (H, W, 3)."""
+        """Draw a flat polygon (n, 2) at one depth, cut from a texture (H, W, 3), with owner 0."""
         mask = np.zeros(self.depth.shape, np.uint8)
         cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, shift=4)
         x, y, width, height = cv2.boundingRect(mask)
@@ -135,7 +135,7 @@ class Canvas:
 
 @dataclass(frozen=True)
 class _Hit:
-    """What a solid covers: a window of the canvas with coverage 0..1, depth, unit normals (x, y, z) and surface."""
+    """The pixels of a solid: a window of the canvas with coverage 0..1, depth, unit normals (x, y, z) and surface."""
 
     window: tuple[slice, slice]
     cover: Array
@@ -145,7 +145,7 @@ class _Hit:
 
 
 def _window(low: Array, high: Array, shape: tuple[int, int]) -> tuple[slice, slice] | None:
-    """Rows and columns of the box low..high (x, y) that lie on a canvas of (height, width); None if none do."""
+    """Rows and columns of the box low..high (x, y) inside a canvas of (height, width); None if it is outside."""
     x0, y0 = np.maximum(np.floor(low - 1), 0).astype(int)
     x1, y1 = np.minimum(np.ceil(high + 2), [shape[1], shape[0]]).astype(int)
     return (slice(y0, y1), slice(x0, x1)) if x0 < x1 and y0 < y1 else None
@@ -160,14 +160,14 @@ def _pixels(window: tuple[slice, slice], origin: Array) -> tuple[Array, Array]:
 
 
 def _reach(direction: Array, solid: Cone, axial: float) -> Array:
-    """How far the cross-sections of a cone reach in an image direction, (n,) px: an ellipse's support function."""
+    """Extent of a cone's cross-sections in an image direction, (n,) pixels: the support function of an ellipse."""
     left, up, front = direction @ solid.frame
     squares = (solid.left * left) ** 2 + (solid.front * front) ** 2 + (solid.left * axial * up) ** 2
     return np.sqrt(squares) + 1e-3
 
 
 def _trace_cone(cone: Cone, shape: tuple[int, int]) -> _Hit | None:
-    """In the image a cone is its axis' segment with a half-width that varies along it and elliptic ends."""
+    """Rasterise a cone: in the image, its axis is a segment with a varying half-width and elliptic ends."""
     axis = cone.end[:2] - cone.start[:2]
     length = max(float(np.hypot(*axis)), 1e-3)
     along = np.array([*(axis / length), 0.0])
@@ -196,7 +196,7 @@ def _trace_cone(cone: Cone, shape: tuple[int, int]) -> _Hit | None:
 
 
 def _along(t: Array, values: Array) -> Array:
-    """Values at evenly spaced places of an axis, interpolated at t (0..1), float32."""
+    """Interpolate values at evenly spaced positions of an axis at t (0..1), float32."""
     return np.interp(t, np.linspace(0, 1, len(values)), values).astype(np.float32)
 
 

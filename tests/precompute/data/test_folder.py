@@ -1,4 +1,4 @@
-"""The same pictures in FiftyOne's zoo layout and in COCO's make the same store, through the command."""
+"""The command writes the same store from images in the layout of FiftyOne's zoo and in COCO's."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ ZOO = {"train": "train", "val": "validation"}
 
 @pytest.fixture(scope="module")
 def layouts(tmp_path_factory):
-    """One data set in COCO's layout and in the zoo's; the pictures of `val` are those of `train` upside down."""
+    """One data set in COCO's layout and in the zoo's; the images of `val` are those of `train` upside down."""
     tiny = tiny_precompute.write(tmp_path_factory.mktemp("tiny"))
     coco, zoo = tmp_path_factory.mktemp("coco"), tmp_path_factory.mktemp("coco-2017")
     for split, folder in ZOO.items():
@@ -102,5 +102,5 @@ def test_each_split_has_its_own_pictures(layouts):
 def test_a_zoo_without_the_splits_pictures_says_which_folder_it_wants(layouts, tmp_path):
     _, _, zoo = layouts
     shutil.copytree(zoo / "raw", tmp_path / "raw")
-    with pytest.raises(PrecomputeError, match=r"val2017\.json is there, its images are not.* none of validation/data/"):
+    with pytest.raises(PrecomputeError, match=r"val2017\.json exists, but its images do not.* none of validation/data/"):
         find_split(tmp_path, "val")

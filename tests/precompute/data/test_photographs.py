@@ -1,4 +1,4 @@
-"""The main job on real photographs, in small: an ONNX teacher, a store, a student, an evaluation."""
+"""The whole workflow on a few real photographs: an ONNX teacher, a store, a student, an evaluation."""
 
 import json
 
@@ -22,8 +22,8 @@ def test_a_student_learns_real_people_from_a_store(tmp_path):
     assert teacher["ap"] > 40
     assert teacher["pck@0.1"] > 75
     run = ["distill", "--store", str(tmp_path / "train.zarr"), "--val-store", str(tmp_path / "val.zarr")]
-    knobs = ["--input-size", "128x96", "--epochs", "5", "--batch-size", "16", "--pretrained", str(SQUEEZENET)]
-    assert train([*run, "--out", str(tmp_path / "run"), *knobs]) == 0
+    settings = ["--input-size", "128x96", "--epochs", "5", "--batch-size", "16", "--pretrained", str(SQUEEZENET)]
+    assert train([*run, "--out", str(tmp_path / "run"), *settings]) == 0
     history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
     assert history[-1]["loss"] < 0.8 * history[0]["loss"]
     assert history[-1]["pck@0.1"] > history[0]["pck@0.1"]

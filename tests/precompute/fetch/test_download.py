@@ -1,4 +1,4 @@
-"""Downloads: resumed, checked, and never half a file under its name; against a server with real servers' faults."""
+"""Downloads are resumed and verified, and incomplete files never get the final name. The server has real faults."""
 
 import errno
 import hashlib
@@ -55,7 +55,7 @@ def test_dropped_connections_are_taken_up_where_they_broke(site, tmp_path):
 def test_a_server_without_ranges_is_asked_for_everything(site, tmp_path):
     site.drop_after, site.ranges = 100_000, False
     with pytest.raises(
-        DownloadError, match=r"cannot download .*weights.pth: the connection broke after 100000 of 300000"
+        DownloadError, match=r"cannot download .*weights.pth: the connection was lost after 100000 of 300000"
     ):
         download.download(remote(site), tmp_path / "w")
     assert not (tmp_path / "w").exists()
@@ -67,8 +67,8 @@ def test_a_server_without_ranges_is_asked_for_everything(site, tmp_path):
 def test_a_file_that_changed_meanwhile_is_not_sewn_together(site, tmp_path, monkeypatch):
     site.drop_after = 100_000
     site.files["/weights.pth"], site.version = bytes(300_000), 0
-    monkeypatch.setattr(download, "_attempts", download._request)
-    with pytest.raises(download._BrokenError):
+    monkeypatch.setattr(download, "_receive", download._request)
+    with pytest.raises(download._ConnectionBrokenError):
         download.download(remote(site), tmp_path / "w")
     assert (tmp_path / "w.part").stat().st_size == 100_000
     site.drop_after, site.version, site.files["/weights.pth"] = None, 2, CONTENT
@@ -77,11 +77,11 @@ def test_a_file_that_changed_meanwhile_is_not_sewn_together(site, tmp_path, monk
 
 
 def test_a_server_that_ignores_the_version_is_not_believed(site, tmp_path, monkeypatch):
-    """It sends the rest of another file than the one that was begun, and says so in its ETag alone."""
+    """It sends the rest of another file than the one that was begun; only its ETag shows that."""
     site.drop_after, site.files["/weights.pth"] = 100_000, bytes(300_000)
     with monkeypatch.context() as patched:
-        patched.setattr(download, "_attempts", download._request)
-        with pytest.raises(download._BrokenError):
+        patched.setattr(download, "_receive", download._request)
+        with pytest.raises(download._ConnectionBrokenError):
             download.download(remote(site), tmp_path / "w")
     site.drop_after, site.version, site.files["/weights.pth"], site.compares = None, 2, CONTENT, False
     download.download(remote(site), tmp_path / "w")
@@ -104,7 +104,7 @@ def test_a_disk_that_fills_up_is_said_at_once_and_the_download_goes_on_later(sit
     with monkeypatch.context() as patched:
         patched.setattr(type(tmp_path), "open", open_full)
         with pytest.raises(
-            DownloadError, match=r"w\.part: .*No space left on device; 0 MB of it are here and the same"
+            DownloadError, match=r"w\.part: .*No space left on device; 0 MB were received, run the same"
         ):
             download.download(remote(site), tmp_path / "w")
     assert len(site.requests) == 3
@@ -131,13 +131,13 @@ def test_what_is_not_the_file_is_deleted(site, tmp_path, known, message):
         download.download(remote(site, **known), tmp_path / "w")
     assert names(tmp_path) == []
     (tmp_path / "w").write_bytes(CONTENT)
-    with pytest.raises(DownloadError, match=f"{message}; delete it"):
+    with pytest.raises(DownloadError, match=f"{message}; delete it to download it again"):
         download.download(remote(site, **known), tmp_path / "w")
     assert (tmp_path / "w").exists()  # somebody's file
 
 
 def test_a_missing_file_and_a_missing_network_are_said_in_one_line(site, tmp_path):
-    with pytest.raises(DownloadError, match=r"none.pth: the server says 404"):
+    with pytest.raises(DownloadError, match=r"none.pth: the server answers 404"):
         download.download(RemoteFile(f"{site.url}/none.pth"), tmp_path / "w")
     with pytest.raises(DownloadError, match=r"cannot download http://127.0.0.1:9/x: .*refused"):
         download.download(RemoteFile("http://127.0.0.1:9/x"), tmp_path / "w")
@@ -148,7 +148,7 @@ def test_a_failure_leaves_no_lock_but_what_came_stays(site, tmp_path):
         download.download(RemoteFile(f"{site.url}/none.pth"), tmp_path / "new/w")
     assert names(tmp_path / "new") == []
     site.drop_after, site.ranges = 100_000, False
-    with pytest.raises(DownloadError, match="the connection broke"):
+    with pytest.raises(DownloadError, match="the connection was lost"):
         download.download(remote(site), tmp_path / "new/w")
     assert names(tmp_path / "new") == ["w.part", "w.part.json"]
 
@@ -165,20 +165,20 @@ def test_two_at_once_download_once(site, tmp_path):
 
 
 def test_of_several_at_once_each_says_why_it_failed(site, tmp_path):
-    said = []
+    messages = []
 
     def run_one():
         try:
             download.download(RemoteFile(f"{site.url}/none.pth"), tmp_path / "new/w")
         except Exception as error:
-            said.append(str(error))
+            messages.append(str(error))
 
     threads = [threading.Thread(target=run_one) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert said == [f"{site.url}/none.pth: the server says 404 Not Found"] * 4
+    assert messages == [f"{site.url}/none.pth: the server answers 404 Not Found"] * 4
     assert names(tmp_path / "new") == []
 
 
@@ -191,7 +191,7 @@ def archive(entries, compression=zipfile.ZIP_STORED):
     return out.getvalue()
 
 
-PICTURES = [("val2017/", b""), *((f"val2017/{i:012d}.jpg", bytes([i]) * 5000) for i in range(4))]
+IMAGES = [("val2017/", b""), *((f"val2017/{i:012d}.jpg", bytes([i]) * 5000) for i in range(4))]
 ANNOTATIONS = [
     ("annotations/person_keypoints_val2017.json", b'{"images": []}'),
     ("annotations/captions_val2017.json", b"{}"),
@@ -200,9 +200,9 @@ ANNOTATIONS = [
 
 @pytest.fixture
 def small_coco(site, monkeypatch):
-    """COCO in small: the files, sizes and digests of `coco.FILES`, four images."""
+    """A small COCO: the files, sizes and digests of `coco.FILES`, four images."""
     for key, path, entries in (
-        ("val", "zips/val2017.zip", PICTURES),
+        ("val", "zips/val2017.zip", IMAGES),
         ("annotations", "annotations/annotations_trainval2017.zip", ANNOTATIONS),
     ):
         content = archive(entries)
@@ -227,7 +227,7 @@ def test_coco_arrives_in_its_own_layout_and_only_once(small_coco, tmp_path, caps
     assert "GB to download" in capsys.readouterr().err
     asked = len(small_coco.requests)
     assert run(small_coco, root) == 0
-    assert "there already" in capsys.readouterr().out
+    assert "exist already" in capsys.readouterr().out
     assert len(small_coco.requests) == asked
 
 
@@ -248,21 +248,21 @@ def test_coco_in_another_layout_is_used_as_it_is(small_coco, tmp_path, capsys, i
     (tmp_path / annotations).write_text("{}")
     before = sorted(tmp_path.rglob("*"))
     assert run(small_coco, tmp_path) == 0
-    assert f"{tmp_path / images} and {tmp_path / annotations} are there already" in capsys.readouterr().out
+    assert f"{tmp_path / images} and {tmp_path / annotations} exist already" in capsys.readouterr().out
     assert small_coco.requests == []
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def put_pictures(folder):
+def put_images(folder):
     folder.mkdir(parents=True)
-    for name, content in PICTURES[1:]:
+    for name, content in IMAGES[1:]:
         (folder / name.rpartition("/")[2]).write_bytes(content)
 
 
 @pytest.mark.parametrize("folder", ["val2017", "images/val2017", "validation/data"])
 @pytest.mark.parametrize("others", ["annotations", "raw"])
 def test_images_without_keypoints_are_not_fetched_again(small_coco, tmp_path, capsys, folder, others):
-    put_pictures(tmp_path / folder)
+    put_images(tmp_path / folder)
     (tmp_path / others).mkdir()
     (tmp_path / others / "instances_val2017.json").write_text("{}")
     assert run(small_coco, tmp_path) == 0
@@ -285,17 +285,17 @@ def test_keypoints_without_images_are_not_fetched_again(small_coco, tmp_path, fo
 
 
 def test_the_disk_need_is_that_of_what_is_lacking(small_coco, tmp_path, monkeypatch, capsys):
-    """Sizes as COCO's: annotations alone are 0.3 GB, not the 20 GB with the images."""
+    """With COCO's sizes, the annotations alone are 0.3 GB, not the 20 GB with the images."""
     for key, size in (("train", 19_336_861_798), ("val", 815_585_330), ("annotations", 252_907_541)):
         path, _, digest = coco.FILES[key]
         monkeypatch.setitem(coco.FILES, key, (path, size, digest))
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     monkeypatch.setitem(coco.IMAGES, "train", 4)
     for split in ("train", "val"):
-        put_pictures(tmp_path / f"images/{split}2017")
+        put_images(tmp_path / f"images/{split}2017")
     command = ["--site", small_coco.url, "--splits", "train", "val", "--out"]
     assert coco.main([*command, str(tmp_path)]) == 1
-    assert "0.3 GB to download, 0.4 GB on disk at the end, 0.7 GB at most" in capsys.readouterr().err
+    assert "0.3 GB to download, 0.4 GB on disk at the end, 0.7 GB at peak" in capsys.readouterr().err
     assert coco.main([*command, str(tmp_path / "other")]) == 1
     assert "20.4 GB to download, 20.6 GB on disk at the end" in capsys.readouterr().err
 
@@ -310,7 +310,7 @@ def test_somebodys_smaller_folder_is_left_alone(small_coco, tmp_path, capsys):
     (tmp_path / "val2017").mkdir()
     (tmp_path / "val2017/000000000001.jpg").write_bytes(b"mine")
     assert run(small_coco, tmp_path) == 1
-    assert "holds 1 of 4 images" in capsys.readouterr().err
+    assert "has 1 of 4 images" in capsys.readouterr().err
     assert small_coco.requests == []
 
 
@@ -325,7 +325,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_asked_for(small_coc
 def test_an_archive_with_too_few_images_never_becomes_a_split(small_coco, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(coco.IMAGES, "val", 5)
     assert run(small_coco, tmp_path) == 1
-    assert "has 4 files in val2017/, not 5" in capsys.readouterr().err
+    assert "has 4 files in val2017/, expected 5" in capsys.readouterr().err
     assert not (tmp_path / "val2017").exists()
 
 
@@ -340,11 +340,11 @@ def test_no_network_is_one_line_with_a_way_out(tmp_path, monkeypatch, capsys):
 
 
 def test_a_failure_in_somebodys_folder_leaves_it_as_it_was(small_coco, tmp_path, capsys):
-    put_pictures(tmp_path / "images/val2017")
+    put_images(tmp_path / "images/val2017")
     before = sorted(tmp_path.rglob("*"))
     del small_coco.files["/annotations/annotations_trainval2017.zip"]
     assert run(small_coco, tmp_path) == 1
-    assert "the server says 404" in capsys.readouterr().err
+    assert "the server answers 404" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "archives").mkdir()  # as an earlier failure's part would have left it
     assert run(small_coco, tmp_path) == 1
@@ -353,8 +353,8 @@ def test_a_failure_in_somebodys_folder_leaves_it_as_it_was(small_coco, tmp_path,
 
 @pytest.mark.parametrize("name", ["../evil.jpg", "/evil.jpg", "val2017/../../evil.jpg", "C:/evil.jpg", "..\\evil.jpg"])
 def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
-    (tmp_path / "a.zip").write_bytes(archive([*PICTURES, (name, b"evil")]))
-    with pytest.raises(ArchiveError, match="leads out of its folder"):
+    (tmp_path / "a.zip").write_bytes(archive([*IMAGES, (name, b"evil")]))
+    with pytest.raises(ArchiveError, match="points outside its folder"):
         unzip(tmp_path / "a.zip", "val2017", tmp_path / "out")
     assert names(tmp_path) == ["a.zip"]
 
@@ -362,16 +362,16 @@ def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
 def test_links_in_an_archive_are_refused(tmp_path):
     link = zipfile.ZipInfo("val2017/link.jpg")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    (tmp_path / "a.zip").write_bytes(archive([*PICTURES, (link, b"/etc/passwd")]))
-    with pytest.raises(ArchiveError, match="leads out of its folder"):
+    (tmp_path / "a.zip").write_bytes(archive([*IMAGES, (link, b"/etc/passwd")]))
+    with pytest.raises(ArchiveError, match="points outside its folder"):
         unzip(tmp_path / "a.zip", "val2017", tmp_path / "out")
 
 
 def test_a_damaged_archive_is_named_and_an_interrupted_one_goes_on(tmp_path):
-    content = bytearray(archive(PICTURES))
+    content = bytearray(archive(IMAGES))
     (tmp_path / "a.zip").write_bytes(content)
-    spoilt = content.index(bytes([2]) * 100)
-    (tmp_path / "b.zip").write_bytes(content[:spoilt] + b"x" + content[spoilt + 1 :])
+    damaged = content.index(bytes([2]) * 100)
+    (tmp_path / "b.zip").write_bytes(content[:damaged] + b"x" + content[damaged + 1 :])
     with pytest.raises(ArchiveError, match=r"b.zip is damaged"):
         unzip(tmp_path / "b.zip", "val2017", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -383,7 +383,7 @@ def test_a_damaged_archive_is_named_and_an_interrupted_one_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_is_spoilt_in_a_compressed_archive_ends_in_one_line(tmp_path, seed):
+def test_whatever_is_damaged_in_a_compressed_archive_ends_in_one_line(tmp_path, seed):
     rng = np.random.default_rng(seed)
     entries = [("annotations/a.json", rng.bytes(3000) * 3), ("annotations/b.json", b"{}" * 500)]
     content = bytearray(archive(entries, zipfile.ZIP_DEFLATED))
@@ -400,7 +400,7 @@ def test_whatever_is_spoilt_in_a_compressed_archive_ends_in_one_line(tmp_path, s
 
 
 def test_an_encrypted_member_and_one_without_a_name_are_refused_in_one_line(tmp_path):
-    content = archive(PICTURES)
+    content = archive(IMAGES)
     (tmp_path / "a.zip").write_bytes(content.replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"))
     assert (tmp_path / "a.zip").read_bytes() != content
     with pytest.raises(ArchiveError, match="is damaged"):

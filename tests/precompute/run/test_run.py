@@ -1,4 +1,4 @@
-"""The one-time run from images to a store: what is stored, what is refused, and what survives an interruption."""
+"""The run from images to a store: its content, its errors, and what survives an interruption."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from kdlib.geometry import box_to_region, clip_boxes, compose_affines, region_af
 from kdlib.heatmaps import flip_average
 from kdlib.resample.exact import crop_image
 from precompute.__main__ import main
-from precompute.data.photographs import UnreadablePhotographError, read_photograph
+from precompute.data.image_files import ImageFileError, read_image_file
 from precompute.run import pipeline, provenance
 from precompute.teacher.hrnet import build_hrnet
 from precompute.teacher.loading import load_teacher, mirror
@@ -49,7 +49,7 @@ def test_the_store_holds_the_teachers_maps_of_the_official_crops(data, store):
     assert columns["image_id"].tolist() == sorted(columns["image_id"].tolist())
     regions = box_to_region(clip_boxes(columns["bbox"], columns["image_size"]), (96, 128))
     for i in range(len(store)):
-        image = read_photograph(data / "images" / columns["file_name"][i], tuple(columns["image_size"][i]))
+        image = read_image_file(data / "images" / columns["file_name"][i], tuple(columns["image_size"][i]))
         affine = region_affine(regions[0][i], regions[1][i], (96, 128))
         crop = crop_image(image, affine, (96, 128))[None]
         np.testing.assert_allclose(store.heatmap(i, 0), teacher(crop)[0], atol=1e-4)
@@ -66,7 +66,7 @@ def test_frames_are_the_image_under_their_affine(data, store):
     columns = store.instances
     for i in range(len(store)):
         frame = cv2.imdecode(np.frombuffer(store.frame(i), np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
-        image = read_photograph(data / "images" / columns["file_name"][i], tuple(columns["image_size"][i]))
+        image = read_image_file(data / "images" / columns["file_name"][i], tuple(columns["image_size"][i]))
         exact = crop_image(image, store.frame_affine[i], (120, 160))
         assert frame.shape == (160, 120, 3)
         assert np.abs(frame.astype(int) - exact).mean() < 4
@@ -108,8 +108,8 @@ def test_an_interrupted_run_resumes_to_the_same_content(data, tmp_path, monkeypa
 
     monkeypatch.setattr(pipeline, "teacher_maps", interrupt)
     interrupted = refused(capsys, command(data, tmp_path / "cut.zarr"))
-    assert "the same command with --resume goes on" in interrupted
-    to_go = int(re.search(r"(\d) of 4 shards to go", interrupted)[1])
+    assert "run the same command with --resume to continue" in interrupted
+    to_go = int(re.search(r"(\d) of 4 shards left", interrupted)[1])
     assert not (tmp_path / "cut.zarr").exists()
     monkeypatch.setattr(pipeline, "teacher_maps", original)
     assert "an unfinished run" in refused(capsys, command(data, tmp_path / "cut.zarr"))
@@ -124,7 +124,7 @@ def test_an_interrupted_run_resumes_to_the_same_content(data, tmp_path, monkeypa
     capsys.readouterr()
     assert main(command(data, tmp_path / "cut.zarr", "--resume")) == 0
     assert "nothing to do" in capsys.readouterr().out
-    assert "flip_test: True, now False" in refused(
+    assert "teacher.flip_test: true -> false" in refused(
         capsys, command(data, tmp_path / "cut.zarr", "--resume", "--views", "1")
     )
     assert "exists; use it, or replace it with --overwrite" in refused(capsys, command(data, tmp_path / "cut.zarr"))
@@ -188,13 +188,15 @@ def test_annotations_that_do_not_fit_are_refused(data, tmp_path, capsys, change,
 def test_wrong_commands_are_refused_in_one_line(data, tmp_path, capsys):
     base = command(data, tmp_path / "s.zarr")
     assert "has no keypoint annotations of the split 'val'" in refused(capsys, [*base, "--split", "val"])
-    assert "either --data DIR --split NAME, or --images DIR" in refused(capsys, [*base, "--images", str(data)])
+    assert "give the data: either --data DIR --split NAME, or --images DIR" in refused(
+        capsys, [*base, "--images", str(data)]
+    )
     assert "needs its weights" in refused(capsys, [*base[:6], "--store", str(tmp_path / "s.zarr")])
     assert "unknown teacher 'resnet'" in refused(
         capsys, ["--data", str(data), "--teacher", "resnet", "--store", "s.zarr"]
     )
     nowhere = ["--data", str(tmp_path / "none"), "--store", "s.zarr", "--teacher"]
-    assert "did you mean hrnet_w32" in refused(capsys, [*nowhere, "hrnet_w23"])  # said before the data are looked at
+    assert "did you mean hrnet_w32" in refused(capsys, [*nowhere, "hrnet_w23"])  # before the data are read
     assert "did you mean hrnet_w48" in refused(capsys, [*nowhere, "hrnet_w32", "--ensemble", "hrnet_w84=b.pth"])
     assert "did you mean root4?" in refused(capsys, [*nowhere, "hrnet_w32", "--codec", "rot4:64"])
     assert "ends in one of" in refused(capsys, command(data, tmp_path / "s.npz"))
@@ -209,7 +211,7 @@ def test_the_limit_takes_the_first_persons_and_the_ground_truth_follows(data, tm
 
 @pytest.mark.parametrize("count", ["1", "2", "3"])
 def test_check_takes_a_batch_of_any_size(data, store, capsys, count):
-    """The control halves a batch: a half of one instance is a case of its own."""
+    """The control splits a batch into halves; one instance is a special case."""
     assert main(command(data, store.path, "--views", "4", "--check", count)) == 0
     assert f"{count} of 11 instances" in capsys.readouterr().out
 
@@ -222,12 +224,12 @@ def test_check_passes_on_its_own_store_and_refuses_another_teacher(data, store, 
     save_file(other.state_dict(), tmp_path / "other.safetensors")
     arguments = command(data, store.path, "--views", "4", "--check", "5")
     arguments[arguments.index(str(data / "teacher.safetensors"))] = str(tmp_path / "other.safetensors")
-    assert "give the teacher it was made by" in refused(capsys, arguments)
+    assert "give the teacher that made it" in refused(capsys, arguments)
     assert "was made with views" in refused(capsys, command(data, store.path, "--check", "5"))
 
 
 def test_check_is_read_against_the_codec_and_a_second_run(data, tmp_path, capsys):
-    """On one machine a teacher says the same twice, and the store what it says but for the codec."""
+    """On one machine, a teacher computes the same values twice, and the store differs only by the codec's error."""
     assert main(command(data, tmp_path / "s.zarr")) == 0
     capsys.readouterr()
     assert main(command(data, tmp_path / "s.zarr", "--check", "11", "--json")) == 0
@@ -242,7 +244,7 @@ def test_check_is_read_against_the_codec_and_a_second_run(data, tmp_path, capsys
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_check_notices_what_the_codec_does_not_explain(data, tmp_path, capsys, monkeypatch, elsewhere):
-    """Maps with every maximum at its place and 5 % more contrast, made here or with another version of torch."""
+    """Heatmaps with unmoved maxima and 5 % more contrast, made here or with another version of torch."""
     original, software = pipeline.teacher_maps, provenance.software
     with monkeypatch.context() as patched:
         patched.setattr(pipeline, "teacher_maps", lambda *given: np.sign(m := original(*given)) * np.abs(m) ** 1.05)
@@ -252,9 +254,9 @@ def test_check_notices_what_the_codec_does_not_explain(data, tmp_path, capsys, m
     arguments = command(data, tmp_path / "s.zarr", "--check", "5")
     if elsewhere:
         assert main(arguments) == 0
-        assert "computed otherwise: torch was 1.0, is" in capsys.readouterr().out
+        assert "computed differently: torch was 1.0, is" in capsys.readouterr().out
     else:
-        assert "more than the codec and this machine explain" in refused(capsys, arguments)
+        assert "differ by more than codec and machine explain" in refused(capsys, arguments)
 
 
 def test_check_notices_other_images(data, tmp_path, capsys):
@@ -262,7 +264,7 @@ def test_check_notices_other_images(data, tmp_path, capsys):
     for path in (copy / "images").iterdir():
         cv2.imwrite(str(path), cv2.imread(str(path))[::-1, ::-1])
     assert main(command(data, tmp_path / "s.zarr")) == 0
-    assert "not the same teacher, preprocessing or data" in refused(
+    assert "different teacher, preprocessing or data" in refused(
         capsys, command(copy, tmp_path / "s.zarr", "--check", "11")
     )
 
@@ -270,7 +272,7 @@ def test_check_notices_other_images(data, tmp_path, capsys):
 def test_a_dry_run_says_what_it_will_cost_and_writes_nothing(data, tmp_path, capsys):
     assert main(command(data, tmp_path / "s.zarr", "--dry-run")) == 0
     page = capsys.readouterr().out
-    assert "11 of 6 images, 1 view each, averaged with its mirror" in page
+    assert "11 in 6 images, 1 view each, averaged with its mirror" in page
     assert "instances/s" in page
     assert not list(tmp_path.iterdir())
 
@@ -291,13 +293,13 @@ def test_one_view_is_averaged_with_its_mirror_and_several_where_asked(data, tmp_
     assert (cost["views"], cost["flip_test"]) == (views, flip_test)
 
 
-@pytest.mark.parametrize("form", ["zarr", "h5"])
-def test_a_dry_run_knows_the_size_of_the_store(data, tmp_path, capsys, form):
-    """Within a tenth, of what a store takes a record (columns, which are rounded up, aside)."""
-    path = tmp_path / f"s.{form}"
+@pytest.mark.parametrize("layout", ["zarr", "h5"])
+def test_a_dry_run_estimates_the_size_of_the_store(data, tmp_path, capsys, layout):
+    """Within 10 % of the real size; the estimate rounds the columns up."""
+    path = tmp_path / f"s.{layout}"
     assert main(command(data, path, "--dry-run", "--json", "--codec", "float32")) == 0
     cost = json.loads(capsys.readouterr().out)
-    assert cost["disk_bytes"] == cost["store_bytes"] * (1 if form == "zarr" else 2)
+    assert cost["disk_bytes"] == cost["store_bytes"] * (1 if layout == "zarr" else 2)
     assert cost["fits"] is True
     assert main(command(data, path, "--codec", "float32")) == 0
     files = [path] if path.is_file() else path.rglob("*")
@@ -324,9 +326,9 @@ def test_photographs_are_rgb_unrotated_and_whole(tmp_path):
     pixels = np.zeros((20, 31, 3), np.uint8)
     pixels[:, :, 0] = 250  # blue in OpenCV's order
     cv2.imwrite(str(tmp_path / "a.png"), pixels)
-    assert read_photograph(tmp_path / "a.png", (31, 20))[0, 0].tolist() == [0, 0, 250]
+    assert read_image_file(tmp_path / "a.png", (31, 20))[0, 0].tolist() == [0, 0, 250]
     cv2.imwrite(str(tmp_path / "g.jpg"), pixels[:, :, 1])
-    grey = read_photograph(tmp_path / "g.jpg", (31, 20))
+    grey = read_image_file(tmp_path / "g.jpg", (31, 20))
     assert (grey == grey[:, :, :1]).all()
     for content, message in (
         (b"", "no image that OpenCV can read"),
@@ -334,7 +336,7 @@ def test_photographs_are_rgb_unrotated_and_whole(tmp_path):
         (b"GIF8", "no image"),
     ):
         (tmp_path / "x").write_bytes(content)
-        with pytest.raises(UnreadablePhotographError, match=message):
-            read_photograph(tmp_path / "x", (31, 20))
-    with pytest.raises(UnreadablePhotographError, match="cannot read the image"):
-        read_photograph(tmp_path / "nothing.jpg", (31, 20))
+        with pytest.raises(ImageFileError, match=message):
+            read_image_file(tmp_path / "x", (31, 20))
+    with pytest.raises(ImageFileError, match="cannot read the image"):
+        read_image_file(tmp_path / "nothing.jpg", (31, 20))

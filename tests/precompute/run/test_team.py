@@ -1,4 +1,4 @@
-"""Several processes make one store under torchrun: the same content as one process, whoever dies on the way."""
+"""Several processes write one store under torchrun: the same content as one process, even if a process dies."""
 
 import os
 import subprocess
@@ -26,23 +26,23 @@ import cache.format.spec
 cache.format.spec.default_shard_instances = lambda _: 2
 from precompute.run import pipeline
 from precompute.__main__ import main
-who, first = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+rank, first = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
 notes, original = Path(__file__).parent, pipeline.teacher_maps
 def teacher_maps(*arguments):
-    (notes / f"teacher-{{who}}-{{first}}").touch()
-    if first and who == "1":
+    (notes / f"teacher-{{rank}}-{{first}}").touch()
+    if first and rank == "1":
         os.kill(os.getpid(), signal.SIGKILL)
-    while who == "0" and not (notes / f"teacher-1-{{first}}").exists():
+    while rank == "0" and not (notes / f"teacher-1-{{first}}").exists():
         time.sleep(0.1)
     return original(*arguments)
 pipeline.teacher_maps = teacher_maps
 sys.exit(main())
 """
-"""The command with shards of two instances; rank 0 waits for rank 1's first batch, at which that is killed once."""
+"""The command with shards of two instances. Rank 1 is killed at its first batch, once; rank 0 waits for that."""
 
 
 def test_two_processes_make_what_one_makes_even_if_one_is_killed(tmp_path, monkeypatch):
-    """Rank 1 is killed, torchrun starts both again, and they finish the dead rank's shard, too."""
+    """Rank 1 is killed, torchrun restarts both, and they also write the shard of the dead rank."""
     data = tiny_precompute.write(tmp_path / "data")
     (data / "program.py").write_text(PROGRAM)
     with monkeypatch.context() as patched:
@@ -59,7 +59,7 @@ def test_two_processes_make_what_one_makes_even_if_one_is_killed(tmp_path, monke
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("the teacher from the store") == 1
+    assert done.stdout.count("teacher metrics from the store") == 1
     assert {path.name for path in data.glob("teacher-*-False")} == {"teacher-0-False", "teacher-1-False"}
     assert diff_stores(tmp_path / "alone.zarr", tmp_path / "team.h5")["identical"]
     assert not (tmp_path / "team.h5.partial").exists()
@@ -68,7 +68,10 @@ def test_two_processes_make_what_one_makes_even_if_one_is_killed(tmp_path, monke
 def test_a_run_that_is_being_written_is_left_alone(tmp_path):
     """Two runs with --resume at the same time would write the same shards."""
     writer = small_store.begin(tmp_path / "s.zarr")
-    program = "from tests.support.stores import small as small_store; import sys; small_store.begin(sys.argv[1], resume=True, join=bool(sys.argv[2]))"
+    program = (
+        "from tests.support.stores import small as small_store; import sys; "
+        "small_store.begin(sys.argv[1], resume=True, join=bool(sys.argv[2]))"
+    )
 
     def second(join):
         command = [sys.executable, "-c", program, str(tmp_path / "s.zarr"), join]
@@ -92,17 +95,17 @@ def test_every_process_of_a_host_has_its_own_gpu(monkeypatch, place, count, aske
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert own_device(asked) == device
     if count > 1:
-        with pytest.raises(PrecomputeError, match="on one GPU; leave it out"):
+        with pytest.raises(PrecomputeError, match="on one GPU; omit it"):
             own_device("cuda:0")
 
 
 @pytest.fixture
 def teams(monkeypatch):
-    """Two ranks in one process, with short silences."""
-    monkeypatch.setattr("precompute.run.team.SILENCE", 1.0)
-    monkeypatch.setattr("precompute.run.team.BEAT", 0.1)
-    board = dist.TCPStore("127.0.0.1", 0, 1, True)
-    pair = [Team(dist.TCPStore("127.0.0.1", board.port, 1, False), rank, 2) for rank in range(2)]
+    """Two ranks in one process, with short timeouts."""
+    monkeypatch.setattr("precompute.run.team.TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr("precompute.run.team.HEARTBEAT_SECONDS", 0.1)
+    server = dist.TCPStore("127.0.0.1", 0, 1, True)
+    pair = [Team(dist.TCPStore("127.0.0.1", server.port, 1, False), rank, 2) for rank in range(2)]
     yield pair
     for team in pair:
         team.leave()
@@ -130,22 +133,22 @@ def test_rank_0_publishes_once_all_have_filled_their_shards(teams):
         time.sleep(0.4)
         order.append("filled")
         teams[1].finish(["skipped a"], lambda skipped: order.append("published twice"))
-        order.append("told")
+        order.append("left")
 
     thread = threading.Thread(target=second)
     thread.start()
     assert teams[0].finish([], lambda skipped: order.append("published") or skipped) == ["skipped a"]
     thread.join()
-    assert order == ["filled", "published", "told"]
+    assert order == ["filled", "published", "left"]
 
 
 def test_nobody_waits_for_the_dead(teams):
-    teams[1].leave()  # no more signs of life
-    with pytest.raises(PrecomputeError, match="rank 1 has not been heard of"):
+    teams[1].leave()  # no more heartbeats
+    with pytest.raises(PrecomputeError, match="rank 1 has sent no heartbeat"):
         teams[0].finish([], lambda skipped: pytest.fail("published without the shards of rank 1"))
 
 
 def test_the_reason_of_one_is_told_to_all(teams):
     teams[0].fail("the disk is full")
-    with pytest.raises(PrecomputeError, match=r"because of rank 0 on .*: the disk is full"):
+    with pytest.raises(PrecomputeError, match=r"because of an error in rank 0 on .*: the disk is full"):
         teams[1].begin(lambda join: Writer())

@@ -1,4 +1,4 @@
-"""The embedded sample: same seed, same bytes; true COCO files; left and right where a person would see them."""
+"""The embedded sample: same seed, same bytes; valid COCO files; left and right are drawn as they are labelled."""
 
 import json
 from dataclasses import replace
@@ -12,14 +12,14 @@ from kdlib.annotations import read_keypoint_annotations
 from kdlib.skeleton import JOINTS
 from precompute.sample import dataset
 from precompute.sample.__main__ import main
-from precompute.sample.dataset import MARKER, SampleError, make_picture, write_sample
+from precompute.sample.dataset import MARKER, SampleError, make_image, write_sample
+from precompute.sample.drawing.appearance import draw_outfit
 from precompute.sample.drawing.body import dress
 from precompute.sample.drawing.figure import Camera, draw_build, pose_figure, project
 from precompute.sample.drawing.poses import POSES, Pose, draw_pose
 from precompute.sample.drawing.scene import Person, Scene, draw_scene
 from precompute.sample.drawing.solids import Canvas
-from precompute.sample.drawing.wardrobe import draw_outfit
-from precompute.sample.labels import Carelessness, annotate, careless_keypoints, clean_keypoints
+from precompute.sample.labels import LabelNoise, annotate, clean_keypoints, noisy_keypoints
 from precompute.sample.spec import SampleSpec
 
 SPEC = SampleSpec(seed=5, train=20, val=10)
@@ -60,18 +60,18 @@ def test_every_byte_is_the_same_with_two_worker_processes(sample: Path, tmp_path
 
 
 def test_a_picture_depends_on_seed_split_and_number_alone() -> None:
-    first = make_picture(SPEC, "val", 3)
-    assert first == make_picture(replace(SPEC, train=7, val=9), "val", 3)
+    first = make_image(SPEC, "val", 3)
+    assert first == make_image(replace(SPEC, train=7, val=9), "val", 3)
     others = [
-        make_picture(SPEC, "train", 3),
-        make_picture(SPEC, "val", 4),
-        make_picture(replace(SPEC, seed=6), "val", 3),
+        make_image(SPEC, "train", 3),
+        make_image(SPEC, "val", 4),
+        make_image(replace(SPEC, seed=6), "val", 3),
     ]
     assert all(other.data != first.data for other in others)
 
 
 def test_clean_train_changes_labels_and_not_pixels() -> None:
-    careless, clean = (make_picture(replace(SPEC, clean_train=flag), "train", 0) for flag in (False, True))
+    careless, clean = (make_image(replace(SPEC, clean_train=flag), "train", 0) for flag in (False, True))
     assert careless.data == clean.data
     assert careless.annotations != clean.annotations
 
@@ -154,7 +154,7 @@ def test_the_face_is_seen_from_the_front_and_never_from_behind(scenes: list[Scen
 
 
 def _face(facing: float) -> tuple[np.ndarray, np.ndarray]:
-    """Dark pixels (n, 2) on the white head of a big white figure, and where its eyes are said to be (2, 2)."""
+    """Dark pixels (n, 2) on the white head of a large white figure, and the labelled positions of its eyes (2, 2)."""
     pose = Pose("stand", np.zeros(3), np.zeros(3), np.zeros((2, 4)), np.zeros((2, 4)))
     rng = np.random.default_rng(0)
     white = np.full(3, 250, np.float32)
@@ -170,7 +170,7 @@ def _face(facing: float) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("facing", [0.0, 25.0, -25.0])
 def test_painted_eyes_are_where_the_joints_say(facing: float) -> None:
-    """An independent look at the pixels: every dark spot of the face is an eye, and both eyes are dark spots."""
+    """In the pixels, every dark spot of the face is an eye, and both eyes are dark spots."""
     pixels, eyes = _face(facing)
     distances = np.linalg.norm(pixels[:, None] - eyes, axis=2)
     assert distances.min(1).max() < 12
@@ -204,12 +204,12 @@ def test_knees_bend_backwards_and_elbows_forwards() -> None:
     assert points["left_wrist"][2] > points["left_elbow"][2] + 0.1
 
 
-# --- imperfect as COCO's ---------------------------------------------------------------------------------------------
+# --- noise of COCO's labels--------------------------------------------------------------------------------------------
 
 
 def test_about_a_third_of_the_train_joints_is_unlabelled_and_val_is_clean(scenes: list[Scene]) -> None:
     rng = np.random.default_rng(0)
-    labels = [annotate(scene, 1, rng, Carelessness()) for scene in scenes]
+    labels = [annotate(scene, 1, rng, LabelNoise()) for scene in scenes]
     people = [np.reshape(a["keypoints"], (17, 3)) for entries in labels for a in entries if a["num_keypoints"]]
     assert 0.25 < (np.array(people)[..., 2] == 0).mean() < 0.42
     clean = [annotate(scene, 1, rng, None) for scene in scenes]
@@ -222,16 +222,16 @@ def test_annotators_scatter_as_coco_measured() -> None:
 
     rng, area = np.random.default_rng(1), 4000.0
     truth = np.tile([500.0, 500.0, 2.0], (17, 1))
-    only_scatter = Carelessness(blank_person=0, skip_seen=0, skip_hidden=0, swap=0)
-    drawn = np.array([careless_keypoints(rng, truth, area, (1000, 1000), only_scatter) for _ in range(2000)])
+    only_scatter = LabelNoise(blank_person=0, skip_visible=0, skip_hidden=0, swap=0)
+    drawn = np.array([noisy_keypoints(rng, truth, area, (1000, 1000), only_scatter) for _ in range(2000)])
     squares = ((drawn[..., :2] - 500) ** 2).sum(-1).mean(0) / area
     np.testing.assert_allclose(np.sqrt(squares), SIGMAS, rtol=0.06)
 
 
 def test_swapped_arms_exchange_left_and_right_and_nothing_else() -> None:
     truth = np.column_stack([np.arange(17) * 10.0, np.arange(17) * 5.0, np.full(17, 2)])
-    always = Carelessness(blank_person=0, skip_seen=0, skip_hidden=0, swap=1, scatter=0)
-    swapped = careless_keypoints(np.random.default_rng(0), truth, 1000, (200, 100), always)
+    always = LabelNoise(blank_person=0, skip_visible=0, skip_hidden=0, swap=1, scatter=0)
+    swapped = noisy_keypoints(np.random.default_rng(0), truth, 1000, (200, 100), always)
     np.testing.assert_array_equal(swapped[5:].reshape(6, 2, 3)[:, ::-1].reshape(12, 3), truth[5:])
     np.testing.assert_array_equal(swapped[:5], truth[:5])
 
@@ -276,7 +276,7 @@ def test_the_same_sample_is_not_written_twice(sample: Path) -> None:
 def test_another_sample_is_refused_and_replaced_only_when_asked(tmp_path: Path) -> None:
     out, small, other = tmp_path / "people", SampleSpec(1, 1, 1), SampleSpec(2, 1, 1)
     write_sample(out, small)
-    with pytest.raises(SampleError, match=r"seed: 1, asked 2.*--overwrite"):
+    with pytest.raises(SampleError, match=r"seed: 1 -> 2.*--overwrite"):
         write_sample(out, other)
     assert write_sample(out, other, overwrite=True)
     assert json.loads((out / MARKER).read_text())["seed"] == 2
@@ -285,7 +285,7 @@ def test_another_sample_is_refused_and_replaced_only_when_asked(tmp_path: Path) 
 
 def test_a_foreign_folder_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(SampleError, match="no sample of ours"):
+    with pytest.raises(SampleError, match="is not a sample"):
         write_sample(tmp_path, SPEC, overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 

@@ -1,4 +1,4 @@
-"""The embedded sample's teacher: the committed weights know the sample, and the script that made them still works."""
+"""The embedded sample's teacher: the committed weights work on the sample, and their training script still works."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ from precompute.sample import train_teacher
 from precompute.sample.dataset import write_sample
 from precompute.sample.spec import SampleSpec
 from precompute.sample.train_teacher import HEATMAP_SIZE, INPUT_SIZE, MODEL, evaluate, main
-from precompute.sample.training_views import STRIDE, PersonViews, _endless_rows, shuffled_batches
+from precompute.sample.training_views import STRIDE, InstanceViews, _shuffled_rows, shuffled_batches
 from precompute.teacher.checkpoint import load_weights
 from precompute.teacher.hrnet import HRNet, build_hrnet
 
@@ -26,7 +26,7 @@ COMMITTED = Path(train_teacher.__file__).with_name("hrnet_w16_sample.safetensors
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """Threads that wait for a busy core make such small networks many times slower."""
+    """On busy cores, several threads make such small networks many times slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -35,7 +35,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first pictures of the demo's sample."""
+    """The first images of the demo's sample."""
     out = tmp_path_factory.mktemp("teacher") / "people"
     write_sample(out, SampleSpec(train=10, val=40))
     return out
@@ -47,8 +47,8 @@ def val(sample: Path) -> Annotations:
 
 
 @pytest.fixture(scope="module")
-def views(sample: Path, val: Annotations) -> PersonViews:
-    return PersonViews(sample / "images", val.instances, INPUT_SIZE)
+def views(sample: Path, val: Annotations) -> InstanceViews:
+    return InstanceViews(sample / "images", val.instances, INPUT_SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +59,9 @@ def teacher() -> HRNet:
 
 
 def test_the_committed_teacher_finds_the_joints_of_pictures_it_never_saw(
-    teacher: HRNet, views: PersonViews, val: Annotations
+    teacher: HRNet, views: InstanceViews, val: Annotations
 ) -> None:
-    """The bounds leave room for so few persons: on the demo's whole val split it reaches 71 and 86."""
+    """The bounds are low because so few persons are noisy: on the demo's whole val split it reaches 71 and 86."""
     metrics = evaluate(teacher, views, val)
     assert metrics["instances"] == len(views) > 50
     assert metrics["pck@0.05"] > 62
@@ -97,13 +97,13 @@ def test_without_safetensors_nothing_is_trained(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["--data", str(tmp_path / "data"), "--out", str(tmp_path / "x.safetensors")]) == 1
-    said = capsys.readouterr().err
-    assert said == "error: the teacher's weights are kept in safetensors: pip install safetensors\n"
+    error = capsys.readouterr().err
+    assert error == "error: safetensors is needed to save the weights: pip install safetensors\n"
     assert not (tmp_path / "data").exists()
 
 
-def test_a_random_view_moves_joints_with_the_pixels(views: PersonViews, val: Annotations) -> None:
-    """A visible joint has the colour that the plain crop has at that joint, or at its mirror joint."""
+def test_a_random_view_moves_joints_with_the_pixels(views: InstanceViews, val: Annotations) -> None:
+    """A visible joint has the same colour as in the plain crop, at that joint or at its mirror joint."""
     rows = np.arange(len(views))
     plain, affines = views.plain(rows)
     points = transform_points(val.instances.keypoints[..., :2], affines)
@@ -125,7 +125,7 @@ def _colour(picture: np.ndarray, point: np.ndarray) -> np.ndarray:
     return picture[y, x].astype(int)
 
 
-def test_labelled_joints_of_a_view_lie_on_its_heatmaps(views: PersonViews) -> None:
+def test_labelled_joints_of_a_view_lie_on_its_heatmaps(views: InstanceViews) -> None:
     for batch in shuffled_batches(views, 8, 3, np.random.default_rng(0)):
         assert batch.crops.shape == (8, INPUT_SIZE[1], INPUT_SIZE[0], 3)
         labelled = batch.points[batch.weights > 0]
@@ -134,7 +134,7 @@ def test_labelled_joints_of_a_view_lie_on_its_heatmaps(views: PersonViews) -> No
 
 
 def test_every_epoch_takes_every_person_once() -> None:
-    rows = _endless_rows(10, 4, np.random.default_rng(0))
+    rows = _shuffled_rows(10, 4, np.random.default_rng(0))
     drawn = np.concatenate([next(rows) for _ in range(5)])
     for epoch in (drawn[:10], drawn[10:]):
         assert sorted(epoch) == list(range(10))

@@ -1,4 +1,4 @@
-"""Every layout loads strictly into the same weights; every wrong file says what is wrong with it."""
+"""Every layout loads strictly into the same weights; errors about wrong files name the reason."""
 
 import os
 import pickle
@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from precompute.teacher.checkpoint import CheckpointError, file_sha256, load_weights, read_state_dict
-from precompute.teacher.hrnet import build_hrnet
+from precompute.teacher.checkpoint import CheckpointError, file_sha256, read_state_dict
+from precompute.teacher.hrnet import PREFIXES, build_hrnet, load_hrnet
 from tests.support.checkpoint_layouts import LAYOUTS
 
 SMALL = "hrnet_w16_sample"
@@ -19,7 +19,7 @@ SMALL = "hrnet_w16_sample"
 
 @pytest.fixture(scope="module")
 def weights():
-    """Of the sample's network, every tensor different from a fresh network's."""
+    """Weights of the sample's network; every tensor differs from a fresh network's."""
     generator = torch.Generator().manual_seed(0)
     state = build_hrnet(SMALL).state_dict()
     for name, tensor in state.items():
@@ -35,7 +35,7 @@ def saved(content, path):
 
 def assert_loads(weights, path):
     model = build_hrnet(SMALL)
-    load_weights(model, path)
+    load_hrnet(model, path)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
@@ -43,7 +43,7 @@ def assert_loads(weights, path):
 def test_every_layout_loads_strictly(write, weights, tmp_path):
     write(weights, tmp_path / "weights")
     assert_loads(weights, tmp_path / "weights")
-    assert read_state_dict(tmp_path / "weights").keys() == weights.keys()
+    assert read_state_dict(tmp_path / "weights", PREFIXES).keys() == weights.keys()
 
 
 def test_the_best_weights_are_preferred_to_the_last(weights, tmp_path):
@@ -60,13 +60,13 @@ def test_half_precision_files_are_widened(weights, tmp_path):
 
 
 def test_missing_step_counters_are_zero(weights, tmp_path):
-    """They take no part in inference, and many exports leave them out."""
+    """Inference does not use them, and many exports leave them out."""
     without = {n: t for n, t in weights.items() if not n.endswith("num_batches_tracked")}
     assert_loads(weights, saved(without, tmp_path / "w.pth"))
 
 
 def test_a_training_history_is_read_without_its_library(weights, tmp_path, monkeypatch):
-    """Of mmengine, which pickles its loss history, methods and numpy arrays included, beside the weights."""
+    """A checkpoint of mmengine also pickles the loss history, with methods and numpy arrays."""
 
     class HistoryBuffer:
         def __init__(self):
@@ -94,14 +94,14 @@ class RunsCode:
 def test_a_file_with_code_is_refused_and_not_run(weights, tmp_path, monkeypatch, zipped):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": weights, "x": RunsCode()}, "w.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r"refused: beside tensors it holds `(posix|nt).mkdir`.*could run code"):
+    with pytest.raises(CheckpointError, match=r"refused: besides tensors it holds `(posix|nt).mkdir`.*could run code"):
         read_state_dict("w.pth")
     assert not (tmp_path / "code-was-run").exists()
 
 
 def test_a_whole_pickled_model_is_refused_with_the_way_out(tmp_path):
     path = saved(torch.nn.Conv2d(3, 4, 3), tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"holds `torch.nn.modules.conv.Conv2d`.*save its state dict alone"):
+    with pytest.raises(CheckpointError, match=r"holds `torch.nn.modules.conv.Conv2d`.*save only the state dict"):
         read_state_dict(path)
 
 
@@ -111,8 +111,8 @@ def test_a_whole_pickled_model_is_refused_with_the_way_out(tmp_path):
         (b"", "it is empty"),
         (b"\n<!DOCTYPE html><html>Google Drive", "it is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"no weights at all", "it starts with b'no weigh'; expected are PyTorch .pth and safetensors"),
-        (b"PK\x03\x04" + bytes(500), "damaged or cut short"),
+        (b"no weights at all", "it starts with b'no weigh'; PyTorch .pth or safetensors is expected"),
+        (b"PK\x03\x04" + bytes(500), "damaged or truncated"),
         (pickle.dumps(slice(1), protocol=2), "refused|not a checkpoint"),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_file_cut_short_is_named(write, keep, weights, tmp_path):
     path = tmp_path / ("w.safetensors" if write.__name__ == "safetensors" else "w.pth")
     write(weights, path)
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    with pytest.raises(CheckpointError, match=r"cut short|not a whole safetensors file|a damaged one"):
+    with pytest.raises(CheckpointError, match=r"truncated|not a complete safetensors file|a damaged one"):
         read_state_dict(path)
 
 
@@ -139,9 +139,9 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         read_state_dict(tmp_path)
 
 
-def test_an_onnx_file_is_sent_to_the_other_door(tmp_path):
+def test_an_onnx_file_given_as_a_checkpoint_names_the_right_flag(tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"\x08\x07\x12\x05torch")
-    with pytest.raises(CheckpointError, match=r"give an ONNX network as the teacher itself, onnx:.*net.onnx"):
+    with pytest.raises(CheckpointError, match=r"to use an ONNX file as the teacher, give --teacher onnx:.*net.onnx"):
         read_state_dict(tmp_path / "net.onnx")
 
 
@@ -149,8 +149,8 @@ def test_an_onnx_file_is_sent_to_the_other_door(tmp_path):
     ("content", "message"),
     [
         ([1, 2], "holds no weights but a list"),
-        ({}, "holds no weights but a dict that is empty"),
-        ({"epoch": 3, "loss": 0.5}, "no state dict: not tensors are epoch, loss"),
+        ({}, "holds no weights but an empty dict"),
+        ({"epoch": 3, "loss": 0.5}, "no state dict: these entries are not tensors: epoch, loss"),
         (torch.ones(3), "holds no weights but a Tensor"),
     ],
 )
@@ -166,7 +166,7 @@ def test_differences_are_listed_with_counts_and_first_names(weights, tmp_path):
     wrong["extra"] = torch.ones(1)
     wrong["conv2.weight"] = torch.ones(32, 16, 3, 3)
     with pytest.raises(CheckpointError) as caught:
-        load_weights(build_hrnet(SMALL), saved(wrong, tmp_path / "w.pth"))
+        load_hrnet(build_hrnet(SMALL), saved(wrong, tmp_path / "w.pth"))
     assert str(caught.value) == (
         f"{tmp_path}/w.pth does not fit hrnet_w16_sample with 17 joints: "
         "4 missing: conv1.weight, bn1.weight, bn1.bias, ...; 1 unexpected: extra; "
@@ -180,7 +180,7 @@ def test_a_file_that_does_not_fit_changes_nothing(weights, tmp_path):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     wrong = {name: tensor for name, tensor in weights.items() if name != "final_layer.bias"}
     with pytest.raises(CheckpointError, match=r"1 missing: final_layer.bias"):
-        load_weights(model, saved(wrong, tmp_path / "w.pth"))
+        load_hrnet(model, saved(wrong, tmp_path / "w.pth"))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
@@ -188,20 +188,20 @@ def test_a_file_that_does_not_fit_changes_nothing(weights, tmp_path):
 def test_the_teacher_that_would_fit_is_named(name, joints, tmp_path):
     path = saved(build_hrnet(name, joints).state_dict(), tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=f"fit {SMALL} with 17 joints: .* It fits {name} with {joints} joints"):
-        load_weights(build_hrnet(SMALL), path)
+        load_hrnet(build_hrnet(SMALL), path)
 
 
 def test_an_imagenet_backbone_is_named(weights, tmp_path):
     backbone = {n: t for n, t in weights.items() if not n.startswith("final_layer")}
     backbone |= {"incre_modules.0.0.conv1.weight": torch.ones(1), "classifier.weight": torch.ones(1)}
     with pytest.raises(CheckpointError, match=r"an HRNet backbone without a pose head .*; a pose checkpoint is needed"):
-        load_weights(build_hrnet(SMALL), saved(backbone, tmp_path / "w.pth"))
+        load_hrnet(build_hrnet(SMALL), saved(backbone, tmp_path / "w.pth"))
 
 
 def test_weights_that_are_not_finite_are_named(weights, tmp_path):
     wrong = weights | {"bn1.bias": torch.full((32,), torch.nan)}
     with pytest.raises(CheckpointError, match=r"1 weights hold NaN or infinity: bn1.bias"):
-        load_weights(build_hrnet(SMALL), saved(wrong, tmp_path / "w.pth"))
+        load_hrnet(build_hrnet(SMALL), saved(wrong, tmp_path / "w.pth"))
 
 
 def test_the_hash_is_that_of_the_bytes(tmp_path):

@@ -1,4 +1,4 @@
-"""Several teachers become one: the mean of their maps, and an identity made of theirs."""
+"""An ensemble computes the mean of its members' heatmaps; its digest is made of theirs."""
 
 import hashlib
 import json
@@ -17,9 +17,10 @@ from precompute.__main__ import main
 from precompute.data.crops import Cropper, stack_crops
 from precompute.data.views import ViewPlan, plan_geometry
 from precompute.errors import PrecomputeError
-from precompute.teacher import zoo
+from precompute.fetch.download import RemoteFile
+from precompute.teacher import loading, zoo
 from precompute.teacher.ensemble import ensemble, mean_maps, parse_member, teacher_maps
-from precompute.teacher.hrnet import build_hrnet
+from precompute.teacher.hrnet import HRNET, build_hrnet
 from precompute.teacher.loading import Teacher
 from tests.support import tiny_precompute
 from tests.support.tiny_precompute import command
@@ -58,9 +59,9 @@ def test_the_identity_tells_members_and_order_apart():
 
 
 def test_members_of_different_proportions_or_joints_are_refused_with_both():
-    with pytest.raises(PrecomputeError, match=r"a and b cannot be averaged, their .*: 64x96 and 96x64 \(height"):
+    with pytest.raises(PrecomputeError, match=r"a and b cannot be averaged: their .*, 64x96 and 96x64 \(height"):
         ensemble([constant_teacher("a", 1), constant_teacher("b", 1, (64, 96))])
-    with pytest.raises(PrecomputeError, match=r"a and b cannot be averaged, they differ in joints: 17 and 16"):
+    with pytest.raises(PrecomputeError, match=r"a and b cannot be averaged: they differ in joints: 17 and 16"):
         ensemble([constant_teacher("a", 1), replace(constant_teacher("b", 1, (192, 128)), joints=16)])
 
 
@@ -72,7 +73,7 @@ def test_an_ensemble_is_not_asked_with_crops_of_one_size_alone():
 
 
 def sampling_teacher(input_size, stride=4):
-    """Maps that are the crop's first two channels at the input pixels where HRNet's convention puts map pixels."""
+    """The heatmaps are the crop's first two channels, sampled where HRNet's convention puts heatmap pixels."""
     grid = (input_size[0] // stride, input_size[1] // stride)
 
     def network(crops):
@@ -83,7 +84,7 @@ def sampling_teacher(input_size, stride=4):
 
 @pytest.mark.parametrize(("size", "stride"), [((96, 128), 4), ((72, 96), 4), ((96, 128), 2), ((48, 64), 2)])
 def test_members_of_other_input_sizes_and_strides_speak_of_the_same_places(tmp_path, size, stride):
-    """On a picture whose grey level is its coordinate, every member says of every pixel of every view where it lies."""
+    """The grey level of the image is its coordinate, so each member's heatmaps hold the position of every pixel."""
     x, y = np.meshgrid(np.arange(256), np.arange(256))
     cv2.imwrite(str(tmp_path / "ramp.png"), np.stack([y, y, x], axis=2).astype(np.uint8))  # BGR
     annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [20, 10, 190, 230], "area": 9.0, "iscrowd": 0}
@@ -97,11 +98,11 @@ def test_members_of_other_input_sizes_and_strides_speak_of_the_same_places(tmp_p
             }
         )
     )
-    persons = read_keypoint_annotations(tmp_path / "a.json").ground_truth
+    instances = read_keypoint_annotations(tmp_path / "a.json").ground_truth
     first, other, plan = sampling_teacher((48, 64)), sampling_teacher(size, stride), ViewPlan(4, flip_test=False)
-    geometry = plan_geometry(persons, first.input_size, plan)
+    geometry = plan_geometry(instances, first.input_size, plan)
     both = ensemble([first, other])
-    (person,) = Cropper(tmp_path, persons, geometry, both.input_sizes, frames=False).prepare([0])
+    (person,) = Cropper(tmp_path, instances, geometry, both.input_sizes, frames=False).prepare([0])
     crops = stack_crops([person])
     alone = teacher_maps(first, crops, plan)
     inside = (alone.min(axis=2, keepdims=True) > 12) & (alone.max(axis=2, keepdims=True) < 243)  # black outside
@@ -172,10 +173,10 @@ def aligned(store):
     return (maps[:, 0] + maps[:, 1][:, exchanged][..., columns]) / 2
 
 
-@pytest.mark.parametrize("form", ["zarr", "h5"])
-def test_the_store_of_an_ensemble_is_the_mean_of_its_members_stores_within_the_codec(made, tmp_path, form):
+@pytest.mark.parametrize("layout", ["zarr", "h5"])
+def test_the_store_of_an_ensemble_is_the_mean_of_its_members_stores_within_the_codec(made, tmp_path, layout):
     data, alone = made
-    path = tmp_path / f"both.{form}"
+    path = tmp_path / f"both.{layout}"
     member = f"hrnet_w16_sample={data / 'other.safetensors'}"
     assert main(command(data, path, "--flip-test", "--ensemble", member)) == 0
     both = cache.open_store(path)
@@ -186,9 +187,9 @@ def test_the_store_of_an_ensemble_is_the_mean_of_its_members_stores_within_the_c
 
     floor, levels = both.manifest["spec"]["codec"]["floor"], both.manifest["spec"]["codec"]["levels"]
     peak = mean.max(axis=(2, 3), keepdims=True)
-    speaks = peak > 2 * floor
-    np.testing.assert_allclose(stored.max(axis=(2, 3), keepdims=True)[speaks], peak[speaks], rtol=1e-4)
-    kept, gone = speaks & (mean > 1.01 * floor), mean < 0.99 * floor  # between them the last bit decides
+    above = peak > 2 * floor
+    np.testing.assert_allclose(stored.max(axis=(2, 3), keepdims=True)[above], peak[above], rtol=1e-4)
+    kept, gone = above & (mean > 1.01 * floor), mean < 0.99 * floor  # between them the last bit decides
     step = (np.maximum(peak, 2 * floor) ** 0.25 - floor**0.25) / (levels - 1)
     apart = abs(stored**0.25 - np.maximum(mean, 0) ** 0.25) / step
     assert apart[kept].max() < 1.01  # beside a peak, whose code is its own
@@ -203,8 +204,8 @@ def test_the_store_of_an_ensemble_is_the_mean_of_its_members_stores_within_the_c
 
 def test_the_store_of_members_of_two_sizes_is_the_mean_on_the_first_ones_grid(made, tmp_path, monkeypatch):
     data, _ = made
-    large = zoo.Published("hrnet_w16_sample", (192, 256), "none-00000000_2026.pth", 1.0)
-    monkeypatch.setitem(zoo.ZOO, "hrnet_w16_sample_256x192", large)
+    large = zoo.Published("hrnet_w16_sample", (192, 256), RemoteFile("http://127.0.0.1:9/none.pth"), 1.0)
+    monkeypatch.setattr(loading, "ARCHITECTURES", (replace(HRNET, published=(large,)),))
     other, exact = str(data / "other.safetensors"), ("--flip-test", "--codec", "float32")
     words = {
         "one": command(data, tmp_path / "one.zarr", *exact),

@@ -1,4 +1,4 @@
-"""Our HRNet is the published one: its sizes, names and shapes, and it can be trained."""
+"""Our HRNet equals the published one in sizes, names and shapes, and it can be trained."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_the_last_stage_computes_only_the_finest_branch():
 
 
 def test_every_new_branch_comes_from_the_one_before_it():
-    """Also where the stem's width happens to equal the first branch's, and nothing has to be converted."""
+    """Also if the stem has the width of the first branch, and nothing has to be converted."""
     model = HRNet(HRNetConfig(widths=(8, 16, 32, 64), blocks=1, stage1_blocks=1, stage1_planes=2, stem=8))
     assert not list(model.transition1[0].parameters())
     assert model(torch.zeros(1, 3, 64, 32)).shape == (1, 17, 16, 8)
@@ -79,7 +79,7 @@ def test_gradients_reach_every_parameter():
 
 
 def test_a_fresh_network_puts_out_almost_nothing():
-    """The official start: weights of 0.001 at the head, so that training begins at the empty map."""
+    """The official initialisation has a standard deviation of 0.001, so that training starts at an empty heatmap."""
     torch.manual_seed(0)
     model = build_hrnet("hrnet_w16_sample").train()
     assert model(torch.randn(2, 3, 64, 96)).abs().max() < 0.1

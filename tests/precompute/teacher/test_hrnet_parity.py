@@ -1,6 +1,6 @@
-"""Our teacher computes what the official HRNet code computed, on real photographs, from the crop to the decoded point.
+"""Our teacher reproduces the official HRNet code on real photographs, from the crop to the decoded point.
 
-The reference values, their made-up weights and the photographs lie beside the repository (../shared) and are optional.
+The reference values, their made-up weights and the photographs are beside the repository (../shared) and optional.
 """
 
 import json
@@ -24,7 +24,7 @@ pytestmark = needs_parity
 
 
 def made_up(key, shape):
-    """The reference's weight of that name (parity/README.md)."""
+    """The reference's weight with that name (parity/README.md)."""
     rng = np.random.default_rng(zlib.crc32(key.encode()))
     if key.endswith("num_batches_tracked"):
         return torch.tensor(0)
@@ -97,7 +97,7 @@ def test_decoded_points_are_the_official_ones(maps, reference):
 
 @pytest.fixture(scope="module")
 def crops_and_affines(reference):
-    """What we cut from the photographs: RGB crops and their image -> crop affines."""
+    """Our crops of the photographs, RGB, and their affines from image to crop pixels."""
     crops, affines = [], []
     for name, box in zip(reference["file_name"], reference["bbox"], strict=True):
         image = cv2.imread(str(COCO_REAL / "images" / str(name)), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -109,7 +109,7 @@ def crops_and_affines(reference):
 
 @needs_coco
 def test_crops_are_the_official_ones(crops_and_affines, reference):
-    """Up to single grey levels, by which builds of OpenCV differ among themselves."""
+    """Up to single grey levels, by which builds of OpenCV differ."""
     crops, affines = crops_and_affines
     np.testing.assert_allclose(affines, reference["trans"], rtol=1e-9, atol=1e-9)
     differences = np.abs(crops.astype(int) - reference["crop_rgb"])

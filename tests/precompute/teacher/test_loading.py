@@ -1,4 +1,4 @@
-"""A teacher is one callable from uint8 crops to raw float32 maps, whatever network is behind it."""
+"""A teacher maps uint8 crops to raw float32 heatmaps, for every kind of network."""
 
 import sys
 
@@ -32,7 +32,7 @@ def crops():
 
 @pytest.fixture(scope="module")
 def model():
-    """The sample's network with weights that let signals through, and batch norms that are no identities."""
+    """The sample's network with weights that keep the signal's scale, and batch norms that are not identities."""
     torch.manual_seed(0)
     model = build_hrnet(SMALL)
     for name, tensor in model.state_dict().items():
@@ -72,7 +72,7 @@ def test_a_teacher_says_what_a_manifest_needs(checkpoint):
 
 
 def test_maps_are_those_of_the_plain_network(checkpoint, model, crops):
-    """Folding, channels-last and bytes as input change nothing but the speed."""
+    """Folding, channels-last and bytes as input change only the speed."""
     pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).double() / 255
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 3, 1, 1).double()
     with torch.no_grad():
@@ -98,7 +98,7 @@ def test_bf16_is_close_and_not_rounded_at_the_end(checkpoint, crops):
 
 
 def test_crops_are_read_and_left_alone(checkpoint, crops):
-    """Read-only arrays, mirrored views and tensors are all crops."""
+    """Read-only arrays, mirrored array views and tensors are accepted."""
     teacher = open_small(checkpoint)
     locked = crops.copy()
     locked.flags.writeable = False
@@ -136,7 +136,7 @@ def test_other_crops_are_refused(checkpoint, wrong):
 
 
 def test_the_flip_view_is_the_raw_output_on_the_mirrored_crop(checkpoint, crops):
-    """And the flip test brings it back: shifting right by one pixel, column 0 kept, left and right swapped."""
+    """The flip test undoes the mirror: it shifts right by one pixel, keeps column 0, and swaps left and right."""
     teacher = open_small(checkpoint)
     maps, mirrored = teacher(crops), teacher(mirror(crops))
     np.testing.assert_array_equal(mirrored, teacher(crops[:, :, ::-1].copy()))
@@ -204,7 +204,7 @@ def test_a_missing_checkpoint_says_where_weights_come_from(name, where):
 
 
 def test_a_missing_or_impossible_size_is_named(checkpoint):
-    with pytest.raises(ValueError, match=r"runs at many input sizes; say which \(--input-size\)"):
+    with pytest.raises(ValueError, match=r"runs at several input sizes; give one \(--input-size\)"):
         load_teacher(SMALL, checkpoint)
     with pytest.raises(ValueError, match="multiples of 32, got 64x100"):
         load_teacher(SMALL, checkpoint, input_size=(100, 64))
@@ -254,9 +254,9 @@ def test_an_onnx_network_is_a_teacher(shape, threads, tmp_path, crops, monkeypat
 def test_an_onnx_network_of_fixed_size_needs_no_size(tmp_path):
     write_onnx(tmp_path / "net.onnx")
     for usual in (None, (192, 128)):
-        assert load_teacher(f"onnx:{tmp_path}/net.onnx", usual_size=usual, device="cpu").input_size == SIZE
+        assert load_teacher(f"onnx:{tmp_path}/net.onnx", default_size=usual, device="cpu").input_size == SIZE
     write_onnx(tmp_path / "free.onnx", shape=(1, 3, "h", "w"))
-    assert load_teacher(f"onnx:{tmp_path}/free.onnx", usual_size=(192, 128), device="cpu").input_size == (192, 128)
+    assert load_teacher(f"onnx:{tmp_path}/free.onnx", default_size=(192, 128), device="cpu").input_size == (192, 128)
 
 
 def test_an_onnx_network_in_half_precision_puts_out_float32(tmp_path, crops):
@@ -273,8 +273,8 @@ def test_an_onnx_network_in_half_precision_puts_out_float32(tmp_path, crops):
         ({"shape": (1, 4, 64, 96)}, r"maps crop \(1, 4, 64, 96\) .*a teacher maps one \(B, 3, H, W\)"),
         ({"outputs": 2}, r"to maps0 .* and maps1 .*; a teacher maps one"),
         ({"dtype": TensorProto.UINT8}, r"must be float or float16, and normalised, not tensor\(uint8\)"),
-        ({"strides": (4, 8)}, r"makes 16x12 maps of 64x96 crops .*one stride on both axes"),
-        ({"joints": 16}, "puts out 16 maps a person, COCO has 17 joints"),
+        ({"strides": (4, 8)}, r"computes 16x12 heatmaps of 64x96 crops .*the same stride on both axes"),
+        ({"joints": 16}, "computes 16 heatmaps per instance, COCO has 17 joints"),
     ],
 )
 def test_an_onnx_network_that_is_no_teacher_is_refused(network, message, tmp_path):
@@ -285,10 +285,10 @@ def test_an_onnx_network_that_is_no_teacher_is_refused(network, message, tmp_pat
 
 def test_sizes_must_agree_with_the_onnx_file(tmp_path):
     write_onnx(tmp_path / "net.onnx")
-    with pytest.raises(ValueError, match=r"takes crops of height 64, asked for is 128x96 \(height x width\)"):
+    with pytest.raises(ValueError, match=r"takes crops of height 64, requested is 128x96 \(height x width\)"):
         load_teacher(f"onnx:{tmp_path}/net.onnx", input_size=(96, 128), device="cpu")
     write_onnx(tmp_path / "free.onnx", shape=(1, 3, "h", "w"))
-    with pytest.raises(ValueError, match=r"takes crops of any size; say which"):
+    with pytest.raises(ValueError, match=r"takes crops of any size; give one"):
         load_teacher(f"onnx:{tmp_path}/free.onnx", device="cpu")
     with pytest.raises(CheckpointError, match="does not run on a 2x2 crop"):
         load_teacher(f"onnx:{tmp_path}/free.onnx", input_size=(2, 2), device="cpu")
@@ -311,9 +311,9 @@ def test_without_onnxruntime_the_extra_is_named(tmp_path, monkeypatch):
 
 def test_an_onnx_file_needs_no_checkpoint_and_keeps_its_precision(tmp_path):
     write_onnx(tmp_path / "net.onnx")
-    with pytest.raises(ValueError, match=r"carries its own weights; leave out the checkpoint w\.pth"):
+    with pytest.raises(ValueError, match=r"contains its weights; leave out the checkpoint w\.pth"):
         load_teacher(f"onnx:{tmp_path}/net.onnx", "w.pth")
-    with pytest.raises(ValueError, match="computes in fp32, as it was exported; bf16 was asked for"):
+    with pytest.raises(ValueError, match="was exported in fp32; bf16 was requested"):
         load_teacher(f"onnx:{tmp_path}/net.onnx", device="cpu", precision="bf16")
 
 
@@ -327,7 +327,7 @@ def test_cuda_needs_an_onnxruntime_that_has_it(tmp_path, monkeypatch):
 
 @needs_coco
 def test_a_real_network_finds_real_people():
-    """In the colours and the geometry it was trained with; with red and blue exchanged it is clearly worse."""
+    """It is accurate with the colours and geometry of its training, and clearly worse with red and blue exchanged."""
     annotations = COCO_REAL / "annotations" / "person_keypoints_val.json"
     persons = read_keypoint_annotations(annotations).instances.select(np.arange(16))
     teacher = load_teacher(f"onnx:{ONNX_TEACHER}", device="cpu")

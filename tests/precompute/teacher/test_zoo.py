@@ -1,25 +1,28 @@
-"""Published teachers by name: downloaded once, verified by the digest in their names, and read like any checkpoint."""
+"""Published teachers by name: downloaded once, verified by the digest in their names, and read as any checkpoint."""
 
 import hashlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from precompute.fetch import download
-from precompute.fetch.download import DownloadError
-from precompute.teacher import zoo
+from precompute.fetch.download import DownloadError, RemoteFile
+from precompute.teacher import loading
 from precompute.teacher.checkpoint import CheckpointError
-from precompute.teacher.hrnet import HRNETS, build_hrnet
+from precompute.teacher.hrnet import HRNET, HRNETS, build_hrnet
 from precompute.teacher.loading import load_teacher
+from precompute.teacher.zoo import Published
 from tests.support.checkpoint_layouts import mmpose_1
 from tests.support.web_server import serve
 
 
 def test_names_sizes_and_digests_are_those_of_the_published_files():
-    assert list(zoo.ZOO) == ["hrnet_w32_256x192", "hrnet_w32_384x288", "hrnet_w48_256x192", "hrnet_w48_384x288"]
-    w48 = zoo.ZOO["hrnet_w48_384x288"]
+    by_name = {published.name: published for published in HRNET.published}
+    assert list(by_name) == ["hrnet_w32_256x192", "hrnet_w32_384x288", "hrnet_w48_256x192", "hrnet_w48_384x288"]
+    w48 = by_name["hrnet_w48_384x288"]
     assert w48.network in HRNETS
     assert w48.input_size == (288, 384)
     assert w48.remote.url == (
@@ -27,26 +30,30 @@ def test_names_sizes_and_digests_are_those_of_the_published_files():
         "td-hm_hrnet-w48_8xb32-210e_coco-384x288-c161b7de_20220915.pth"
     )
     assert w48.remote.digest == ("sha256", "c161b7de")
-    assert all(len(p.remote.digest[1]) == 8 for p in zoo.ZOO.values())
+    assert all(len(p.remote.digest[1]) == 8 for p in HRNET.published)
+
+
+def publish(monkeypatch, url, digest):
+    """Make the address the published weights of a small network."""
+    published = Published("hrnet_w18_small", (64, 96), RemoteFile(url, digest=("sha256", digest)), 1.0)
+    monkeypatch.setattr(loading, "ARCHITECTURES", (replace(HRNET, published=(published,)),))
 
 
 @pytest.fixture
 def site(monkeypatch, tmp_path):
-    """A site with the weights of a small network in mmpose's layout, under a name like mmpose's."""
+    """A site with the weights of a small network in mmpose's layout, with a name like mmpose's."""
     torch.manual_seed(0)
     model = build_hrnet("hrnet_w18_small")
     content = io.BytesIO()
     mmpose_1(model.state_dict(), content)
     digest = hashlib.sha256(content.getvalue()).hexdigest()[:8]
-    published = zoo.Published("hrnet_w18_small", (64, 96), f"td-hm_small_coco-96x64-{digest}_20260101.pth", 1.0)
-    monkeypatch.setattr(zoo, "_ALL", (published,))
-    monkeypatch.setattr(zoo, "ZOO", {"hrnet_w18_small_96x64": published})
+    name = f"td-hm_small_coco-96x64-{digest}_20260101.pth"
     monkeypatch.setattr(download, "PAUSE", 0.0)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     with serve() as site:
-        site.files[f"/{published.file}"] = content.getvalue()
-        monkeypatch.setattr(zoo, "SITE", site.url)
-        site.model, site.path = model.eval(), f"/{published.file}"
+        site.files[f"/{name}"] = content.getvalue()
+        publish(monkeypatch, f"{site.url}/{name}", digest)
+        site.model, site.path, site.digest = model.eval(), f"/{name}", digest
         yield site
 
 
@@ -73,8 +80,10 @@ def test_weights_with_another_digest_are_refused(site, tmp_path):
 
 
 def test_without_network_the_way_out_is_a_file(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo, "SITE", "http://127.0.0.1:9")
-    with pytest.raises(DownloadError, match=r"^cannot download http://127.*refused\. Weights .*: --checkpoint FILE$"):
+    publish(monkeypatch, f"http://127.0.0.1:9{site.path}", site.digest)
+    with pytest.raises(
+        DownloadError, match=r"^cannot download http://127.*refused\. If you have .*: --checkpoint FILE$"
+    ):
         load_teacher("hrnet_w18_small_96x64")
     assert list((tmp_path / "torch/hub/checkpoints").iterdir()) == []
     (tmp_path / "mine.pth").write_bytes(site.files[site.path])

@@ -1,7 +1,7 @@
-"""What a figure looks like: its skin, hair and clothes, and the paints that put them on solids.
+"""The appearance of a figure: skin, hair and clothes, and the paints that draw them on solids.
 
-Everything that helps a person looking to tell front from back, and so left from right, is decided here: faces and
-hair, shirt fronts with buttons, necks or prints, rucksacks and yokes, pockets and belts, toes.
+All features that distinguish front from back, and so left from right, are defined here: faces and hair, shirt fronts
+with buttons, necklines or prints, rucksacks and yokes, pockets and belts, toe caps.
 """
 
 from dataclasses import dataclass
@@ -23,22 +23,22 @@ _WHITE, _DARK = np.array([240, 238, 234], np.float32), np.array([30, 26, 28], np
 
 @dataclass(frozen=True)
 class Outfit:
-    """The looks of one person. Colours are (3,) float32 RGB; lengths are shares of a limb (2.0 is both segments).
+    """Skin, hair and clothes of one person. Colours are (3,) float32 RGB; lengths are in segments of a limb (0..2).
 
     Attributes:
         skin: colour of face and hands.
-        hair: its colour.
+        hair: colour of the hair.
         hair_style: "bald", "short", "long", "bun" or "cap".
         shirt: colours of the shirt: cloth and contrast.
-        shirt_front: "plain", "buttons", "print" or "jacket"; what the front shows.
+        shirt_front: "plain", "buttons", "print" or "jacket".
         shirt_back: "plain", "yoke", "print" or "rucksack".
         shirt_pattern: "none", "hoops" or "stripes".
-        sleeve: how far the sleeves reach down, 0..2.
+        sleeve: length of the sleeves, 0..2.
         trousers: colours of the trousers: cloth and contrast.
-        trouser_leg: how far the trousers reach down, 0.4..2.
-        skirt: whether a skirt is worn over the legs.
+        trouser_leg: length of the trousers, 0.4..2.
+        skirt: whether the person wears a skirt.
         shoes: colour of the shoes.
-        bulk: thickness of the cloth, a factor on limbs.
+        bulk: factor on the thickness of limbs for the cloth.
     """
 
     skin: Array
@@ -57,24 +57,24 @@ class Outfit:
 
 
 def draw_colour(rng: np.random.Generator, vivid: float = 1.0) -> Array:
-    """A random colour, (3,) float32 RGB: dark or light, grey or up to as strong as `vivid` (0..1) allows."""
+    """Draw a colour, (3,) float32 RGB: dark or light, with a saturation limited by `vivid` (0..1)."""
     grey = rng.uniform(25, 235)
     return np.clip(grey + vivid * rng.uniform(0.1, 1.0) * rng.uniform(-110, 110, 3), 12, 248).astype(np.float32)
 
 
 def draw_skin(rng: np.random.Generator) -> Array:
-    """A random colour of skin, (3,) float32 RGB."""
+    """Draw a skin colour, (3,) float32 RGB."""
     return np.clip(_SKINS[rng.integers(len(_SKINS))] + rng.normal(0, 8, 3), 20, 250).astype(np.float32)
 
 
 def _contrast(rng: np.random.Generator, colour: Array) -> Array:
-    """A colour that stands out from another."""
+    """Draw a colour with a contrast to another."""
     other = draw_colour(rng)
     return other if np.abs(other - colour).max() > 70 else (colour + 128) % 256
 
 
 def draw_outfit(rng: np.random.Generator) -> Outfit:
-    """Random looks."""
+    """Draw the appearance of a person."""
     shirt, trousers = draw_colour(rng), draw_colour(rng)
     return Outfit(
         skin=draw_skin(rng),
@@ -94,24 +94,24 @@ def draw_outfit(rng: np.random.Generator) -> Outfit:
 
 
 def plain_paint(colour: Array) -> Paint:
-    """One colour all over."""
+    """A paint with one colour."""
     return lambda surface: colour
 
 
 def _mix(base: Array, other: Array, where: Array) -> Array:
-    """Colours (h, w, 3): `other` where a mask (h, w) says so, else `base`."""
+    """Colours (h, w, 3): `other` where the mask (h, w) is set, else `base`."""
     return np.where(where[..., None], other, base)
 
 
 def sleeve_paint(cloth: Array, skin: Array, reach: float) -> Paint:
-    """Cloth from the start of the segment up to `reach` of it, then skin."""
+    """A paint with cloth from the start of the segment up to `reach` of its length, then skin."""
     if reach <= 0:
         return plain_paint(skin)
     return plain_paint(cloth) if reach >= 1 else lambda surface: _mix(cloth, skin, surface.up > reach)
 
 
 def shirt_paint(outfit: Outfit, chest: bool) -> Paint:
-    """The trunk's colours; `chest` for its upper part, which has the neckline and the prints."""
+    """The paint of the trunk; `chest` for its upper part, which has the neckline and the prints."""
     cloth, contrast = outfit.shirt
     pale = 0.65 * cloth + 0.35 * contrast
 
@@ -144,7 +144,7 @@ def _pattern(name: str, cloth: Array, other: Array, surface: Surface) -> Array:
 
 
 def seat_paint(outfit: Outfit) -> Paint:
-    """Hips: trousers with a belt buckle before and two pockets behind."""
+    """The paint of the hips: trousers with a belt buckle in front and two pockets at the back."""
     cloth, contrast = outfit.trousers
 
     def paint(surface: Surface) -> Array:
@@ -157,7 +157,7 @@ def seat_paint(outfit: Outfit) -> Paint:
 
 
 def head_paint(outfit: Outfit) -> Paint:
-    """A face with eyes, brows, cheeks and mouth before, hair above and behind."""
+    """The paint of a head: a face with eyes, brows and mouth in front, hair above and behind."""
     bald, capped = outfit.hair_style == "bald", outfit.hair_style == "cap"
     cover = outfit.shirt[1] if capped else outfit.hair
     brows = 0.5 * outfit.hair + 0.3 * outfit.skin
@@ -179,5 +179,5 @@ def head_paint(outfit: Outfit) -> Paint:
 
 
 def shoe_paint(outfit: Outfit) -> Paint:
-    """Shoes with a lighter toe cap, so that a foot has a direction."""
+    """The paint of a shoe, with a lighter toe cap that shows its direction."""
     return lambda surface: _mix(outfit.shoes, 0.5 * outfit.shoes + 100, surface.up > 0.8)

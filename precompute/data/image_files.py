@@ -1,4 +1,4 @@
-"""Reading image files as HRNet does: eight bits, three channels, EXIF rotation ignored, and only whole ones."""
+"""Reading image files as HRNet does: 8 bits, three channels, EXIF rotation ignored. Damaged files are refused."""
 
 import os
 from collections.abc import Iterable
@@ -11,12 +11,12 @@ from kdlib.images import UnreadableImageError, decode_image
 from precompute.errors import PrecomputeError
 
 
-class UnreadablePhotographError(PrecomputeError):
-    """An image file that is missing, truncated, damaged, or of another size than annotated."""
+class ImageFileError(PrecomputeError):
+    """An image file is missing, truncated, damaged, or of another size than annotated."""
 
 
-def read_photograph(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Read an image; greyscale comes back with three equal channels.
+def read_image_file(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Read an image; a greyscale image gets three equal channels.
 
     Args:
         path: Image file.
@@ -26,24 +26,24 @@ def read_photograph(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        UnreadablePhotographError: If it is missing, truncated, damaged, no image, or of another size.
+        ImageFileError: If the file is missing, truncated, damaged, not an image, or of another size.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UnreadablePhotographError(f"cannot read the image {path}: {error.strerror}") from error
+        raise ImageFileError(f"cannot read the image {path}: {error.strerror}") from error
     try:
         image = decode_image(content)
     except UnreadableImageError as error:
-        raise UnreadablePhotographError(f"the image {path} {error}") from error
+        raise ImageFileError(f"the image {path} {error}") from error
     if image.shape[1::-1] != tuple(size):
-        raise UnreadablePhotographError(
+        raise ImageFileError(
             f"the image {path} is {image.shape[1]}x{image.shape[0]} and annotated as {size[0]}x{size[1]}: "
-            "images and annotations are of different data sets"
+            "images and annotations belong to different data sets"
         )
     return image
 
 
 def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
-    """The names that are no files below the folder, sorted."""
+    """Names that are not files in the folder, sorted."""
     return sorted(name for name in set(names) if not os.path.isfile(folder / name))

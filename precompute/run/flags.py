@@ -1,0 +1,104 @@
+"""The flags of `python -m precompute`. Imports nothing heavy, so that --help answers at once."""
+
+import argparse
+from pathlib import Path
+
+from kdcli.config_file import add_config
+from kdcli.flags import DEVICE, Parser, positive
+from precompute.data.folder import split_name
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    """Build the parser; `precompute.run.job.Job.from_flags` reads its result."""
+    parser = Parser(
+        prog="python -m precompute",
+        usage="%(prog)s --data DIR --teacher NAME --store PATH [FLAGS]",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config(parser)
+    _add_data(parser.add_argument_group("data: --data and --split, or --images and --annotations"))
+    _add_teacher(parser.add_argument_group("teacher"))
+    _add_store(parser.add_argument_group("store"))
+    return parser
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--data", type=Path, metavar="DIR", help="data folder in the layout of COCO, FiftyOne, or ours")
+    group.add_argument(
+        "--split",
+        type=split_name,
+        default="train",
+        help="split of --data, and its name in the manifest (default: train)",
+    )
+    group.add_argument("--images", type=Path, metavar="DIR", help="folder with the images of --annotations")
+    group.add_argument("--annotations", type=Path, metavar="FILE", help="COCO keypoint annotations")
+    group.add_argument("--boxes", type=Path, metavar="FILE", help="COCO detections to use instead of annotated boxes")
+    group.add_argument("--unlabelled", action="store_true", help="include instances without labelled keypoints")
+    group.add_argument("--limit", type=positive, metavar="N", help="use only the first N instances")
+    group.add_argument(
+        "--skip-missing", action="store_true", help="leave out instances whose image or box cannot be used"
+    )
+
+
+def _add_teacher(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--teacher", required=True, help="hrnet_w32, hrnet_w48_384x288, ... or onnx:FILE")
+    group.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="weights of the teacher, .pth or .safetensors (default: published weights, if any, are downloaded)",
+    )
+    group.add_argument(
+        "--ensemble",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="another teacher to average with: NAME=CHECKPOINT or onnx:FILE, with the same aspect ratio; repeatable",
+    )
+    group.add_argument(
+        "--input-size",
+        metavar="HxW",
+        help="height x width, e.g. 256x192; not needed if the teacher's name or ONNX file gives it",
+    )
+    group.add_argument(
+        "--flip-test",
+        action=argparse.BooleanOptionalAction,
+        help="average each stored view with its mirror (default: yes, but no with --views)",
+    )
+    group.add_argument(
+        "--views",
+        type=positive,
+        metavar="N",
+        help="number of stored views: crop, mirror, then random views; with --flip-test crop, then random views "
+        "(default: 1)",
+    )
+    group.add_argument("--seed", type=int, default=0, help="seed of the random views (default: 0)")
+    group.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="precision of the network; auto uses bf16 where it is fast (default: auto)",
+    )
+    group.add_argument("--device", default="auto", help=DEVICE)
+    group.add_argument("--batch-size", type=positive, default=32, metavar="N", help="instances per batch (default: 32)")
+
+
+def _add_store(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--store", type=Path, required=True, help="PATH.zarr or PATH.h5")
+    group.add_argument("--codec", default="root4", help="root4, root4:LEVELS, float16 or float32 (default: root4)")
+    group.add_argument("--no-frames", action="store_true", help="store no pixels; training then needs --images")
+    group.add_argument(
+        "--frame-scale", type=float, default=1.0, help="frame pixels per teacher input pixel (default: 1)"
+    )
+    group.add_argument("--resume", action="store_true", help="continue an interrupted run, or rebuild damaged shards")
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start again; an existing STORE is replaced when the new one is complete",
+    )
+    group.add_argument("--dry-run", action="store_true", help="measure a few batches and write nothing")
+    group.add_argument(
+        "--check", type=positive, metavar="N", help="recompute N random instances and compare them with the store"
+    )
+    group.add_argument("--json", action="store_true", help="print one JSON document (with --dry-run or --check)")

@@ -1,0 +1,95 @@
+"""A family of PyTorch networks that can be a teacher (`Architecture`), and the code that runs one (`TorchNetwork`).
+
+A new family is one file in this folder, which ends with its `Architecture`, and one entry in
+`precompute.teacher.loading.ARCHITECTURES`. `precompute/teacher/hrnet.py` is the example.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kdlib.images import normalise_images
+from precompute.teacher.checkpoint import load_weights
+from precompute.teacher.zoo import Published
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+def _leave_unchanged(model: nn.Module) -> None:
+    """Prepare nothing."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What `python -m precompute --teacher NAME` needs to run networks of one family.
+
+    Attributes:
+        names: the names of the networks, for the command line and for manifests.
+        build: (name, joints K, input size) -> a freshly initialised module. It maps crops (B, 3, H, W) float32, RGB,
+            normalised by `kdlib.images.normalise_images`, to heatmaps (B, K, h, w). It is also built on the meta
+            device, to count multiply-adds.
+        heatmap_size: input size -> heatmap size. Raises ValueError for an input size that the networks do not take.
+        load_weights: fills a module of `build` with the weights of a checkpoint file, completely or not at all. Raises
+            `precompute.teacher.checkpoint.CheckpointError`.
+        prepare: called once on the module, in eval mode and with its weights, e.g. to fold batch norms.
+        float32_module: name of a submodule that computes in float32 while the others compute in bf16, so that the
+            heatmaps are not rounded to bf16; empty for none.
+        published: weights that are downloaded by name.
+        sources: name -> where to get its weights. Errors about a missing checkpoint show it.
+    """
+
+    names: tuple[str, ...]
+    build: Callable[[str, int, Size], nn.Module]
+    heatmap_size: Callable[[Size], Size]
+    load_weights: Callable[[Any, Path], None] = load_weights
+    prepare: Callable[[nn.Module], None] = _leave_unchanged
+    float32_module: str = ""
+    published: tuple[Published, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def published_weights(self, network: str, input_size: Size | None) -> Published | None:
+        """The published weights of a network at an input size, or None."""
+        return next((p for p in self.published if (p.network, p.input_size) == (network, input_size)), None)
+
+
+class TorchNetwork:
+    """Runs a module as a teacher. It takes the module over: it prepares and converts it in place.
+
+    Attributes:
+        input_size: (width, height) of the crops.
+        heatmap_size: (width, height) of the heatmaps.
+        device: the device as torch names it.
+        precision: `fp32` or `bf16`.
+    """
+
+    def __init__(
+        self, architecture: Architecture, model: nn.Module, input_size: Size, device: torch.device, precision: str
+    ) -> None:
+        self.input_size, self.heatmap_size = input_size, architecture.heatmap_size(input_size)
+        self.device, self.precision = str(device), precision
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        architecture.prepare(model.eval())
+        model.to(device=device, dtype=self._dtype).to(memory_format=torch.channels_last)
+        if architecture.float32_module:
+            module = model.get_submodule(architecture.float32_module).float()
+            module.register_forward_pre_hook(_to_float32)
+        self._model = model
+
+    def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Compute heatmaps (B, K, h, w) float32 from crops (B, H, W, 3) uint8 RGB."""
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            images = normalise_images(torch.from_numpy(crops).to(self.device))
+            heatmaps: Tensor = self._model(images.to(self._dtype))
+            return np.asarray(heatmaps.float().contiguous().cpu().numpy(), np.float32)
+
+
+def _to_float32(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Convert the inputs of a module, as a forward pre-hook."""
+    return tuple(tensor.float() for tensor in inputs)
