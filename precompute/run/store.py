@@ -75,7 +75,8 @@ def check_same_store(job: Job, store: cache.Store, codec: cache.Codec) -> str:
     differing = sorted(differences(stored, wanted, ignore=VOLATILE))
     if differing:
         raise PrecomputeError(
-            f"{store.path} is complete, but this command would write a different store: {'; '.join(differing)}. "
+            f"{store.path} is complete, but this command would write a different store (stored -> now): "
+            f"{'; '.join(differing)}. "
             "Give another --store, or replace it with --overwrite instead of --resume"
         )
     return f"{store.path} is complete: nothing to do"
