@@ -57,21 +57,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """Plan the job from the flags, and write, check or estimate its store."""
+    """Plan the job that the flags describe; then check its store, estimate its cost, or write it."""
     import cache
     from precompute.run.job import Job
     from precompute.run.team import join_team
 
-    mode = _check if arguments.check is not None else _dry_run if arguments.dry_run else _write
     with join_team() as team:
-        if team.size > 1 and mode is not _write:
+        if team.size > 1 and (arguments.check is not None or arguments.dry_run):
             raise PrecomputeError("--dry-run and --check run in one process: run them without torchrun")
         codec = cache.codec_from_name(arguments.codec)
         try:
             job = Job.from_flags(arguments)
-        except ValueError as error:  # its subclasses say what is wrong with a file, a name or a size
+        except ValueError as error:  # its subclasses name what is wrong with a file, a name or a size
             raise PrecomputeError(str(error)) from error
-        return mode(arguments, job, codec, team)
+        if arguments.check is not None:
+            return _check(arguments, job)
+        if arguments.dry_run:
+            return _dry_run(arguments, job, codec)
+        return _write(arguments, job, codec, team)
 
 
 def _write(arguments: argparse.Namespace, job: "Job", codec: "Codec", team: "SingleProcess | Team") -> int:
@@ -85,7 +88,7 @@ def _write(arguments: argparse.Namespace, job: "Job", codec: "Codec", team: "Sin
     return 0
 
 
-def _check(arguments: argparse.Namespace, job: "Job", codec: "Codec", team: "SingleProcess | Team") -> int:
+def _check(arguments: argparse.Namespace, job: "Job") -> int:
     import cache
     from kdcli.progress import progress
     from precompute.run.check import check
@@ -98,7 +101,7 @@ def _check(arguments: argparse.Namespace, job: "Job", codec: "Codec", team: "Sin
     return 0
 
 
-def _dry_run(arguments: argparse.Namespace, job: "Job", codec: "Codec", team: "SingleProcess | Team") -> int:
+def _dry_run(arguments: argparse.Namespace, job: "Job", codec: "Codec") -> int:
     from precompute.run.dry_run import dry_run
 
     cost = dry_run(job, codec, arguments.store)

@@ -42,7 +42,7 @@ def test_a_file_arrives_whole_and_leaves_nothing_beside_it(site, tmp_path):
     assert target.read_bytes() == CONTENT
     assert names(target.parent) == ["weights.pth"]
     download.download(remote(site), target)
-    assert len(site.requests) == 1  # what is there is not asked for again
+    assert len(site.requests) == 1  # an existing file is not requested again
 
 
 def test_dropped_connections_are_taken_up_where_they_broke(site, tmp_path):
@@ -64,7 +64,7 @@ def test_a_server_without_ranges_is_asked_for_everything(site, tmp_path):
     assert (tmp_path / "w").read_bytes() == CONTENT
 
 
-def test_a_file_that_changed_meanwhile_is_not_sewn_together(site, tmp_path, monkeypatch):
+def test_parts_of_two_versions_are_not_joined(site, tmp_path, monkeypatch):
     site.drop_after = 100_000
     site.files["/weights.pth"], site.version = bytes(300_000), 0
     monkeypatch.setattr(download, "_receive", download._request)
@@ -76,7 +76,7 @@ def test_a_file_that_changed_meanwhile_is_not_sewn_together(site, tmp_path, monk
     assert (tmp_path / "w").read_bytes() == CONTENT
 
 
-def test_a_server_that_ignores_the_version_is_not_believed(site, tmp_path, monkeypatch):
+def test_a_server_that_ignores_if_range_is_detected(site, tmp_path, monkeypatch):
     """It sends the rest of another file than the one that was begun; only its ETag shows that."""
     site.drop_after, site.files["/weights.pth"] = 100_000, bytes(300_000)
     with monkeypatch.context() as patched:
@@ -113,7 +113,7 @@ def test_a_disk_that_fills_up_is_said_at_once_and_the_download_goes_on_later(sit
     assert site.requests[3][1] == "bytes=200000-"
 
 
-def test_a_part_of_unknown_origin_is_not_trusted(site, tmp_path):
+def test_a_part_of_unknown_origin_is_not_used(site, tmp_path):
     (tmp_path / "w.part").write_bytes(bytes(1000))
     download.download(remote(site), tmp_path / "w")
     assert (tmp_path / "w").read_bytes() == CONTENT
@@ -133,7 +133,7 @@ def test_what_is_not_the_file_is_deleted(site, tmp_path, known, message):
     (tmp_path / "w").write_bytes(CONTENT)
     with pytest.raises(DownloadError, match=f"{message}; delete it to download it again"):
         download.download(remote(site, **known), tmp_path / "w")
-    assert (tmp_path / "w").exists()  # somebody's file
+    assert (tmp_path / "w").exists()  # a file of the user is kept
 
 
 def test_a_missing_file_and_a_missing_network_are_said_in_one_line(site, tmp_path):
@@ -333,7 +333,7 @@ def test_no_network_is_one_line_with_a_way_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(download, "PAUSE", 0.0)
     assert coco.main(["--out", str(tmp_path / "coco"), "--splits", "val", "--site", "http://127.0.0.1:9"]) == 1
     error = capsys.readouterr().err.splitlines()
-    assert len(error) == 2  # the disk need, and this
+    assert len(error) == 2  # the disk space, and this error
     assert "has no annotations/person_keypoints_val2017.json or raw/person_keypoints_val2017.json" in error[-1]
     assert "--images DIR --annotations FILE" in error[-1]
     assert names(tmp_path) == []
@@ -346,7 +346,7 @@ def test_a_failure_in_somebodys_folder_leaves_it_as_it_was(small_coco, tmp_path,
     assert run(small_coco, tmp_path) == 1
     assert "the server answers 404" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
-    (tmp_path / "archives").mkdir()  # as an earlier failure's part would have left it
+    (tmp_path / "archives").mkdir()  # left by an earlier failure
     assert run(small_coco, tmp_path) == 1
     assert sorted(tmp_path.rglob("*")) == before
 

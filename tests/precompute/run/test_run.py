@@ -118,7 +118,7 @@ def test_an_interrupted_run_resumes_to_the_same_content(data, tmp_path, monkeypa
         assert main(command(data, tmp_path / "cut.zarr", "--resume")) == 0
     first, *_, last = capsys.readouterr().err.splitlines()
     assert re.match(r"teacher: \d+/11 instances, [\d.]+/s, \d+ s to go$", first)
-    assert last.startswith(f"teacher: {11 - 3 * (4 - to_go)} instances in ")  # those that were left
+    assert last.startswith(f"teacher: {11 - 3 * (4 - to_go)} instances in ")  # the remaining ones
     whole, cut = (cache.open_store(tmp_path / name) for name in ("whole.zarr", "cut.zarr"))
     assert whole.manifest["content_sha256"] == cut.manifest["content_sha256"]
     capsys.readouterr()

@@ -142,13 +142,13 @@ def test_rank_0_publishes_once_all_have_filled_their_shards(teams):
     assert order == ["filled", "published", "left"]
 
 
-def test_nobody_waits_for_the_dead(teams):
+def test_waiting_for_a_dead_rank_ends_with_an_error(teams):
     teams[1].leave()  # no more heartbeats
     with pytest.raises(PrecomputeError, match="rank 1 has sent no heartbeat"):
         teams[0].finish([], lambda skipped: pytest.fail("published without the shards of rank 1"))
 
 
-def test_the_reason_of_one_is_told_to_all(teams):
+def test_the_error_of_one_rank_stops_all(teams):
     teams[0].fail("the disk is full")
     with pytest.raises(PrecomputeError, match=r"because of an error in rank 0 on .*: the disk is full"):
         teams[1].begin(lambda join: Writer())

@@ -76,7 +76,7 @@ def test_clean_train_changes_labels_and_not_pixels() -> None:
     assert careless.annotations != clean.annotations
 
 
-# --- a true COCO data set --------------------------------------------------------------------------------------------
+# --- a valid COCO data set -------------------------------------------------------------------------------------------
 
 
 def test_pycocotools_and_our_reader_take_the_files(sample: Path) -> None:
@@ -123,7 +123,7 @@ def test_boxes_lie_within_the_image_and_visible_joints_within_the_image(document
             assert (keypoints[:, :2] <= np.array([width, height]) - 1).all()
 
 
-# --- labels tell what is drawn ---------------------------------------------------------------------------------------
+# --- labels match the drawing --------------------------------------------------------------------------------------
 
 
 def test_visible_joints_are_pixels_of_their_person(scenes: list[Scene]) -> None:
@@ -204,7 +204,7 @@ def test_knees_bend_backwards_and_elbows_forwards() -> None:
     assert points["left_wrist"][2] > points["left_elbow"][2] + 0.1
 
 
-# --- noise of COCO's labels--------------------------------------------------------------------------------------------
+# --- noise of COCO's labels -------------------------------------------------------------------------------------------
 
 
 def test_about_a_third_of_the_train_joints_is_unlabelled_and_val_is_clean(scenes: list[Scene]) -> None:

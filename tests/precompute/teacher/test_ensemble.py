@@ -83,7 +83,7 @@ def sampling_teacher(input_size, stride=4):
 
 
 @pytest.mark.parametrize(("size", "stride"), [((96, 128), 4), ((72, 96), 4), ((96, 128), 2), ((48, 64), 2)])
-def test_members_of_other_input_sizes_and_strides_speak_of_the_same_places(tmp_path, size, stride):
+def test_members_of_other_input_sizes_and_strides_show_the_same_positions(tmp_path, size, stride):
     """The grey level of the image is its coordinate, so each member's heatmaps hold the position of every pixel."""
     x, y = np.meshgrid(np.arange(256), np.arange(256))
     cv2.imwrite(str(tmp_path / "ramp.png"), np.stack([y, y, x], axis=2).astype(np.uint8))  # BGR
@@ -109,7 +109,7 @@ def test_members_of_other_input_sizes_and_strides_speak_of_the_same_places(tmp_p
     inside = np.broadcast_to(inside, alone.shape)
     assert inside.mean(axis=(0, 2, 3, 4)).min() > 0.3  # of each view
     per_pixel = np.abs(np.diff(alone, axis=-1))[inside[..., 1:] & inside[..., :-1]].max()
-    assert per_pixel > 15  # grey levels a map pixel: half a pixel of any input would show
+    assert per_pixel > 15  # grey levels per heatmap pixel: a shift of half a pixel is visible
     apart = np.abs(teacher_maps(both, crops, plan) - alone)[inside]
     assert apart.max() < 0.8  # the mean of two, each rounded to whole levels
 
@@ -183,7 +183,7 @@ def test_the_store_of_an_ensemble_is_the_mean_of_its_members_stores_within_the_c
     one, other = aligned(alone["teacher"]), aligned(alone["other"])
     mean, stored = (one + other) / 2, both.heatmaps(range(len(both)))[:, 0].astype(np.float64)
     assert min(one.max(), other.max()) > 0.5
-    assert abs(one - other).max() > 0.5  # neither alone would pass for the mean
+    assert abs(one - other).max() > 0.5  # neither equals the mean
 
     floor, levels = both.manifest["spec"]["codec"]["floor"], both.manifest["spec"]["codec"]["levels"]
     peak = mean.max(axis=(2, 3), keepdims=True)

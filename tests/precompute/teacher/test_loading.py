@@ -63,7 +63,7 @@ def spread(values):
 # --- HRNet -------------------------------------------------------------------------------------------------------
 
 
-def test_a_teacher_says_what_a_manifest_needs(checkpoint):
+def test_a_teacher_has_what_a_manifest_needs(checkpoint):
     teacher = open_small(checkpoint)
     assert (teacher.name, teacher.input_size, teacher.heatmap_size, teacher.joints) == (SMALL, SIZE, (24, 16), 17)
     assert teacher.weights_sha256 == file_sha256(checkpoint)
@@ -84,7 +84,7 @@ def test_maps_are_those_of_the_plain_network(checkpoint, model, crops):
     assert np.abs(maps - expected).max() < 1e-5 * np.abs(expected).max()
 
 
-def test_maps_do_not_depend_on_the_company_in_the_batch(checkpoint, crops):
+def test_heatmaps_do_not_depend_on_the_rest_of_the_batch(checkpoint, crops):
     teacher = open_small(checkpoint)
     alone = np.concatenate([teacher(crop[None]) for crop in crops])
     np.testing.assert_allclose(teacher(crops), alone, rtol=1e-4, atol=1e-5 * np.abs(alone).max())
