@@ -1,6 +1,7 @@
 """Which instances of a split a run uses, and which annotations they are evaluated against."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,6 @@ def _ground_truth_of(annotations: Annotations, instances: Persons) -> Persons:
     return truth.select(in_images & ~np.isin(truth.annotation_id, left_out))
 
 
-def _some(items: list[Any]) -> str:
+def _some(items: Sequence[object]) -> str:
     rest = len(items) - EXAMPLES
     return ", ".join(map(str, items[:EXAMPLES])) + (f" and {rest} more" if rest > 0 else "")

@@ -175,7 +175,7 @@ def _request(remote: RemoteFile, part: Path, tell: Tell) -> None:
         raise _ConnectionBrokenError(f"the connection was lost after {done} of {total} bytes")
 
 
-def _range_of(response: Any, requested: int, remote: RemoteFile) -> tuple[int, int]:
+def _range_of(response: http.client.HTTPResponse, requested: int, remote: RemoteFile) -> tuple[int, int]:
     """First byte of the response, and bytes of the whole file (0 if the server does not state it)."""
     length = int(response.headers.get("Content-Length") or 0)
     if response.status != http.client.PARTIAL_CONTENT:
@@ -202,7 +202,7 @@ def _read_note(part: Path) -> dict[str, Any]:
     return note if note.get("version") else {}
 
 
-def _version(response: Any) -> str | None:
+def _version(response: http.client.HTTPResponse) -> str | None:
     """The server's identifier of this version of the file, as If-Range takes it: ETag or date."""
     tag: str = response.headers.get("ETag") or ""
     weak = tag.startswith("W/") or not tag

@@ -10,9 +10,8 @@ from typing import Final
 
 from kdcli.progress import progress
 from precompute.errors import PrecomputeError
+from precompute.fetch.download import CHUNK, MEGABYTE
 
-CHUNK: Final = 1 << 20
-MEGABYTE: Final = 1_000_000
 DAMAGE: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 """Exceptions of zipfile for archives that are truncated, damaged, encrypted, or use an unknown compression."""
 

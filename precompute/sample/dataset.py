@@ -112,7 +112,7 @@ def _is_written(out: Path, spec: SampleSpec, overwrite: bool) -> bool:
         return True
     if not overwrite:
         raise SampleError(
-            f"{out} holds another sample ({', '.join(differences(found, spec.marker()))}); use --overwrite"
+            f"{out} holds another sample ({', '.join(differences(found, spec.marker()))}); replace it with --overwrite"
         )
     return False
 

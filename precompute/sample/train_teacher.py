@@ -22,7 +22,9 @@ from kdcli.files import replacing
 from kdcli.flags import Parser
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import nn
 
     from kdlib.annotations import Annotations
@@ -157,7 +159,7 @@ def _loss(model: "nn.Module", batch: "Views") -> "torch.Tensor":
     return heatmap_mse(_heatmaps(model, batch.crops), targets, torch.from_numpy(batch.weights))
 
 
-def _heatmaps(model: "nn.Module", crops: Any) -> "torch.Tensor":
+def _heatmaps(model: "nn.Module", crops: "NDArray[np.uint8]") -> "torch.Tensor":
     """Compute raw heatmaps (B, K, H, W) float32 from crops (B, H, W, 3) uint8, in bfloat16 if the CPU is faster."""
     import torch
 
