@@ -1,1 +1,1 @@
-"""The student's life: stream a store, distil, evaluate, report. It never loads a teacher."""
+"""Trains students from a store, evaluates them, exports them, runs them, and shows them. It never loads a teacher."""

@@ -1,4 +1,4 @@
-"""What a training run refuses to do, in one line for the person who asked."""
+"""Errors of the commands and of a training run: one line for the user."""
 
 import errno
 import shutil
@@ -8,20 +8,26 @@ from kdlib.errors import KdlibError
 
 
 class TrainError(KdlibError):
-    """A run or a command that cannot start or go on; the message says what was found, where, and what to do."""
+    """A run or a command cannot start or continue; the message says what was found, where, and what to do."""
 
 
 def not_written(what: object, folder: Path, error: OSError) -> TrainError:
-    """The refusal for something that could not be written to a run folder, which holds what is needed to go on."""
-    reason, remedy = error.strerror, "mend that"
+    """Build the error for a file that could not be written to a run folder.
+
+    Args:
+        what: The file, for the message.
+        folder: The run folder. The message says how many bytes are free where its disk is full.
+        error: The error of the operating system.
+    """
+    reason, remedy = error.strerror, "remove the cause"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         remedy = "free some space"
     if error.errno == errno.ENOSPC:
         reason = f"the disk that holds {folder} is full ({shutil.disk_usage(folder).free:,} bytes are free)"
-    return TrainError(f"could not write {what}: {reason or error}; {remedy} and go on with --resume")
+    return TrainError(f"could not write {what}: {reason or error}; {remedy}, then continue with --resume")
 
 
-def refuse_folder(out: Path, name: str) -> None:
-    """Raise `TrainError` if a folder is where a file is to be written; ``name`` is what it might be called."""
+def check_is_no_folder(out: Path, example: str) -> None:
+    """Raise `TrainError` if ``--out``, which names a file to write, is a folder; the message suggests ``example``."""
     if out.is_dir():
-        raise TrainError(f"--out {out} is a folder; name a file, e.g. {out / name}")
+        raise TrainError(f"--out {out} is a folder; give the name of a file, e.g. {out / example}")

@@ -1,4 +1,4 @@
-"""Predictions and numbers of a student, and of the teacher that a store remembers."""
+"""Predictions and metrics of a student, and of the teacher whose heatmaps a store holds."""
 
 import dataclasses
 import json
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache import Store
 from kdcli.progress import Tell, silently
 from kdlib.geometry import compose_affines
 from kdlib.metrics.coco import JOINT_SCORE_THRESHOLD, Matches, keypoint_matches
@@ -23,30 +24,44 @@ from train.errors import TrainError
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Points of the instances at ``rows`` of a store."""
+    """Predicted keypoints of N instances of a store."""
 
     rows: NDArray[np.int64]
+    """(N,) rows of the store."""
     points: NDArray[np.float64]
     """(N, K, 2) image pixels."""
     scores: NDArray[np.float32]
-    """(N, K) heatmap heights."""
+    """(N, K) heights of the heatmaps at the points."""
     threshold: float
-    """Of the heights that make a person's score."""
+    """Height above which a joint counts for the score of its instance."""
     decoder: str
+    """``argmax`` or ``dark``."""
 
 
-def check_joints(store: Any, joints: int, who: str) -> None:
-    """Refuse a store of persons with another number of joints.
+def check_joints(store: Store, joints: int, owner: str) -> None:
+    """Check that a store has that number of joints.
+
+    Args:
+        store: An opened store.
+        joints: Number of joints of the student.
+        owner: The student, for the message.
 
     Raises:
         TrainError: If the numbers differ.
     """
     if store.spec.joints != joints:
-        raise TrainError(f"{store.path} holds {store.spec.joints} joints an instance and {who} has {joints}")
+        raise TrainError(f"{store.path} holds {store.spec.joints} joints per instance and {owner} has {joints}")
 
 
 def predict(student: LoadedStudent, loader: Loader, *, decoder: str = DECODER, tell: Tell = silently) -> Predictions:
-    """Run a student over every instance of an unshuffled loader; `tell` hears of each batch."""
+    """Run a student on every instance of an unshuffled loader.
+
+    Args:
+        student: The student.
+        loader: Batches of plain crops, see `student_loader`.
+        decoder: ``argmax`` or ``dark``.
+        tell: Called with the number of finished batches and of all batches.
+    """
     joints = loader.dataset.store.spec.joints
     rows, points, scores = (  # a rank may have no batch
         [np.empty(0, np.int64)],
@@ -65,7 +80,7 @@ def predict(student: LoadedStudent, loader: Loader, *, decoder: str = DECODER, t
 
 
 def in_store_order(parts: list[Predictions]) -> Predictions:
-    """The predictions of several ranks as those of one."""
+    """Combine the predictions of several ranks, in the order of the store."""
     rows = np.concatenate([part.rows for part in parts])
     order = np.argsort(rows)
     points = np.concatenate([part.points for part in parts])[order]
@@ -74,7 +89,7 @@ def in_store_order(parts: list[Predictions]) -> Predictions:
 
 
 def student_loader(
-    store: Any,
+    store: Store,
     input_size: tuple[int, int],
     batch_size: int,
     device: torch.device,
@@ -82,13 +97,22 @@ def student_loader(
     *,
     part: tuple[int, int] = (0, 1),
 ) -> Loader:
-    """The plain crops of a store, in its order; with several ranks, this one's batches."""
+    """Build a loader of the plain crops of a store, in its order.
+
+    Args:
+        store: An opened store.
+        input_size: Width and height of the crops.
+        batch_size: Crops per batch.
+        device: Where the batches go.
+        images: Folder of the original images, for a store without frames.
+        part: Rank and number of ranks; each rank gets whole batches.
+    """
     dataset = StoreDataset(store, input_size, views=None, images=images)
     return Loader(dataset, batch_size, shuffle=False, device=device, part=part)
 
 
-def cached_teacher(store: Any, decoder: str = "argmax") -> Predictions:
-    """What the store's teacher says, decoded from its heatmaps alone, as HRNet's evaluation does it."""
+def cached_teacher(store: Store, decoder: str = "argmax") -> Predictions:
+    """Decode the predictions of a store's teacher from its stored heatmaps; the default is HRNet's own decoder."""
     rows = np.flatnonzero(store.written)
     teacher = store.manifest["provenance"]["teacher"]
     affines = compose_affines(store.view_affine[rows], store.frame_affine[rows][:, None])
@@ -103,7 +127,7 @@ def cached_teacher(store: Any, decoder: str = "argmax") -> Predictions:
 
 
 def to_json(metrics: dict[str, Any], indent: int | None = None) -> str:
-    """Metrics as strict JSON: what has no value (NaN) becomes null."""
+    """Write metrics as strict JSON; NaN and infinity become null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -113,18 +137,18 @@ def to_json(metrics: dict[str, Any], indent: int | None = None) -> str:
     return json.dumps(plain(metrics), indent=indent, allow_nan=False)
 
 
-def measure(store: Any, predictions: Predictions) -> dict[str, Any]:
-    """AP, AR and PCK of predictions against the ground truth in their store, in percent."""
+def measure(store: Store, predictions: Predictions) -> dict[str, Any]:
+    """Compute AP, AR and PCK of predictions in percent, against the ground truth in their store."""
     return evaluate_points(*_against_truth(store, predictions))
 
 
-def match(store: Any, predictions: Predictions) -> Matches:
-    """Which predictions find a person of their store, for the AP of weighted pictures."""
+def match(store: Store, predictions: Predictions) -> Matches:
+    """Match predictions to the ground truth in their store; `Matches` gives the AP for any weights of the images."""
     return keypoint_matches(*_against_truth(store, predictions))
 
 
-def _against_truth(store: Any, predictions: Predictions) -> tuple[Any, Any, Any, Any, float]:
-    """Ground truth, predicted persons, their points, scores and threshold, as `kdlib` asks for them."""
+def _against_truth(store: Store, predictions: Predictions) -> tuple[Any, Any, Any, Any, float]:
+    """Ground truth, predicted instances, their points, scores and threshold: the arguments of the metrics."""
     names = ("image_id", "bbox", "score", "keypoints")
     instances = {name: np.asarray(store.instances[name])[predictions.rows] for name in names}
     return store.ground_truth, instances, predictions.points, predictions.scores, predictions.threshold

@@ -1,20 +1,18 @@
-"""Every knob of a training run, with its default and its reason; the command line is made from these fields."""
+"""Every setting of a training run with its default; the flags of the command line are made from these fields.
+
+This module does not import torch, so that ``--help`` is fast. A test holds the choices of ``--loss`` equal to
+`kdlib.losses.LOSSES`.
+"""
 
 import argparse
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from kdlib.geometry import MAP_STRIDES, STRIDE, check_stride, parse_size
 from train.errors import TrainError
 
-
-def _knob(default: Any, text: str, **options: Any) -> Any:
-    """A field with the help and the argparse options of its flag."""
-    return dataclasses.field(default=default, metadata={"help": text, "options": options})
-
-
-_RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
+_RANGES: Final[dict[str, tuple[Callable[[float], bool], tuple[str, ...]]]] = {
     "positive": (lambda value: value > 0, ("epochs", "batch_size", "accumulate", "learning_rate", "temperature")),
     "0 or more": (
         lambda value: value >= 0,
@@ -23,86 +21,103 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "at least 0 and below 1": (lambda value: 0 <= value < 1, ("scale", "ema", "warmup")),
     "between 0 and 1": (lambda value: 0 <= value <= 1, ("flip", "half_body")),
 }
-"""What numbers may be; nan is none of it."""
+"""The allowed range of each number: its description, the test of a value (false for NaN), and the settings."""
+
+LEGACY_DEFAULTS: Final[dict[str, Any]] = {"backbone_norm": "none", "stride": STRIDE}
+"""Values of the settings that are missing in recipes written before these settings existed."""
 
 
-BEFORE: dict[str, Any] = {"backbone_norm": "none", "stride": STRIDE}
-"""What recipes did that were written before they had a knob for it."""
+def _setting(default: Any, text: str, **options: Any) -> Any:
+    """A field with the help text of its flag and further options for argparse."""
+    return dataclasses.field(default=default, metadata={"help": text, "options": options})
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to train one student."""
+    """The settings of one run: how to train a student."""
 
-    student: str = _knob("squeezenet1_1", "backbone: squeezenet1_1, squeezenet1_0, timm:NAME or torchvision:NAME")
-    head: str = _knob(
-        "fused",
-        "fused (learnt doublings, finer features added to them), deconv (the doublings alone), pyramid (other "
-        "doublings), or interp (the notebook's)",
+    student: str = _setting(
+        "squeezenet1_1", "backbone: the name of a SqueezeNet, timm:NAME or torchvision:NAME; see docs/students.md"
     )
-    stride: int = _knob(
+    head: str = _setting(
+        "fused", "head that turns features into maps; docs/choosing.md compares the heads, a wrong name lists them"
+    )
+    stride: int = _setting(
         STRIDE,
-        "input pixels a pixel of the student's maps: 2 is finer and takes longer, 8 is coarser and cheaper",
+        "input pixels per pixel of the student's maps: 2 gives finer maps and slower training, 8 coarser and faster",
         choices=MAP_STRIDES,
     )
-    input_size: str = _knob("", "HEIGHTxWIDTH, e.g. 256x192, of the student's input (default: the teacher's)")
-    pretrained: str = _knob("auto", "ImageNet weights: auto (download), none, or a file")
-    backbone_norm: str = _knob(
+    input_size: str = _setting("", "size of the student's input as HEIGHTxWIDTH, e.g. 256x192 (default: the teacher's)")
+    pretrained: str = _setting("auto", "ImageNet weights of the backbone: auto (downloaded), none, or a file")
+    backbone_norm: str = _setting(
         "batch",
-        "what squeezenet1_1 and squeezenet1_0 train with: batch (norms that the student file has folded into its "
-        "convolutions) or none; others keep what they have",
+        "norms that a SqueezeNet trains with: batch (folded into the convolutions of the saved student) or none; "
+        "other backbones keep their own norms",
         choices=["batch", "none"],
     )
 
-    epochs: int = _knob(160, "passes over the store")
-    batch_size: int = _knob(16, "instances a step, over all processes")
-    accumulate: int = _knob(1, "parts a step's batch is computed in, one after the other, where memory is short")
-    learning_rate: float = _knob(2e-3, "peak learning rate of AdamW")
-    weight_decay: float = _knob(1e-2, "of AdamW; not applied to biases and norms")
-    warmup: float = _knob(0.05, "share of the steps with linearly growing learning rate; then cosine to zero")
-    clip: float = _knob(1.0, "largest norm of the gradient; 0 never clips")
-    ema: float = _knob(0.0, "decay of a moving average of the weights, evaluated in their place, e.g. 0.999; 0: none")
-    precision: str = _knob("auto", "auto, fp32, or bf16 (autocast)", choices=["auto", "fp32", "bf16"])
-    seed: int = _knob(0, "of initialisation, order and augmentation")
-    order: str = _knob(
+    epochs: int = _setting(160, "passes over the store")
+    batch_size: int = _setting(16, "instances per step, over all processes")
+    accumulate: int = _setting(1, "parts into which the batch of a step is split to save memory")
+    learning_rate: float = _setting(2e-3, "peak learning rate of AdamW")
+    weight_decay: float = _setting(1e-2, "weight decay of AdamW; biases and norms have none")
+    warmup: float = _setting(0.05, "share of the steps with a linearly growing learning rate; a cosine to zero follows")
+    clip: float = _setting(1.0, "largest norm of the gradient; 0 disables clipping")
+    ema: float = _setting(
+        0.0, "decay of a moving average of the weights, which is evaluated and saved, e.g. 0.999; 0 disables it"
+    )
+    precision: str = _setting("auto", "auto, fp32, or bf16 (autocast)", choices=["auto", "fp32", "bf16"])
+    seed: int = _setting(0, "seed of initialisation, order and augmentation")
+    order: str = _setting(
         "instances",
-        "instances (a true permutation) or shards (a few of the store's shards at a time, for remote stores)",
+        "order of the instances: instances (a random permutation) or shards (a few shards at a time, for remote "
+        "stores)",
         choices=["instances", "shards"],
     )
 
-    loss: str = _knob("kl", "kl (maps are logits, spatial softmax) or mse (maps are heatmaps)", choices=["kl", "mse"])
-    mse_weight: float = _knob(0.0, "weight of an MSE between heatmaps beside the KL, e.g. 100")
-    sigma: float = _knob(0.0, "ground-truth Gaussian in heatmap pixels; 0 takes HRNet's (2 for 64 rows), at least 1")
-    gt_weight: float = _knob(0.0, "weight of the ground-truth term when distilling")
-    kd_weight: float = _knob(1.0, "weight of the teacher's term when distilling")
-    kd_schedule: str = _knob(
+    loss: str = _setting(
+        "kl", "kl (maps are logits of a spatial softmax) or mse (maps are heatmaps)", choices=["kl", "mse"]
+    )
+    mse_weight: float = _setting(0.0, "weight of an MSE between heatmaps that is added to the KL, e.g. 100")
+    sigma: float = _setting(
+        0.0,
+        "standard deviation of the labels' Gaussians in heatmap pixels; 0 takes HRNet's (2 for 64 rows), but at "
+        "least 1",
+    )
+    gt_weight: float = _setting(0.0, "distill: weight of the labels' term")
+    kd_weight: float = _setting(1.0, "distill: weight of the teacher's term")
+    kd_schedule: str = _setting(
         "constant",
-        "the teacher's weight over the run: constant, or linear (falls to 0, the labels stay)",
+        "weight of the teacher's term over the run: constant, or linear (falls to 0; the labels keep their weight)",
         choices=["constant", "linear"],
     )
-    temperature: float = _knob(
+    temperature: float = _setting(
         0.5,
-        "of teacher and student before their KL, which is multiplied by its square: above 1 softens both, below 1 "
-        "looks at the peaks",
+        "temperature of teacher and student in their KL, which is multiplied by its square: above 1 softens both, "
+        "below 1 emphasises the peaks",
     )
-    logits: str = _knob("log", "log (of the heatmap above the store's floor) or raw", choices=["log", "raw"])
-    joints: str = _knob(
+    logits: str = _setting(
+        "log",
+        "how heatmaps become logits: log (their logarithm above the store's floor) or raw (unchanged)",
+        choices=["log", "raw"],
+    )
+    joints: str = _setting(
         "confidence",
-        "joints the teacher teaches: labelled, all, or all weighted by its confidence",
+        "joints in the teacher's term: labelled, all, or confidence (all, weighted by the peak of their heatmap)",
         choices=["labelled", "all", "confidence"],
     )
-    views: str = _knob(
+    views: str = _setting(
         "average",
-        "of a store that holds several, views a target is made of: average (of all), matching (mirrored like the "
-        "sample), first, or replay (a random one, shown as the teacher saw it; --flip, --rotation and --scale then "
-        "change that view)",
+        "stored views that make the target, where a store holds several: average (of all), matching (those mirrored "
+        "like the sample), first, or replay (a random one, which is also what the student sees; --flip, --rotation "
+        "and --scale then change that view)",
         choices=["average", "matching", "first", "replay"],
     )
 
-    flip: float = _knob(0.5, "probability of mirroring")
-    rotation: float = _knob(40.0, "standard deviation in degrees, for 6 of 10 samples")
-    scale: float = _knob(0.3, "standard deviation and limit of the relative size")
-    half_body: float = _knob(0.0, "probability of showing half a person")
+    flip: float = _setting(0.5, "probability of mirroring a sample")
+    rotation: float = _setting(40.0, "standard deviation of the rotation in degrees, for 6 of 10 samples")
+    scale: float = _setting(0.3, "standard deviation and limit of the relative size")
+    half_body: float = _setting(0.0, "probability of showing half of the body only")
 
     def __post_init__(self) -> None:
         for wanted, (fits, names) in _RANGES.items():
@@ -118,12 +133,16 @@ class Recipe:
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace) -> Self:
-        """Take the fields out of parsed arguments."""
+        """Take the settings from parsed arguments.
+
+        Raises:
+            TrainError: If a number is out of its range.
+        """
         return cls(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the parser one flag a knob."""
+    """Give the parser one flag per setting."""
     group = parser.add_argument_group("recipe")
     for field in dataclasses.fields(Recipe):
         flag = "--" + field.name.replace("_", "-")

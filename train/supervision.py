@@ -1,16 +1,17 @@
-"""What a batch teaches: the ground-truth term, the teacher's term, and their weights."""
+"""The loss of a training run: the labels' term, the teacher's term, and their weights."""
 
 import dataclasses
 
 import torch
 from torch import Tensor
 
-from kdlib.losses import LOSSES, TRANSFORMS, Loss, Target, default_sigma, gaussian_logits
+from kdlib.losses import LOSSES, TRANSFORMS, Loss, Target, default_sigma, gaussian_logits, heatmap_mse
 from kdlib.readout import Readout
 from train.errors import TrainError
 from train.recipe import Recipe
 
 Batch = dict[str, Tensor]
+"""Tensors of B samples by name, as `kdlib.samples.loader.Loader` makes them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,18 +19,22 @@ class Supervision:
     """The loss of one run.
 
     Args:
-        loss: ``kl`` or ``mse``.
-        sigma: Ground-truth Gaussian in heatmap pixels.
-        gt_weight: Weight of the ground-truth term.
-        kd_weight: Weight of the teacher's term; 0 needs no heatmaps in the batch.
-        temperature: Of the teacher's term under ``kl``.
-        logits: Transform that makes logits of the teacher's maps.
-        floor: Background threshold of the ``log`` transform.
-        joints: ``labelled``, ``all`` or ``confidence``.
-        mse_weight: Under ``kl``, weight of an MSE between heatmaps in both terms beside the KL; the student's are its
-            softmax at the height of a Gaussian of that sigma.
+        loss: Key of `kdlib.losses.LOSSES`.
+        sigma: Standard deviation of the labels' Gaussians in heatmap pixels.
+        gt_weight: Weight of the labels' term.
+        kd_weight: Weight of the teacher's term; with 0 a batch needs no heatmaps.
+        temperature: Temperature of the teacher's term, where the loss is a density.
+        logits: Key of `kdlib.losses.TRANSFORMS`: how the teacher's heatmaps become logits.
+        floor: Heatmap value below which the ``log`` transform removes a pixel.
+        joints: Joints in the teacher's term: ``labelled``, ``all``, or ``confidence`` (all, weighted by the peak of
+            their heatmap).
+        mse_weight: Where the loss is a density, the weight of an MSE between heatmaps that is added to both terms. The
+            student's heatmaps are its softmax, scaled so that a Gaussian of that sigma peaks at 1.
         kd_schedule: ``constant``, or ``linear``: the teacher's weight falls to 0 over the run, as in DWPose's
             distillation (Yang et al. 2023, arXiv 2307.15880).
+
+    Raises:
+        TrainError: If both weights are 0, or the schedule would end with no term.
     """
 
     loss: str
@@ -45,29 +50,34 @@ class Supervision:
 
     def __post_init__(self) -> None:
         if not self.gt_weight and not self.kd_weight:
-            raise TrainError("nothing teaches the student: --gt-weight and --kd-weight are both 0")
+            raise TrainError("there is nothing to learn from: --gt-weight and --kd-weight are both 0")
         if self.kd_schedule == "linear" and not self.gt_weight:
-            raise TrainError("--kd-schedule linear ends without a teacher: give the labels a weight, --gt-weight 1")
+            raise TrainError(
+                "--kd-schedule linear ends with no loss at all: give the labels a weight, e.g. --gt-weight 1"
+            )
 
     def terms(self, maps: Tensor, batch: Batch, progress: float = 0.0) -> dict[str, Tensor]:
-        """Weighted loss terms, ``gt`` and ``kd``, whose sum is to be minimised.
+        """Compute the weighted terms of the loss; their sum is minimised.
 
         Args:
-            maps: (B, K, H, W) what the student says.
-            batch: ``keypoints`` (B, K, 2) in heatmap pixels, ``labelled`` (B, K), and ``heatmaps`` (B, K, H, W) where
-                the teacher teaches.
-            progress: How much of the run is over, 0 to 1.
+            maps: (B, K, H, W) the student's maps.
+            batch: ``keypoints`` (B, K, 2) in heatmap pixels, ``labelled`` (B, K) and, if ``kd_weight`` is not 0,
+                ``heatmaps`` (B, K, H, W).
+            progress: Share of the run that is over, 0 to 1.
+
+        Returns:
+            Scalars by name: ``gt`` (labels) and ``kd`` (teacher), those whose weight is not 0.
         """
         terms = {}
         if self.gt_weight:
-            terms["gt"] = self.gt_weight * self._ground_truth(maps, batch)
+            terms["gt"] = self.gt_weight * self._label_term(maps, batch)
         if self.kd_weight:
-            left = 1 - progress if self.kd_schedule == "linear" else 1.0
-            terms["kd"] = left * self.kd_weight * self._teacher(maps, batch)
+            remaining = 1 - progress if self.kd_schedule == "linear" else 1.0
+            terms["kd"] = remaining * self.kd_weight * self._teacher_term(maps, batch)
         return terms
 
     def weights(self, batch: Batch) -> dict[str, Tensor]:
-        """What each of `terms` weighs in a mean over several batches: the sum of the weights it is a mean by."""
+        """Compute the sum of joint weights by which each of `terms` is a mean; it combines the means of batches."""
         weights = {}
         if self.gt_weight:
             weights["gt"] = batch["labelled"].sum()
@@ -77,43 +87,55 @@ class Supervision:
 
     @property
     def readout(self) -> Readout:
-        """How the student's maps are read."""
+        """How the maps of a student trained with this loss are read."""
         return Readout.of(dataclasses.asdict(self))
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether only labelled joints count, in all terms."""
+        return not self.kd_weight or self.joints == "labelled"
 
     @property
     def _loss(self) -> Loss:
         return LOSSES[self.loss]
 
-    def _ground_truth(self, maps: Tensor, batch: Batch) -> Tensor:
+    def _label_term(self, maps: Tensor, batch: Batch) -> Tensor:
         size = (maps.shape[-1], maps.shape[-2])
         logits = gaussian_logits(batch["keypoints"], size, self.sigma)
         return self._distance(maps, Target(logits, logits.exp(), batch["labelled"]), 1.0)
 
-    def _teacher(self, maps: Tensor, batch: Batch) -> Tensor:
+    def _teacher_term(self, maps: Tensor, batch: Batch) -> Tensor:
         heatmaps = batch["heatmaps"]
         logits = TRANSFORMS[self.logits](heatmaps, self.floor)
         return self._distance(maps, Target(logits, heatmaps, self._teacher_weights(batch)), self.temperature)
 
     def _distance(self, maps: Tensor, target: Target, temperature: float) -> Tensor:
-        """The loss of the student's maps; beside a density's, the MSE between heatmaps if it has a weight."""
+        """The loss of the student's maps; for a density, plus the MSE between heatmaps if that has a weight."""
         loss = self._loss.term(maps, target, temperature)
         if not (self.mse_weight and self._loss.is_density):
             return loss
         heatmaps = self._loss.heatmaps(maps, self.sigma, 1.0)
-        return loss + self.mse_weight * LOSSES["mse"].term(heatmaps, target, 1.0)
+        return loss + self.mse_weight * heatmap_mse(heatmaps, target.heatmaps, target.weight)
 
     def _teacher_weights(self, batch: Batch) -> Tensor:
-        """(B, K) the weight of each of the teacher's maps."""
+        """(B, K) the weight of each joint in the teacher's term."""
         heatmaps, labelled = batch["heatmaps"], batch["labelled"]
         peaks = heatmaps.amax(dim=(-2, -1))
         weight = {"labelled": labelled, "all": torch.ones_like(labelled), "confidence": peaks.clamp(0, 1)}[self.joints]
         if self.logits == "raw" or not self._loss.is_density:
             return weight
-        return weight * (peaks >= self.floor)  # a map without a value above the floor has no logits
+        return weight * (peaks >= self.floor)  # a heatmap without a value above the floor has no logits
 
 
 def supervision_of(recipe: Recipe, input_size: tuple[int, int], floor: float, *, distil: bool) -> Supervision:
-    """The loss that a recipe means for a student of that input size."""
+    """Build the loss of a recipe.
+
+    Args:
+        recipe: Its settings.
+        input_size: Width and height of the student's input.
+        floor: The floor of the store's logits.
+        distil: False ignores the teacher and gives the labels the weight 1.
+    """
     return Supervision(
         loss=recipe.loss,
         sigma=recipe.sigma or default_sigma(input_size[1] // recipe.stride),

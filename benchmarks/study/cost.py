@@ -186,7 +186,7 @@ def _contenders(workspace: Workspace, case: Case, store: cache.Store, stack: con
     trainer = Trainer(Run(store, store, workspace.folder / "run", recipe, distil=True, device=CPU, threads=1))
     return {
         "teacher": Turn(memory, 1, CPU, lambda batch: teacher(batch["image"])),
-        "step": Turn(memory, 1, CPU, trainer._train_step),
+        "step": Turn(memory, 1, CPU, trainer.train_step),
         "loss": Turn(memory, 8, CPU, _Loss(trainer.state.supervision)),
         "normalise": Turn(memory, 8, CPU, lambda batch: normalise_images(batch["image"])),
         "load": Turn(plain, 8, CPU),

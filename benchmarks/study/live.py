@@ -28,7 +28,6 @@ from kdlib.samples.views import Views
 from precompute.teacher.loading import Teacher, load_teacher
 from train.recipe import Recipe, add_arguments
 from train.run.loop import Trainer
-from train.run.resume import restore
 from train.run.settings import Run
 
 
@@ -113,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     trainer = Trainer(run)
     trainer.state.loader = LiveLoader(trainer.loader, load_teacher(options.teacher, options.checkpoint))
-    restore(trainer.state)
+    trainer.start()
     trainer.train()
     metrics = trainer.finish()
     print(f"live teacher: AP {metrics['ap']:.1f}, PCK@0.05 {metrics['pck@0.05']:.1f}, {metrics['train_seconds']} s")

@@ -50,11 +50,11 @@ def run(workspace: Workspace, input_size: tuple[int, int] = INPUT_SIZE) -> Itera
             name: Trainer(Run(store, store, workspace.folder / name, recipe, distil=False, device=device))
             for name in ("eager", "compiled")
         }
-        trainers["compiled"].state.stepper.connect(compiled=True)
+        trainers["compiled"].state.stepper.wrap(compiled=True)
         steps = workspace.effort.steps
-        turns = {name: Turn(memory, steps, device, trainer._train_step) for name, trainer in trainers.items()}
+        turns = {name: Turn(memory, steps, device, trainer.train_step) for name, trainer in trainers.items()}
         started = time.perf_counter()
-        Turn(memory, 1, device, trainers["compiled"]._train_step)()
+        Turn(memory, 1, device, trainers["compiled"].train_step)()
         first = time.perf_counter() - started
         timings = interleave_on(
             {"wall": time.perf_counter, "cpu": time.process_time}, dict(turns), workspace.effort.rounds

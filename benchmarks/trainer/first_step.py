@@ -22,13 +22,13 @@ import os, sys
 from train.__main__ import main
 from train.run.loop import Trainer
 
-step = Trainer._train_step
+step = Trainer.train_step
 
 def step_and_exit(trainer, batch):
     step(trainer, batch)
     os._exit(0)
 
-Trainer._train_step = step_and_exit
+Trainer.train_step = step_and_exit
 sys.exit(main(sys.argv[1:]))
 """
 """The command, which exits after its first step."""

@@ -38,7 +38,7 @@ def measured(trainer, batch):
         os._exit(0)
     return losses
 
-sizes, step, Trainer._train_step = [], Trainer._train_step, measured
+sizes, step, Trainer.train_step = [], Trainer.train_step, measured
 sys.exit(main(sys.argv[2:]))
 """
 """The trainer, which prints its resident megabytes after every step as one JSON list."""

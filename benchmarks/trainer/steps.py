@@ -150,7 +150,7 @@ def _contenders(
 def _step(store: Store, folder: Path, batch_size: int, *, distil: bool) -> Callable[[Batch], object]:
     recipe = Recipe(pretrained="none", batch_size=batch_size)
     trainer = Trainer(Run(store, store, folder / "run", recipe, distil=distil, device=choose_device("auto")))
-    return trainer._train_step
+    return trainer.train_step
 
 
 def _line(ratio: Ratio, wall: Timings, cpu: Timings, on_gpu: bool, extra: dict[str, Any]) -> Line:

@@ -85,7 +85,8 @@ def test_boxes_of_a_detector_teach_through_the_teacher_and_a_baseline_is_refused
     for name, flags in of_labels.items():
         assert main(command(tmp_path, tmp_path / "labels", name, epochs=1, **flags)) == 1
         assert capsys.readouterr().err == (
-            f"error: {tmp_path}/train.zarr holds no labelled joint, and only labelled joints were to teach; python -m "
-            "train distill, without --kd-weight 0 and --joints labelled, learns from its teacher\n"
+            f"error: {tmp_path}/train.zarr holds no labelled joint, and this run would learn from labelled joints "
+            "alone; python -m train distill, without --kd-weight 0 and --joints labelled, learns from the store's "
+            "teacher\n"
         )
         assert not (tmp_path / "labels").exists()

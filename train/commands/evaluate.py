@@ -1,11 +1,12 @@
-"""AP, AR and PCK of a student, or of the teacher that a store remembers, on the persons of a store.
+"""Measure AP, AR and PCK of a student, or of a store's teacher, on the instances of a store.
 
-    python -m train evaluate --store val.zarr --teacher             # is it any good? look before you train
+    python -m train evaluate --store val.zarr --teacher             # check the teacher before training
     python -m train evaluate --store val.zarr --student runs/distilled/best.pt
     python -m train evaluate --store val.zarr --student student.onnx --out metrics.json
-    python -m train evaluate ... --decoder argmax                   # a quarter pixel from the peak, as HRNet does
+    python -m train evaluate ... --decoder argmax                   # a quarter pixel from the peak, as in HRNet
 
-The teacher is decoded from the store's heatmaps, as HRNet's own evaluation does it: that takes seconds and no network.
+The teacher's keypoints are decoded from the heatmaps in the store, as in HRNet's own evaluation. This takes seconds and
+needs no network.
 """
 
 import argparse
@@ -14,25 +15,25 @@ from typing import Any
 
 from kdcli.flags import DEVICE
 from kdlib.readout import DECODER, DECODER_HELP
-from train.errors import refuse_folder
+from train.errors import check_is_no_folder
 
 
-def add_arguments(evaluate: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    evaluate.add_argument("--store", type=Path, required=True, help="store to evaluate on")
-    who = evaluate.add_mutually_exclusive_group(required=True)
-    who.add_argument("--student", type=Path, metavar="FILE", help="RUN/best.pt, or an exported .onnx")
-    who.add_argument("--teacher", action="store_true", help="decode the heatmaps in the store")
-    evaluate.add_argument(
-        "--decoder", choices=["argmax", "dark"], help=f"{DECODER_HELP} (default: {DECODER}, a teacher argmax)"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    parser.add_argument("--store", type=Path, required=True, help="store to evaluate on")
+    subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--student", type=Path, metavar="FILE", help="RUN/best.pt, or an exported .onnx file")
+    subject.add_argument("--teacher", action="store_true", help="evaluate the heatmaps in the store")
+    parser.add_argument(
+        "--decoder", choices=["argmax", "dark"], help=f"{DECODER_HELP} (default: {DECODER}, for the teacher argmax)"
     )
-    evaluate.add_argument("--out", type=Path, metavar="FILE", help="also write the metrics as JSON")
-    evaluate.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
-    evaluate.add_argument("--device", default="auto", help=DEVICE)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the metrics as JSON")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
+    parser.add_argument("--device", default="auto", help=DEVICE)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print one line, and write the metrics where asked for; 0 when done."""
+    """Measure, print one line, and write the metrics if ``--out`` is given; returns 0."""
     import cache
     from kdcli.progress import progress
     from kdlib.students.cost import complexity
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from train import evaluate
 
     if arguments.out:
-        refuse_folder(arguments.out, "metrics.json")
+        check_is_no_folder(arguments.out, "metrics.json")
     store = cache.open_store(arguments.store)
     extra: dict[str, Any] = {}
     decoder = arguments.decoder or ("argmax" if arguments.teacher else DECODER)

@@ -1,1 +1,1 @@
-"""One training run: its settings, state, steps, and folder."""
+"""One training run: its settings, parts, loop, steps, folder, and reports."""

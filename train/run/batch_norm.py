@@ -1,7 +1,7 @@
-"""Batch norm with the statistics of the whole batch when several processes share it.
+"""Batch norm over the whole batch where several processes share it.
 
-With the statistics of its own part alone, the same recipe would train another student on every number of processes.
-torch's ``SyncBatchNorm`` does this on GPUs only; `GlobalBatchNorm2d` does it on CPUs.
+With statistics of each process's own part, one recipe would train a different student on every number of processes.
+torch's ``SyncBatchNorm`` solves this for GPUs only; `GlobalBatchNorm2d` does so for CPUs.
 """
 
 from typing import Any
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 
 def share_statistics(model: nn.Module, device: torch.device) -> None:
-    """Let every `nn.BatchNorm2d` in a model look at all ranks' samples; parameters and names stay.
+    """Replace every `nn.BatchNorm2d` in a model by one over the samples of all ranks; parameters and names stay.
 
-    Classes derived from it, which may do more than normalise, are left alone: they see their own rank's samples.
+    Derived classes, which may do more than normalise, are not replaced: they use the samples of their own rank.
     """
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -28,13 +28,13 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
     @classmethod
     def like(cls, norm: nn.BatchNorm2d) -> "GlobalBatchNorm2d":
-        """One that shares the parameters and buffers of another."""
+        """Build one that shares the parameters and buffers of another norm."""
         made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         made._parameters, made._buffers = norm._parameters, norm._buffers
         return made.train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Normalise features (B, C, H, W)."""
         if not self.training:
             return super().forward(x)
         wide = x.float()
@@ -56,7 +56,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """A sum that every rank uses: its gradient is the sum of the gradients."""
+    """A sum over ranks that every rank uses: its gradient is the sum of the ranks' gradients."""
 
     @staticmethod
     def forward(_: Any, part: Tensor) -> Tensor:

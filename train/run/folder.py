@@ -1,27 +1,45 @@
-"""The files of a run folder: taking it, throwing it away, and writing so that a kill never leaves half a file.
+"""The run folder: checks before a run, and writing its files so that a kill never leaves half of one.
 
-``config.json``, ``history.jsonl`` (a line an epoch), ``last.pt`` and ``best.pt`` (best AP on the validation store),
-``metrics.json`` (the best student's evaluation) and TensorBoard's event files. The history is part of every checkpoint:
-the file is written from it, after it, and again when a run is resumed.
+config.json      the resolved configuration
+history.jsonl    one line per epoch
+last.pt          the checkpoint from which the run is resumed; it also holds the history
+best.pt          the student of the epoch with the highest AP on the validation store
+metrics.json     the evaluation of that student
+events.out.*     TensorBoard's events
+
+Every file is written in full beside its place and then renamed. The history is written after each checkpoint that holds
+it, and again when a run is resumed.
 """
 
+import contextlib
+import json
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
+from kdcli.files import replacing
 from kdlib.students.checkpoint import VERSION
+from kdlib.students.loading import TorchStudent
 from train.errors import TrainError, not_written
 from train.evaluate import to_json
+from train.run.state import State
 
-FILES = ("config.json", "history.jsonl", "last.pt", "best.pt", "metrics.json", "evaluation.json")
+FILES: Final = ("config.json", "history.jsonl", "last.pt", "best.pt", "metrics.json", "evaluation.json")
 
 
-def refuse_unusable(out: Path) -> None:
-    """Raise `TrainError` if no run can be written to a folder, before anything is computed for it.
+# --- checks before anything is computed -------------------------------------------------------------------------------
 
-    It, or the nearest folder above it where there is none yet, is a file, a link to nothing, or closed to the user.
+
+def check_writable(out: Path) -> None:
+    """Check that a run can be written to a folder, which need not exist yet.
+
+    Raises:
+        TrainError: If the folder, or the nearest existing folder above it, is a file, a link to nothing, or closed to
+            the user.
     """
     try:
         place = next(place for place in (out, *out.parents) if place.is_symlink() or place.exists())
@@ -31,88 +49,182 @@ def refuse_unusable(out: Path) -> None:
         raise TrainError(f"--out {out} cannot be made: {place} is a link to nothing; give another folder")
     if not place.is_dir():
         if place == out:
-            raise TrainError(f"--out {out} is a file; give a folder, which is made where there is none")
+            raise TrainError(f"--out {out} is a file; give a folder, which is made if it does not exist")
         raise TrainError(f"--out {out} cannot be made: {place} is a file; give another folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise TrainError(f"--out {out}: you may not write to {place}; give another folder")
 
 
-def refuse_foreign(out: Path) -> None:
-    """Raise `TrainError` if a folder is not empty and holds no run: nothing in it is ours to throw away."""
+def check_overwritable(out: Path) -> None:
+    """Raise `TrainError` if a folder holds something other than a run, which ``--overwrite`` must not delete."""
     if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
-        raise TrainError(f"{out} is not a run folder, --overwrite leaves it alone; give another --out")
+        raise TrainError(f"{out} is not a run folder, so --overwrite does not touch it; give another --out")
 
 
-def refuse_taken(out: Path) -> None:
-    """Raise `TrainError` if a folder holds a run."""
+def check_free(out: Path) -> None:
+    """Raise `TrainError` if a folder already holds a run."""
     if (out / "config.json").exists():
-        raise TrainError(f"{out} already holds a run; give --resume to go on with it, --overwrite to start anew")
+        raise TrainError(f"{out} already holds a run; give --resume to continue it, or --overwrite to replace it")
 
 
-def discard(out: Path) -> None:
+# --- the files of a run -----------------------------------------------------------------------------------------------
+
+
+class RunFolder:
+    """Writes the files of one run; rank 0 writes, and all ranks know which step the last checkpoint holds.
+
+    Attributes:
+        state: The parts of the run.
+        out: The folder.
+        saved_step: Step of the last checkpoint of this run; 0 if there is none yet.
+    """
+
+    def __init__(self, state: State) -> None:
+        self.state, self.out = state, state.run.out
+        self.saved_step, self._saved_at = 0, time.monotonic()
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint from which the run is resumed."""
+        return self.out / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The student of the best epoch."""
+        return self.out / "best.pt"
+
+    @property
+    def has_unsaved_steps(self) -> bool:
+        """Whether a kill would lose steps now."""
+        return self.state.progress.step > self.saved_step
+
+    def check_free(self) -> None:
+        """Raise `TrainError` if the folder holds a run and the user chose neither to resume nor to overwrite it."""
+        if not (self.state.run.resume or self.state.run.overwrite):
+            check_free(self.out)
+
+    def begin(self) -> None:
+        """Make the folder after the first step, so that a run that fails earlier leaves everything as it was.
+
+        Raises:
+            TrainError: On rank 0, if another run has taken the folder or the disk refuses; the other ranks exit.
+        """
+        with self.state.ranks.fail_together():
+            if self.state.ranks.first:
+                self.check_free()
+                if self.state.run.overwrite:
+                    _delete_run(self.out)
+                _make_folder(self.out)
+                config = {**self.state.config, "resolved": self.state.resolved}
+                _write_text(self.out / "config.json", json.dumps(config, indent=2) + "\n")
+                self.write_history([])
+
+    def is_checkpoint_due(self) -> bool:
+        """Whether the interval between checkpoints is over."""
+        steps, seconds = self.state.progress.step - self.saved_step, time.monotonic() - self._saved_at
+        return self.state.run.checkpoint_every.is_over(steps, seconds)
+
+    def save_last(self) -> None:
+        """Write ``last.pt``: weights, their average, optimiser, configuration and progress."""
+        state = self.state
+        if state.ranks.first:
+            content = {**state.config, **state.stepper.state(), "resolved": state.resolved}
+            save_checkpoint(self.last, {**content, "progress": state.progress.to_dict()})
+        self.saved_step, self._saved_at = state.progress.step, time.monotonic()
+
+    def save_best(self, student: TorchStudent, metrics: dict[str, Any]) -> None:
+        """Write ``best.pt`` and note its metrics, if no earlier epoch had an AP as high."""
+        progress = self.state.progress
+        if progress.best is None or (metrics["ap"] or 0.0) > (progress.best["ap"] or 0.0):
+            progress.best = metrics
+            content = {**self.state.config, "model": student.model.state_dict(), "resolved": self.state.resolved}
+            save_checkpoint(self.best, {**content, "epoch": progress.epoch})
+
+    def write_history(self, history: list[dict[str, Any]]) -> None:
+        """Write ``history.jsonl``."""
+        _write_text(self.out / "history.jsonl", "".join(to_json(line) + "\n" for line in history))
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        """Write ``metrics.json``."""
+        _write_text(self.out / "metrics.json", to_json(metrics, indent=2) + "\n")
+
+    def delete_partial_files(self) -> None:
+        """Delete the temporary files that a killed process left."""
+        _delete_partial_files(self.out)
+
+    def describe_position(self) -> str:
+        """Where the run is, and what a resumed run would start from; for messages."""
+        progress = self.state.progress
+        where = f"after step {progress.step} of {self.state.steps}, in epoch {progress.epoch + 1}"
+        return f"{where}; {self.describe_checkpoint()}" + (", --resume continues from it" if self.saved_step else "")
+
+    def describe_checkpoint(self) -> str:
+        """The step of the last checkpoint of this run; a run that ``--overwrite`` has yet to delete does not count."""
+        return f"{self.last} holds step {self.saved_step}" if self.saved_step else "there is no checkpoint yet"
+
+
+def _delete_run(out: Path) -> None:
     """Delete the files of a run in a folder, and nothing else."""
     for name in FILES:
         (out / name).unlink(missing_ok=True)
     for events in out.glob("events.out.tfevents.*"):
         events.unlink()
+    _delete_partial_files(out)
 
 
-def make_folder(out: Path) -> None:
-    """Make a run folder where there is none.
+def _delete_partial_files(out: Path) -> None:
+    for name in FILES:
+        for partial in out.glob(f".{name}.*.tmp*"):
+            partial.unlink(missing_ok=True)
 
-    Raises:
-        TrainError: If it cannot be made.
-    """
+
+def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainError(f"--out {out} cannot be made: {error.strerror}; give another folder") from error
 
 
-def write_history(out: Path, history: list[dict[str, Any]]) -> None:
-    """Write ``history.jsonl``."""
-    write_text(out / "history.jsonl", "".join(to_json(line) + "\n" for line in history))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file beside its place and rename it.
-
-    Raises:
-        TrainError: If it cannot be written; what was there stays.
-    """
-    beside = path.with_name(path.name + ".tmp")
-    try:
+def _write_text(path: Path, text: str) -> None:
+    with _written_whole(path) as beside:
         beside.write_text(text)
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise not_written(path, path.parent, error) from error
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint so that the path never holds half of one.
+    """Write a checkpoint, synchronised to the disk, so that the path never holds half of one.
 
     Raises:
-        TrainError: If it cannot be written; an older checkpoint at the path is left as it was.
+        TrainError: If the disk refuses; an older checkpoint at the path stays as it was.
     """
-    beside = path.with_name(path.name + ".tmp")
+    with _written_whole(path) as beside, beside.open("wb") as file:
+        torch.save({"version": VERSION, **content}, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _written_whole(path: Path) -> Iterator[Path]:
+    """Write a file with `kdcli.files.replacing`; an error of the disk becomes one line.
+
+    Raises:
+        TrainError: If the disk refuses; a file that was at the path stays as it was.
+    """
     try:
-        with beside.open("wb") as file:
-            torch.save({"version": VERSION, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except (OSError, RuntimeError) as error:
-        of_disk = _of_disk(error)
-        refusal = of_disk and not_written(path, path.parent, of_disk)
-        beside.unlink(missing_ok=True)
-        if refusal is None:
-            raise
-        raise refusal from error
+        with replacing(path) as beside:
+            try:
+                yield beside
+            except (OSError, RuntimeError) as error:
+                refusal = _find_os_error(error)
+                if refusal is None:
+                    raise
+                # Built before the unfinished file is deleted, because the message counts the free bytes.
+                raise not_written(path, path.parent, refusal) from error
+    except OSError as error:
+        raise not_written(path, path.parent, error) from error
 
 
-def _of_disk(error: BaseException | None) -> OSError | None:
-    """The disk's error, in place of which torch may raise one of its own on the way out."""
+def _find_os_error(error: BaseException | None) -> OSError | None:
+    """The error of the disk, which torch may replace by an error of its own when it closes its file."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error

@@ -1,41 +1,35 @@
-"""The training loop: baseline and distillation are the same loop with other loss weights.
+"""The training loop, from top to bottom: build, start or resume, train epoch by epoch, evaluate, save, report.
 
-A run can be killed at any moment: what its folder holds (`train.run.folder`) is whole, and the run that is resumed from
-it ends as the uninterrupted one would have, bit for bit on a CPU. Every random number is decided by the seed and by
-what it is for (epoch and row, or step and rank), so that there is no generator whose state could be lost.
+Baseline and distillation are the same loop with other weights of the loss.
+
+A run can be killed at any moment: the files in its folder (`train.run.folder`) are whole, and the run that is resumed
+from them ends as the uninterrupted run would have, bit for bit on a CPU. Every random number depends on the seed and on
+its purpose (epoch and row, or step and rank) alone, so no state of a generator can be lost.
 """
 
 import contextlib
 import json
 import math
 import time
-import traceback
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from cache.errors import StoreError
-from kdcli.progress import progress, say
-from kdcli.words import duration
+from kdcli.progress import progress
 from kdlib.errors import KdlibError
-from kdlib.samples.loader import Loader, is_bad_record
+from kdlib.samples.loader import Loader
 from kdlib.students.loading import TorchStudent
 from train.evaluate import in_store_order, measure, predict, to_json
-from train.run.folder import write_history, write_text
-from train.run.progress import Pace, Progress
-from train.run.resume import restore
+from train.run.folder import RunFolder
+from train.run.progress import Progress
+from train.run.reporting import Reporter
+from train.run.resume import start_or_resume
 from train.run.settings import Run
-from train.run.state import State
-from train.run.stopping import StopRequest
-from train.show.tensorboard import Board, Pictures
+from train.run.state import build_state
+from train.run.stopping import StopRequest, Vote, describe_loader_problem, describe_problem
 from train.supervision import Batch
 
-RUNS, ASKED_TO_STOP, CANNOT = range(3)
-"""What a rank says before each step; the highest of all ranks decides."""
-REFUSALS = (KdlibError, StoreError, OSError)
-"""Problems whose message says all."""
-NAMED = 16
-"""Instances of a batch that a line about it names."""
+SHOWN_IDS: Final = 16
+"""Annotation ids of a batch that a message lists."""
 
 
 def fit(run: Run) -> dict[str, Any]:
@@ -46,23 +40,28 @@ def fit(run: Run) -> dict[str, Any]:
 
     Raises:
         TrainError: If the run folder is taken, a checkpoint belongs to another run, a record is damaged, the disk is
-            full, the loss is not finite, or somebody asked to stop.
+            full, the loss is not finite, or a signal stops the run.
     """
-    with run.ranks.together():
+    with run.ranks.fail_together():
         trainer = Trainer(run)
-    restore(trainer.state)
+    trainer.start()
     trainer.train()
     return trainer.finish()
 
 
 class Trainer:
-    """One run, from its first epoch that is left to its last."""
+    """One training run.
+
+    Attributes:
+        run: Its inputs.
+        state: Its parts: student, optimiser, batches, progress.
+        folder: Writes its checkpoints and other files.
+    """
 
     def __init__(self, run: Run) -> None:
-        self.run, self.ranks, self.state = run, run.ranks, State(run)
-        self.pictures: Pictures | None = None
-        self.pace = Pace()
-        self.stop = StopRequest(speak=self.ranks.first)
+        self.run, self.ranks, self.state = run, run.ranks, build_state(run)
+        self.folder = RunFolder(self.state)
+        self._stop = StopRequest(announce=self.ranks.first)
 
     @property
     def progress(self) -> Progress:
@@ -74,137 +73,72 @@ class Trainer:
         """The training batches."""
         return self.state.loader
 
+    def start(self) -> None:
+        """Load the pretrained weights, or the last checkpoint of a run that is resumed."""
+        start_or_resume(self.state, self.folder)
+
     def train(self) -> None:
-        """Train the epochs that are left; a signal leaves a checkpoint to resume from."""
-        self.board = Board(self.run.out if self.ranks.first else None, self.progress.step)
-        with contextlib.closing(self.board), self.stop.heard():
+        """Train the remaining epochs; a signal ends the run with a checkpoint from which it can be resumed."""
+        self._reporter = Reporter(self.state)
+        with self._reporter.open(), self._stop.listening():
             try:
                 while self.progress.epoch < self.run.recipe.epochs:
                     self._train_epoch()
+                    self._end_epoch()
             except KeyboardInterrupt:
-                self.ranks.fail(f"interrupted at once, {self.state.how_to_go_on()}")
+                self.ranks.fail(f"interrupted at once, {self.folder.describe_position()}")
 
     def _train_epoch(self) -> None:
+        """Do the remaining steps of the current epoch."""
         self.state.model.train()
         began = since = time.perf_counter()
         first = self.progress.step
         for batch in self._batches():
-            losses = self._train_step(batch)
+            losses = self.train_step(batch)
             if self.progress.step == 0:
-                self.state.take_folder()
-            self._note_bad_records()
+                self.folder.begin()
+            self._collect_bad_records()
             now = time.perf_counter()
             self.progress.add_step(losses, now - since)
             since = now
-            self.board.add("train", losses, self.progress.step)
-            if self.state.is_checkpoint_due():
+            self._reporter.report_step(losses)
+            if self.folder.is_checkpoint_due():
                 self._save()
-        if self.state.has_unsaved_steps:  # the evaluation may take longer than a cluster grants
+        if self.folder.has_unsaved_steps:  # the evaluation may take longer than a cluster's grace period
             self._save()
-        self.pace.add_steps(self.progress.step - first, time.perf_counter() - began)
-        self._close_epoch()
+        self._reporter.add_steps(self.progress.step - first, time.perf_counter() - began)
 
-    def _batches(self) -> Iterator[Batch]:
-        first, length = self.progress.steps_of_epoch, len(self.loader)
-        label = f"{self.run.name} epoch {self.progress.epoch + 1}/{self.run.recipe.epochs}"
-        source = self.loader.epoch(self.progress.epoch, first)
-        telling = progress(label, "steps", first, shown=self.ranks.first, passing=True)
-        with telling as tell, contextlib.closing(source):  # type: ignore[type-var]
-            tell(first, length)
-            for step in range(first + 1, length + 1):
-                yield self._next(source)
-                tell(step, length)
-
-    def _next(self, source: Iterator[Batch]) -> Batch:
-        """The next batch, once all ranks have theirs and nobody asked to stop."""
-        batch, problem = None, None
-        try:
-            batch = next(source)
-        except Exception as error:  # whatever a thread of the loader met
-            problem = error
-        wish = CANNOT if problem else ASKED_TO_STOP if self.stop.signal else RUNS
-        decided = self.ranks.highest(wish)
-        if decided != RUNS:
-            self._end(problem, self.stop.signal or "another process")
-        assert batch is not None  # noqa: S101 - a rank without a batch had a problem
-        return batch
-
-    def _end(self, problem: Exception | None, who: str) -> None:
-        """Write a checkpoint between two steps, if there is anything to keep, and end all ranks."""
-        reason = _reason(problem) if problem else None
-        try:
-            if self.state.has_unsaved_steps:
-                self._save()
-        except KdlibError as error:
-            reason = f"{reason}; and {error}" if reason else str(error)
-        self.ranks.agree(f"{reason}; {self.state.how_to_go_on()}" if reason else None)
-        self.ranks.fail(f"stopped by {who}, {self.state.how_to_go_on()}")
-
-    def _train_step(self, batch: Batch) -> dict[str, float]:
-        """One step of the optimiser; returns the loss and its terms."""
-        losses = self.state.stepper.gradients(batch, self.progress.step)
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """Do one step of the optimiser on this rank's part of a batch; returns the loss and its terms."""
+        losses = self.state.stepper.compute_gradients(batch, self.progress.step)
         self._check_finite("loss", losses["loss"], batch)
         self._check_finite("gradient's norm", self.state.stepper.clip(), batch)
         self.state.stepper.update(self.progress.step)
         return losses
 
-    def _check_finite(self, what: str, value: float, batch: Batch) -> None:
-        if math.isfinite(value):
-            return
-        rows = [row for rows in self.ranks.gather(batch["row"].tolist()) for row in rows]
-        ids = ", ".join(map(str, self.run.store.instances["annotation_id"][rows[:NAMED]]))
-        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-        self.ranks.fail(
-            f"the {what} is {value} at step {self.progress.step + 1}, before the optimiser took it in; the batch's "
-            f"annotation ids are {ids}{more}: look at these instances, or lower --learning-rate and "
-            f"start anew ({self.state.kept()})"
-        )
-
-    def _save(self) -> None:
-        self.board.flush()
-        self.state.save()
-
-    def _close_epoch(self) -> None:
-        """Evaluate, keep the best, write the checkpoint and then the history that it holds."""
+    def _end_epoch(self) -> None:
+        """Evaluate, keep the best student, and write the checkpoint and then the history that it holds."""
         began = time.perf_counter()
-        student = self.state.plain_student()
+        student = self.state.current_student()
         metrics = self._evaluate(student)
         more = {"bad_records": len(self.progress.bad_records)} if self.run.skip_bad_records else {}
         line = self.progress.close_epoch(self.loader.batch_size, metrics, more)
         if self.ranks.first:
-            self._show(student, metrics)
-            self.state.keep_best(student, metrics)
+            self._reporter.report_evaluation(student, metrics)
+            self.folder.save_best(student, metrics)
             self._save()
-            write_history(self.run.out, self.progress.history)
-            self.pace.add_end(time.perf_counter() - began)
-            say(_epoch_line(self.run.name, self.run.recipe.epochs, line) + self._to_go())
-            for why in list(self.progress.bad_records.values())[:1]:
-                say(f"bad records so far, each replaced by another: {len(self.progress.bad_records)}, e.g. {why}")
-
-    def _to_go(self) -> str:
-        epochs = self.run.recipe.epochs - self.progress.epoch
-        seconds = self.pace.left(self.state.steps - self.progress.step, epochs)
-        return "" if seconds is None else f", {duration(seconds)} to go"
-
-    def _show(self, student: TorchStudent, metrics: dict[str, Any]) -> None:
-        """Numbers and a few persons of the validation store, for TensorBoard."""
-        self.board.add("val", {name: metrics[name] or 0.0 for name in ("ap", "pck@0.05")}, self.progress.step)
-        if self.pictures is None:
-            self.pictures = Pictures(
-                self.run.val_store, self.run.input_size, self.run.val_images, stride=self.run.recipe.stride
-            )
-        picture = self.pictures.draw(student)
-        self.board.show("val/people", picture, self.progress.step)
+            self.folder.write_history(self.progress.history)
+            self._reporter.report_epoch(line, time.perf_counter() - began)
 
     def _evaluate(self, student: TorchStudent) -> dict[str, Any]:
-        """Metrics of the student as it is, computed from all ranks' predictions; empty but on rank 0."""
+        """Compute the student's metrics from the predictions of all ranks; on other ranks than 0 they are None."""
         mine, problem = None, None
         try:
             with progress("evaluate", "batches", shown=self.ranks.first, passing=True) as tell:
                 mine = predict(student, self.state.val_loader, tell=tell)
-        except Exception as error:  # whatever the loader or the device met
-            problem = f"in the evaluation: {_what(error)}; {self.state.how_to_go_on()}"
-        self.ranks.agree(problem)
+        except Exception as error:  # anything in the loader or on the device
+            problem = f"in the evaluation: {describe_problem(error)}; {self.folder.describe_position()}"
+        self.ranks.fail_if_any(problem)
         assert mine is not None  # noqa: S101 - a rank without predictions had a problem
         parts = self.ranks.gather(mine)
         if not self.ranks.first:
@@ -212,13 +146,8 @@ class Trainer:
         metrics: dict[str, Any] = json.loads(to_json(measure(self.run.val_store, in_store_order(parts))))
         return {**metrics, "decoder": mine.decoder}
 
-    def _note_bad_records(self) -> None:
-        if self.run.skip_bad_records:
-            for of_rank in self.ranks.gather(self.loader.bad):
-                self.progress.bad_records |= of_rank
-
     def finish(self) -> dict[str, Any]:
-        """Write ``metrics.json``: the best epoch's evaluation, and what the training took."""
+        """Write ``metrics.json``: the evaluation of the best epoch, and the time of the training."""
         progress = self.progress
         metrics = {
             **(progress.best or {}),
@@ -232,29 +161,66 @@ class Trainer:
         if self.run.skip_bad_records:
             metrics["bad_records"] = len(progress.bad_records)
         if self.ranks.first:
-            write_text(self.run.out / "metrics.json", to_json(metrics, indent=2) + "\n")
+            self.folder.write_metrics(metrics)
         self.ranks.leave()
         return metrics
 
+    # --- what the recipe above leaves out: batches, early ends, and the order of writing ---
 
-def _reason(problem: Exception) -> str:
-    """One line for what a loader met, and why training cannot go on."""
-    if is_bad_record(problem):
-        return f"{problem}; --skip-bad-records trains without such records"
-    return _what(problem) if isinstance(problem, REFUSALS) else f"a loader thread failed: {_what(problem)}"
+    def _batches(self) -> Iterator[Batch]:
+        """The remaining batches of the current epoch."""
+        first, length = self.progress.steps_of_epoch, len(self.loader)
+        label = f"{self.run.name} epoch {self.progress.epoch + 1}/{self.run.recipe.epochs}"
+        source = self.loader.epoch(self.progress.epoch, first)
+        bar = progress(label, "steps", first, shown=self.ranks.first, passing=True)
+        with bar as tell, contextlib.closing(source):  # type: ignore[type-var]
+            tell(first, length)
+            for step in range(first + 1, length + 1):
+                yield self._next_batch(source)
+                tell(step, length)
 
+    def _next_batch(self, source: Iterator[Batch]) -> Batch:
+        """The next batch, once all ranks have theirs and no signal was sent to any of them."""
+        batch, problem = None, None
+        try:
+            batch = next(source)
+        except Exception as error:  # anything in a thread of the loader
+            problem = error
+        vote = Vote.FAIL if problem else Vote.STOP if self._stop.signal else Vote.CONTINUE
+        if self.ranks.highest(vote) != Vote.CONTINUE:
+            self._end_early(problem, self._stop.signal or "another process")
+        assert batch is not None  # noqa: S101 - a rank without a batch had a problem
+        return batch
 
-def _what(problem: Exception) -> str:
-    """One line for a problem; with its place if it is none of our own refusals."""
-    if isinstance(problem, REFUSALS):
-        return str(problem)
-    frame = traceback.extract_tb(problem.__traceback__)[-1]
-    return f"{type(problem).__name__}: {problem} ({Path(frame.filename).name}, line {frame.lineno})"
+    def _end_early(self, problem: Exception | None, stopped_by: str) -> None:
+        """Write a checkpoint between two steps, if there are unsaved steps, and end all ranks."""
+        reason = describe_loader_problem(problem) if problem else None
+        try:
+            if self.folder.has_unsaved_steps:
+                self._save()
+        except KdlibError as error:
+            reason = f"{reason}; and {error}" if reason else str(error)
+        self.ranks.fail_if_any(f"{reason}; {self.folder.describe_position()}" if reason else None)
+        self.ranks.fail(f"stopped by {stopped_by}, {self.folder.describe_position()}")
 
+    def _check_finite(self, name: str, value: float, batch: Batch) -> None:
+        if math.isfinite(value):
+            return
+        rows = [row for rows in self.ranks.gather(batch["row"].tolist()) for row in rows]
+        ids = ", ".join(map(str, self.run.store.instances["annotation_id"][rows[:SHOWN_IDS]]))
+        more = f" and {len(rows) - SHOWN_IDS} more" if len(rows) > SHOWN_IDS else ""
+        self.ranks.fail(
+            f"the {name} is {value} at step {self.progress.step + 1}, before the optimiser used it; the annotation "
+            f"ids of the batch are {ids}{more}: look at these instances, or start again with a lower --learning-rate "
+            f"({self.folder.describe_checkpoint()})"
+        )
 
-def _epoch_line(name: str, epochs: int, line: dict[str, Any]) -> str:
-    ap = float("nan") if line["ap"] is None else line["ap"]
-    return (
-        f"{name} epoch {line['epoch']}/{epochs}: loss {line['loss']:.3f}, AP {ap:.1f}, "
-        f"PCK@0.05 {line['pck@0.05']:.1f}, {line['instances_per_second']:.0f} instances/s"
-    )
+    def _collect_bad_records(self) -> None:
+        if self.run.skip_bad_records:
+            for of_rank in self.ranks.gather(self.loader.bad):
+                self.progress.bad_records |= of_rank
+
+    def _save(self) -> None:
+        """Write a checkpoint, after the events that TensorBoard shows up to its step."""
+        self._reporter.flush()
+        self.folder.save_last()

@@ -1,4 +1,4 @@
-"""How far a run is: everything a resumed run must know beside weights and optimiser."""
+"""The progress of a run: everything besides weights and optimiser that a resumed run needs."""
 
 import dataclasses
 from typing import Any, Self
@@ -6,16 +6,16 @@ from typing import Any, Self
 
 @dataclasses.dataclass
 class Progress:
-    """Plain values only, as a checkpoint keeps them.
+    """The position of a run and its history; plain values only, as a checkpoint stores them.
 
     Attributes:
-        epoch, step: Epochs closed and steps done; together they are the sampler's position.
-        seconds: Spent on training, evaluation not counted.
-        best: Evaluation of the best epoch so far.
-        history: The lines of ``history.jsonl``.
-        bad_records: Row of the store -> why it was replaced by another.
-        start: What the student started from.
-        sums, steps_of_epoch, seconds_of_epoch: Of the epoch that is open.
+        epoch, step: Finished epochs and steps; together they are the position of the sampler.
+        seconds: Time spent on training, without evaluation.
+        best: Metrics of the best epoch so far.
+        history: Lines of ``history.jsonl``.
+        bad_records: Row of the store -> why another record replaced it.
+        start: What the student started from, in one line.
+        sums, steps_of_epoch, seconds_of_epoch: Sums over the steps of the current epoch, their number and their time.
     """
 
     epoch: int = 0
@@ -30,16 +30,16 @@ class Progress:
     seconds_of_epoch: float = 0.0
 
     @classmethod
-    def of(cls, content: dict[str, Any]) -> Self:
-        """Read back what `as_dict` gave."""
+    def from_dict(cls, content: dict[str, Any]) -> Self:
+        """Rebuild the progress from `to_dict`."""
         return cls(**content)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
         return dataclasses.asdict(self)
 
     def add_step(self, losses: dict[str, float], seconds: float) -> None:
-        """Count one step of the open epoch."""
+        """Count one step of the current epoch."""
         self.step += 1
         self.steps_of_epoch += 1
         self.seconds += seconds
@@ -48,7 +48,16 @@ class Progress:
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def close_epoch(self, batch_size: int, metrics: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-        """End the epoch with its evaluation; returns its line of the history."""
+        """End the current epoch.
+
+        Args:
+            batch_size: Instances per step.
+            metrics: Evaluation at the end of the epoch.
+            more: Further entries of the line.
+
+        Returns:
+            The epoch's line of the history, with mean losses and instances per second.
+        """
         rate = self.steps_of_epoch * batch_size / max(self.seconds_of_epoch, 1e-9)
         line = {
             "epoch": self.epoch + 1,
@@ -61,29 +70,3 @@ class Progress:
         self.epoch += 1
         self.sums, self.steps_of_epoch, self.seconds_of_epoch = {}, 0, 0.0
         return line
-
-
-@dataclasses.dataclass
-class Pace:
-    """Seconds of steps and of the ends of epochs (evaluation, pictures, checkpoints), each with its mean."""
-
-    steps: int = 0
-    seconds_of_steps: float = 0.0
-    ends: int = 0
-    seconds_of_ends: float = 0.0
-
-    def add_steps(self, count: int, seconds: float) -> None:
-        """Count an epoch's steps, or those that a resumed run had left of it."""
-        self.steps += count
-        self.seconds_of_steps += seconds
-
-    def add_end(self, seconds: float) -> None:
-        """Count the end of an epoch."""
-        self.ends += 1
-        self.seconds_of_ends += seconds
-
-    def left(self, steps: int, ends: int) -> float | None:
-        """Seconds that so many steps and ends will take; None where there are none, or nothing was seen of either."""
-        if not (steps and self.steps and self.ends):
-            return None
-        return steps * self.seconds_of_steps / self.steps + ends * self.seconds_of_ends / self.ends

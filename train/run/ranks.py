@@ -1,7 +1,7 @@
-"""Processes that train one student together, as ``torchrun`` starts them: sums, agreement and gathering over all.
+"""Processes that train one student together, as ``torchrun`` starts them: sums, gathering, and failing together.
 
-Every rank holds the same weights and takes its part of every batch. What one rank cannot do, all of them hear of before
-the next collective, so that none waits for one that has gone.
+Every rank holds the same weights and takes its part of every batch. When one rank fails, all ranks learn of it before
+the next collective operation, so that none waits for a process that has ended.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ from train.errors import TrainError
 
 
 class Ranks:
-    """This process among all; without ``torchrun`` it is alone, and every method costs nothing.
+    """This process among all processes of the run; with one process every method costs nothing.
 
     Attributes:
-        rank, world: Which of how many.
+        rank, world: The number of this process, from 0, and the number of processes.
         device: Where this rank computes.
     """
 
@@ -32,7 +32,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Does this rank write files and speak?"""
+        """Whether this is rank 0, which writes all files and messages."""
         return self.rank == 0
 
     @property
@@ -41,48 +41,48 @@ class Ranks:
         return max(1, min(8, (os.cpu_count() or 1) // self._local_world))
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over all ranks; without gradient."""
+        """Sum a tensor over all ranks, in place and without gradient."""
         if self.world > 1:
-            with self.contact():
+            with self.watch_connection():
                 dist.all_reduce(values)
         return values
 
     def highest(self, value: int) -> int:
-        """The largest of the ranks' numbers."""
+        """Return the largest of the ranks' numbers."""
         if self.world == 1:
             return value
         values = torch.tensor(value)
-        with self.contact():
+        with self.watch_connection():
             dist.all_reduce(values, dist.ReduceOp.MAX)
         return int(values)
 
     def gather(self, value: Any) -> list[Any]:
-        """The ranks' values, in the order of ranks, on every rank."""
+        """Return the values of all ranks in their order, on every rank."""
         values = [value] * self.world
         if self.world > 1:
-            with self.contact():
+            with self.watch_connection():
                 dist.all_gather_object(values, value)
         return values
 
-    def from_first(self, value: Any) -> Any:
-        """What rank 0 has, on every rank."""
+    def broadcast_object(self, value: Any) -> Any:
+        """Return rank 0's value on every rank."""
         values = [value]
         if self.world > 1:
-            with self.contact():
+            with self.watch_connection():
                 dist.broadcast_object_list(values)
         return values[0]
 
-    def spread(self, values: Tensor) -> None:
-        """Overwrite a tensor with rank 0's."""
+    def broadcast(self, values: Tensor) -> None:
+        """Overwrite a tensor with rank 0's, in place."""
         if self.world > 1:
-            with self.contact():
+            with self.watch_connection():
                 dist.broadcast(values, 0)
 
-    def agree(self, problem: str | None) -> None:
+    def fail_if_any(self, problem: str | None) -> None:
         """End all ranks if one of them has a problem.
 
         Raises:
-            TrainError: On rank 0, with the first problem and whose it is; the other ranks exit without a word.
+            TrainError: On rank 0, with the first problem and its rank; the other ranks exit without a message.
         """
         problems = self.gather(problem)
         for rank, found in enumerate(problems):
@@ -91,11 +91,11 @@ class Ranks:
                 self.fail(whose + found)
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Do something on every rank, and end all of them if one is refused.
+    def fail_together(self) -> Iterator[None]:
+        """Run the block on every rank, and end all ranks if the block is refused on one of them.
 
         Raises:
-            TrainError: As `agree` says.
+            TrainError: On rank 0, with the first problem and its rank; the other ranks exit without a message.
         """
         problem = None
         try:
@@ -104,51 +104,51 @@ class Ranks:
             if self.world == 1:
                 raise
             problem = str(error)
-        self.agree(problem)
+        self.fail_if_any(problem)
 
     def fail(self, message: str) -> NoReturn:
-        """End this rank, as all others do; rank 0 says why.
+        """End this rank, as all other ranks do; rank 0 gives the reason.
 
         Raises:
-            TrainError: On rank 0; the other ranks exit without a word.
+            TrainError: On rank 0; the other ranks exit without a message.
         """
         raise TrainError(message) if self.first else SystemExit(1)
 
     @contextlib.contextmanager
-    def contact(self) -> Iterator[None]:
-        """Turn a broken connection into one clear line.
+    def watch_connection(self) -> Iterator[None]:
+        """Turn the error of a broken connection into one line.
 
         Raises:
-            TrainError: On rank 0; the other ranks exit without a word.
+            TrainError: On rank 0; the other ranks exit without a message.
         """
         try:
             yield
         except RuntimeError as error:
-            if self.world == 1 or not _is_broken_contact(error):
+            if self.world == 1 or not _is_broken_connection(error):
                 raise
             reason = str(error).strip().splitlines()[0]
             self.fail(f"lost contact with the other processes: one of them failed or was killed ({reason})")
 
     def leave(self) -> None:
-        """Part from the others after the work is done."""
+        """Close the connection to the other ranks after the work is done."""
         if self.world > 1:
             dist.destroy_process_group()
 
 
-def _is_broken_contact(error: RuntimeError) -> bool:
-    """Is this what gloo (a plain `RuntimeError`) and NCCL raise when another process ends?"""
+def _is_broken_connection(error: RuntimeError) -> bool:
+    """Whether gloo (a plain `RuntimeError`) or NCCL raised this because another process ended."""
     return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "Connection"))
 
 
 def join(device: str, environment: Mapping[str, str] = os.environ) -> Ranks:
-    """Meet the other ranks, if ``torchrun`` started this process; each on one machine takes a GPU of its own.
+    """Connect to the other ranks, if ``torchrun`` started this process; each rank of a machine takes its own GPU.
 
     Args:
-        device: ``auto``, ``cpu``, ``cuda``, or ``cuda:N`` for a process that is alone.
-        environment: Where ``torchrun`` leaves RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE.
+        device: ``auto``, ``cpu`` or ``cuda``; with one process also ``cuda:N``.
+        environment: Holds RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, as ``torchrun`` sets them.
 
     Raises:
-        KdlibError: If there is no such device here, or (`TrainError`) all ranks would share one GPU.
+        KdlibError: If there is no such device, or (`TrainError`) all ranks would share one GPU.
     """
     rank, world, local, local_world = (
         int(environment.get(name, default))

@@ -1,4 +1,4 @@
-"""Starting a run: anew, or where its last checkpoint ends."""
+"""Starting a run with fresh weights, or resuming it from its last checkpoint."""
 
 from typing import Any, Final
 
@@ -15,92 +15,101 @@ from kdlib.students import checkpoint
 from kdlib.students.norms import start_norms
 from kdlib.students.pretrained import load_pretrained
 from train.errors import TrainError
-from train.recipe import BEFORE
-from train.run.folder import write_history
+from train.recipe import LEGACY_DEFAULTS
+from train.run.folder import RunFolder
 from train.run.progress import Progress
 from train.run.state import State
 from train.run.step import compiler_problem
 
-OBSERVED: Final = 64
-"""Persons from whose crops added norms take their first statistics."""
+NORM_SAMPLES: Final = 64
+"""Instances whose crops give added norms their first statistics."""
 
 
-def restore(state: State) -> None:
-    """Start anew, or go on from ``last.pt``; rank 0 reads, and all have it."""
+def start_or_resume(state: State, folder: RunFolder) -> None:
+    """Load ``last.pt`` where the run is resumed, else the pretrained weights; rank 0 reads, and all ranks get it.
+
+    Raises:
+        TrainError: On rank 0, if the folder is taken or the checkpoint cannot be used; the other ranks exit.
+    """
     content = None
-    with state.ranks.together():
-        if state.ranks.first and state.run.resume and state.last.exists():
-            content = _read_last(state)
+    with state.ranks.fail_together():
+        if state.ranks.first and state.run.resume and folder.last.exists():
+            content = _read_last(state, folder)
         elif state.ranks.first:
-            _begin(state)
-    content = state.ranks.from_first(content)
+            folder.check_free()
+            _load_start(state)
+    content = state.ranks.broadcast_object(content)
     if content is not None:
         state.stepper.load(content)
-        state.progress = Progress.of(content["progress"])
-        state.saved_step = state.progress.step
-    state.stepper.connect(state.run.compile and _can_compile(state))
+        state.progress = Progress.from_dict(content["progress"])
+        folder.saved_step = state.progress.step
+    state.stepper.wrap(compiled=state.run.compile and can_compile(state))
 
 
-def _begin(state: State) -> None:
-    state.refuse_taken()
-    state.progress.start, pretrained = load_pretrained(state.model, state.recipe.student, state.recipe.pretrained)
+def _load_start(state: State) -> None:
+    recipe = state.run.recipe
+    state.progress.start, is_pretrained = load_pretrained(state.model, recipe.student, recipe.pretrained)
     say(state.progress.start)
-    if pretrained:
-        pictures = _pictures(StoreDataset(state.run.store, state.run.input_size, views=None, images=state.run.images))
-        if pictures:
-            start_norms(state.model, torch.stack(pictures))
+    if is_pretrained:
+        crops = _sample_crops(StoreDataset(state.run.store, state.run.input_size, views=None, images=state.run.images))
+        if crops:
+            start_norms(state.model, torch.stack(crops))
 
 
-def _pictures(dataset: StoreDataset) -> list[torch.Tensor]:
-    """Plain crops of `OBSERVED` persons spread over the store, without damaged records: training will report those."""
-    pictures = []
-    for index in np.linspace(0, len(dataset) - 1, min(OBSERVED, len(dataset))).astype(int):
+def _sample_crops(dataset: StoreDataset) -> list[torch.Tensor]:
+    """Plain crops of `NORM_SAMPLES` instances spread over the store; the training reports damaged records later."""
+    crops = []
+    for index in np.linspace(0, len(dataset) - 1, min(NORM_SAMPLES, len(dataset))).astype(int):
         try:
-            pictures.append(dataset[int(index)]["image"])
+            crops.append(dataset[int(index)]["image"])
         except (StoreFormatError, BadRecordError) as error:
             if not is_bad_record(error):
                 raise
-    return pictures
+    return crops
 
 
-def _read_last(state: State) -> dict[str, Any]:
+def _read_last(state: State, folder: RunFolder) -> dict[str, Any]:
     try:
-        content = checkpoint.read(state.last)
+        content = checkpoint.read(folder.last)
     except KdlibError as error:
-        raise TrainError(f"{error}; {_without_last(state)}") from error
-    found = {key: content.get(key) for key in state.config} | {"recipe": BEFORE | content.get("recipe", {})}
+        raise TrainError(f"{error}; {_describe_without_last(folder)}") from error
+    recipe = LEGACY_DEFAULTS | content.get("recipe", {})
+    found = {key: content.get(key) for key in state.config} | {"recipe": recipe}
     differing = differences(found, state.config, ignore=("store.name", "val_store.name"))
     if differing:
         raise TrainError(
-            f"{state.last} belongs to another run, and resuming would change {'; '.join(differing)}: give the "
-            "flags it was begun with, or another --out"
+            f"{folder.last} belongs to another run, and resuming would change {'; '.join(differing)}: give the "
+            "flags that the run was started with, or another --out"
         )
     before = content["resolved"]
     if state.precision != before["precision"]:
         raise TrainError(
-            f"{state.last} was trained in {before['precision']} and this is {state.precision}: give --precision"
+            f"{folder.last} was trained in {before['precision']} and this run would use {state.precision}: give "
+            f"--precision {before['precision']}"
         )
     if state.ranks.world != before["processes"]:
-        say(f"{state.last} was written by {before['processes']} processes; going on with {state.ranks.world}")
-    write_history(state.run.out, content["progress"]["history"])
+        say(f"{folder.last} was written by {before['processes']} processes; continuing with {state.ranks.world}")
+    folder.delete_partial_files()
+    folder.write_history(content["progress"]["history"])
     return content
 
 
-def _without_last(state: State) -> str:
+def _describe_without_last(folder: RunFolder) -> str:
     """What is left of a run whose ``last.pt`` cannot be read."""
-    best, anew = state.run.out / "best.pt", "start anew with another --out, or with --overwrite"
+    restart = "start again with another --out, or with --overwrite"
     try:
-        epoch = checkpoint.read(best)["epoch"]
+        epoch = checkpoint.read(folder.best)["epoch"]
     except KdlibError:
-        return f"the run cannot go on: {anew}"
+        return f"the run cannot be resumed: {restart}"
     return (
-        f"the run cannot go on, but {best}, of epoch {epoch}, is whole, and evaluate, predict and export take it: "
-        f"{anew}, which deletes it"
+        f"the run cannot be resumed, but {folder.best}, of epoch {epoch}, is whole, and evaluate, predict and export "
+        f"accept it: {restart}, which deletes it"
     )
 
 
-def _can_compile(state: State) -> bool:
+def can_compile(state: State) -> bool:
+    """Whether ``torch.compile`` works on every rank; if not, rank 0 prints the reason."""
     problem = compiler_problem(state.run.device)
     if problem and state.ranks.first:
-        say(f"torch.compile does not work here ({problem}): going on without --compile")
+        say(f"torch.compile does not work here ({problem}): continuing without --compile")
     return state.ranks.highest(problem is not None) == 0

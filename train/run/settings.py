@@ -1,12 +1,13 @@
-"""What one training run is: its stores, its recipe, where it goes, and what may differ when it is resumed."""
+"""The inputs of one training run: stores, recipe, folder, and options that may differ when it is resumed."""
 
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any, Self
+from typing import Final, Self
 
 import torch
 
+from cache import Store
 from kdlib.geometry import parse_size
 from train.errors import TrainError
 from train.recipe import Recipe
@@ -15,7 +16,7 @@ from train.run.ranks import Ranks
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A number of steps or of minutes; 0 of both is never."""
+    """A number of steps or of minutes; both 0 means never."""
 
     steps: int = 0
     minutes: float = 0.0
@@ -34,19 +35,35 @@ class Interval:
         raise TrainError(f"--checkpoint-every takes steps, e.g. 500, or minutes, e.g. 5m; got {text!r}")
 
     def is_over(self, steps: int, seconds: float) -> bool:
-        """Is a checkpoint due so many steps and seconds after the last one?"""
+        """Whether the interval is over after that many steps and seconds."""
         return bool((self.steps and steps >= self.steps) or (self.minutes and seconds >= 60 * self.minutes))
 
 
-FIVE_MINUTES = Interval(minutes=5)
+FIVE_MINUTES: Final = Interval(minutes=5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What to train, from what, and where to."""
+    """The inputs of one training run.
 
-    store: Any
-    val_store: Any
+    Attributes:
+        store, val_store: Stores to train on and to validate on.
+        out: Run folder.
+        recipe: Settings of the training.
+        distil: Learn from the store's teacher; False learns from the labels alone.
+        device: Where this rank trains.
+        resume: Continue the run in ``out``, if there is one.
+        overwrite: Delete the run in ``out``, if there is one.
+        images, val_images: Folders of the original images, for stores without frames.
+        threads: Threads that make batches; None takes a number for the machine.
+        skip_bad_records: Replace corrupt records by others and count them.
+        compile: Use ``torch.compile``.
+        checkpoint_every: Interval between checkpoints within an epoch.
+        ranks: The processes that share the run.
+    """
+
+    store: Store
+    val_store: Store
     out: Path
     recipe: Recipe
     distil: bool
@@ -63,7 +80,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """How reports call this student."""
+        """Name of the student in reports."""
         return "distilled" if self.distil else "baseline"
 
     @property

@@ -1,107 +1,82 @@
-"""The parts of one run (student, loaders, optimiser, progress), and what its checkpoints hold of them."""
+"""The parts of a training run, as they are built from its settings: loss, batches, student, optimiser, progress."""
 
 import copy
 import dataclasses
-import json
-import time
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
+from cache import Store
 from kdlib.machine.device import choose_precision
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import Loader
 from kdlib.samples.views import Augmentation
 from kdlib.students.loading import TorchStudent
-from kdlib.students.networks import build_student
+from kdlib.students.networks import Student, build_student
 from kdlib.students.norms import fold_norms
 from train.errors import TrainError
 from train.evaluate import student_loader
-from train.run.folder import discard, make_folder, refuse_taken, save_checkpoint, write_history, write_text
 from train.run.progress import Progress
+from train.run.ranks import Ranks
 from train.run.settings import Run
 from train.run.step import Stepper
-from train.supervision import supervision_of
+from train.supervision import Supervision, supervision_of
 
-VAL_BATCH = 64
+VAL_BATCH: Final = 64
+"""Instances per batch of an evaluation."""
 
 
+@dataclasses.dataclass
 class State:
-    """Everything that a run is made of and that its checkpoints hold.
+    """The parts of one run.
 
-    Raises:
-        TrainError: If the stores do not fit each other, the recipe, or the number of ranks.
+    Attributes:
+        run: The run's inputs.
+        supervision: The loss.
+        loader, val_loader: Batches for training and for the evaluation; each rank has its part of them.
+        stepper: The student in training with its optimiser.
+        folded: A copy of the student without added norms; `current_student` fills it.
+        precision: ``fp32`` or ``bf16``.
+        progress: How far the run is.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.recipe, self.ranks = run, run.recipe, run.ranks
-        torch.manual_seed(self.recipe.seed)
-        self.supervision = supervision_of(
-            self.recipe, run.input_size, run.store.manifest["provenance"]["logits"]["floor"], distil=run.distil
-        )
-        needs_labels = not self.supervision.kd_weight or self.supervision.joints == "labelled"
-        if needs_labels and not (run.store.instances["keypoints"][..., 2] > 0).any():
-            raise TrainError(
-                f"{run.store.path} holds no labelled joint, and only labelled joints were to teach; python -m train "
-                "distill, without --kd-weight 0 and --joints labelled, learns from its teacher"
-            )
-        self.model = build_student(
-            self.recipe.student, self.recipe.head, run.store.spec.joints, run.input_size, self.recipe.stride
-        )
-        self.model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._plain = copy.deepcopy(self.model)
-        if self.recipe.backbone_norm == "batch":
-            self.model.add_norms()
-        self.part = (self.ranks.rank, self.ranks.world)
-        self.loader = self._loader()
-        self.val_loader = student_loader(
-            run.val_store, run.input_size, VAL_BATCH, run.device, run.val_images, part=self.part
-        )
-        self.steps = self.recipe.epochs * len(self.loader)
-        self.precision = choose_precision(self.recipe.precision, run.device)
-        bf16 = self.precision == "bf16"
-        self.stepper = Stepper(self.model, self.supervision, self.recipe, self.steps, run.ranks, bf16=bf16)
-        self.progress = Progress()
-        self.saved_step, self._saved_at = 0, time.monotonic()
+    run: Run
+    supervision: Supervision
+    loader: Loader
+    val_loader: Loader
+    stepper: Stepper
+    folded: Student
+    precision: str
+    progress: Progress = dataclasses.field(default_factory=Progress)
 
-    def _loader(self) -> Loader:
-        run, recipe = self.run, self.recipe
-        augmentation = Augmentation(recipe.flip, recipe.rotation, scale=recipe.scale, half_body=recipe.half_body)
-        views = recipe.views if self.supervision.kd_weight > 0 else None
-        dataset = StoreDataset(
-            run.store,
-            run.input_size,
-            augmentation,
-            stride=recipe.stride,
-            views=views,
-            images=run.images,
-            seed=recipe.seed,
-        )
-        loader = Loader(
-            dataset,
-            recipe.batch_size,
-            shuffle=True,
-            threads=run.threads or self.ranks.threads,
-            device=run.device,
-            order=recipe.order,
-            part=self.part,
-            skip_bad=run.skip_bad_records,
-        )
-        if loader.batch_size < recipe.accumulate * self.ranks.world:
-            raise TrainError(
-                f"a batch of {loader.batch_size} cannot be shared by {self.ranks.world} processes with --accumulate "
-                f"{recipe.accumulate}: give a larger --batch-size"
-            )
-        return loader
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that share the run."""
+        return self.run.ranks
+
+    @property
+    def model(self) -> Student:
+        """The student in training."""
+        return self.stepper.model
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.stepper.steps
+
+    def current_student(self) -> TorchStudent:
+        """The student with its current weights, added norms folded in: the network that is evaluated and saved."""
+        self.stepper.broadcast_buffers()
+        self.folded.load_state_dict(fold_norms(self.stepper.student.state_dict()))
+        return TorchStudent(self.folded.eval(), self.supervision.readout, self.run.input_size, name=self.run.name)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration, as ``config.json`` keeps it and a resumed run must match it."""
+        """The configuration that ``config.json`` and checkpoints hold, and that a resumed run must match."""
         width, height = self.run.input_size
         return {
             "name": self.run.name,
-            "recipe": dataclasses.asdict(self.recipe),
+            "recipe": dataclasses.asdict(self.run.recipe),
             "supervision": dataclasses.asdict(self.supervision),
             "input_size": f"{height}x{width}",
             "joints": self.run.store.spec.joints,
@@ -111,7 +86,7 @@ class State:
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """What was decided here and now."""
+        """Values that depend on this machine and this start of the run."""
         return {
             "device": str(self.run.device),
             "precision": self.precision,
@@ -119,68 +94,69 @@ class State:
             "processes": self.ranks.world,
         }
 
-    @property
-    def last(self) -> Path:
-        """The checkpoint to go on from."""
-        return self.run.out / "last.pt"
 
-    def refuse_taken(self) -> None:
-        """Raise `TrainError` if the folder holds a run that is neither to go on nor to be replaced."""
-        if not (self.run.resume or self.run.overwrite):
-            refuse_taken(self.run.out)
+def build_state(run: Run) -> State:
+    """Build the parts of a run, with random weights and no progress.
 
-    def take_folder(self) -> None:
-        """Begin the run folder, after the first step: a run that fails before it leaves all as it was."""
-        with self.ranks.together():
-            if self.ranks.first:
-                self.refuse_taken()
-                if self.run.overwrite:
-                    discard(self.run.out)
-                make_folder(self.run.out)
-                config = {**self.config, "resolved": self.resolved}
-                write_text(self.run.out / "config.json", json.dumps(config, indent=2) + "\n")
-                write_history(self.run.out, [])
-
-    @property
-    def has_unsaved_steps(self) -> bool:
-        """Would a kill now lose steps?"""
-        return self.progress.step > self.saved_step
-
-    def is_checkpoint_due(self) -> bool:
-        """Has the run gone on for long enough since the last checkpoint?"""
-        steps, seconds = self.progress.step - self.saved_step, time.monotonic() - self._saved_at
-        return self.run.checkpoint_every.is_over(steps, seconds)
-
-    def save(self) -> None:
-        """Write ``last.pt``."""
-        if self.ranks.first:
-            content = {**self.config, **self.stepper.state(), "resolved": self.resolved}
-            save_checkpoint(self.last, {**content, "progress": self.progress.as_dict()})
-        self.saved_step, self._saved_at = self.progress.step, time.monotonic()
-
-    def plain_student(self) -> TorchStudent:
-        """The student as it is now, with its added norms folded in: the network that is evaluated and kept."""
-        self.stepper.agree_on_statistics()
-        self._plain.load_state_dict(fold_norms(self.stepper.student.state_dict()))
-        return TorchStudent(self._plain.eval(), self.supervision.readout, self.run.input_size, name=self.run.name)
-
-    def keep_best(self, student: TorchStudent, metrics: dict[str, Any]) -> None:
-        """Write ``best.pt`` if no epoch was better."""
-        best = self.progress.best
-        if best is None or (metrics["ap"] or 0.0) > (best["ap"] or 0.0):
-            self.progress.best = metrics
-            content = {**self.config, "model": student.model.state_dict(), "resolved": self.resolved}
-            save_checkpoint(self.run.out / "best.pt", {**content, "epoch": self.progress.epoch})
-
-    def how_to_go_on(self) -> str:
-        """Where the run is, and what a resumed one would start from."""
-        where = f"after step {self.progress.step} of {self.steps}, in epoch {self.progress.epoch + 1}"
-        return f"{where}; {self.kept()}" + (", --resume goes on from it" if self.saved_step else "")
-
-    def kept(self) -> str:
-        """What the last checkpoint of this run holds; one that --overwrite has not yet thrown away is another's."""
-        return f"{self.last} holds step {self.saved_step}" if self.saved_step else "there is no checkpoint yet"
+    Raises:
+        TrainError: If the store has no labels that the loss needs, or the batch is too small for the ranks.
+        KdlibError: If the stores and the student do not fit each other.
+    """
+    recipe = run.recipe
+    torch.manual_seed(recipe.seed)
+    floor = run.store.manifest["provenance"]["logits"]["floor"]
+    supervision = supervision_of(recipe, run.input_size, floor, distil=run.distil)
+    _check_labels(run.store, supervision)
+    model = build_student(recipe.student, recipe.head, run.store.spec.joints, run.input_size, recipe.stride)
+    model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    folded = copy.deepcopy(model)
+    if recipe.backbone_norm == "batch":
+        model.add_norms()
+    loader = _build_loader(run, supervision)
+    part = (run.ranks.rank, run.ranks.world)
+    val_loader = student_loader(run.val_store, run.input_size, VAL_BATCH, run.device, run.val_images, part=part)
+    precision = choose_precision(recipe.precision, run.device)
+    steps = recipe.epochs * len(loader)
+    stepper = Stepper(model, supervision, recipe, steps, run.ranks, bf16=precision == "bf16")
+    return State(run, supervision, loader, val_loader, stepper, folded, precision)
 
 
-def _identity(store: Any) -> dict[str, Any]:
+def _check_labels(store: Store, supervision: Supervision) -> None:
+    if supervision.needs_labels and not (store.instances["keypoints"][..., 2] > 0).any():
+        raise TrainError(
+            f"{store.path} holds no labelled joint, and this run would learn from labelled joints alone; python -m "
+            "train distill, without --kd-weight 0 and --joints labelled, learns from the store's teacher"
+        )
+
+
+def _build_loader(run: Run, supervision: Supervision) -> Loader:
+    recipe, ranks = run.recipe, run.ranks
+    dataset = StoreDataset(
+        run.store,
+        run.input_size,
+        Augmentation(recipe.flip, recipe.rotation, scale=recipe.scale, half_body=recipe.half_body),
+        stride=recipe.stride,
+        views=recipe.views if supervision.kd_weight > 0 else None,
+        images=run.images,
+        seed=recipe.seed,
+    )
+    loader = Loader(
+        dataset,
+        recipe.batch_size,
+        shuffle=True,
+        threads=run.threads or ranks.threads,
+        device=run.device,
+        order=recipe.order,
+        part=(ranks.rank, ranks.world),
+        skip_bad=run.skip_bad_records,
+    )
+    if loader.batch_size < recipe.accumulate * ranks.world:
+        raise TrainError(
+            f"a batch of {loader.batch_size} cannot be split over {ranks.world} processes with --accumulate "
+            f"{recipe.accumulate}: give a larger --batch-size"
+        )
+    return loader
+
+
+def _identity(store: Store) -> dict[str, Any]:
     return {"name": store.path.name, "content_sha256": store.manifest["content_sha256"]}

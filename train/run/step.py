@@ -1,8 +1,9 @@
-"""One step of the optimiser, whatever the number of processes and of parts that its batch is computed in.
+"""One step of the optimiser, for any number of processes and of parts in which the batch is computed.
 
-A term of the loss is a weighted mean over joints, and the weights differ from part to part. The mean of the whole batch
-is therefore not the mean of the parts' means: each part's counts by its share of the whole weight. With that, processes
-change a step by rounding alone, and so do parts of a student without batch norm (which sees one part at a time).
+A term of the loss is a weighted mean over joints, and the sum of the weights differs from part to part. The mean of the
+whole batch is therefore not the mean of the parts' means: each part's mean counts by its share of the whole weight.
+With that, the number of processes changes a step by rounding only. So does the number of parts, unless the student has
+batch norms, which use one part at a time.
 """
 
 import contextlib
@@ -28,12 +29,12 @@ class Stepper:
     """A student with its optimiser.
 
     Args:
-        model: Trained in place.
+        model: The student, trained in place.
         supervision: The loss.
         recipe: Learning rate, clipping, accumulation and average.
-        steps: Of the whole run, for the learning rate.
-        ranks: Who shares each batch.
-        bf16: Run the student under autocast.
+        steps: Steps of the whole run, for the learning rate.
+        ranks: The processes that share each batch.
+        bf16: Run the student under autocast to bfloat16.
     """
 
     def __init__(
@@ -43,28 +44,28 @@ class Stepper:
         if ranks.world > 1:
             share_statistics(model, ranks.device)
         self.optimizer = torch.optim.AdamW(_parameter_groups(model, recipe.weight_decay), fused=True)
-        self.average = averaged(model, recipe.ema) if recipe.ema else None
-        self.autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16)
+        self.average = build_average(model, recipe.ema) if recipe.ema else None
+        self._autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16)
         self._parallel: DistributedDataParallel | None = None
-        self.network: Callable[[Tensor], Tensor] = model
+        self._network: Callable[[Tensor], Tensor] = model
 
     @property
     def student(self) -> Student:
-        """What is evaluated: the average where there is one."""
+        """The student that is evaluated and saved: the average of the weights if there is one."""
         return self.model if self.average is None else cast(Student, self.average.module)
 
-    def connect(self, compiled: bool) -> None:
-        """Let the weights, which are final now, be trained by all ranks and through the compiler."""
+    def wrap(self, *, compiled: bool) -> None:
+        """Wrap the model for training on all ranks and for the compiler; its initial weights must be final."""
         if self.ranks.world > 1:
-            with self.ranks.contact():
-                self.network = self._parallel = DistributedDataParallel(self.model)
+            with self.ranks.watch_connection():
+                self._network = self._parallel = DistributedDataParallel(self.model)
         if compiled:
-            self.network = torch.compile(self.network)
+            self._network = torch.compile(self._network)
 
-    def agree_on_statistics(self) -> None:
-        """Give all ranks the buffers of rank 0: those of batch norms that `share_statistics` does not know differ."""
+    def broadcast_buffers(self) -> None:
+        """Give all ranks rank 0's buffers: those of batch norms that `share_statistics` does not replace differ."""
         for buffer in self.student.buffers():
-            self.ranks.spread(buffer)
+            self.ranks.broadcast(buffer)
 
     def state(self) -> dict[str, Any]:
         """Weights, average and optimiser, for a checkpoint."""
@@ -74,24 +75,32 @@ class Stepper:
         return state
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over what `state` gave."""
+        """Load weights, average and optimiser that `state` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.student.load_state_dict(state["ema"])
             self.average.n_averaged.fill_(state["ema_updates"])
 
-    def gradients(self, batch: Batch, step: int) -> dict[str, float]:
-        """Gradients of this rank's part of a batch, summed over all; returns the loss and its terms, over all."""
+    def compute_gradients(self, batch: Batch, step: int) -> dict[str, float]:
+        """Compute the gradients of a batch.
+
+        Args:
+            batch: This rank's part of the batch.
+            step: Steps done so far.
+
+        Returns:
+            ``loss`` and its terms over the batch of all ranks.
+        """
         torch.manual_seed(_seed(self.recipe.seed, step, self.ranks.rank))
         self.optimizer.zero_grad(set_to_none=True)
-        parts = _parts(batch, self.recipe.accumulate)
+        parts = _split(batch, self.recipe.accumulate)
         shares = self._shares(parts)
         losses: list[Tensor] = []
         for i, part in enumerate(parts):
-            with self.ranks.contact(), self._keeping_gradients(i < len(parts) - 1):
-                with self.autocast:
-                    maps = self.network(normalise_images(part["image"]))
+            with self.ranks.watch_connection(), self._exchange_gradients(now=i == len(parts) - 1):
+                with self._autocast:
+                    maps = self._network(normalise_images(part["image"]))
                 terms = self.supervision.terms(maps, part, step / self.steps)
                 values = torch.stack([value * shares[i].get(name, 1.0) for name, value in terms.items()])
                 values.sum().backward()
@@ -100,11 +109,11 @@ class Stepper:
         return {"loss": math.fsum(of_terms), **dict(zip(terms, of_terms, strict=True))}
 
     def clip(self) -> float:
-        """Shorten the gradient to the recipe's largest norm; returns the norm that it had, the same on all ranks."""
+        """Shorten the gradient to the recipe's largest norm; returns the norm before, the same on all ranks."""
         return float(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or math.inf))
 
     def update(self, step: int) -> None:
-        """Move the weights along the gradients, and the average along the weights."""
+        """Let the optimiser update the weights, and update their average."""
         learning_rate = self.recipe.learning_rate * schedule(step, self.steps, self.recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -113,7 +122,7 @@ class Stepper:
             self.average.update_parameters(self.model)
 
     def _shares(self, parts: list[Batch]) -> list[dict[str, Tensor]]:
-        """What each part's means count in the mean over all parts of all ranks; times ranks, as DDP takes a mean."""
+        """The share of each part in the mean over all parts of all ranks, times the ranks, as DDP takes a mean."""
         if len(parts) * self.ranks.world == 1:
             return [{}]
         names = list(self.supervision.weights(parts[0]))
@@ -122,9 +131,9 @@ class Stepper:
         shares = self.ranks.world * weights / torch.where(whole > 0, whole, torch.ones_like(whole))
         return [dict(zip(names, row, strict=True)) for row in shares]
 
-    def _keeping_gradients(self, keep: bool) -> contextlib.AbstractContextManager[Any]:
-        """Do not exchange gradients yet where another part follows."""
-        if keep and self._parallel is not None:
+    def _exchange_gradients(self, *, now: bool) -> contextlib.AbstractContextManager[Any]:
+        """Let the ranks exchange their gradients after this part, or only add to them where another part follows."""
+        if not now and self._parallel is not None:
             return self._parallel.no_sync()
         return contextlib.nullcontext()
 
@@ -134,7 +143,7 @@ def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _parts(batch: Batch, count: int) -> list[Batch]:
+def _split(batch: Batch, count: int) -> list[Batch]:
     split = {name: tensor.tensor_split(count) for name, tensor in batch.items()}
     return [{name: tensors[i] for name, tensors in split.items()} for i in range(count)]
 
@@ -147,43 +156,49 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate at a step: linear warm-up, then half a cosine to zero."""
+    """Compute the share of the peak learning rate at a step: a linear warm-up, then half a cosine to zero.
+
+    Args:
+        step: Steps done so far.
+        steps: Steps of the whole run.
+        warmup: Share of the steps in the warm-up.
+    """
     warm = max(1, round(warmup * steps))
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of weights and of batch norm's statistics; ``update_parameters`` moves it.
+def build_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Build an exponential moving average of weights and of batch norms' statistics; ``update_parameters`` updates it.
 
-    The decay is approached as (1 + n) / (10 + n), as TensorFlow's ``ExponentialMovingAverage`` does: a run of few steps
-    is not held back by its random start.
+    The decay is (1 + n) / (10 + n) after n updates until that reaches ``decay``, as in TensorFlow's
+    ``ExponentialMovingAverage``: the random start does not dominate the average of a short run.
     """
 
     @torch.no_grad()
-    def move(
+    def update(
         average: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], done: Tensor | int
     ) -> None:
         n = float(done)
         share = 1 - min(decay, (1 + n) / (10 + n))
         if average[0].is_floating_point():
             torch._foreach_lerp_(average, current, share)
-        else:  # counts of batches
+        else:  # numbers of batches
             for mine, theirs in zip(average, current, strict=True):
                 mine.copy_(theirs)
 
-    return AveragedModel(model, multi_avg_fn=move, use_buffers=True)
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
 def compiler_problem(device: torch.device) -> str | None:
-    """Why a small function cannot be compiled here, in one line; None if it can."""
+    """Compile a small function; returns the reason in one line if that fails, else None."""
 
     def probe(x: torch.Tensor) -> torch.Tensor:
         return torch.relu(x) * 2 + 1
 
     try:
         torch.compile(probe)(torch.ones(16, 16, device=device))
-    except Exception as error:  # the compilers below raise what they like
+    except Exception as error:  # the compilers' exceptions have no common base but Exception
         return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return None

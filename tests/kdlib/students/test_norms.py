@@ -22,7 +22,6 @@ from train.errors import TrainError
 from train.recipe import Recipe
 from train.run.folder import save_checkpoint
 from train.run.loop import Trainer, fit
-from train.run.resume import restore
 from train.run.settings import Run
 
 TINY = {"input_size": "64x48", "batch_size": 6, "epochs": 2, "precision": "fp32"}
@@ -127,7 +126,7 @@ def test_the_trainer_starts_from_what_imagenet_weights_say(store, tmp_path, imag
     trainers = {}
     for norm in ("batch", "none"):
         made = Trainer(run_of(store, tmp_path / norm, pretrained=str(imagenet), backbone_norm=norm))
-        restore(made.state)
+        made.start()
         trainers[norm] = made.state
     dataset = StoreDataset(store, (48, 64), views=None)
     floats = normalise_images(torch.stack([dataset[i]["image"] for i in range(len(dataset))]))
@@ -146,7 +145,7 @@ def test_damaged_records_are_left_to_the_training(store, tmp_path, imagenet, mon
     whole = StoreDataset.__getitem__
     monkeypatch.setattr(StoreDataset, "__getitem__", damaged)
     made = Trainer(run_of(store, tmp_path, pretrained=str(imagenet)))
-    restore(made.state)
+    made.start()
     state = norm_entries(made.state.model)
     untouched = all((v == 1).all() for k, v in state.items() if k.endswith("running_var"))
     assert untouched == begins

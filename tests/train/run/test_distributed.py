@@ -113,7 +113,7 @@ def test_an_evaluation_by_several_processes_is_that_of_one_exactly(stores, toget
 
 
 def test_a_run_goes_on_with_another_number_of_processes(stores, alone, tmp_path, monkeypatch, capsys):
-    step = Trainer._train_step
+    step = Trainer.train_step
 
     def signalled(self, batch):
         if self.progress.step == 2:
@@ -121,11 +121,11 @@ def test_a_run_goes_on_with_another_number_of_processes(stores, alone, tmp_path,
         return step(self, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_train_step", signalled)
+        patched.setattr(Trainer, "train_step", signalled)
         assert main(command(stores, tmp_path / "run", gt_weight=0.3, **SHARED)) == 1
     codes, logs = run_ranks(2, command(stores, tmp_path / "run", gt_weight=0.3, resume=True, **SHARED), tmp_path)
     assert codes == [0, 0], logs
-    assert "was written by 1 processes; going on with 2" in logs[0]
+    assert "was written by 1 processes; continuing with 2" in logs[0]
     assert [line["loss"] for line in history(tmp_path / "run")] == pytest.approx(
         [line["loss"] for line in history(alone)], rel=1e-5
     )
@@ -156,14 +156,14 @@ def die():
 
 
 def ask_to_stop():
-    step = Trainer._train_step
+    step = Trainer.train_step
 
     def asking(self, batch):
         if self.progress.step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, batch)
 
-    Trainer._train_step = asking
+    Trainer.train_step = asking
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.support.stores.people import IMAGE_SIZE, make_store
 from tests.support.tiny_training import command, history, results
 from train.__main__ import main
 from train.errors import TrainError
-from train.run.folder import refuse_unusable
+from train.run.folder import check_writable
 from train.run.loop import Trainer
 
 BAD = (3, 4, 9)
@@ -75,7 +75,7 @@ def test_a_corrupt_record_of_the_validation_store_ends_the_run_behind_a_checkpoi
     assert f"in the evaluation: {damaged / 'train.zarr'}: instance " in error
     assert any(f" {row} (annotation {1000 + row}), frame: the bytes do not match" in error for row in BAD)
     assert "after step 3 of 6, in epoch 1" in error
-    assert "--resume goes on" in error
+    assert "--resume continues" in error
     assert read(tmp_path / "run/last.pt")["progress"]["step"] == 3
 
 
@@ -178,14 +178,14 @@ def test_a_run_that_fails_before_its_first_step_leaves_its_folder_free(frameless
 
 
 def test_a_folder_that_another_run_took_meanwhile_is_left_to_it(stores, tmp_path, monkeypatch, capsys):
-    step = Trainer._train_step
+    step = Trainer.train_step
 
     def while_another_begins(self, batch):
         (tmp_path / "run").mkdir()
         (tmp_path / "run/config.json").write_text("another's")
         return step(self, batch)
 
-    monkeypatch.setattr(Trainer, "_train_step", while_another_begins)
+    monkeypatch.setattr(Trainer, "train_step", while_another_begins)
     assert main(command(stores, tmp_path / "run")) == 1
     assert "already holds a run" in error_of(capsys)
     assert {str(name): text for name, text in files(tmp_path / "run").items()} == {"config.json": b"another's"}
@@ -196,7 +196,7 @@ def test_a_file_in_the_place_of_the_run_folder_is_refused_at_once(stores, tmp_pa
     file = tmp_path / "file"
     file.write_text("precious")
     assert main(command(stores, file, **flags)) == 1
-    assert error_of(capsys) == f"error: --out {file} is a file; give a folder, which is made where there is none"
+    assert error_of(capsys) == f"error: --out {file} is a file; give a folder, which is made if it does not exist"
     assert main(command(stores, file / "run", **flags)) == 1
     assert error_of(capsys) == f"error: --out {file}/run cannot be made: {file} is a file; give another folder"
     assert file.read_text() == "precious"
@@ -222,12 +222,12 @@ def locked():
 def test_a_run_folder_that_cannot_be_written_to_is_refused_before_anything_is_computed(locked):
     for out in (locked, locked / "run", locked / "several/folders/down"):
         with pytest.raises(TrainError) as refusal:
-            refuse_unusable(out)
+            check_writable(out)
         assert str(refusal.value) == f"--out {out}: you may not write to {locked}; give another folder"
     with pytest.raises(TrainError, match=rf"--out {locked}/closed/run: you may not look into its folders .*; give"):
-        refuse_unusable(locked / "closed/run")
+        check_writable(locked / "closed/run")
     with pytest.raises(TrainError, match=rf"link/run cannot be made: {locked}/link is a link to nothing"):
-        refuse_unusable(locked / "link/run")
+        check_writable(locked / "link/run")
 
 
 def test_a_loader_thread_that_fails_is_named_with_its_place(stores, tmp_path, monkeypatch, capsys):

@@ -51,7 +51,7 @@ def die_at(moment, times):
         if seen.count(moment) == times:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    step, replace = Trainer._train_step, Path.replace
+    step, replace = Trainer.train_step, Path.replace
 
     def counted_step(self, batch):
         losses = step(self, batch)
@@ -63,7 +63,7 @@ def die_at(moment, times):
         replace(self, target)
         count(f"after {Path(target).name}")
 
-    Trainer._train_step, Path.replace = counted_step, counted_replace
+    Trainer.train_step, Path.replace = counted_step, counted_replace
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,12 @@ def test_a_run_killed_at_any_moment_ends_as_an_uninterrupted_one(stores, whole, 
     assert results(tmp_path / "run") == results(whole)
     assert same_weights(tmp_path / "run/last.pt", whole / "last.pt")
     assert same_weights(tmp_path / "run/best.pt", whole / "best.pt")
+    assert not list((tmp_path / "run").glob(".*.tmp*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(stores, whole, tmp_path, monkeypatch, capsys, number):
-    step = Trainer._train_step
+    step = Trainer.train_step
 
     def signalled(self, batch):
         if self.progress.step == 4:
@@ -101,12 +102,12 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(stores, whole, t
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_train_step", signalled)
+        patched.setattr(Trainer, "train_step", signalled)
         assert main(command(stores, tmp_path / "run", ema=0.9)) == 1
     assert signal.getsignal(number) is before
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"error: stopped by {number.name}, after step 5 of 6, in epoch 2")
-    assert "--resume goes on" in error
+    assert "--resume continues" in error
     assert read(tmp_path / "run/last.pt")["progress"]["step"] == 5
     assert main(command(stores, tmp_path / "run", resume=True, ema=0.9)) == 0
     assert same_weights(tmp_path / "run/last.pt", whole / "last.pt")
@@ -118,8 +119,8 @@ def test_a_second_signal_ends_the_run_at_once(stores, tmp_path, monkeypatch, cap
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Trainer, "_train_step", signalled)
-    monkeypatch.setattr("train.run.stopping.SAME", 0.0)
+    monkeypatch.setattr(Trainer, "train_step", signalled)
+    monkeypatch.setattr("train.run.stopping.REPEAT_SECONDS", 0.0)
     assert main(command(stores, tmp_path / "run")) == 1
     assert "interrupted at once" in capsys.readouterr().err
 
@@ -138,9 +139,11 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_says_so(stores, whole,
         assert main(command(stores, tmp_path / "run", **EVERY)) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "last.pt" in error or "best.pt" in error
-    assert re.search(r"the disk that holds \S+/run is full \([\d,]+ bytes are free\); free some space and go on", error)
+    assert re.search(
+        r"the disk that holds \S+/run is full \([\d,]+ bytes are free\); free some space, then continue", error
+    )
     assert "Errno" not in error
-    assert not list((tmp_path / "run").glob("*.tmp"))
+    assert not list((tmp_path / "run").glob(".*.tmp*"))
     assert 0 < read(tmp_path / "run/last.pt")["progress"]["step"] < 6
     assert main(command(stores, tmp_path / "run", resume=True, **EVERY)) == 0
     assert results(tmp_path / "run") == results(whole)
@@ -151,15 +154,17 @@ FULL = Path("/dev/full")
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full here")
-def test_what_torch_says_of_a_full_disk_is_not_what_the_run_says(stores, whole, tmp_path, capsys):
-    """Every write fails for real, and torch ends its file in an error of its own."""
+def test_what_torch_says_of_a_full_disk_is_not_what_the_run_says(stores, whole, tmp_path, monkeypatch, capsys):
+    """Every write fails for real, and torch replaces the error by one of its own when it closes the file."""
+    monkeypatch.setattr("kdcli.files.secrets.token_hex", lambda _: "0")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/last.pt.tmp").symlink_to(FULL)
+    beside = tmp_path / f"run/.last.pt.{os.getpid()}.0.tmp.pt"
+    beside.symlink_to(FULL)
     assert main(command(stores, tmp_path / "run", **EVERY)) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"could not write {tmp_path}/run/last.pt: the disk that holds {tmp_path}/run is full (" in error
     assert "inline_container" not in error
-    assert not (tmp_path / "run/last.pt.tmp").is_symlink()
+    assert not beside.is_symlink()
     assert main(command(stores, tmp_path / "run", resume=True, **EVERY)) == 0
     assert results(tmp_path / "run") == results(whole)
 
@@ -184,7 +189,7 @@ def test_a_file_that_may_not_grow_is_named_wherever_it_ends(tmp_path, share):
     process.start()
     process.join(60)
     assert (tmp_path / "said").read_text() == (
-        f"could not write {path}: File too large; mend that and go on with --resume"
+        f"could not write {path}: File too large; remove the cause, then continue with --resume"
     )
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "said"]
@@ -202,7 +207,10 @@ def test_an_error_that_is_not_the_disks_is_not_taken_for_it(tmp_path, monkeypatc
 
 def test_a_run_goes_on_only_as_the_run_it_was(stores, whole, tmp_path, capsys):
     assert main(command(stores, whole, resume=True, **(EVERY | {"ema": 0.99}))) == 1
-    assert "resuming would change recipe.ema: 0.9 -> 0.99: give the flags it was begun with" in capsys.readouterr().err
+    assert (
+        "resuming would change recipe.ema: 0.9 -> 0.99: give the flags that the run was started with"
+        in capsys.readouterr().err
+    )
     assert main(command(stores, whole, resume=True, **EVERY)) == 0  # nothing is left to do, and nothing is lost
     assert len(history(whole)) == 2
 
@@ -219,13 +227,13 @@ def test_a_checkpoint_that_was_cut_says_what_is_left_of_the_run(stores, whole, t
         return capsys.readouterr().err.strip().splitlines()[-1]
 
     cut = f"error: {out}/last.pt is not a student's checkpoint: it is cut short, or no file of PyTorch; the run"
-    epoch, anew = read(out / "best.pt")["epoch"], "start anew with another --out, or with --overwrite"
+    epoch, anew = read(out / "best.pt")["epoch"], "start again with another --out, or with --overwrite"
     assert said() == (
-        f"{cut} cannot go on, but {out}/best.pt, of epoch {epoch}, is whole, and evaluate, predict and export take it: "
-        f"{anew}, which deletes it"
+        f"{cut} cannot be resumed, but {out}/best.pt, of epoch {epoch}, is whole, and evaluate, predict and export "
+        f"accept it: {anew}, which deletes it"
     )
     (out / "best.pt").unlink()
-    assert said() == f"{cut} cannot go on: {anew}"
+    assert said() == f"{cut} cannot be resumed: {anew}"
 
 
 def test_a_store_is_known_by_its_content_and_not_by_its_name(stores, whole, tmp_path, capsys):

@@ -23,8 +23,8 @@ def store(tmp_path_factory):
     return make_store(tmp_path_factory.mktemp("store") / "people.zarr", 18)
 
 
-def trainer(store, tmp_path, **knobs):
-    run = Run(store, store, tmp_path, Recipe(**(TINY | knobs)), distil=True, device=torch.device("cpu"), threads=1)
+def trainer(store, tmp_path, **settings):
+    run = Run(store, store, tmp_path, Recipe(**(TINY | settings)), distil=True, device=torch.device("cpu"), threads=1)
     return Trainer(run)
 
 
@@ -33,7 +33,7 @@ def losses(made, steps=5):
     seen = []
     for epoch in range(2):
         for batch in made.loader.epoch(epoch):
-            seen.append(made._train_step(batch))
+            seen.append(made.train_step(batch))
             made.progress.step += 1
             if len(seen) == steps:
                 return seen
@@ -61,7 +61,7 @@ def in_float64(made):
 
 
 @pytest.mark.parametrize(
-    ("name", "knobs"),
+    ("name", "settings"),
     [
         ("distil", BARE),
         ("both", BARE | {"gt_weight": 0.5, "temperature": 2.0, "sigma": 1.5}),
@@ -69,9 +69,9 @@ def in_float64(made):
         ("normed", {"learning_rate": 2e-4}),
     ],
 )
-def test_five_seeded_steps_are_what_they_were(store, tmp_path, name, knobs):
+def test_five_seeded_steps_are_what_they_were(store, tmp_path, name, settings):
     """A refactor keeps these numbers. A change of recipe, order, augmentation, loss or student does not."""
-    found = [line["loss"] for line in losses(in_float64(trainer(store, tmp_path, **knobs)))]
+    found = [line["loss"] for line in losses(in_float64(trainer(store, tmp_path, **settings)))]
     assert found == pytest.approx(FROZEN[name], rel=1e-5)
 
 
@@ -84,10 +84,12 @@ def test_two_runs_are_bitwise_equal(store, tmp_path):
 
 def test_accumulated_parts_make_the_step_of_the_whole_batch(store, tmp_path):
     """Without batch norm, to rounding; as joints weigh by confidence, a mean of the parts' means would be wrong."""
-    knobs = {"head": "interp", "backbone_norm": "none", "gt_weight": 0.5}
-    whole, parts = trainer(store, tmp_path, **knobs), trainer(store, tmp_path, accumulate=4, **knobs)
+    settings = {"head": "interp", "backbone_norm": "none", "gt_weight": 0.5}
+    whole, parts = trainer(store, tmp_path, **settings), trainer(store, tmp_path, accumulate=4, **settings)
     batch = next(whole.loader.epoch(0))
-    assert parts.state.stepper.gradients(batch, 0) == pytest.approx(whole.state.stepper.gradients(batch, 0), rel=1e-5)
+    assert parts.state.stepper.compute_gradients(batch, 0) == pytest.approx(
+        whole.state.stepper.compute_gradients(batch, 0), rel=1e-5
+    )
     for one, other in zip(whole.state.model.parameters(), parts.state.model.parameters(), strict=True):
         distance = torch.linalg.vector_norm(one.grad - other.grad)
         assert distance <= 1e-4 * torch.linalg.vector_norm(one.grad) + 1e-7
@@ -102,7 +104,7 @@ def test_the_average_follows_the_weights_and_is_what_is_evaluated(store, tmp_pat
     made = trainer(store, tmp_path, ema=0.5)
     expected = None
     for done, batch in enumerate(made.loader.epoch(0)):
-        made._train_step(batch)
+        made.train_step(batch)
         now = {name: value.clone() for name, value in made.state.model.state_dict().items()}
         decay = min(0.5, (1 + done) / (10 + done))
         expected = (
@@ -117,8 +119,8 @@ def test_the_average_follows_the_weights_and_is_what_is_evaluated(store, tmp_pat
     assert student.keys() == expected.keys()
     for name in student:
         torch.testing.assert_close(student[name], expected[name], rtol=1e-4, atol=1e-6)
-    made.state.save()
-    loaded, folded = load_checkpoint(made.state.last).model.state_dict(), fold_norms(student)
+    made.folder.save_last()
+    loaded, folded = load_checkpoint(made.folder.last).model.state_dict(), fold_norms(student)
     assert loaded.keys() == folded.keys()
     assert all(torch.equal(loaded[name], folded[name]) for name in loaded)
 
@@ -137,19 +139,19 @@ def test_a_student_that_draws_random_numbers_is_resumed_exactly(store, tmp_path)
     half = with_dropout()
     batches = list(half.loader.epoch(0))
     for step in range(2):
-        half._train_step(batches[step])
+        half.train_step(batches[step])
         half.progress.step += 1
     torch.rand(7)  # whatever else draws from torch's generator
     resumed.state.stepper.load(copy.deepcopy(half.state.stepper.state()))
     resumed.progress.step = 2
-    assert resumed._train_step(batches[2]) == whole_losses[2]
+    assert resumed.train_step(batches[2]) == whole_losses[2]
 
 
 def test_where_nothing_can_be_compiled_the_run_says_so_and_goes_on(store, tmp_path, monkeypatch, capsys):
     made = trainer(store, tmp_path)
     monkeypatch.setattr("train.run.resume.compiler_problem", lambda _: "no compiler in sight")
-    assert not resume._can_compile(made.state)
-    assert "torch.compile does not work here (no compiler in sight): going on without" in capsys.readouterr().err
+    assert not resume.can_compile(made.state)
+    assert "torch.compile does not work here (no compiler in sight): continuing without" in capsys.readouterr().err
 
 
 def test_shards_are_visited_a_window_at_a_time_and_every_row_once():

@@ -16,7 +16,7 @@ from train.__main__ import main
 from train.evaluate import cached_teacher, measure
 from train.recipe import Recipe
 from train.run.loop import Trainer
-from train.run.progress import Pace
+from train.run.reporting import Durations
 from train.run.settings import Run
 from train.run.step import Stepper
 
@@ -70,18 +70,18 @@ def test_a_run_leaves_its_configuration_history_metrics_and_students(stores, tmp
 
 
 def test_the_time_left_is_that_of_the_steps_and_of_the_ends_of_epochs():
-    pace = Pace()
-    assert pace.left(30, 3) is None
-    pace.add_steps(4, 8.0)  # of 10: the run was resumed
-    pace.add_end(5.0)
-    pace.add_steps(10, 34.0)
-    pace.add_end(7.0)
-    assert pace.left(30, 3) == pytest.approx(30 * 3.0 + 3 * 6.0)
-    assert pace.left(0, 0) is None
+    durations = Durations()
+    assert durations.remaining(30, 3) is None
+    durations.add_steps(4, 8.0)  # of 10: the run was resumed
+    durations.add_end(5.0)
+    durations.add_steps(10, 34.0)
+    durations.add_end(7.0)
+    assert durations.remaining(30, 3) == pytest.approx(30 * 3.0 + 3 * 6.0)
+    assert durations.remaining(0, 0) is None
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "settings",
     [
         {},
         {"loss": "mse"},
@@ -91,12 +91,12 @@ def test_the_time_left_is_that_of_the_steps_and_of_the_ends_of_epochs():
         {"stride": 2, "head": "pyramid"},
     ],
 )
-def test_steps_on_one_batch_learn_it(stores, tmp_path, knobs):
-    recipe = Recipe(input_size="64x48", pretrained="none", batch_size=8, epochs=100, precision="fp32", **knobs)
+def test_steps_on_one_batch_learn_it(stores, tmp_path, settings):
+    recipe = Recipe(input_size="64x48", pretrained="none", batch_size=8, epochs=100, precision="fp32", **settings)
     train, val = cache.open_store(stores / "train.zarr"), cache.open_store(stores / "val.h5")
     trainer = Trainer(Run(train, val, tmp_path, recipe, distil=True, device=torch.device("cpu"), threads=1))
     batch = next(trainer.loader.epoch(0))
-    losses = [trainer._train_step(batch)["loss"] for _ in range(60)]
+    losses = [trainer.train_step(batch)["loss"] for _ in range(60)]
     assert min(losses[-5:]) < 0.9 * losses[0]
 
 
@@ -128,7 +128,7 @@ def test_overwriting_waits_until_nothing_can_be_refused(stores, tmp_path, capsys
     wrong[wrong.index("--pretrained") + 1] = str(tmp_path / "no.pth")
     assert main(wrong) == 1
     assert main(command(stores, tmp_path / "run", "distill", "--overwrite", "--kd-weight", "0")) == 1
-    assert "nothing teaches the student" in capsys.readouterr().err
+    assert "there is nothing to learn from" in capsys.readouterr().err
     assert (tmp_path / "run/best.pt").read_bytes() == before
     assert main(command(stores, tmp_path / "run", "baseline", "--epochs", "1", "--overwrite", "--seed", "1")) == 0
     assert (tmp_path / "run/best.pt").read_bytes() != before
@@ -137,7 +137,7 @@ def test_overwriting_waits_until_nothing_can_be_refused(stores, tmp_path, capsys
 def test_a_loss_that_is_not_finite_stops_before_the_optimiser_and_names_the_instances(
     stores, tmp_path, monkeypatch, capsys
 ):
-    original, seen = Trainer._train_step, {}
+    original, seen = Trainer.train_step, {}
 
     def poison(self, batch):
         if self.progress.step == 2:
@@ -146,7 +146,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimiser_and_names_the_inst
             batch["keypoints"][:] = float("nan")
         return original(self, batch)
 
-    monkeypatch.setattr(Trainer, "_train_step", poison)
+    monkeypatch.setattr(Trainer, "train_step", poison)
     assert main(command(stores, tmp_path / "run", "distill", "--gt-weight", "1")) == 1
     error = capsys.readouterr().err
     assert "the loss is nan at step 3" in error
@@ -158,7 +158,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimiser_and_names_the_inst
 def test_a_gradient_that_is_not_finite_stops_before_the_optimiser_where_the_loss_is(
     stores, tmp_path, monkeypatch, capsys, clip
 ):
-    gradients = Stepper.gradients
+    gradients = Stepper.compute_gradients
 
     def poison(self, batch, step):
         losses = gradients(self, batch, step)
@@ -166,19 +166,19 @@ def test_a_gradient_that_is_not_finite_stops_before_the_optimiser_where_the_loss
             next(self.model.parameters()).grad[0, 0, 0, 0] = float("nan")
         return losses
 
-    monkeypatch.setattr(Stepper, "gradients", poison)
+    monkeypatch.setattr(Stepper, "compute_gradients", poison)
     assert main(command(stores, tmp_path / "run", "distill", "--clip", clip, "--checkpoint-every", "1")) == 1
-    assert "the gradient's norm is nan at step 6, before the optimiser took it in" in capsys.readouterr().err
+    assert "the gradient's norm is nan at step 6, before the optimiser used it" in capsys.readouterr().err
     assert all(v.isfinite().all() for v in read(tmp_path / "run/last.pt")["model"].values())
     monkeypatch.undo()
     assert main(command(stores, tmp_path / "run", "distill", "--clip", clip, "--resume")) == 0
 
 
 def test_a_line_about_a_large_batch_names_its_first_instances(stores, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("train.run.loop.NAMED", 3)
+    monkeypatch.setattr("train.run.loop.SHOWN_IDS", 3)
     monkeypatch.setattr(Stepper, "clip", lambda self: float("inf"))
     assert main(command(stores, tmp_path / "run")) == 1
-    assert re.search(r"annotation ids are 10\d\d, 10\d\d, 10\d\d and 1 more: look", capsys.readouterr().err)
+    assert re.search(r"ids of the batch are 10\d\d, 10\d\d, 10\d\d and 1 more: look", capsys.readouterr().err)
 
 
 def test_the_trainer_needs_nothing_but_the_store(stores, tmp_path):
@@ -215,7 +215,7 @@ def test_refusals_are_one_line_and_lose_nothing(stores, tmp_path, capsys):
     assert not (tmp_path / "a").exists()
     assert "no device" in refused(command(stores, tmp_path / "a", "distill", "--device", "cuda:7"))
     assert "nowhere.zarr" in refused(["evaluate", "--store", "nowhere.zarr", "--teacher"])
-    assert f"--out {tmp_path} is a folder; name a file" in refused(
+    assert f"--out {tmp_path} is a folder; give the name of a file" in refused(
         ["evaluate", "--store", str(stores / "val.h5"), "--teacher", "--out", str(tmp_path)]
     )
     assert "no student at" in refused(["evaluate", "--store", str(stores / "val.h5"), "--student", "no.pt"])

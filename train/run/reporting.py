@@ -1,0 +1,103 @@
+"""Reports of a run while it trains: one line per epoch on stderr, and TensorBoard's events. Only rank 0 reports."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from kdcli.progress import say
+from kdcli.words import duration
+from kdlib.students.loading import TorchStudent
+from train.run.state import State
+from train.show.tensorboard import Board, Pictures
+
+
+@dataclasses.dataclass
+class Durations:
+    """Times of steps and of the ends of epochs (evaluation, pictures, checkpoints), to predict the remaining time."""
+
+    steps: int = 0
+    seconds_of_steps: float = 0.0
+    ends: int = 0
+    seconds_of_ends: float = 0.0
+
+    def add_steps(self, count: int, seconds: float) -> None:
+        """Add the steps of an epoch, or those that a resumed run still had to do."""
+        self.steps += count
+        self.seconds_of_steps += seconds
+
+    def add_end(self, seconds: float) -> None:
+        """Add the end of an epoch."""
+        self.ends += 1
+        self.seconds_of_ends += seconds
+
+    def remaining(self, steps: int, ends: int) -> float | None:
+        """Predict the seconds of that many steps and ends; None without steps, or before both were measured."""
+        if not (steps and self.steps and self.ends):
+            return None
+        return steps * self.seconds_of_steps / self.steps + ends * self.seconds_of_ends / self.ends
+
+
+class Reporter:
+    """Reports one run, from where it starts or resumes.
+
+    Args:
+        state: The parts of the run, its progress restored.
+    """
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self._board = Board(state.run.out if state.ranks.first else None, state.progress.step)
+        self._pictures: Pictures | None = None
+        self._durations = Durations()
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Close TensorBoard's file at the end of the block."""
+        with contextlib.closing(self._board):
+            yield
+
+    def report_step(self, losses: dict[str, float]) -> None:
+        """Add the losses of a step to TensorBoard."""
+        self._board.add("train", losses, self.state.progress.step)
+
+    def add_steps(self, count: int, seconds: float) -> None:
+        """Note the time that the steps of an epoch took."""
+        self._durations.add_steps(count, seconds)
+
+    def report_evaluation(self, student: TorchStudent, metrics: dict[str, Any]) -> None:
+        """Add metrics and pictures of a few persons of the validation store to TensorBoard."""
+        run, step = self.state.run, self.state.progress.step
+        self._board.add("val", {name: metrics[name] or 0.0 for name in ("ap", "pck@0.05")}, step)
+        if self._pictures is None:
+            self._pictures = Pictures(run.val_store, run.input_size, run.val_images, stride=run.recipe.stride)
+        self._board.show("val/people", self._pictures.draw(student), step)
+
+    def flush(self) -> None:
+        """Write TensorBoard's events to disk."""
+        self._board.flush()
+
+    def report_epoch(self, line: dict[str, Any], seconds: float) -> None:
+        """Print the line of an epoch.
+
+        Args:
+            line: The epoch's line of the history.
+            seconds: Time that the end of the epoch took.
+        """
+        progress = self.state.progress
+        self._durations.add_end(seconds)
+        say(self._epoch_line(line) + self._time_left())
+        for reason in list(progress.bad_records.values())[:1]:
+            say(f"bad records so far, each replaced by another: {len(progress.bad_records)}, e.g. {reason}")
+
+    def _epoch_line(self, line: dict[str, Any]) -> str:
+        ap = float("nan") if line["ap"] is None else line["ap"]
+        return (
+            f"{self.state.run.name} epoch {line['epoch']}/{self.state.run.recipe.epochs}: loss {line['loss']:.3f}, "
+            f"AP {ap:.1f}, PCK@0.05 {line['pck@0.05']:.1f}, {line['instances_per_second']:.0f} instances/s"
+        )
+
+    def _time_left(self) -> str:
+        epochs = self.state.run.recipe.epochs - self.state.progress.epoch
+        seconds = self._durations.remaining(self.state.steps - self.state.progress.step, epochs)
+        return "" if seconds is None else f", {duration(seconds)} to go"
