@@ -1,1 +1,1 @@
-"""Looking at a run: pictures, TensorBoard, FiftyOne, the report."""
+"""Ways to look at a run: the report, TensorBoard, FiftyOne, and drawings of skeletons and heatmaps."""

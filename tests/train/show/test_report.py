@@ -16,7 +16,7 @@ from tests.support.stores.people import HEATMAP_SIZE, INPUT_SIZE, make_store
 from train.__main__ import main
 from train.errors import TrainError
 from train.evaluate import cached_teacher, measure
-from train.show.drawing import SIDES, heat_png, limb_side
+from train.show.drawing import SIDES, limb_side
 from train.show.report.charts import Line, Style, line_chart, nice_ticks, spread
 from train.show.report.comparison import _ends, checks, intervals, pairs
 from train.show.report.confidence import calibration_error, ranking_quality, reliability
@@ -36,6 +36,7 @@ from train.show.report.markup import (
     signed,
     size,
 )
+from train.show.report.overlays import heat_png
 from train.show.report.page import headline, write_report
 from train.show.report.people import SHOWN, WORST, cards
 
@@ -406,12 +407,12 @@ def test_a_run_without_history_and_metrics_is_shown_for_what_it_is(store, folder
 
 
 def test_what_is_no_run_is_refused_in_one_line(store, folder, tmp_path, capsys):
-    with pytest.raises(TrainError, match=r"is no run folder: it has no config.json"):
+    with pytest.raises(TrainError, match=r"is not a run folder: it has no config.json"):
         write_report(store, [tmp_path], tmp_path / "page.html")
     arguments = ["--store", str(folder / "val.h5"), "--runs", str(folder / "baseline"), "--out", str(tmp_path)]
     assert main(["report", *arguments]) == 1
     error = capsys.readouterr().err
-    assert error == f"error: --out {tmp_path} is a folder; name a file, e.g. {tmp_path}/report.html\n"
+    assert error == f"error: --out {tmp_path} is a folder; give the name of a file, e.g. {tmp_path}/report.html\n"
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
     assert main(["report", *arguments[:-1], str(tmp_path / "file/page.html")]) == 1

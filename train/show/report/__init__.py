@@ -1,7 +1,6 @@
-"""One HTML file that shows a teacher and its students side by side, and why their numbers may be believed.
+"""The report: one HTML file that compares a teacher and its students, and shows why its numbers can be trusted.
 
     python -m train report --store val.zarr --runs runs/baseline runs/distilled --out report.html
 
-Everything on the page is measured while it is written: students from their best checkpoints, the teacher from the
-store.
+All numbers are measured while the page is written: students from their best checkpoints, the teacher from the store.
 """

@@ -1,72 +1,29 @@
-"""Charts as plain SVG: lines with labels at their ends, and a dot plot. Each mark says its value on hover."""
+"""Charts as plain SVG: lines with labels at their ends, and dot plots. Hovering over a mark shows its value."""
 
 import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from train.show.report.markup import Markup, compact, element, fixed, has_value, join
 
-LABEL_GAP = 14.0
+LABEL_GAP: Final = 14.0
+"""Smallest distance of two labels at the ends of lines, in SVG units."""
+LONGEST_LABEL: Final = 20
+"""Characters of a label; longer ones are cut."""
+DOT_STEP: Final = 4.5
+"""Largest vertical distance of two dots in a row, in SVG units."""
+TICKS: Final = 5
+"""Approximate number of ticks of an axis."""
 
 
-LONGEST_LABEL = 20
-
-
-DOT_STEP = 4.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One series."""
-
-    label: str
-    series: str
-    """CSS class that gives it its colour."""
-    points: list[tuple[float, float]]
-    """(x, y); points without a value interrupt the line."""
-    dashed: bool = False
-    marks: list[tuple[float, float, str]] = dataclasses.field(default_factory=list)
-    """(x, y, text) of numbered points on the line."""
-    texts: Sequence[str] = ()
-    """What each point says on hover; its x and y where not given."""
-    dots: bool = True
-    """Are its points shown, where the chart shows any?"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Style:
-    """How a line chart looks apart from its lines."""
-
-    title: str
-    x_label: str
-    y_zero: bool = True
-    """Does the vertical axis start at zero?"""
-    dots: bool = True
-    digits: int = 1
-    width: float = 350.0
-    height: float = 235.0
-    x_ticks: Sequence[float] = ()
-    y_ticks: Sequence[float] = ()
-    """Ticks of an axis, the first and the last its ends; chosen to enclose the lines where not given."""
-
-
-def line_chart(style: Style, lines: Sequence[Line]) -> Markup:
-    """A figure with its title; says so where there is nothing to show."""
-    lines = [line for line in lines if any(has_value(y) for _, y in line.points)]
-    if not lines:
-        return _figure(style.title, element("p", "No epochs were recorded.", class_="nothing"))
-    axes = _axes(style, lines)
-    drawn = [axes.draw(style.x_label)]
-    drawn += [_line(axes, line, style) for line in lines]
-    drawn += [element("g", *(_mark(axes, *mark) for mark in line.marks), class_=line.series) for line in lines]
-    drawn += [_end_labels(axes, lines)]
-    return _figure(style.title, _svg(axes.width, axes.height, style.title, drawn))
+# --- axes -------------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """A plot's area in SVG units and the values at its edges."""
+    """The area of a plot in SVG units, and the ticks of its axes."""
 
     x_ticks: list[float]
     y_ticks: list[float]
@@ -78,17 +35,17 @@ class Axes:
     bottom: float = 40.0
 
     def x(self, value: float) -> float:
-        """Where a value lies from left to right."""
+        """Horizontal position of a value, in SVG units."""
         share = (value - self.x_ticks[0]) / (self.x_ticks[-1] - self.x_ticks[0])
         return self.left + share * (self.width - self.left - self.right)
 
     def y(self, value: float) -> float:
-        """Where a value lies from top to bottom."""
+        """Vertical position of a value, in SVG units."""
         share = (value - self.y_ticks[0]) / (self.y_ticks[-1] - self.y_ticks[0])
         return self.height - self.bottom - share * (self.height - self.top - self.bottom)
 
     def draw(self, x_label: str) -> Markup:
-        """Grid lines, tick labels and the name of the horizontal axis."""
+        """Draw grid lines, tick labels and the name of the horizontal axis."""
         start, end, foot = self.left, self.width - self.right, self.height - self.bottom
         rows = [
             element("line", x1=start, x2=end, y1=self.y(tick), y2=self.y(tick), class_="grid")
@@ -102,6 +59,89 @@ class Axes:
         return join([*rows, *columns, name])
 
 
+def nice_ticks(low: float, high: float, count: int = TICKS) -> list[float]:
+    """Choose about ``count`` round values that enclose a range; steps are 1, 2 or 5 times a power of ten."""
+    if not high > low:
+        low, high = low - 0.5, low + 0.5
+    rough = (high - low) / count
+    magnitude = 10 ** math.floor(math.log10(rough))
+    step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+def tick_texts(ticks: list[float]) -> list[str]:
+    """Format ticks with the same number of digits after the decimal point, as many as the finest tick needs."""
+    digits = max(len(f"{tick:g}".partition(".")[2]) for tick in ticks)
+    return [f"{tick:.{digits}f}" for tick in ticks]
+
+
+def spread(positions: list[float], gap: float, low: float, high: float) -> list[float]:
+    """Move positions apart to at least ``gap`` within [low, high], keeping their order and changing them little."""
+    order = sorted(range(len(positions)), key=positions.__getitem__)
+    placed = [max(position, low) for position in positions]
+    for above, below in itertools.pairwise(order):
+        placed[below] = max(placed[below], placed[above] + gap)
+    limit = high
+    for i in reversed(order):
+        placed[i] = min(placed[i], limit)
+        limit = placed[i] - gap
+    return placed
+
+
+# --- line charts ------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line of a line chart."""
+
+    label: str
+    series: str
+    """CSS class that sets the colour."""
+    points: list[tuple[float, float]]
+    """(x, y); a point without a value interrupts the line."""
+    dashed: bool = False
+    marks: list[tuple[float, float, str]] = dataclasses.field(default_factory=list)
+    """(x, y, text) of numbered circles on the line."""
+    texts: Sequence[str] = ()
+    """Text of each point on hover; x and y if empty."""
+    dots: bool = True
+    """Whether this line shows its points, in a chart that shows points."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """Title, axes and size of a line chart."""
+
+    title: str
+    x_label: str
+    y_zero: bool = True
+    """Whether the vertical axis starts at zero."""
+    dots: bool = True
+    """Whether the lines show their points."""
+    digits: int = 1
+    """Digits after the decimal point in texts on hover."""
+    width: float = 350.0
+    height: float = 235.0
+    x_ticks: Sequence[float] = ()
+    y_ticks: Sequence[float] = ()
+    """Ticks of an axis, whose ends are the first and the last; if empty, chosen to enclose the lines."""
+
+
+def line_chart(style: Style, lines: Sequence[Line]) -> Markup:
+    """Draw lines as a figure with a title, or a note if no line has a value."""
+    lines = [line for line in lines if any(has_value(y) for _, y in line.points)]
+    if not lines:
+        return _figure(style.title, element("p", "No epochs were recorded.", class_="nothing"))
+    axes = _axes(style, lines)
+    drawn = [axes.draw(style.x_label)]
+    drawn += [_line(axes, line, style) for line in lines]
+    drawn += [element("g", *(_mark(axes, *mark) for mark in line.marks), class_=line.series) for line in lines]
+    drawn += [_end_labels(axes, lines)]
+    return _figure(style.title, _svg(axes.width, axes.height, style.title, drawn))
+
+
 def _axes(style: Style, lines: Sequence[Line]) -> Axes:
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points if has_value(y)]
@@ -112,7 +152,7 @@ def _axes(style: Style, lines: Sequence[Line]) -> Axes:
 
 
 def _whole_ticks(low: float, high: float) -> list[float]:
-    """Round whole numbers from the first to the last, both of them included."""
+    """Round whole numbers between two values, which are included."""
     if high <= low:
         return [low - 1, low, low + 1]
     inner = [tick for tick in nice_ticks(low, high) if tick == round(tick)]
@@ -164,6 +204,9 @@ def _short(label: str) -> str:
     return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
 
 
+# --- dot plots --------------------------------------------------------------------------------------------------------
+
+
 @dataclasses.dataclass(frozen=True)
 class Dot:
     """One value in a row of a dot plot."""
@@ -171,11 +214,17 @@ class Dot:
     series: str
     value: float
     text: str
-    """Shown on hover."""
+    """Text on hover."""
 
 
 def dot_plot(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], row_height: float = 27.0) -> Markup:
-    """Rows of dots on a scale from 0 to 100, each row joined by a thin line."""
+    """Draw rows of dots on a scale from 0 to 100; a thin line connects the dots of a row.
+
+    Args:
+        title: Title of the figure.
+        rows: Name and dots of each row.
+        row_height: In SVG units.
+    """
     left = 14 + 7.2 * max(len(label) for label, _ in rows)
     axes = Axes([0, 20, 40, 60, 80, 100], [0, 1], 440.0, row_height * len(rows) + 34, left=left, right=14, bottom=30)
     foot = axes.height - axes.bottom
@@ -203,9 +252,12 @@ def _dot_row(axes: Axes, label: str, dots: Sequence[Dot], y: float) -> Markup:
 
 
 def _offsets(count: int) -> list[float]:
-    """Small steps down, so that equal values do not hide each other."""
+    """Vertical offsets of the dots in a row, so that equal values do not hide each other."""
     step = min(DOT_STEP, 3 * DOT_STEP / count)
     return [step * (i - (count - 1) / 2) for i in range(count)]
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
 
 
 def _svg(width: float, height: float, title: str, content: Sequence[Markup]) -> Markup:
@@ -215,36 +267,3 @@ def _svg(width: float, height: float, title: str, content: Sequence[Markup]) -> 
 
 def _figure(title: str, content: Markup) -> Markup:
     return element("figure", element("figcaption", title), content)
-
-
-TICKS = 5
-
-
-def nice_ticks(low: float, high: float, count: int = TICKS) -> list[float]:
-    """About that many round values (steps of 1, 2 or 5 times a power of ten) that enclose the range."""
-    if not high > low:
-        low, high = low - 0.5, low + 0.5
-    rough = (high - low) / count
-    magnitude = 10 ** math.floor(math.log10(rough))
-    step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 10) for i in range(first, last + 1)]
-
-
-def tick_texts(ticks: list[float]) -> list[str]:
-    """Ticks with the same number of digits behind the point, as many as the finest needs."""
-    digits = max(len(f"{tick:g}".partition(".")[2]) for tick in ticks)
-    return [f"{tick:.{digits}f}" for tick in ticks]
-
-
-def spread(positions: list[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions moved apart to at least that gap, in the same order, as near as they can to where they were."""
-    order = sorted(range(len(positions)), key=positions.__getitem__)
-    placed = [max(position, low) for position in positions]
-    for above, below in itertools.pairwise(order):
-        placed[below] = max(placed[below], placed[above] + gap)
-    limit = high
-    for i in reversed(order):
-        placed[i] = min(placed[i], limit)
-        limit = placed[i] - gap
-    return placed

@@ -1,20 +1,28 @@
-"""Distilled against baseline: which is compared with which, and by how much."""
+"""Compares students: pairs of distilled and baseline, intervals of their differences, and checks of the numbers."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cache import Store
 from kdlib.metrics.keypoints import PCK_THRESHOLDS, normalised_distances
 from kdlib.readout import DECODER
 from train.evaluate import match
 from train.show.report.evidence import Evidence, Subject, Trained
 from train.show.report.markup import fixed, has_value
 
-TEACHER_KNOBS = {"gt_weight", "kd_weight", "kd_schedule", "temperature", "logits", "joints", "views"}
-"""Recipe entries that only mean something, or may differ fairly, when there is a teacher."""
+TEACHER_SETTINGS: Final = {"gt_weight", "kd_weight", "kd_schedule", "temperature", "logits", "joints", "views"}
+"""Settings that have an effect, or may differ in a fair comparison, only with a teacher."""
+DRAWS: Final = 1000
+"""Bootstrap samples."""
+TOLERANCE: Final = 0.05
+"""Points by which two measurements of the same value may differ: half of the last digit on the page."""
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,18 +34,18 @@ class Pair:
 
     @property
     def unequal(self) -> list[str]:
-        """Recipe entries in which they differ, the teacher's own apart."""
+        """Settings in which the two differ, apart from the teacher's."""
         ours, theirs = self.distilled.config["recipe"], self.baseline.config["recipe"]
         names = [*ours, *(name for name in theirs if name not in ours)]
-        return [name for name in names if name not in TEACHER_KNOBS and ours.get(name) != theirs.get(name)]
+        return [name for name in names if name not in TEACHER_SETTINGS and ours.get(name) != theirs.get(name)]
 
     def difference(self, metric: str) -> float:
-        """Distilled minus baseline, in points."""
+        """Distilled minus baseline, in percentage points."""
         return float(self.distilled.metrics[metric] - self.baseline.metrics[metric])
 
 
 def pairs(students: list[Trained]) -> list[Pair]:
-    """Each distilled student with the baseline whose recipe is most like its own."""
+    """Pair each distilled student with the baseline whose recipe is most similar."""
     baselines = [student for student in students if not student.distilled]
     distilled = [student for student in students if student.distilled]
     return [Pair(d, max(baselines, key=lambda b: _equal_entries(d, b))) for d in distilled if baselines]
@@ -48,29 +56,29 @@ def _equal_entries(one: Trained, other: Trained) -> int:
     return sum(recipe.get(name) == value for name, value in one.config["recipe"].items())
 
 
-def joint_hits(store: Any, subject: Subject, threshold: float = 0.05) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which joints were predicted within the PCK threshold, and which are labelled; both (N, K)."""
+def joint_hits(store: Store, subject: Subject, threshold: float = 0.05) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Find the joints that were predicted within the PCK threshold, and those that are labelled; both (N, K)."""
     columns, rows = store.instances, subject.predictions.rows
     distances = normalised_distances(subject.predictions.points, columns["keypoints"][rows], columns["bbox"][rows])
     labelled = ~np.isnan(distances)
     return np.where(labelled, distances, np.inf) <= threshold, labelled
 
 
-DRAWS = 1000
+# --- confidence intervals ---------------------------------------------------------------------------------------------
 
 
-def intervals(store: Any, pairs: Sequence[Pair]) -> list[dict[str, tuple[float, float]]]:
-    """For each pair, 95 % intervals of the differences in AP, AP50, AP75 and PCK, by a paired bootstrap over pictures.
+def intervals(store: Store, pairs: Sequence[Pair]) -> list[dict[str, tuple[float, float]]]:
+    """Compute 95 % intervals of each pair's differences in AP, AP50, AP75 and PCK, by a paired bootstrap over images.
 
-    Pictures are drawn, not persons or joints: what is in one picture succeeds and fails together (Efron & Tibshirani
-    1993, ch. 13).
+    Images are drawn, not persons or joints, because errors within one image are correlated (Efron & Tibshirani 1993,
+    ch. 13).
 
     Returns:
-        The lowest and the highest difference by metric, distilled minus baseline in points; NaN without labels.
-        Draws without a label say nothing and are left out.
+        For each pair, the ends of the interval by metric: distilled minus baseline, in percentage points. Draws without
+        any label are left out; NaN if no draw has labels.
     """
     subjects = {id(subject): subject for pair in pairs for subject in (pair.distilled, pair.baseline)}
-    drawn = {key: _drawn(store, subject) for key, subject in subjects.items()}
+    drawn = {key: _bootstrap(store, subject) for key, subject in subjects.items()}
     return [_ends(drawn[id(pair.distilled)], drawn[id(pair.baseline)]) for pair in pairs]
 
 
@@ -85,69 +93,74 @@ def _ends(
     return ends
 
 
-def _drawn(store: Any, subject: Subject) -> dict[str, NDArray[np.float64]]:
-    """Metrics of a network on `DRAWS` draws of the pictures, (DRAWS,) each; the draws are everybody's."""
+def _bootstrap(store: Store, subject: Subject) -> dict[str, NDArray[np.float64]]:
+    """Metrics of a network on `DRAWS` samples of the images, (DRAWS,) each; all networks get the same samples."""
     matches = match(store, subject.predictions)
-    pictures = len(matches.image_ids)
+    images = len(matches.image_ids)
     rng = np.random.default_rng(0)
-    draws = np.stack([np.bincount(rng.integers(pictures, size=pictures), minlength=pictures) for _ in range(DRAWS)])
+    draws = np.stack([np.bincount(rng.integers(images, size=images), minlength=images) for _ in range(DRAWS)])
     precisions = np.stack([matches.average_precision(counts) for counts in draws])
     values = {"ap": precisions.mean(axis=1), "ap50": precisions[:, 0], "ap75": precisions[:, 5]}
-    picture = np.searchsorted(matches.image_ids, store.instances["image_id"][subject.predictions.rows])
+    image = np.searchsorted(matches.image_ids, store.instances["image_id"][subject.predictions.rows])
     for threshold in PCK_THRESHOLDS:
         hits, labelled = joint_hits(store, subject, threshold)
-        right, of = (np.bincount(picture, joints.sum(axis=1), pictures) for joints in (hits, labelled))
+        right, of = (np.bincount(image, joints.sum(axis=1), images) for joints in (hits, labelled))
         with np.errstate(invalid="ignore"):
             values[f"pck@{threshold}"] = 100 * (draws @ right) / (draws @ of)
     return values
 
 
-TOLERANCE = 0.05
-"""Points by which two measurements of the same thing may differ: half a digit of what the page shows."""
+# --- checks -----------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Something that was tried while the page was written."""
+    """A check made while the page is written."""
 
     passed: bool
     text: str
 
 
 def checks(evidence: Evidence) -> list[Check]:
-    """Everything that can be verified from the store and the runs alone."""
+    """Check everything that the store and the runs allow to check."""
     found = [_check_complete(evidence.store), _check_teacher(evidence)]
     found += [_check_reported(evidence.store, student) for student in evidence.students]
     return found + [_check_fair(pair) for pair in pairs(evidence.students)]
 
 
-def _check_complete(store: Any) -> Check:
+def _check_complete(store: Store) -> Check:
     written = int(np.count_nonzero(store.written))
     state = "complete" if store.complete else "not complete"
-    text = f"The store is {state}: {written:,} of {len(store):,} instances, every record read against its checksum."
+    counts = f"{written:,} of {len(store):,} instances"
+    text = f"The store is {state}: {counts}; all records that were read match their checksums."
     return Check(store.complete, text)
 
 
 def _check_teacher(evidence: Evidence) -> Check:
     stored, now = (evidence.store.manifest["teacher_metrics"] or {}).get("ap"), evidence.teacher.metrics["ap"]
     if not has_value(stored):
-        return Check(not has_value(now), "The manifest gives no AP of the teacher to compare with.")
+        return Check(not has_value(now), "The manifest holds no AP of the teacher to compare with.")
     agree = has_value(now) and abs(stored - now) < TOLERANCE
     verdict = "they agree" if agree else "they do not agree"
     return Check(
         agree,
-        f"Teacher's AP: {fixed(stored, 2)} in the manifest, {fixed(now, 2)} decoded from the maps now; {verdict}.",
+        f"Teacher's AP: {fixed(stored, 2)} in the manifest, {fixed(now, 2)} decoded from the heatmaps now; {verdict}.",
     )
 
 
-def _check_reported(store: Any, student: Trained) -> Check:
+def _check_reported(store: Store, student: Trained) -> Check:
     if not student.reported:
-        return Check(False, f"{student.name}: the run is not finished (no metrics.json); this is its best so far.")
+        return Check(
+            False, f"{student.name}: the run is not finished (no metrics.json); this is its best student so far."
+        )
     if student.config["val_store"]["content_sha256"] != store.manifest["content_sha256"]:
         other = student.config["val_store"]["name"]
-        return Check(False, f"{student.name}: the run was validated on another store, {other}; measured here anew.")
+        return Check(
+            False,
+            f"{student.name}: the run was validated on another store, {other}; measured on this store here.",
+        )
     stored, now = student.reported.get("ap"), student.metrics["ap"]
-    decoder = student.reported.get("decoder", "argmax")  # of runs before 0015
+    decoder = student.reported.get("decoder", "argmax")  # runs older than decision 0015 name no decoder
     if decoder != DECODER:
         text = f"AP {fixed(stored, 2)} in metrics.json was read with {decoder}, {fixed(now, 2)} now with {DECODER}."
         return Check(False, f"{student.name}: {text}")
@@ -165,4 +178,4 @@ def _check_fair(pair: Pair) -> Check:
     unequal = pair.unequal + ([] if same else ["store"])
     if unequal:
         return Check(False, f"{names} differ in more than the teacher: {', '.join(unequal)}.")
-    return Check(True, f"{names}: same store, student, schedule and seed; they differ in the teacher alone.")
+    return Check(True, f"{names}: same store, student, schedule and seed; they differ in the teacher only.")

@@ -1,7 +1,8 @@
-"""The chart and the table of how far each network's confidence may be believed."""
+"""The confidence of each network's joints: a chart of its reliability, and a table of its calibration."""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,68 @@ from train.show.report.evidence import Evidence, Subject
 from train.show.report.markup import Markup, element, exact, fixed, whole
 from train.show.report.tables import column_heads, wide
 
-SHARES = (0, 20, 40, 60, 80, 100)
+SHARES: Final = (0, 20, 40, 60, 80, 100)
+"""Ticks of both axes, in percent."""
+BINS: Final = 10
+MIN_JOINTS: Final = 20
+"""A bin with fewer joints is not shown: its share is noise."""
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Bin:
+    """Joints of similar confidence."""
+
+    confidence: float
+    """Mean of its joints, in [0, 1]."""
+    right: float
+    """Share of its joints that are right, in [0, 1]."""
+    count: int
+
+
+def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
+    """Sort joints into bins of equal width over [0, 1]; empty bins are left out.
+
+    Args:
+        confidence: (N,), clipped to [0, 1].
+        right: (N,).
+        bins: Number of bins.
+    """
+    confidence = np.clip(np.asarray(confidence, np.float64), 0, 1)
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    groups = [place == k for k in range(bins)]
+    return [
+        Bin(float(confidence[group].mean()), float(right[group].mean()), int(group.sum()))
+        for group in groups
+        if group.any()
+    ]
+
+
+def calibration_error(found: list[Bin]) -> float:
+    """Compute the mean gap between confidence and share right, weighted by joints (ECE); NaN without joints."""
+    count = sum(b.count for b in found)
+    return sum(b.count * abs(b.confidence - b.right) for b in found) / count if count else float("nan")
+
+
+def ranking_quality(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
+    """Compute the probability that a right joint has more confidence than a wrong one, ties counted half (AUROC).
+
+    NaN if all joints are right, or all are wrong.
+    """
+    wrongs, rights = np.sort(confidence[~right]), confidence[right]
+    if not len(wrongs) or not len(rights):
+        return float("nan")
+    below = np.searchsorted(wrongs, rights, "left") + np.searchsorted(wrongs, rights, "right")
+    return float(below.mean() / 2 / len(wrongs))
+
+
+# --- page -------------------------------------------------------------------------------------------------------------
 
 
 def confidence(evidence: Evidence, series: Sequence[str]) -> Markup:
-    """Reliability of each network's joints, its calibration error, and how well its confidence ranks them."""
+    """Draw the reliability of each network's joints, and tabulate calibration error and ranking."""
     subjects = [evidence.teacher, *evidence.students]
     joints = [_labelled_joints(evidence, subject) for subject in subjects]
     bins = [reliability(*of_subject) for of_subject in joints]
@@ -26,25 +84,14 @@ def confidence(evidence: Evidence, series: Sequence[str]) -> Markup:
 
 
 def _labelled_joints(evidence: Evidence, subject: Subject) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Confidence and rightness of every labelled joint, both (n,)."""
+    """Confidence of every labelled joint, and whether it is right; both (n,)."""
     hits, labelled = joint_hits(evidence.store, subject)
     return subject.predictions.scores[labelled], hits[labelled]
 
 
-@dataclasses.dataclass(frozen=True)
-class Bin:
-    """Joints of about equal confidence."""
-
-    confidence: float
-    """Mean of its joints, in [0, 1]."""
-    right: float
-    """Share of its joints that are right, in [0, 1]."""
-    count: int
-
-
 def _chart(subjects: Sequence[Subject], series: Sequence[str], bins: Sequence[list[Bin]]) -> Markup:
     lines = [_line(s.name, c, found) for s, c, found in zip(subjects, series, bins, strict=True)]
-    lines.append(Line("as it claims", "ideal", [(0.0, 0.0), (100.0, 100.0)], dashed=True, dots=False))
+    lines.append(Line("perfect calibration", "ideal", [(0.0, 0.0), (100.0, 100.0)], dashed=True, dots=False))
     style = Style(
         "Joints within PCK@0.05, %, by confidence",
         "height of the joint's peak, %",
@@ -57,7 +104,7 @@ def _chart(subjects: Sequence[Subject], series: Sequence[str], bins: Sequence[li
 
 
 def _line(name: str, series: str, found: list[Bin]) -> Line:
-    shown = [b for b in found if b.count >= FEWEST]
+    shown = [b for b in found if b.count >= MIN_JOINTS]
     points = [(100 * b.confidence, 100 * b.right) for b in shown]
     texts = [
         f"{name}: {whole(b.count)} joints of confidence {fixed(100 * b.confidence)} %, {fixed(100 * b.right)} % right"
@@ -80,7 +127,7 @@ def _table(
         ),
         (
             "Ranking",
-            "how often a right joint has more confidence than a wrong one (AUROC)",
+            "probability that a right joint has more confidence than a wrong one (AUROC)",
             [100 * ranking_quality(*j) for j in joints],
         ),
         ("Mean confidence", "of the labelled joints", [100 * _mean(c) for c, _ in joints]),
@@ -100,46 +147,3 @@ def _table(
 
 def _mean(values: NDArray[np.generic]) -> float:
     return float(values.mean()) if len(values) else float("nan")
-
-
-BINS = 10
-
-
-FEWEST = 20
-"""A bin with fewer joints is not shown: its share is noise."""
-
-
-def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
-    """Joints in bins of equal width over [0, 1]; empty bins are left out.
-
-    Args:
-        confidence: (N,), cut to [0, 1].
-        right: (N,).
-        bins: How many.
-    """
-    confidence = np.clip(np.asarray(confidence, np.float64), 0, 1)
-    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    groups = [place == k for k in range(bins)]
-    return [
-        Bin(float(confidence[group].mean()), float(right[group].mean()), int(group.sum()))
-        for group in groups
-        if group.any()
-    ]
-
-
-def calibration_error(found: list[Bin]) -> float:
-    """Mean distance between confidence and share of right joints, weighted by joints (ECE); NaN for no joints."""
-    count = sum(b.count for b in found)
-    return sum(b.count * abs(b.confidence - b.right) for b in found) / count if count else float("nan")
-
-
-def ranking_quality(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
-    """Probability that a right joint has the higher confidence than a wrong one, ties counted half (AUROC).
-
-    NaN where all joints are right or all are wrong.
-    """
-    wrongs, rights = np.sort(confidence[~right]), confidence[right]
-    if not len(wrongs) or not len(rights):
-        return float("nan")
-    below = np.searchsorted(wrongs, rights, "left") + np.searchsorted(wrongs, rights, "right")
-    return float(below.mean() / 2 / len(wrongs))

@@ -1,75 +1,81 @@
-"""What a report rests on: the teacher and every student, measured on one store."""
+"""The measurements of a report: the teacher and every student on one store."""
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache import Store
 from kdcli.progress import progress
 from kdlib.metrics.keypoints import oks
 from kdlib.students.cost import complexity
 from kdlib.students.loading import TorchStudent, load_checkpoint
 from train.errors import TrainError
 from train.evaluate import Predictions, cached_teacher, check_joints, measure, predict, student_loader
-from train.recipe import BEFORE
+from train.recipe import LEGACY_DEFAULTS
 from train.supervision import Supervision
 
-TRAINING = ("train_seconds", "train_instances_per_second")
-"""What only the run itself could measure."""
+TRAINING: Final = ("train_seconds", "train_instances_per_second")
+"""Entries of ``metrics.json`` that only the run itself can measure."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A network, as measured now."""
+    """A network and its measurements."""
 
     name: str
     metrics: dict[str, Any]
-    """As `train.evaluate.measure` gives them, in percent."""
+    """In percent, see `train.evaluate.measure`."""
     predictions: Predictions
     oks: NDArray[np.float64]
-    """(N,) a person of ``predictions.rows``; NaN for one without labels."""
+    """(N,) of ``predictions.rows``; NaN for a person without labels."""
     cost: dict[str, Any]
-    """parameters, multiply_adds, bytes, cpu_ms, train_seconds, train_instances_per_second, as far as known."""
+    """parameters, multiply_adds, bytes, cpu_ms, train_seconds, train_instances_per_second; those that are known."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained(Subject):
-    """A student with the run that made it."""
+    """A student and its run."""
 
     folder: Path
     config: dict[str, Any]
     history: list[dict[str, Any]]
     reported: dict[str, Any]
-    """Its metrics.json; empty where the run was not finished."""
+    """Content of ``metrics.json``; empty if the run is not finished."""
     student: TorchStudent
 
     @property
     def distilled(self) -> bool:
-        """Did a teacher teach it?"""
+        """Whether the student learnt from a teacher."""
         return self.supervision.kd_weight > 0
 
     @property
     def supervision(self) -> Supervision:
-        """Its loss."""
+        """The loss of the run."""
         return Supervision(**self.config["supervision"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """Everything that a page shows."""
+    """All measurements that a page shows."""
 
-    store: Any
+    store: Store
     teacher: Subject
     students: list[Trained]
     images: Path | None
 
 
-def gather(store: Any, runs: list[Path], images: Path | None = None) -> Evidence:
+def gather(store: Store, runs: list[Path], images: Path | None = None) -> Evidence:
     """Measure the store's teacher and the best checkpoint of each run.
+
+    Args:
+        store: Validation store.
+        runs: Run folders.
+        images: Folder of the original images, for a store without frames.
 
     Raises:
         TrainError: If a folder holds no run, or a student has another number of joints than the store.
@@ -78,17 +84,17 @@ def gather(store: Any, runs: list[Path], images: Path | None = None) -> Evidence
     return Evidence(store, _teacher(store), students, images)
 
 
-def _teacher(store: Any) -> Subject:
+def _teacher(store: Store) -> Subject:
     about = store.manifest["provenance"]["teacher"]
     predictions = cached_teacher(store)
     cost = {name: about[name] for name in ("parameters", "multiply_adds") if about.get(name) is not None}
     return Subject("teacher", measure(store, predictions), predictions, _oks(store, predictions), cost)
 
 
-def _student(store: Any, run: Path, name: str, images: Path | None) -> Trained:
+def _student(store: Store, run: Path, name: str, images: Path | None) -> Trained:
     student = load_checkpoint(run / "best.pt")
     config = _json(run / "config.json")
-    config["recipe"] = BEFORE | config["recipe"]
+    config["recipe"] = LEGACY_DEFAULTS | config["recipe"]
     check_joints(store, config["joints"], str(run))
     loader = student_loader(store, student.input_size, 64, torch.device("cpu"), images)
     with progress(f"evaluate {name}", "batches") as tell:
@@ -109,13 +115,13 @@ def _student(store: Any, run: Path, name: str, images: Path | None) -> Trained:
     )
 
 
-def _oks(store: Any, predictions: Predictions) -> NDArray[np.float64]:
+def _oks(store: Store, predictions: Predictions) -> NDArray[np.float64]:
     columns, rows = store.instances, predictions.rows
     return oks(predictions.points, columns["keypoints"][rows], columns["area"][rows])
 
 
 def _names(runs: list[Path]) -> list[str]:
-    """What the runs are called: their kinds; where several are of a kind, their folders."""
+    """Names of the runs: baseline or distilled, or the folders of runs that share such a name."""
     kinds = [str(_json(run / "config.json").get("name", run.name)) for run in runs]
     folders = [run.name if [r.name for r in runs].count(run.name) == 1 else str(Path(*run.parts[-2:])) for run in runs]
     return [kind if kinds.count(kind) == 1 else folder for kind, folder in zip(kinds, folders, strict=True)]
@@ -125,13 +131,13 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except FileNotFoundError as error:
-        raise TrainError(f"{path.parent} is no run folder: it has no {path.name}; name folders of --out") from error
+        raise TrainError(f"{path.parent} is not a run folder: it has no {path.name}") from error
     except ValueError as error:
-        raise TrainError(f"{path} is not what a run writes: {error}") from error
+        raise TrainError(f"{path} is not a file that a run wrote: {error}") from error
 
 
 def _history(path: Path) -> list[dict[str, Any]]:
-    """The epochs of a run; empty before the first one ends."""
+    """The lines of a run's history; empty before its first epoch ends."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]

@@ -1,22 +1,30 @@
-"""The store's own account of itself: its teacher, its data, its bytes."""
+"""The facts of a report: the store's manifest, the recipes of the runs, and the commands that repeat them."""
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from cache import Store
 from train.recipe import Recipe
-from train.show.report.comparison import TEACHER_KNOBS
+from train.show.report.comparison import TEACHER_SETTINGS
 from train.show.report.evidence import Evidence, Trained
 from train.show.report.markup import DASH, TIMES, Markup, element, fixed, join, power, size
 from train.show.report.tables import column_heads, wide
 
 Fact = tuple[str, Any]
+"""Name and value."""
+DEFAULTS: Final = {field.name: field.default for field in dataclasses.fields(Recipe)}
+WEIGHTS: Final = {"gt_weight": "weight of the labels", "kd_weight": "weight of the teacher"}
+"""Settings that are always shown, with their titles."""
+
+
+# --- the store --------------------------------------------------------------------------------------------------------
 
 
 def store_facts(evidence: Evidence) -> Markup:
-    """The manifest in three groups: teacher, data, bytes."""
+    """Show the manifest in three groups: teacher, data, bytes."""
     store = evidence.store
     about = store.manifest["provenance"]
     groups = (
@@ -30,7 +38,7 @@ def store_facts(evidence: Evidence) -> Markup:
     return join([element("div", *columns, class_="columns"), *notes])
 
 
-def _teacher_facts(manifest: Any) -> list[Fact]:
+def _teacher_facts(manifest: Mapping[str, Any]) -> list[Fact]:
     teacher, views = manifest["provenance"]["teacher"], manifest["provenance"].get("views", {})
     flips = ", ".join("mirrored" if flip else "plain" for flip in views.get("flips", []))
     return [
@@ -45,7 +53,7 @@ def _teacher_facts(manifest: Any) -> list[Fact]:
     ]
 
 
-def _data_facts(manifest: Any) -> list[Fact]:
+def _data_facts(manifest: Mapping[str, Any]) -> list[Fact]:
     data, logits = manifest["provenance"].get("dataset", {}), manifest["provenance"]["logits"]
     (name, digest), boxes = annotations(manifest), data.get("boxes")
     rest = {key: value for key, value in data.items() if key not in ("annotations", "boxes")}
@@ -58,30 +66,30 @@ def _data_facts(manifest: Any) -> list[Fact]:
     ]
 
 
-def annotations(manifest: Any) -> tuple[str, str]:
-    """Name and sha256 of the file with the labels; dashes where the store does not say."""
+def annotations(manifest: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and SHA-256 of the file with the labels; dashes if the manifest does not hold them."""
     file = manifest["provenance"].get("dataset", {}).get("annotations") or {}
     return file.get("name", DASH), file.get("sha256", DASH)
 
 
 def _plain(value: Any) -> str:
-    """A value of the manifest in words."""
+    """A value of the manifest as text."""
     words = {None: "none", True: "yes", False: "no"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
-def _byte_facts(store: Any) -> list[Fact]:
+def _byte_facts(store: Store) -> list[Fact]:
     spec, codec = store.manifest["spec"], store.manifest["spec"]["codec"]
     as_float = 4 * spec["views"] * spec["joints"] * spec["height"] * spec["width"]
     settings = ", ".join(f"{name} {value}" for name, value in codec.items() if name != "name")
     log, soft = store.manifest["codec_error"]["log_t1"], store.manifest["codec_error"]["log_t4"]
     return [
         ("codec", f"{codec['name']} ({settings})"),
-        ("its error at T = 1", f"{power(log['mean'])} nats, worst {power(log['worst'])}"),
-        ("its error at T = 4", f"{power(soft['mean'])} nats, worst {power(soft['worst'])}"),
-        ("an instance", f"{size(store.nbytes / max(len(store), 1))} on disk, all told"),
-        ("its maps as float32", size(as_float)),
-        ("frames", "in the store" if store.has_frames else "left out"),
+        ("codec error at T = 1", f"{power(log['mean'])} nats, worst {power(log['worst'])}"),
+        ("codec error at T = 4", f"{power(soft['mean'])} nats, worst {power(soft['worst'])}"),
+        ("per instance", f"{size(store.nbytes / max(len(store), 1))} on disk, everything included"),
+        ("heatmaps as float32", size(as_float)),
+        ("frames", "in the store" if store.has_frames else "not stored"),
         ("content", _hash(store.manifest["content_sha256"])),
     ]
 
@@ -91,7 +99,7 @@ def _height_by_width(size_: Sequence[int]) -> str:
 
 
 def _hash(value: str | None) -> Markup | str:
-    """The first digits of a hash, all of it on hover and for copying."""
+    """A hash, of which the style shows the first digits; all of it on hover and for copying."""
     return element("code", value, title=value, class_="hash") if value else DASH
 
 
@@ -99,14 +107,11 @@ def _list(facts: Sequence[Fact]) -> Markup:
     return element("dl", *(element("dt", name) + element("dd", value) for name, value in facts))
 
 
-DEFAULTS = {field.name: field.default for field in dataclasses.fields(Recipe)}
-
-
-WEIGHTS = {"gt_weight": "weight of the labels", "kd_weight": "weight of the teacher"}
+# --- recipes ----------------------------------------------------------------------------------------------------------
 
 
 def recipes(students: Sequence[Trained], series: Sequence[str]) -> Markup:
-    """A column a run: the weights of its loss, and what is not the default in one of them."""
+    """Tabulate the weights of the losses, and the settings that differ from the default in some run."""
     rows = [
         _row(title, [f"{getattr(student.supervision, name):g}" for student in students], "")
         for name, title in WEIGHTS.items()
@@ -114,7 +119,7 @@ def recipes(students: Sequence[Trained], series: Sequence[str]) -> Markup:
     rows += [
         _row(name.replace("_", " "), [_setting(student, name) for student in students], _text(name, default))
         for name, default in DEFAULTS.items()
-        if _is_telling(name, students)
+        if _is_shown(name, students)
     ]
     heads = [*column_heads(students, series), element("th", "default", scope="col", class_="default")]
     head = element("thead", element("tr", element("td"), *heads))
@@ -126,28 +131,31 @@ def _row(title: str, settings: Sequence[str], default: str) -> Markup:
     return element("tr", element("th", title, scope="row"), *cells, element("td", default, class_="default"))
 
 
-def _is_telling(name: str, students: Sequence[Trained]) -> bool:
+def _is_shown(name: str, students: Sequence[Trained]) -> bool:
     values = [
-        student.config["recipe"].get(name) for student in students if student.distilled or name not in TEACHER_KNOBS
+        student.config["recipe"].get(name) for student in students if student.distilled or name not in TEACHER_SETTINGS
     ]
     return name not in WEIGHTS and any(value != DEFAULTS[name] for value in values)
 
 
 def _setting(student: Trained, name: str) -> str:
-    if name in TEACHER_KNOBS and not student.distilled:
+    if name in TEACHER_SETTINGS and not student.distilled:
         return DASH
     return _text(name, student.config["recipe"].get(name))
 
 
 def _text(name: str, value: Any) -> str:
-    """A setting as the command line takes it; of a file its name alone, which says enough and tells no folders."""
+    """A setting as the command line takes it; of a file only its name, so that no folder of this machine is shown."""
     if value in ("", None):
         return "the teacher's" if name == "input_size" else DASH
     return Path(value).name if name == "pretrained" else str(value)
 
 
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
 def commands(evidence: Evidence) -> Markup:
-    """What to type to train these students and to make this page again; folders are left to the reader."""
+    """Show the commands that train these students and write this page again; paths are shortened to names."""
     lines = [_command(student) for student in evidence.students]
     folders = " ".join(shlex.quote(student.folder.name) for student in evidence.students)
     store = shlex.quote(evidence.store.path.name)

@@ -1,7 +1,7 @@
-"""Which curves a page shows: learning, the ranking of persons, and the joints."""
+"""The charts of a report: learning curves, ranking of persons, joints, sizes, and PCK by threshold."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,19 @@ from train.show.report.comparison import joint_hits
 from train.show.report.evidence import Evidence, Subject, Trained
 from train.show.report.markup import Markup, fixed, join, whole
 
-RANKING_POINTS = 160
+RANKING_POINTS: Final = 160
 """Points of a ranking's curve: enough for its shape, few enough for a small page."""
+SIZES: Final = (("medium", 32**2, 96**2), ("large", 96**2, np.inf))
+"""COCO's sizes of persons with keypoints: square image pixels, from and to."""
+TOLERANCES: Final = np.linspace(0, 0.2, 41)
+"""PCK thresholds: fractions of the box's longer side up to 0.2, in steps of 0.005."""
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
 
 
 def learning_curves(students: Sequence[Trained], series: Sequence[str]) -> Markup:
-    """Validation AP and PCK, and the terms of the training loss, over the epochs."""
+    """Draw validation AP and PCK, and the terms of the training loss, over the epochs."""
     named = list(zip(students, series, strict=True))
     charts = [
         line_chart(Style(title, "epoch"), [Line(s.name, c, _history(s, key)) for s, c in named])
@@ -38,8 +45,18 @@ def _history(student: Trained, key: str) -> list[tuple[float, float]]:
     return [(epoch["epoch"], float(epoch.get(key, "nan"))) for epoch in student.history]
 
 
+# --- ranking of persons -----------------------------------------------------------------------------------------------
+
+
 def ranking(subjects: Sequence[Subject], series: Sequence[str], ranked: Subject, places: NDArray[np.int64]) -> Markup:
-    """Each network's persons from worst to best OKS; the persons shown below are marked on the ranked one's curve."""
+    """Draw each network's persons from worst to best OKS.
+
+    Args:
+        subjects: The networks.
+        series: CSS class of each network.
+        ranked: The network whose curve marks the persons that the page shows.
+        places: Their indices into ``predictions.rows``.
+    """
     lines = []
     for subject, name in zip(subjects, series, strict=True):
         scores = np.sort(subject.oks[~np.isnan(subject.oks)])
@@ -62,8 +79,11 @@ def _marks(scores: NDArray[np.float64], shown: NDArray[np.float64]) -> list[tupl
     return [(float(x), float(y), str(i + 1)) for i, (x, y) in enumerate(zip(shares, shown, strict=True))]
 
 
+# --- joints -----------------------------------------------------------------------------------------------------------
+
+
 def joints(evidence: Evidence, series: Sequence[str]) -> Markup:
-    """PCK@0.05 of each joint, left and right taken together; each side's own on hover."""
+    """Draw the PCK@0.05 of each joint, left and right together; hovering shows each side."""
     subjects = [evidence.teacher, *evidence.students]
     hits = [joint_hits(evidence.store, subject) for subject in subjects]
     rows = []
@@ -95,16 +115,11 @@ def _joint_text(subject: Subject, members: Sequence[int]) -> str:
     return f"{subject.name}: {', '.join(sides)}"
 
 
-SIZES = (("medium", 32**2, 96**2), ("large", 96**2, np.inf))
-"""COCO's kinds of persons with keypoints: square image pixels, from and to."""
-
-
-TOLERANCES = np.linspace(0, 0.2, 41)
-"""Fractions of the box's longer side: up to PCK@0.2, in steps of half a percent."""
+# --- sizes and visibility ---------------------------------------------------------------------------------------------
 
 
 def sizes(evidence: Evidence, series: Sequence[str]) -> Markup:
-    """AP and AR of medium and large persons, and PCK@0.05 of visible and hidden joints."""
+    """Draw AP and AR of medium and large persons, and PCK@0.05 of visible and hidden joints."""
     subjects = [evidence.teacher, *evidence.students]
     rows = [
         (f"{metric.upper()} {size}", _size_dots(evidence, subjects, series, metric, size))
@@ -112,13 +127,13 @@ def sizes(evidence: Evidence, series: Sequence[str]) -> Markup:
         for size, _, _ in SIZES
     ]
     rows += [
-        (f"PCK {kind}", _visibility_dots(evidence, subjects, series, v)) for v, kind in ((2, "seen"), (1, "hidden"))
+        (f"PCK {kind}", _visibility_dots(evidence, subjects, series, v)) for v, kind in ((2, "visible"), (1, "hidden"))
     ]
-    return dot_plot("By size, and by seen or hidden joints", rows)
+    return dot_plot("By size of the person and visibility of the joint", rows)
 
 
 def size_counts(evidence: Evidence) -> str:
-    """How many labelled persons each size has, as a sentence's end."""
+    """Count the labelled persons of each size, for a sentence: ``10 medium and 4 large``."""
     rows = evidence.teacher.predictions.rows
     area = np.asarray(evidence.store.instances["area"])[rows]
     labelled = (evidence.store.instances["keypoints"][rows][..., 2] > 0).any(axis=1)
@@ -139,7 +154,7 @@ def _size_dots(
 def _visibility_dots(
     evidence: Evidence, subjects: Sequence[Subject], series: Sequence[str], visibility: int
 ) -> list[Dot]:
-    """PCK@0.05 of the joints with COCO's visibility 2 (seen) or 1 (labelled, but hidden)."""
+    """PCK@0.05 of the joints with COCO's visibility 2 (visible) or 1 (labelled, but hidden)."""
     dots = []
     for subject, c in zip(subjects, series, strict=True):
         hits, _ = joint_hits(evidence.store, subject)
@@ -149,8 +164,11 @@ def _visibility_dots(
     return dots
 
 
+# --- PCK by threshold -------------------------------------------------------------------------------------------------
+
+
 def tolerance_curves(evidence: Evidence, series: Sequence[str]) -> Markup:
-    """PCK over its threshold: a network that is nearly right rises late, one that is lost never does."""
+    """Draw PCK over its threshold: small errors disappear at larger thresholds, large errors do not."""
     lines = [
         Line(subject.name, c, _shares(evidence, subject))
         for subject, c in zip([evidence.teacher, *evidence.students], series, strict=True)

@@ -1,33 +1,40 @@
-"""HTML and SVG by function calls: text is escaped, unless it is markup already."""
+"""HTML and SVG from function calls, which escape text but not markup; and numbers as text."""
 
 import html
 import math
-from typing import Any
+from typing import Any, Final
 
 import kdcli.words
 
-VOID = {"meta", "link", "br"}
+VOID: Final = frozenset({"meta", "link", "br"})
 """Elements of the page that have no end tag."""
+DASH: Final = "\N{EN DASH}"
+MINUS: Final = "\N{MINUS SIGN}"
+TIMES: Final = "\N{MULTIPLICATION SIGN}"
+_SUPERSCRIPTS: Final = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+# --- elements ---------------------------------------------------------------------------------------------------------
 
 
 class Markup(str):
-    """Text that is HTML already and goes into a page as it is."""
+    """Text that is HTML and goes into a page unchanged."""
 
     __slots__ = ()
 
     def __add__(self, other: str) -> "Markup":
-        """Markup followed by a piece that is kept or escaped as a child would be."""
+        """Append a piece, which is escaped unless it is markup."""
         return Markup(str.__add__(self, _content(other)))
 
 
 def element(tag: str, /, *children: Any, **attributes: Any) -> Markup:
-    """An element with its children in order.
+    """Build an element.
 
     Args:
-        tag: Its name.
-        children: `Markup` is kept, None is left out, everything else is escaped.
-        attributes: ``class_`` stands for ``class`` and any other underscore for a hyphen; None and False leave an
-            attribute out, True gives it no value, floats are cut to two digits.
+        tag: Name of the element.
+        children: Content in order. `Markup` is kept, None is left out, everything else is escaped.
+        attributes: ``class_`` stands for ``class`` and any other underscore for a hyphen. None and False leave an
+            attribute out, True gives it no value, floats are rounded to two digits.
     """
     inside = "".join(_content(child) for child in children)
     start = tag + "".join(_attribute(key, value) for key, value in attributes.items())
@@ -35,12 +42,12 @@ def element(tag: str, /, *children: Any, **attributes: Any) -> Markup:
 
 
 def join(parts: Any) -> Markup:
-    """Several pieces, each kept or escaped as a child would be, one after the other."""
+    """Join pieces, each of which is escaped unless it is markup."""
     return Markup("".join(_content(part) for part in parts))
 
 
 def compact(value: float) -> str:
-    """A coordinate with at most two digits behind the point."""
+    """Format a coordinate with at most two digits after the decimal point."""
     text = f"{value:.2f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
 
@@ -61,30 +68,21 @@ def _attribute(key: str, value: Any) -> str:
     return f' {name}="{html.escape(text)}"'
 
 
-DASH = "\N{EN DASH}"
-
-
-MINUS = "\N{MINUS SIGN}"
-
-
-TIMES = "\N{MULTIPLICATION SIGN}"
-
-
-_SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+# --- numbers ----------------------------------------------------------------------------------------------------------
 
 
 def has_value(value: Any) -> bool:
-    """Is it a number that is neither missing, infinite nor NaN?"""
+    """Whether a value is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def fixed(value: Any, digits: int = 1) -> str:
-    """``54.5``."""
+    """Format a number as ``54.5``."""
     return f"{value:.{digits}f}".replace("-", MINUS) if has_value(value) else DASH
 
 
 def signed(value: Any, digits: int = 1) -> str:
-    """``+2.6``, ``−0.4``, or ``0.0`` without a sign."""
+    """Format a number as ``+2.6``, ``−0.4``, or ``0.0`` without a sign."""
     if not has_value(value):
         return DASH
     rounded = round(value, digits)
@@ -92,22 +90,22 @@ def signed(value: Any, digits: int = 1) -> str:
 
 
 def whole(value: Any) -> str:
-    """``1,234``."""
+    """Format a number as ``1,234``."""
     return f"{value:,.0f}" if has_value(value) else DASH
 
 
 def millions(value: Any) -> str:
-    """``1.27 M``."""
+    """Format a number in millions as ``1.27 M``."""
     return f"{value / 1e6:.2f} M" if has_value(value) else DASH
 
 
 def billions(value: Any) -> str:
-    """``0.41``: multiply-adds in GMACs."""
+    """Format multiply-adds in GMACs as ``0.41``."""
     return f"{value / 1e9:.2f}" if has_value(value) else DASH
 
 
 def size(value: Any) -> str:
-    """Bytes as ``840 B``, ``35.1 kB`` or ``2.9 MB`` (powers of ten)."""
+    """Format bytes as ``840 B``, ``35.1 kB`` or ``2.9 MB`` (powers of ten)."""
     if not has_value(value):
         return DASH
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
@@ -117,12 +115,12 @@ def size(value: Any) -> str:
 
 
 def duration(seconds: Any) -> str:
-    """``41 s``, ``3 min 52 s`` or ``2 h 05 min``."""
+    """Format seconds as ``41 s``, ``3 min 52 s`` or ``2 h 05 min``."""
     return kdcli.words.duration(seconds) if has_value(seconds) else DASH
 
 
 def power(value: Any) -> str:
-    """``7.3 × 10⁻⁵``."""
+    """Format a number as ``7.3 × 10⁻⁵``."""
     if not has_value(value):
         return DASH
     digits, exponent = f"{value:.1e}".split("e")
@@ -130,5 +128,5 @@ def power(value: Any) -> str:
 
 
 def exact(value: Any, text: str) -> Markup:
-    """The text, with the unrounded value beside it for whoever reads the page with a program."""
+    """Build an element with a text and, for programs that read the page, the unrounded value."""
     return element("data", text, value=str(value)) if has_value(value) else element("span", text)

@@ -1,59 +1,56 @@
-"""The page itself: what it says first, and the order of everything else."""
+"""The page of a report: its headline, its sections in order, and writing it."""
 
-import contextlib
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache import Store
+from kdcli.files import replacing
 from kdlib.skeleton import FEWEST_LABELS
-from train.errors import TrainError, refuse_folder
+from train.errors import TrainError, check_is_no_folder
 from train.show.report import facts, figures, tables
 from train.show.report.comparison import Check, Pair, checks, pairs
-from train.show.report.confidence import FEWEST, confidence
+from train.show.report.confidence import MIN_JOINTS, confidence
 from train.show.report.evidence import Evidence, Subject, Trained, gather
 from train.show.report.markup import MINUS, TIMES, Markup, element, fixed, signed, whole
 from train.show.report.people import WORST, cards, choose, frames, worst_first
 
-COLOURS = 6
-"""Series colours of students in report.css; further ones begin anew."""
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""The browser itself refuses every request the page could make."""
+COLOURS: Final = 6
+"""Number of students' colours in report.css; further students start with the first colour again."""
+POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""The page's content security policy, by which the browser refuses every request."""
 
 
-def write_report(store: Any, runs: list[Path], out: Path, images: Path | None = None) -> None:
-    """Measure the store's teacher and the runs' best students, and show them on one page.
+def write_report(store: Store, runs: list[Path], out: Path, images: Path | None = None) -> None:
+    """Measure the store's teacher and the runs' best students, and write them to one page.
 
     Args:
         store: Validation store (`cache.open_store`).
-        runs: Run folders of `train.run.loop.fit`, in the order to show them.
-        out: HTML file to write; its folder is made.
+        runs: Run folders, in the order in which the page shows them.
+        out: HTML file to write; its folder is made if it does not exist.
         images: Folder of the original images, for a store without frames.
 
     Raises:
-        TrainError: If a folder is no run, does not fit the store, or the file cannot be written.
+        TrainError: If a folder holds no run, a student does not fit the store, or the file cannot be written.
     """
-    refuse_folder(out, "report.html")
+    check_is_no_folder(out, "report.html")
     page = render(gather(store, runs, images))
-    beside = out.with_name(out.name + ".tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(page, encoding="utf-8")
-        os.replace(beside, out)
+        with replacing(out) as beside:
+            beside.write_text(page, encoding="utf-8")
     except OSError as error:
-        with contextlib.suppress(OSError):  # nor can it be removed where its folder is a file
-            beside.unlink()
         reason = f"{out.parent} is a file" if isinstance(error, FileExistsError) else error.strerror
         raise TrainError(f"could not write {out}: {reason}") from error
 
 
 def render(evidence: Evidence) -> str:
-    """The page as text."""
+    """Build the HTML of the page."""
     paired = pairs(evidence.students)
     title = headline(evidence.students, paired)
     style = (Path(__file__).with_name("report.css")).read_text(encoding="utf-8")
@@ -72,7 +69,7 @@ def render(evidence: Evidence) -> str:
 
 
 def headline(students: Sequence[Trained], paired: Sequence[Pair]) -> str:
-    """The result in one line: the mean difference where there are pairs, else the students' AP."""
+    """Build the result in one line: the mean difference of the pairs, or without pairs the students' metrics."""
     if not paired:
         return "; ".join(
             f"{s.name}: AP {fixed(s.metrics['ap'])}, PCK@0.05 {fixed(s.metrics['pck@0.05'])}" for s in students
@@ -91,23 +88,27 @@ def _sections(evidence: Evidence, paired: Sequence[Pair], title: str) -> list[Ma
     places = choose(evidence, ranked)
     table = tables.comparison(evidence, series, paired, torch.get_num_threads())
     return [
-        element("header", element("h1", title), _lede(evidence, series)),
+        element("header", element("h1", title), _introduction(evidence, series)),
         element("section", table, _scope(evidence), id="numbers"),
-        _section("Checks", "checks", _checks(checks(evidence)), "Tried while this page was written."),
+        _section("Checks", "checks", _checks(checks(evidence)), "Made while this page was written."),
         _learning(evidence, series),
         _differences(evidence, series, ranked, places),
         _confidence(evidence, series),
         *_people(evidence, series, ranked, places),
         _section("The store", "store", facts.store_facts(evidence)),
-        _section("Recipes", "recipes", facts.recipes(evidence.students, series[1:]), "Where they leave the defaults."),
-        _section("Again", "again", facts.commands(evidence)),
+        _section(
+            "Recipes", "recipes", facts.recipes(evidence.students, series[1:]), "Settings that differ from a default."
+        ),
+        _section(
+            "Commands", "commands", facts.commands(evidence), "They train the students and write this page again."
+        ),
         element("details", element("summary", "All numbers"), tables.all_numbers(evidence, series), id="all"),
     ]
 
 
 def _learning(evidence: Evidence, series: list[str]) -> Markup:
     teacher = evidence.teacher.metrics
-    lead = f"One point an epoch. The teacher is at AP {fixed(teacher['ap'])} and PCK@0.05 {fixed(teacher['pck@0.05'])}."
+    lead = f"One point per epoch. The teacher has AP {fixed(teacher['ap'])} and PCK@0.05 {fixed(teacher['pck@0.05'])}."
     charts = element("div", figures.learning_curves(evidence.students, series[1:]), class_="charts")
     return _section("Learning curves", "curves", charts, lead)
 
@@ -121,8 +122,8 @@ def _differences(evidence: Evidence, series: list[str], ranked: Subject, places:
         figures.tolerance_curves(evidence, series),
     ]
     lead = (
-        "Left and right joints are taken together; each side's number shows on hover. Numbered persons follow below. "
-        f"COCO calls a person of 32² to 96² pixels medium and a bigger one large: "
+        "Left and right joints are combined; hover over a dot for each side. The numbered persons are shown below. "
+        f"COCO calls a person of 32² to 96² pixels medium and a larger one large; here are "
         f"{figures.size_counts(evidence)}."
     )
     content = element("div", *charts, class_="charts in-twos")
@@ -131,23 +132,24 @@ def _differences(evidence: Evidence, series: list[str], ranked: Subject, places:
 
 def _confidence(evidence: Evidence, series: list[str]) -> Markup:
     lead = (
-        "Each labelled joint has a confidence, the height of its peak, and is right within PCK@0.05 or not. On the "
-        f"dotted line a network is as often right as it claims. Each point holds at least {FEWEST} joints."
+        "The confidence of a joint is the height of its peak; a labelled joint is right if PCK@0.05 counts it. On the "
+        "dotted line the share of right joints equals the confidence. Each point stands for at least "
+        f"{MIN_JOINTS} joints."
     )
     return _section("Confidence", "confidence", confidence(evidence, series), lead)
 
 
 def _people(evidence: Evidence, series: list[str], ranked: Subject, places: NDArray[np.int64]) -> list[Markup]:
-    """Persons over the whole ranking, and the end of it where everything fails."""
+    """Sections of persons spread over the ranking, and of the worst ones."""
     worst = worst_first(evidence, ranked)[:WORST]
     everybody = np.union1d(places, worst)
     shown = cards(evidence, everybody, series)
     lead = (
         f"{len(places)} of the persons with at least {FEWEST_LABELS} labelled joints, evenly spaced over their ranking "
-        f"by the OKS of {ranked.name}: the worst first, the best last, none picked by hand. Heatmaps show the maximum "
+        f"by the OKS of {ranked.name}, from the worst to the best; none was picked by hand. Heatmaps show the maximum "
         "over the joints, all on one scale."
     )
-    worst_lead = f"The {len(worst)} of them with the lowest OKS of {ranked.name}, the worst first."
+    worst_lead = f"The {len(worst)} persons with the lowest OKS of {ranked.name}, the worst first."
     width = "one-column" if len(series) > 4 else ""
     across = element("div", *(shown[int(place)] for place in places), class_=f"people numbered {width}")
     failing = element("div", *(shown[int(place)] for place in worst), class_=f"people {width}")
@@ -159,7 +161,7 @@ def _people(evidence: Evidence, series: list[str], ranked: Subject, places: NDAr
 
 
 def ranked_student(students: Sequence[Trained]) -> Subject:
-    """Whose ranking chooses the persons: the last distilled student, or the last one where none is."""
+    """The student whose ranking chooses the persons: the last distilled one, or else the last one."""
     return ([s for s in students if s.distilled] or list(students))[-1]
 
 
@@ -168,15 +170,15 @@ def _section(title: str, name: str, content: Markup, lead: str = "", legend: Mar
     return element("section", element("h2", title), lead_line, legend, content, id=name)
 
 
-def _lede(evidence: Evidence, series: Sequence[str]) -> Markup:
+def _introduction(evidence: Evidence, series: Sequence[str]) -> Markup:
     store, name = evidence.store, evidence.store.manifest["provenance"]["teacher"]["name"]
     sentence = element(
         "p",
         "The teacher ",
         element("b", name),
-        f" looked once at {whole(int(store.written.sum()))} persons and left its heatmaps in ",
+        f" predicted heatmaps of {whole(int(store.written.sum()))} persons, which are stored in ",
         element("b", store.path.name),
-        ". There its students were measured beside it, just now:",
+        ". Teacher and students were measured on these persons while this page was written:",
         class_="lede",
     )
     students = [
@@ -190,23 +192,23 @@ def _about(student: Trained) -> str:
     recipe, supervision = student.config["recipe"], student.supervision
     width, height = student.student.input_size
     network = f"{recipe['student']} with {recipe['head']} head, {height}{TIMES}{width}"
-    teachers = "labels" if not student.distilled else "labels and cached heatmaps"
+    sources = "labels" if not student.distilled else "labels and cached heatmaps"
     if supervision.gt_weight == 0:
-        teachers = "cached heatmaps alone"
-    return f" {network}, {recipe['epochs']} epochs of {student.config['store']['name']}, taught by {teachers}"
+        sources = "cached heatmaps only"
+    return f" {network}, {recipe['epochs']} epochs of {student.config['store']['name']}, trained on {sources}"
 
 
 def _scope(evidence: Evidence) -> Markup:
     name, digest = facts.annotations(evidence.store.manifest)
     return element(
         "p",
-        "Percentages are about the persons of ",
+        "Percentages hold for the persons of ",
         element("b", name),
         " (sha256 ",
         element("code", digest[:12], title=digest),
-        ") and about nobody else: numbers on drawn people tell about the machinery, not about human pose. "
-        "The best student of a row is set in bold. The small range is the 95 % interval of a paired bootstrap over the "
-        "pictures; another seed would move the numbers, too.",
+        ") only; numbers on the drawn people of the embedded sample test the software and say nothing about real "
+        "photographs. The best student of a row is set in bold. The small range is the 95 % interval of a paired "
+        "bootstrap over the images; it does not include the variation between training seeds.",
         class_="note",
     )
 
@@ -224,4 +226,4 @@ def _legend(subjects: Sequence[Subject], series: Sequence[str]) -> Markup:
 def _limb_legend() -> Markup:
     sides = (("left", "the person's left"), ("right", "the person's right"), ("mid", "across, and the nose"))
     keys = [element("span", text, class_=f"limb-key {side}") for side, text in sides]
-    return element("p", *keys, element("span", "faint: a joint nobody labelled; it does not count"), class_="legend")
+    return element("p", *keys, element("span", "faint: a joint without a label; it does not count"), class_="legend")

@@ -1,36 +1,39 @@
-"""Persons with their labels and with what every network says of them: some of all, and the worst of all."""
+"""The persons of a report: a card per person with the labels and the predictions of every network."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache import Store
 from kdlib.geometry import compose_affines, invert_affine, scale_affine, transform_points
 from kdlib.heatmaps import flip_average
 from kdlib.resample.exact import warp_image
 from kdlib.samples.pixels import decode, image_pixels
 from kdlib.skeleton import FEWEST_LABELS
 from train.evaluate import student_loader
-from train.show.drawing import data_uri, heat_layer, panel, skeleton
 from train.show.report.evidence import Evidence, Subject, Trained
 from train.show.report.markup import Markup, compact, element, fixed
+from train.show.report.overlays import data_uri, heat_layer, panel, skeleton
 
-SHOWN = 10
-WORST = 12
-JPEG_QUALITY = 85
-"""Of frames cut from the original images, for a store that holds none."""
+SHOWN: Final = 10
+"""Persons spread over the ranking."""
+WORST: Final = 12
+"""Persons from the end of the ranking."""
+JPEG_QUALITY: Final = 85
+"""Quality of frames cut from the original images, for a store without frames."""
 
 
 def choose(evidence: Evidence, ranked: Subject, count: int = SHOWN) -> NDArray[np.int64]:
-    """Persons evenly spaced over a network's ranking by OKS, the worst first and the best last.
+    """Choose persons evenly spaced over a network's ranking by OKS, from the worst to the best.
 
     Args:
-        evidence: What was measured.
-        ranked: Whose ranking.
-        count: How many; fewer where there are not as many.
+        evidence: The measurements.
+        ranked: The network.
+        count: Number of persons; fewer if the ranking has fewer.
 
     Returns:
         Indices into ``predictions.rows``.
@@ -40,7 +43,7 @@ def choose(evidence: Evidence, ranked: Subject, count: int = SHOWN) -> NDArray[n
 
 
 def worst_first(evidence: Evidence, ranked: Subject) -> NDArray[np.int64]:
-    """Every person with enough labels by a network's OKS, the worst first: indices into ``predictions.rows``."""
+    """Sort the persons with enough labels by a network's OKS, the worst first; indices into ``predictions.rows``."""
     labelled = (evidence.store.instances["keypoints"][ranked.predictions.rows][..., 2] > 0).sum(axis=1)
     (eligible,) = np.nonzero(labelled >= FEWEST_LABELS)
     return eligible[np.argsort(ranked.oks[eligible], kind="stable")]
@@ -48,23 +51,26 @@ def worst_first(evidence: Evidence, ranked: Subject) -> NDArray[np.int64]:
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A network's maps of the chosen persons."""
+    """A network's heatmaps of the n chosen persons."""
 
     subject: Subject
     series: str
-    maps: NDArray[np.float32]
-    """(n, K, h, w) heatmaps, on the scale where a label's Gaussian peaks at 1."""
+    heatmaps: NDArray[np.float32]
+    """(n, K, H, W), on the scale where a label's Gaussian peaks at 1."""
     to_image: NDArray[np.float64]
-    """(n, 2, 3) heatmap to image pixels."""
+    """(n, 2, 3) affines from heatmap to image pixels."""
 
 
 def cards(evidence: Evidence, places: NDArray[np.int64], series: list[str]) -> dict[int, Markup]:
-    """A card for each place in the ranking's predictions; `frames` of the same places has its pictures.
+    """Build a card per person; the page must also hold the `frames` of the same places, which the cards refer to.
 
     Args:
-        evidence: What was measured.
+        evidence: The measurements.
         places: Indices into ``predictions.rows``.
         series: CSS class of the teacher and of each student.
+
+    Returns:
+        Cards by place.
     """
     rows = evidence.teacher.predictions.rows[places]
     drawn = [_teacher(evidence, rows, series[0])]
@@ -73,13 +79,13 @@ def cards(evidence: Evidence, places: NDArray[np.int64], series: list[str]) -> d
 
 
 def frames(evidence: Evidence, places: NDArray[np.int64]) -> Markup:
-    """The frame of each person, once and out of sight: every picture of a card refers to it."""
+    """Embed the frame of each person once, invisibly; the pictures of the cards refer to it."""
     images = (_frame(evidence, int(evidence.teacher.predictions.rows[place])) for place in places)
     return element("svg", *images, class_="unseen", aria_hidden="true")
 
 
 def _teacher(evidence: Evidence, rows: NDArray[np.int64], series: str) -> Drawn:
-    """View 0, averaged with its mirror where the store has it: what its points were decoded from."""
+    """Stored view 0, averaged with its mirror if the store holds that, as the teacher's points are decoded."""
     store, about = evidence.store, evidence.store.manifest["provenance"]["teacher"]
     maps = store.heatmaps(rows)
     mirrored = len(store.view_flip) > 1 and bool(store.view_flip[1])
@@ -112,16 +118,16 @@ class Window(NamedTuple):
 
     @property
     def view_box(self) -> str:
-        """As SVG wants it."""
+        """The window in the syntax of SVG."""
         return " ".join(map(compact, self))
 
     @property
     def limb(self) -> float:
-        """Thickness of a limb."""
+        """Thickness of a limb in SVG units."""
         return self.width / 62
 
 
-def _window(store: Any, row: int) -> Window:
+def _window(store: Store, row: int) -> Window:
     width, height = store.manifest["provenance"]["teacher"]["input_size"]
     corners = np.array([[-0.5, -0.5], [width - 0.5, height - 0.5]])
     (left, top), (right, bottom) = transform_points(corners, invert_affine(store.view_affine[row, 0])) + 0.5
@@ -154,25 +160,25 @@ def _ground_truth(evidence: Evidence, row: int) -> Markup:
     lines = skeleton(points, labelled, labelled, window.limb)
     return element(
         "figure",
-        panel([_again(row), lines], window.view_box, "labels"),
-        panel([_again(row)], window.view_box, "frame"),
+        panel([_reference(row), lines], window.view_box, "labels"),
+        panel([_reference(row)], window.view_box, "frame"),
         element("figcaption", element("b", "labels"), element("span", f"{labelled.sum()} of {len(labelled)} joints")),
     )
 
 
-def _prediction(store: Any, drawn: Drawn, number: int, place: int) -> Markup:
+def _prediction(store: Store, drawn: Drawn, number: int, place: int) -> Markup:
     subject = drawn.subject
     row = int(subject.predictions.rows[place])
     window, to_frame = _window(store, row), store.frame_affine[row]
     labelled = store.instances["keypoints"][row][:, 2] > 0
     points = transform_points(subject.predictions.points[place], to_frame)
     lines = skeleton(points, labelled, np.ones_like(labelled), window.limb)
-    heat = heat_layer(drawn.maps[number], compose_affines(to_frame, drawn.to_image[number]))
+    heat = heat_layer(drawn.heatmaps[number], compose_affines(to_frame, drawn.to_image[number]))
     shade = element("rect", x=window.left, y=window.top, width="100%", height="100%", class_="shade")
     return element(
         "figure",
-        panel([_again(row), lines], window.view_box, f"{subject.name}: joints"),
-        panel([_again(row), shade, heat], window.view_box, f"{subject.name}: heatmaps"),
+        panel([_reference(row), lines], window.view_box, f"{subject.name}: joints"),
+        panel([_reference(row), shade, heat], window.view_box, f"{subject.name}: heatmaps"),
         element(
             "figcaption",
             element("b", subject.name, class_=f"series {drawn.series}"),
@@ -185,13 +191,13 @@ def _name(row: int) -> str:
     return f"frame-{row}"
 
 
-def _again(row: int) -> Markup:
-    """The frame that `frames` holds."""
+def _reference(row: int) -> Markup:
+    """A reference to the frame that `frames` embeds."""
     return element("use", href=f"#{_name(row)}")
 
 
 def _jpeg(evidence: Evidence, row: int) -> bytes:
-    """The stored frame as it is, or one cut from the original image where the store holds none."""
+    """The stored frame unchanged, or one cut from the original image if the store holds no frames."""
     store = evidence.store
     if evidence.images is None:
         return bytes(store.frame(row))

@@ -1,8 +1,8 @@
-"""The numbers of every network side by side."""
+"""The tables of a report: the metrics and costs of every network side by side."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from kdlib.skeleton import JOINTS
 from train.show.report.comparison import Pair, intervals
@@ -26,59 +26,59 @@ from train.show.report.markup import (
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One quantity of the comparison."""
+    """A row of the comparison: one quantity."""
 
     key: str
     name: str
     text: str
-    """What it is, for somebody who does not know it."""
+    """A short explanation."""
     show: Callable[[Any], str] = fixed
     best: Callable[..., Any] | None = max
-    """Which student's number is emphasised; None where the numbers also depend on how busy the machine was."""
+    """Chooses the number that is set in bold; None for quantities that also depend on the load of the machine."""
 
 
-ACCURACY = (
+ACCURACY: Final = (
     Row("ap", "AP", "COCO keypoint average precision, mean over OKS .50 to .95"),
-    Row("ap50", "AP50", "at OKS .50: roughly right"),
-    Row("ap75", "AP75", "at OKS .75: precisely right"),
+    Row("ap50", "AP50", "at OKS .50, a loose threshold"),
+    Row("ap75", "AP75", "at OKS .75, a strict threshold"),
     Row("ar", "AR", "average recall, mean over OKS .50 to .95"),
     Row("pck@0.05", "PCK@0.05", "joints within 5 % of the box's longer side"),
     Row("pck@0.1", "PCK@0.1", "within 10 %"),
     Row("pck@0.2", "PCK@0.2", "within 20 %"),
 )
-
-
-READ = Row("decoder", "Read by", "argmax: as HRNet's evaluation does; dark: between the pixels", str, None)
-"""How joints were found in the network's maps."""
+DECODER: Final = Row("decoder", "Decoder", "argmax: as HRNet's evaluation; dark: between the pixels", str, None)
+"""How joints are found in the network's heatmaps."""
 
 
 def cost_rows(threads: int) -> list[Row]:
-    """What a network costs; the CPU's time is for that many threads."""
-    on = f"milliseconds for one person on this machine's CPU, {threads} thread{'s' if threads > 1 else ''}"
+    """Rows of what a network costs; the latency is that of ``threads`` threads."""
+    latency = f"milliseconds for one person on this machine's CPU, {threads} thread{'s' if threads > 1 else ''}"
     return [
-        Row("parameters", "Parameters", "numbers that were learnt", millions, min),
+        Row("parameters", "Parameters", "trainable values", millions, min),
         Row("multiply_adds", "GMACs", "billions of multiply-adds for one person", billions, min),
         Row("bytes", "Size", "of the weights in float32", size, min),
-        Row("cpu_ms", "Latency", on, fixed, None),
-        Row("train_seconds", "Training time", "evaluation apart", duration, None),
-        Row("train_instances_per_second", "Training speed", "persons a second", whole, None),
+        Row("cpu_ms", "Latency", latency, fixed, None),
+        Row("train_seconds", "Training time", "without evaluation", duration, None),
+        Row("train_instances_per_second", "Training speed", "persons per second", whole, None),
     ]
 
 
 def comparison(evidence: Evidence, series: Sequence[str], pairs: Sequence[Pair], threads: int) -> Markup:
-    """The main table: a row a quantity; teacher, students, and distilled minus baseline."""
+    """The main table: one row per quantity; columns of teacher, students, and distilled minus baseline."""
     subjects = [evidence.teacher, *evidence.students]
     gains = [element("th", _pair_title(pair), scope="col", class_="gain") for pair in pairs]
     head = element("thead", element("tr", element("td"), *column_heads(subjects, series), *gains))
     metrics, costs = [s.metrics for s in subjects], [s.cost for s in subjects]
-    read = _row(READ, [{READ.key: s.predictions.decoder} for s in subjects], [element("td")] * len(pairs))
-    sure = intervals(evidence.store, pairs)
+    decoder = _row(DECODER, [{DECODER.key: s.predictions.decoder} for s in subjects], [element("td")] * len(pairs))
+    ends = intervals(evidence.store, pairs)
     accuracy = [
-        _row(row, metrics, [_gain(p, row.key, i.get(row.key)) for p, i in zip(pairs, sure, strict=True)])
+        _row(row, metrics, [_gain(p, row.key, i.get(row.key)) for p, i in zip(pairs, ends, strict=True)])
         for row in ACCURACY
     ]
     cost = [_row(row, costs, [element("td")] * len(pairs)) for row in cost_rows(threads)]
-    return wide(element("table", head, element("tbody", *accuracy), element("tbody", read, *cost), class_="comparison"))
+    return wide(
+        element("table", head, element("tbody", *accuracy), element("tbody", decoder, *cost), class_="comparison")
+    )
 
 
 def _pair_title(pair: Pair) -> str:
@@ -97,7 +97,7 @@ def _row(row: Row, values: Sequence[dict[str, Any]], gains: Sequence[Markup]) ->
 
 
 def _best(row: Row, students: Sequence[Any]) -> str | None:
-    """What the best student's number reads; None where students do not differ in it."""
+    """The best student's number as text; None if all students have the same."""
     known = [number for number in students if has_value(number)]
     if row.best is None or len({row.show(number) for number in known}) < 2:
         return None
@@ -105,7 +105,7 @@ def _best(row: Row, students: Sequence[Any]) -> str | None:
 
 
 def _gain(pair: Pair, metric: str, interval: tuple[float, float] | None) -> Markup:
-    """Distilled minus baseline, and how sure that is where it is known."""
+    """Distilled minus baseline, with its interval if that is known."""
     difference = pair.difference(metric)
     text = signed(difference)
     kind = {"+": "up", MINUS: "down"}.get(text[0], "level")
@@ -115,7 +115,7 @@ def _gain(pair: Pair, metric: str, interval: tuple[float, float] | None) -> Mark
 
 
 def all_numbers(evidence: Evidence, series: Sequence[str]) -> Markup:
-    """Every metric with two digits, and the PCK of every joint."""
+    """Tables of every metric and of the PCK of every joint, with two digits."""
     subjects = [evidence.teacher, *evidence.students]
     names = [name for name in evidence.teacher.metrics if name not in ("per_joint", "instances")]
     rows = [(name.upper().replace("_", " "), [s.metrics[name] for s in subjects]) for name in names]
@@ -140,11 +140,11 @@ def _plain_table(
 
 
 def column_heads(subjects: Sequence[Subject], series: Sequence[str]) -> list[Markup]:
-    """A head for each network, with its colour."""
+    """Column heads of the networks in their colours."""
     keys = [element("span", s.name, class_=f"series {c}") for s, c in zip(subjects, series, strict=True)]
     return [element("th", key, scope="col") for key in keys]
 
 
 def wide(table: Markup) -> Markup:
-    """A table that scrolls within a narrow page."""
+    """Let a table scroll on a narrow page."""
     return element("div", table, class_="scroll", tabindex=0)

@@ -1,0 +1,109 @@
+"""Skeletons and heatmaps as SVG over a frame, in the frame's own pixels, with the colours of `train.show.drawing`.
+
+Pixel u covers u to u + 1 in SVG and has its centre at u here: everything is shifted by half a pixel.
+"""
+
+import base64
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kdlib.geometry import compose_affines
+from kdlib.skeleton import LIMBS
+from train.show.drawing import SIDES, heat_pixels, limb_side
+from train.show.report.markup import Markup, compact, element, join
+
+
+def panel(layers: Sequence[Markup | None], view_box: str, label: str, class_: str = "") -> Markup:
+    """One picture of layers on top of each other.
+
+    Args:
+        layers: SVG in the frame's pixels; None is left out.
+        view_box: The part of the frame that is shown.
+        label: Description of the picture for screen readers.
+        class_: CSS class.
+    """
+    return element(
+        "svg", join(layer for layer in layers if layer), viewBox=view_box, role="img", aria_label=label, class_=class_
+    )
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """An image file as an address that needs no request; ``kind`` is ``png`` or ``jpeg``."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+# --- skeletons --------------------------------------------------------------------------------------------------------
+
+
+def skeleton(
+    points: NDArray[np.floating], counted: NDArray[np.bool_], drawn: NDArray[np.bool_], scale: float
+) -> Markup:
+    """Limbs and joints of one person.
+
+    Args:
+        points: (K, 2) frame pixels.
+        counted: (K,) joints that are labelled; limbs of other joints are faint.
+        drawn: (K,) joints to draw at all.
+        scale: Thickness of a limb in frame pixels.
+    """
+    solid = [(a, b) for a, b in LIMBS if drawn[a] and drawn[b] and counted[a] and counted[b]]
+    faint = [(a, b) for a, b in LIMBS if drawn[a] and drawn[b] and not (counted[a] and counted[b])]
+    paths = [_limbs(points, faint, side, "faint") for side in ("left", "right", "mid")]
+    paths += [_path(points, solid, "under", stroke_width=1.7 * scale)]
+    paths += [_limbs(points, solid, side, "limb") for side in ("mid", "left", "right")]
+    joints = [_joint(points[k], SIDES[k], 0.85 * scale) for k in np.flatnonzero(drawn & counted)]
+    return element("g", *paths, *joints, transform="translate(.5 .5)", stroke_width=float(scale))
+
+
+def _limbs(points: NDArray[np.floating], limbs: Sequence[tuple[int, int]], side: str, kind: str) -> Markup | None:
+    return _path(points, [limb for limb in limbs if limb_side(*limb) == side], f"{kind} {side}")
+
+
+def _path(
+    points: NDArray[np.floating], limbs: Sequence[tuple[int, int]], class_: str, stroke_width: float | None = None
+) -> Markup | None:
+    ends = [(*points[a], *points[b]) for a, b in limbs]
+    d = "".join("M{} {}L{} {}".format(*map(compact, end)) for end in ends)
+    return element("path", d=d, class_=class_, stroke_width=stroke_width) if d else None
+
+
+def _joint(point: NDArray[np.floating], side: str, radius: float) -> Markup:
+    return element("circle", cx=float(point[0]), cy=float(point[1]), r=float(radius), class_=f"joint {side}")
+
+
+# --- heatmaps ---------------------------------------------------------------------------------------------------------
+
+
+def heat_layer(heatmaps: NDArray[np.floating], to_frame: NDArray[np.float64]) -> Markup:
+    """The maximum of heatmaps over the joints.
+
+    Args:
+        heatmaps: (K, H, W).
+        to_frame: (2, 3) affine from heatmap to frame pixels.
+    """
+    height, width = heatmaps.shape[-2:]
+    return element(
+        "image",
+        href=data_uri(heat_png(heatmaps), "png"),
+        width=width,
+        height=height,
+        transform=_matrix(to_frame),
+        preserveAspectRatio="none",
+    )
+
+
+def heat_png(heatmaps: NDArray[np.floating]) -> bytes:
+    """`train.show.drawing.heat_pixels` as a PNG file."""
+    pixels = heat_pixels(heatmaps)[..., [2, 1, 0, 3]]
+    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+
+
+def _matrix(affine: NDArray[np.float64]) -> str:
+    """SVG's matrix of an affine between pixel centres."""
+    half = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]])
+    back = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5]])
+    whole = compose_affines(half, compose_affines(affine, back))
+    return f"matrix({' '.join(f'{value:.5g}' for value in whole.T.reshape(-1))})"
