@@ -1,4 +1,4 @@
-"""Train and judge students from stores; no teacher is loaded.
+"""Train students from stores, evaluate them, and use them; no teacher is loaded.
 
     python -m train baseline --store train.zarr --val-store val.zarr --out runs/baseline
     python -m train distill  --store train.zarr --val-store val.zarr --out runs/distilled
@@ -9,8 +9,8 @@
     python -m train predict  photo.jpg --student student.onnx --out predictions
     python -m train fiftyone --store val.zarr --images data/val2017 --teacher --student runs/distilled/best.pt
 
-The same commands run on a CPU and on a GPU, and on several: torchrun --nproc-per-node 2 -m train distill ...
-An interrupted run goes on with --resume. --config FILE takes the flags of distill and baseline from a TOML file.
+The same commands run on a CPU and on a GPU. On several GPUs: torchrun --nproc-per-node 2 -m train distill ...
+--resume continues an interrupted run. --config FILE reads the flags of distill and baseline from a TOML file.
 """
 
 import argparse
@@ -24,15 +24,15 @@ from kdlib.machine.process import keep_freed_memory, wait_passively
 from train.commands import evaluate, export, fiftyone, fit, predict, report
 
 COMMANDS: Final = {
-    "distill": (fit, "train a student on a store's teacher", fit.DISTILL),
-    "baseline": (fit, "the same without it", fit.BASELINE),
+    "distill": (fit, "train a student on the heatmaps of a store's teacher", fit.DISTILL),
+    "baseline": (fit, "train the same student on the labels alone", fit.BASELINE),
     "evaluate": (evaluate, "AP, AR and PCK of a student or of the store's teacher", evaluate.__doc__),
-    "report": (report, "one HTML file that shows teacher and students side by side", report.__doc__),
-    "export": (export, "a student as ONNX or torch.export file", export.__doc__),
-    "predict": (predict, "keypoints of pictures or a video", predict.__doc__),
-    "fiftyone": (fiftyone, "teacher and students on the original images, in FiftyOne", fiftyone.__doc__),
+    "report": (report, "write an HTML page that compares teacher and students", report.__doc__),
+    "export": (export, "write a student as an ONNX or torch.export file", export.__doc__),
+    "predict": (predict, "find the keypoints in images or in a video", predict.__doc__),
+    "fiftyone": (fiftyone, "show teacher and students on the original images, in FiftyOne", fiftyone.__doc__),
 }
-"""Name of each command, its module, one line about it, and the text above its flags."""
+"""Each command's module, its line in the list of commands, and the text above its flags."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 0 when done, 1 with one line on stderr when refused."""
+    """Run one command; returns 0, or 1 with one line on stderr if it is refused."""
     try:
         arguments = parse(_parser(), argv)
     except (ConfigError, OSError) as error:
@@ -61,12 +61,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return COMMANDS[arguments.command][0].run(arguments)
     except BrokenPipeError:
-        raise  # see kdcli/flags.py
+        raise  # `kdcli.flags.exit_with` handles it
     except (KdlibError, cache.StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        goes_on = "; the same command with --resume goes on" if arguments.command in ("distill", "baseline") else ""
-        print(f"error: interrupted{goes_on}", file=sys.stderr)
+        remedy = "; the same command with --resume continues" if arguments.command in ("distill", "baseline") else ""
+        print(f"error: interrupted{remedy}", file=sys.stderr)
     return 1
 
 

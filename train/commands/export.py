@@ -1,52 +1,62 @@
-"""A student's checkpoint becomes a file that needs nothing of this project.
+"""Write the student of a checkpoint as a file that runs without this project.
 
     python -m train export --student runs/distilled/best.pt --store val.zarr --out student.onnx
-    python -m train export ... --out student.pt2                    # torch.export's own archive
+    python -m train export ... --out student.pt2                    # an archive of torch.export
     python -m train export ... --int8                               # also student.int8.onnx, with AP and PCK of both
     python -m train export ... --normalised                         # float input, e.g. for a teacher `onnx:FILE`
 
-The file gets its name when it has said on real crops what PyTorch says.
+The file is kept only if its heatmaps agree with PyTorch's on the crops that it is checked on.
 """
 
 import argparse
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcli.files import replacing
 from train.errors import TrainError
 
-REPEATS = 20
+if TYPE_CHECKING:
+    from kdlib.students.loading import LoadedStudent, TorchStudent
+    from train.deploy.network import Deployable
+
+REPEATS: Final = 20
+"""Runs of the network whose median time is printed; the first quarter does not count."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     parser.add_argument("--student", type=Path, required=True, metavar="FILE", help="checkpoint, e.g. RUN/best.pt")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="NAME.onnx or NAME.pt2")
-    parser.add_argument("--store", type=Path, help="store whose crops the file is checked on; noise where not given")
+    parser.add_argument("--store", type=Path, help="store whose crops the file is checked on (default: noise)")
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
-    parser.add_argument("--check", type=int, default=64, metavar="N", help="crops to check on (64)")
-    parser.add_argument("--normalised", action="store_true", help="input (B, 3, H, W) float32, normalised outside")
-    parser.add_argument("--int8", action="store_true", help="also NAME.int8.onnx; AP and PCK of both on --store")
-    parser.add_argument("--calibrate", type=Path, metavar="STORE", help="calibrate int8 on this store (--store)")
-    parser.add_argument("--calibration-crops", type=int, default=128, metavar="N", help="crops to calibrate on (128)")
+    parser.add_argument("--check", type=int, default=64, metavar="N", help="crops to check on (default: 64)")
+    parser.add_argument(
+        "--normalised", action="store_true", help="input (B, 3, H, W) float32, to be normalised by the caller"
+    )
+    parser.add_argument("--int8", action="store_true", help="also write NAME.int8.onnx and measure both on --store")
+    parser.add_argument("--calibrate", type=Path, metavar="STORE", help="store to calibrate int8 on (default: --store)")
+    parser.add_argument(
+        "--calibration-crops", type=int, default=128, metavar="N", help="crops to calibrate on (default: 128)"
+    )
     parser.add_argument(
         "--max-drop",
         type=float,
         default=2.0,
         metavar="POINTS",
-        help="largest loss of PCK@0.1 an int8 file may have (2)",
+        help="largest loss of PCK@0.1 that an int8 file may have (default: 2)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Export, check, and quantise where asked for; 0 when done.
+    """Export, check, and quantise if ``--int8`` is given; returns 0.
 
     Raises:
-        TrainError: If something is missing or the result is not good enough; no file is left then.
+        TrainError: If something is missing or a file is not good enough, which is then not kept.
     """
     from kdlib.students.loading import load_checkpoint
     from train.deploy.formats import FORMATS
@@ -66,44 +76,49 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _export(arguments: argparse.Namespace, student: Any, network: Any, facts: dict[str, Any]) -> None:
-    from train.deploy.agreement import compare, refuse_disagreement
-    from train.deploy.formats import FORMATS, written_beside
+def _export(
+    arguments: argparse.Namespace, student: "TorchStudent", network: "Deployable", facts: dict[str, Any]
+) -> None:
+    from train.deploy.agreement import check_agreement, compare
+    from train.deploy.formats import FORMATS
     from train.deploy.network import sample_crops
 
     write, read = FORMATS[arguments.out.suffix]
-    crops, whose = _crops(arguments, student.input_size)
-    with written_beside(arguments.out) as path:
+    crops, source = _crops(arguments, student.input_size)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(arguments.out) as path:
         write(network, sample_crops(student), facts, path)
         agreement = compare(network, read(network, path), crops)
-        refuse_disagreement(agreement, arguments.out)
+        check_agreement(agreement, arguments.out)
     shape = "x".join(map(str, network.inputs(sample_crops(student, 1)).shape[1:]))
     print(f"{arguments.out}: {megabytes(arguments.out)}, input image Bx{shape} {facts['input']}, output heatmaps")
-    print(f"checked against PyTorch on {len(crops)} crops of {whose}: {agreement}")
+    print(f"checked against PyTorch on {len(crops)} crops of {source}: {agreement}")
 
 
 def _crops(arguments: argparse.Namespace, input_size: tuple[int, int]) -> tuple[NDArray[np.uint8], str]:
+    """Crops to check on, and where they come from."""
     import cache
-    from train.deploy.agreement import drawn_crops, store_crops
+    from train.deploy.agreement import noise_crops, store_crops
 
     if arguments.store is None:
-        return drawn_crops(input_size, arguments.check), "noise (no --store was given)"
+        return noise_crops(input_size, arguments.check), "noise (no --store was given)"
     store = cache.open_store(arguments.store)
     return store_crops(store, input_size, arguments.check, arguments.images), arguments.store.name
 
 
-def _quantise(arguments: argparse.Namespace, student: Any, network: Any, facts: dict[str, Any]) -> None:
+def _quantise(
+    arguments: argparse.Namespace, student: "TorchStudent", network: "Deployable", facts: dict[str, Any]
+) -> None:
     import cache
     from kdlib.students.loading import OnnxStudent
     from train.deploy.agreement import store_crops
-    from train.deploy.formats import written_beside
     from train.deploy.quantise import quantise
 
     target = arguments.out.with_suffix(".int8.onnx")
     calibration = cache.open_store(arguments.calibrate or arguments.store)
     images = arguments.images if arguments.calibrate is None else None
     crops = store_crops(calibration, student.input_size, arguments.calibration_crops, images)
-    with written_beside(target) as path:
+    with replacing(target) as path:
         quantise(network, arguments.out, crops, facts, path)
         before = _measure(arguments, OnnxStudent(arguments.out), crops)
         after = _measure(arguments, OnnxStudent(path), crops)
@@ -112,13 +127,13 @@ def _quantise(arguments: argparse.Namespace, student: Any, network: Any, facts: 
         if not drop <= arguments.max_drop:
             raise TrainError(
                 f"{target} was not kept: int8 costs {drop:.1f} points of PCK@0.1, more than --max-drop "
-                f"{arguments.max_drop:g}; calibrate on more crops (--calibration-crops), or keep {arguments.out.name}"
+                f"{arguments.max_drop:g}; calibrate on more crops (--calibration-crops), or use {arguments.out.name}"
             )
     print(f"{target}: {megabytes(target)}, calibrated on {len(crops)} crops of {calibration.path.name}")
 
 
-def _measure(arguments: argparse.Namespace, student: Any, crops: NDArray[np.uint8]) -> dict[str, Any]:
-    """AP and PCK on the store, and milliseconds a crop."""
+def _measure(arguments: argparse.Namespace, student: "LoadedStudent", crops: NDArray[np.uint8]) -> dict[str, Any]:
+    """AP and PCK in percent on the store, and ``ms``, milliseconds per crop."""
     import torch
 
     import cache
@@ -130,7 +145,7 @@ def _measure(arguments: argparse.Namespace, student: Any, crops: NDArray[np.uint
     return {**evaluate.measure(store, predictions), "ms": _milliseconds(student, crops[:1])}
 
 
-def _milliseconds(student: Any, crop: NDArray[np.uint8]) -> float:
+def _milliseconds(student: "LoadedStudent", crop: NDArray[np.uint8]) -> float:
     times = []
     for _ in range(REPEATS):
         started = time.perf_counter()
@@ -149,5 +164,5 @@ def _table(rows: dict[str, tuple[Path, dict[str, Any]]]) -> str:
 
 
 def megabytes(path: Path) -> str:
-    """The size of a file in words."""
+    """The size of a file, e.g. ``7.9 MB``."""
     return f"{path.stat().st_size / 1e6:.1f} MB"

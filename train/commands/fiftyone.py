@@ -1,11 +1,11 @@
-r"""Labels, teacher and students on the original images, in FiftyOne's App; or: make fiftyone.
+r"""Show labels, teacher and students on the original images, in FiftyOne's App; `make fiftyone` does it on the sample.
 
     python -m train fiftyone --store val.zarr --images data/coco/val2017 --teacher \
            --student runs/baseline/best.pt runs/distilled/best.pt --python .venv-fiftyone/bin/python
     python -m train fiftyone ... --no-app                           # make the dataset and stop
     python -m train.show.gallery --gallery runs/fiftyone --images data/coco/val2017     # show it again, without a store
 
---out holds the same as plain COCO files. docs/looking.md says how to find the persons that matter.
+--out gets labels and predictions as plain COCO files. docs/looking.md explains how to filter and sort the persons.
 """
 
 import argparse
@@ -16,34 +16,36 @@ from kdcli.flags import DEVICE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Add the flags of the command."""
     parser.add_argument("--store", type=Path, required=True, help="validation store")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the original images")
     parser.add_argument("--student", type=Path, nargs="+", default=[], metavar="FILE", help="checkpoints: RUN/best.pt")
-    parser.add_argument("--teacher", action="store_true", help="also what the store's teacher says")
-    parser.add_argument("--out", type=Path, default=Path("runs/fiftyone"), metavar="DIR", help="COCO files of it all")
-    parser.add_argument("--python", default=sys.executable, metavar="FILE", help="interpreter that has FiftyOne")
-    parser.add_argument("--port", type=int, default=5151, help="of the App (default: %(default)s)")
+    parser.add_argument("--teacher", action="store_true", help="include the predictions of the store's teacher")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/fiftyone"), metavar="DIR", help="folder for the COCO files"
+    )
+    parser.add_argument("--python", default=sys.executable, metavar="FILE", help="Python interpreter that has FiftyOne")
+    parser.add_argument("--port", type=int, default=5151, help="port of the App (default: %(default)s)")
     parser.add_argument("--no-app", action="store_true", help="make the dataset and stop")
     parser.add_argument("--device", default="auto", help=DEVICE)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the gallery and hand over to FiftyOne's interpreter; 0 when done."""
+    """Write the gallery, then replace this process by the one that shows it."""
     import cache
     from kdlib.machine.device import choose_device
-    from train.show.gallery.app import become_fiftyone, require_fiftyone, require_free_port
+    from train.show.gallery.app import check_fiftyone, check_port_free, exec_gallery
     from train.show.gallery.write import predictions_by_name, write_gallery
 
-    require_fiftyone(arguments.python)
+    check_fiftyone(arguments.python)
     if not arguments.no_app:
-        require_free_port(arguments.port)
+        check_port_free(arguments.port)
     store = cache.open_store(arguments.store)
     device = choose_device(arguments.device)
-    said = predictions_by_name(
+    predictions = predictions_by_name(
         store, arguments.student, teacher=arguments.teacher, device=device, images=arguments.images
     )
-    write_gallery(store, said, arguments.out)
+    write_gallery(store, predictions, arguments.out)
     print(f"gallery: {arguments.out}", flush=True)
     options = ["--gallery", str(arguments.out), "--images", str(arguments.images), "--port", str(arguments.port)]
-    become_fiftyone(arguments.python, [*options, *(["--no-app"] if arguments.no_app else [])])
+    exec_gallery(arguments.python, [*options, *(["--no-app"] if arguments.no_app else [])])

@@ -1,1 +1,1 @@
-"""What one does with a finished student: export it, and predict keypoints with it."""
+"""Using a trained student elsewhere: exported files, and keypoints of images and videos."""

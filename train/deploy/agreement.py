@@ -1,13 +1,14 @@
-"""Does an exported file say what PyTorch says, on real crops?"""
+"""Checks that an exported file computes the heatmaps that PyTorch computes."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache import Store
 from kdlib.heatmaps import peaks
 from kdlib.samples.dataset import StoreDataset
 from train.deploy.formats import Heatmaps
@@ -15,9 +16,9 @@ from train.deploy.network import Deployable
 from train.errors import TrainError
 
 TOLERANCE: Final = 1e-3
-"""Largest difference that passes, as a share of the highest heatmap value."""
-BATCHES: Final = (1, 5)
-"""Batch sizes that take turns: a file that only takes the size it was traced with must not pass."""
+"""Largest difference that is accepted, as a share of the highest heatmap value."""
+BATCH_SIZES: Final = (1, 5)
+"""Batch sizes in turn: a file that only accepts the batch size it was traced with must not pass."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +41,25 @@ class Agreement:
         )
 
 
-def store_crops(store: Any, input_size: tuple[int, int], count: int, images: Path | None = None) -> NDArray[np.uint8]:
-    """Plain crops of up to that many persons, spread evenly over a store: (n, H, W, 3) uint8 RGB."""
+def store_crops(store: Store, input_size: tuple[int, int], count: int, images: Path | None = None) -> NDArray[np.uint8]:
+    """Cut plain crops of instances spread evenly over a store.
+
+    Args:
+        store: An opened store.
+        input_size: Width and height of the crops.
+        count: Number of crops; fewer if the store has fewer instances.
+        images: Folder of the original images, for a store without frames.
+
+    Returns:
+        (n, H, W, 3) uint8 RGB.
+    """
     dataset = StoreDataset(store, input_size, views=None, images=images)
     indices = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int))
     return np.stack([dataset[int(i)]["image"].numpy() for i in indices])
 
 
-def drawn_crops(input_size: tuple[int, int], count: int) -> NDArray[np.uint8]:
-    """Noise of several coarsenesses, for want of real crops: (count, H, W, 3) uint8."""
+def noise_crops(input_size: tuple[int, int], count: int) -> NDArray[np.uint8]:
+    """Draw noise in cells of 1, 2, 4, 8 and 16 pixels, where there are no real crops: (count, H, W, 3) uint8."""
     (width, height), rng = input_size, np.random.default_rng(0)
     crops = []
     for i in range(count):
@@ -60,19 +71,21 @@ def drawn_crops(input_size: tuple[int, int], count: int) -> NDArray[np.uint8]:
 
 @torch.inference_mode()
 def compare(network: Deployable, exported: Heatmaps, crops: NDArray[np.uint8]) -> Agreement:
-    """Run both over the crops.
+    """Compare the heatmaps of a network and of its exported file on crops (N, H, W, 3) uint8 RGB.
 
     Raises:
-        TrainError: If the exported network does not run, or puts out another shape.
+        TrainError: If the exported network does not run, or its output has another shape.
     """
     difference, height, moved, start, turn = 0.0, 0.0, 0, 0, 0
     maps = 0
     while start < len(crops):
-        batch = crops[start : start + BATCHES[turn % len(BATCHES)]]
+        batch = crops[start : start + BATCH_SIZES[turn % len(BATCH_SIZES)]]
         wanted = network(network.inputs(torch.from_numpy(batch))).numpy()
         found = _run(exported, batch)
         if found.shape != wanted.shape:
-            raise TrainError(f"the exported file makes {found.shape} of a batch of {len(batch)}, not {wanted.shape}")
+            raise TrainError(
+                f"the exported file returns {found.shape} for a batch of {len(batch)}, and PyTorch {wanted.shape}"
+            )
         difference = max(difference, float(np.abs(found - wanted).max()))
         height = max(height, float(wanted.max()))
         moved += int((peaks(found)[0] != peaks(wanted)[0]).any(axis=-1).sum())
@@ -89,8 +102,8 @@ def _run(exported: Heatmaps, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         raise TrainError(f"the exported file does not run on a batch of {len(batch)}: {reason}") from error
 
 
-def refuse_disagreement(agreement: Agreement, path: Path) -> None:
-    """Raise `TrainError` where the difference is above the tolerance."""
+def check_agreement(agreement: Agreement, path: Path) -> None:
+    """Raise `TrainError` if the difference is above the tolerance; ``path`` is the exported file, for the message."""
     if not agreement.difference <= TOLERANCE * max(agreement.height, 1.0):
         raise TrainError(
             f"{path} was not kept: it disagrees with PyTorch ({agreement}); this is a fault of the exporter of torch "

@@ -1,8 +1,8 @@
-"""Where the persons are: boxes from a detector's COCO results or from a COCO annotation file.
+"""Boxes of the persons, from a detector's COCO results or from a COCO annotation file.
 
-A detector's results are a JSON list of ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``; instead
-of ``image_id`` an entry may have ``file_name``. An annotation file is the usual object with ``images`` and
-``annotations``. Of either, persons alone are taken (category 1), and no crowds.
+A detector's results are a JSON list of ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``; an
+entry may have ``file_name`` instead of ``image_id``. An annotation file is the usual object with ``images`` and
+``annotations``. Of both, only persons (category 1) are used, and no crowds.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ PERSON: Final = 1
 
 @dataclasses.dataclass(frozen=True)
 class Boxes:
-    """N boxes of one picture."""
+    """N boxes of one image."""
 
     xywh: NDArray[np.float64]
     """(N, 4) x, y, width, height in image pixels."""
@@ -29,62 +29,72 @@ class Boxes:
     """(N,) the detector's confidence."""
 
 
-NOBODY: Final = Boxes(np.empty((0, 4)), np.empty(0))
+NO_BOXES: Final = Boxes(np.empty((0, 4)), np.empty(0))
 
 
 class BoxFile:
-    """The boxes of a file, by picture.
+    """The boxes of a file, by image.
 
     Args:
         path: JSON file.
-        least: Smallest score that counts.
+        min_score: Boxes with a lower score are left out.
+
+    Attributes:
+        ids: Image ids by file name, where the file lists its images.
 
     Raises:
-        TrainError: If the file is missing, is neither form, or has no box that counts; the message names the first bad
-            entry, or why none counts.
+        TrainError: If the file is missing, has neither form, or has no box that can be used; the message names the
+            first bad entry, or says why no box can be used.
     """
 
-    def __init__(self, path: Path, least: float = 0.0) -> None:
-        self.path, self.least = path, least
+    def __init__(self, path: Path, min_score: float = 0.0) -> None:
+        self.path, self.min_score = path, min_score
         self._by_key = dict[int | str, Boxes]()
         self._highest = dict[int | str, float]()
         self.ids: dict[str, int] = {}
-        """Image ids by file name, where the file says."""
         entries = self._entries(_read(path))
         kept: dict[int | str, list[tuple[list[float], float]]] = {}
         for number, entry in enumerate(entries):
             if entry.get("category_id", PERSON) != PERSON or entry.get("iscrowd", 0):
                 continue
-            key, box, score = _parsed(entry, f"{path}, entry {number}")
+            key, box, score = _parse_entry(entry, f"{path}, entry {number}")
             self._highest[key] = max(score, self._highest.get(key, score))
-            if score >= least:
+            if score >= min_score:
                 kept.setdefault(key, []).append((box, score))
         for key, rows in kept.items():
             self._by_key[key] = Boxes(np.array([box for box, _ in rows]), np.array([score for _, score in rows]))
         if not self._highest:
-            raise TrainError(f"{path} holds no box of a person: of category {PERSON}, and no crowd")
+            raise TrainError(f"{path} holds no box of a person (category {PERSON}, not a crowd)")
         if not kept:
-            raise TrainError(f"every box of {path} {self._is_weaker(max(self._highest.values()))}")
+            raise TrainError(f"every box of {path} {self._has_low_score(max(self._highest.values()))}")
 
     def __len__(self) -> int:
-        """Pictures that have boxes."""
+        """Number of images that have boxes."""
         return len(self._by_key)
 
-    def of(self, name: str, image_id: int | None) -> Boxes | None:
-        """The boxes of a picture, by its id in the file, its name, or the id its name is; None if it has none."""
+    def find(self, name: str, image_id: int | None) -> Boxes | None:
+        """Find the boxes of an image by its id in the file, by its name, or by the number that its name is.
+
+        Args:
+            name: File name.
+            image_id: The number that the name is, if it is one.
+
+        Returns:
+            None if the image has no boxes.
+        """
         return next((self._by_key[key] for key in self._keys(name, image_id) if key in self._by_key), None)
 
-    def why_none(self, pictures: Iterable[tuple[str, int | None]]) -> str:
-        """What keeps pictures (names and image ids) that have no boxes from having some."""
-        keys = [key for name, image_id in pictures for key in self._keys(name, image_id)]
+    def explain_missing(self, images: Iterable[tuple[str, int | None]]) -> str:
+        """Explain why images, given by names and numbers, have no boxes."""
+        keys = [key for name, image_id in images for key in self._keys(name, image_id)]
         scores = [self._highest[key] for key in keys if key in self._highest]
-        return f"each {self._is_weaker(max(scores))}" if scores else "names and image_ids differ"
+        return f"each {self._has_low_score(max(scores))}" if scores else "names and image_ids differ"
 
-    def _is_weaker(self, highest: float) -> str:
-        return f"scores below --min-box-score {self.least:g}, the highest {highest:g}"
+    def _has_low_score(self, highest: float) -> str:
+        return f"scores below --min-box-score {self.min_score:g}, the highest {highest:g}"
 
     def _keys(self, name: str, image_id: int | None) -> list[int | str]:
-        """What entries may call a picture."""
+        """The names and ids by which entries may refer to an image."""
         known = self.ids.get(name, image_id)
         return [name] if known is None else [name, known]
 
@@ -104,7 +114,7 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise TrainError(f"no boxes at {path}") from error
+        raise TrainError(f"there is no box file at {path}") from error
     except IsADirectoryError as error:
         raise TrainError(f"{path} is a folder; --boxes takes a JSON file") from error
     except OSError as error:
@@ -113,8 +123,8 @@ def _read(path: Path) -> Any:
         raise TrainError(f"{path} is not JSON: {error}") from error
 
 
-def _parsed(entry: dict[str, Any], where: str) -> tuple[int | str, list[float], float]:
-    """Picture, box and score of an entry."""
+def _parse_entry(entry: dict[str, Any], where: str) -> tuple[int | str, list[float], float]:
+    """Image, box and score of an entry; ``where`` is its place, for messages."""
     try:
         key = entry["image_id"] if "image_id" in entry else entry["file_name"]
         numbers, score = entry["bbox"], float(entry.get("score", 1.0))
@@ -123,11 +133,11 @@ def _parsed(entry: dict[str, Any], where: str) -> tuple[int | str, list[float], 
         raise TrainError(f"{where}: needs image_id (or file_name) and bbox, has {sorted(entry)}") from error
     if len(box) != 4 or not np.isfinite([*box, score]).all():
         raise TrainError(f"{where}: a bbox is four finite numbers x, y, width, height, got {entry['bbox']}")
-    return _key(key, where), box, score
+    return _parse_key(key, where), box, score
 
 
-def _key(given: Any, where: str) -> int | str:
-    """What an entry calls its picture: a name, or a number, which may be written as text."""
+def _parse_key(given: Any, where: str) -> int | str:
+    """The image of an entry: a name, or a number, which may be written as text."""
     if isinstance(given, str):
         return int(given) if given.isascii() and given.isdigit() else given
     if isinstance(given, float) and given.is_integer():

@@ -1,12 +1,11 @@
-"""Writing an exported student: ONNX, or PyTorch's own ``torch.export`` archive.
+"""Writes exported students, as ONNX or as an archive of ``torch.export``, and reads them back.
 
-TorchScript is not among them: torch calls it deprecated and sends its users to `torch.export`.
+TorchScript is not supported: torch has deprecated it in favour of `torch.export`.
 """
 
 import contextlib
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,17 +21,24 @@ from train.deploy.network import Deployable, to_strings
 from train.errors import TrainError
 
 Heatmaps = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Heatmaps (B, K, H, W) of crops (B, H, W, 3) uint8 RGB."""
 
 
 def write_onnx(network: Deployable, crops: Tensor, facts: dict[str, Any], path: Path) -> None:
-    """Write an ONNX file with a free batch size and the facts as its metadata.
+    """Write an ONNX file that accepts any batch size.
+
+    Args:
+        network: What the file computes.
+        crops: (B, H, W, 3) uint8, to trace the network with.
+        facts: Metadata of the file.
+        path: Where to write it.
 
     Raises:
-        TrainError: If the exporter's packages are missing.
+        TrainError: If packages that the exporter needs are missing.
     """
     try:
         import onnx
-        import onnxscript  # noqa: F401  # torch's exporter is made with it
+        import onnxscript  # noqa: F401  # torch's exporter imports it
     except ImportError as error:
         raise TrainError(f"exporting to ONNX needs {error.name}: {INSTALL}") from error
     with _quietly():
@@ -52,7 +58,7 @@ def write_onnx(network: Deployable, crops: Tensor, facts: dict[str, Any], path: 
 
 
 def write_pt2(network: Deployable, crops: Tensor, facts: dict[str, Any], path: Path) -> None:
-    """Write a ``torch.export`` archive; the facts lie in it as ``metadata.json``."""
+    """Write an archive of ``torch.export``, which holds the facts as ``metadata.json``; arguments as `write_onnx`."""
     batch = torch.export.Dim("batch", min=1)
     with _quietly():
         program = torch.export.export(network, (network.inputs(crops),), dynamic_shapes={INPUT: {0: batch}})
@@ -78,24 +84,12 @@ FORMATS: Final[dict[str, tuple[Callable[..., None], Callable[[Deployable, Path],
     ".onnx": (write_onnx, _read_onnx),
     ".pt2": (write_pt2, _read_pt2),
 }
-"""How a file is written and read back, by its suffix."""
-
-
-@contextlib.contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
-    """A path to write to that becomes ``path`` at the end of the block, or nothing where the block raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+"""The functions that write a file and read it back, by its suffix."""
 
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the exporters' remarks about their own internals."""
+    """Suppress the warnings that the exporters print about their own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

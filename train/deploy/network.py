@@ -1,10 +1,10 @@
-"""What an exported file computes, and what it says of itself.
+"""The network of an exported file, and the file's metadata.
 
-Input ``image``: (B, H, W, 3) uint8 RGB, as an image library gives it; normalisation is inside. Or, ``normalised``:
-(B, 3, H, W) float32, (x / 255 - mean) / std, as torchvision has it and as a teacher ``onnx:FILE`` is fed.
-Output ``heatmaps``: (B, K, H / stride, W / stride) float32; heatmap pixel u lies at input pixel stride * u. A label's
-Gaussian would peak at 1; a student's map peaks higher where it is surer of the place than that, and lower where it is
-less sure.
+Input ``image``: (B, H, W, 3) uint8 RGB; the network normalises it. With ``normalised``: (B, 3, H, W) float32,
+(x / 255 - mean) / std, as torchvision has it and as a teacher ``onnx:FILE`` expects it.
+Output ``heatmaps``: (B, K, H / stride, W / stride) float32; heatmap pixel u lies at input pixel stride * u. The
+Gaussian of a label would peak at 1. A student's heatmap peaks higher where the student is more certain of the place
+than such a Gaussian, and lower where it is less certain.
 """
 
 import json
@@ -21,7 +21,12 @@ from kdlib.students.loading import FORMAT, TorchStudent
 
 
 class Deployable(nn.Module):
-    """A student between its crops and its heatmaps, with everything a user would otherwise have to know."""
+    """A student from crops to heatmaps, including normalisation and readout.
+
+    Args:
+        student: The student; its model is moved to the CPU and to evaluation mode.
+        normalised: The caller normalises the crops.
+    """
 
     def __init__(self, student: TorchStudent, *, normalised: bool = False) -> None:
         super().__init__()
@@ -29,16 +34,16 @@ class Deployable(nn.Module):
         self.readout = student.readout
 
     def forward(self, image: Tensor) -> Tensor:
-        """Heatmaps of the crops."""
+        """Compute the heatmaps of crops in the form that `inputs` returns."""
         return self.readout.heatmaps(self.model(image if self.normalised else normalise_images(image)))
 
     def inputs(self, crops: Tensor) -> Tensor:
-        """Crops (B, H, W, 3) uint8 RGB in the form that `forward` takes."""
+        """Bring crops (B, H, W, 3) uint8 RGB into the form that `forward` takes."""
         return normalise_images(crops).contiguous() if self.normalised else crops
 
 
 def describe(student: TorchStudent, *, normalised: bool, precision: str = "fp32") -> dict[str, Any]:
-    """The metadata of an exported student: what a program needs to use it, and where it comes from."""
+    """Build the metadata of an exported student: what a program needs to use it, and where it comes from."""
     width, height = student.input_size
     return {
         "format": FORMAT,
@@ -61,11 +66,11 @@ def describe(student: TorchStudent, *, normalised: bool, precision: str = "fp32"
 
 
 def to_strings(facts: dict[str, Any]) -> dict[str, str]:
-    """Metadata as ONNX keeps it: text for text, JSON for the rest."""
+    """Convert metadata to what ONNX stores: text stays text, everything else becomes JSON."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
 
 
 def sample_crops(student: TorchStudent, crops: int = 2) -> Tensor:
-    """Black crops of the student's size, to trace it with."""
+    """Make black crops (B, H, W, 3) uint8 of the student's size, to trace it with."""
     width, height = student.input_size
     return torch.zeros(crops, height, width, 3, dtype=torch.uint8)

@@ -1,7 +1,7 @@
-"""Predicted people as COCO keypoint results, which pycocotools' ``loadRes`` reads."""
+"""Writes predictions: COCO keypoint results, which pycocotools' ``loadRes`` reads, and drawings."""
 
+import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,13 +9,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcli.files import replacing
 from train.deploy.people import People
 from train.errors import TrainError
 from train.show.drawing import draw_persons
 
+JPEG_QUALITY: Final = 92
+CODEC: Final = "mp4v"
+"""MPEG-4 part 2, which every build of OpenCV can write."""
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
 
 def coco_results(people: People) -> list[dict[str, Any]]:
-    """One entry a person: keypoints are x, y in image pixels and the height of the joint's heatmap."""
+    """Convert the persons of a scene to COCO results.
+
+    Returns:
+        One entry per person. Its keypoints are x, y in image pixels and the height of the joint's heatmap.
+    """
     rows = np.concatenate([people.points, people.joint_scores[..., None]], axis=2)
     return [
         {
@@ -31,47 +43,44 @@ def coco_results(people: People) -> list[dict[str, Any]]:
 
 
 def write_results(results: list[dict[str, Any]], path: Path) -> None:
-    """Write the list so that the path never holds half of it.
+    """Write results as JSON; the path never holds half of them.
 
     Raises:
-        TrainError: If it cannot be written.
+        TrainError: If they cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(json.dumps(results, allow_nan=False) + "\n")
-        beside.replace(path)
+        with replacing(path) as beside:
+            beside.write_text(json.dumps(results, allow_nan=False) + "\n")
     except OSError as error:
         raise TrainError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
-JPEG_QUALITY: Final = 92
+# --- drawings ---------------------------------------------------------------------------------------------------------
 
 
 def drawings_folder(out: Path) -> Path:
-    """Where the drawings of an output folder lie."""
+    """The folder of the drawings in an output folder."""
     return out / "pictures"
 
 
-def _drawn(people: People, least: float) -> NDArray[np.uint8]:
-    return draw_persons(people.scene.pixels, people.boxes, people.points, people.joint_scores, least)
+def _draw(people: People, threshold: float) -> NDArray[np.uint8]:
+    return draw_persons(people.scene.pixels, people.boxes, people.points, people.joint_scores, threshold)
 
 
-def save_drawing(people: People, out: Path, least: float) -> None:
-    """Write a scene's drawing.
+def save_drawing(people: People, out: Path, threshold: float) -> None:
+    """Write the drawing of a scene.
 
     Args:
-        people: Who is there.
+        people: The persons of the scene.
         out: The output folder.
-        least: Joints with lower heatmaps are left out.
+        threshold: Joints with lower heatmaps are not drawn.
 
     Raises:
-        TrainError: If OpenCV has no writer for the picture's format or size, or the file cannot be written.
+        TrainError: If OpenCV cannot write the image's format or size, or the file cannot be written.
     """
     target = drawings_folder(out) / people.scene.name
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if target.suffix.lower() in (".jpg", ".jpeg") else []
-    drawn = _drawn(people, least)
+    drawn = _draw(people, threshold)
     try:
         encoded, content = cv2.imencode(target.suffix, drawn, quality)
         if not encoded:
@@ -84,63 +93,67 @@ def save_drawing(people: People, out: Path, least: float) -> None:
         raise TrainError(f"cannot write {target}: {error.strerror}") from error
 
 
-CODEC: Final = "mp4v"
-"""MPEG-4 part 2: every build of OpenCV writes it."""
-
-
 class VideoWriter:
-    """Writes frames beside ``path`` and gives the file its name at the end of the ``with`` block."""
+    """Writes drawings of frames as a video, which gets its name at the end of the ``with`` block.
 
-    def __init__(self, path: Path, rate: float, least: float) -> None:
-        """Frames a second, and the height from which joints are drawn."""
-        self.path, self.rate, self.least = path, rate, least
-        self._beside = path.with_name(f".partial.{path.name}")
+    Args:
+        path: The video.
+        rate: Frames per second.
+        threshold: Joints with lower heatmaps are not drawn.
+    """
+
+    def __init__(self, path: Path, rate: float, threshold: float) -> None:
+        self.path, self.rate, self.threshold = path, rate, threshold
+        self._stack = contextlib.ExitStack()
         self._writer: Any = None
 
     def __enter__(self) -> "VideoWriter":
         return self
 
     def write(self, people: People) -> None:
-        """Append a frame."""
+        """Append a frame.
+
+        Raises:
+            TrainError: If OpenCV cannot write the video.
+        """
         if self._writer is None:
-            height, width = people.scene.pixels.shape[:2]
-            fourcc = cv2.VideoWriter.fourcc(*CODEC)
-            self._writer = cv2.VideoWriter(str(self._beside), fourcc, self.rate, (width, height))
-            if not self._writer.isOpened():
-                raise TrainError(f"this OpenCV cannot write {self.path} ({CODEC}); --no-pictures leaves it out")
-        self._writer.write(_drawn(people, self.least))
+            self._writer = self._open(people.scene.pixels)
+        self._writer.write(_draw(people, self.threshold))
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.release()
-        if self._beside.exists():
-            if kind is None:
-                self._beside.replace(self.path)
-            else:
-                self._beside.unlink()
+    def _open(self, frame: NDArray[np.uint8]) -> Any:
+        height, width = frame.shape[:2]
+        beside = self._stack.enter_context(replacing(self.path))
+        writer = cv2.VideoWriter(str(beside), cv2.VideoWriter.fourcc(*CODEC), self.rate, (width, height))
+        if not writer.isOpened():
+            raise TrainError(f"this OpenCV cannot write {self.path} ({CODEC}); --no-pictures leaves it out")
+        self._stack.callback(writer.release)
+        return writer
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
 
-class Undrawn:
-    """Counts them.
+class BlankDrawings:
+    """Counts drawings without any joint.
 
     Args:
-        least: The height from which joints are drawn.
+        threshold: Joints with lower heatmaps are not drawn.
     """
 
-    def __init__(self, least: float) -> None:
-        self.least = least
-        self.pictures, self.bare, self._highest = 0, 0, float("-inf")
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self._drawings, self._blank, self._highest = 0, 0, float("-inf")
 
-    def look(self, people: People) -> None:
-        """Count a picture that was drawn."""
-        self.pictures += 1
-        if people.joint_scores.size and people.joint_scores.max() < self.least:
-            self.bare += 1
+    def add(self, people: People) -> None:
+        """Count the drawing of a scene."""
+        self._drawings += 1
+        if people.joint_scores.size and people.joint_scores.max() < self.threshold:
+            self._blank += 1
             self._highest = max(self._highest, float(people.joint_scores.max()))
 
-    def line(self, unit: str) -> str | None:
-        """What to tell about them and what to give, in one line; None if there are none."""
-        if not self.bare:
+    def message(self, unit: str) -> str | None:
+        """One line with their number and a threshold that would draw some joints; None if there are none."""
+        if not self._blank:
             return None
-        found = f"{self.bare} of {self.pictures} {unit} show no joint: the highest there is {self._highest:.2g}"
-        return f"{found}, below --draw-above {self.least:g}; give --draw-above {self._highest / 2:.1g} to see more"
+        found = f"{self._blank} of {self._drawings} {unit} show no joint: the highest heatmap is {self._highest:.2g}"
+        return f"{found}, below --draw-above {self.threshold:g}; give --draw-above {self._highest / 2:.1g} to see more"

@@ -1,4 +1,4 @@
-"""From pictures and boxes to keypoints, a batch of crops at a time."""
+"""Predicts the keypoints of persons from images and boxes, in batches of crops."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from train.deploy.boxes import Boxes
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A picture and where its persons are."""
+    """An image and the boxes of its persons."""
 
     name: str
     image_id: int
@@ -35,15 +35,15 @@ class People:
     points: NDArray[np.float64]
     """(N, K, 2) image pixels."""
     joint_scores: NDArray[np.float32]
-    """(N, K) heatmap heights."""
+    """(N, K) heights of the heatmaps at the points."""
     scores: NDArray[np.float64]
-    """(N,) the box's score times the mean of the joint scores."""
+    """(N,) the score of the box times the mean of the joint scores."""
     outside: int
-    """Boxes of the scene that have no area inside its picture."""
+    """Number of boxes of the scene that have no area inside its image."""
 
 
-def whole_picture(pixels: NDArray[np.uint8]) -> Boxes:
-    """One box around everything."""
+def whole_image(pixels: NDArray[np.uint8]) -> Boxes:
+    """One box around an image (H, W, 3)."""
     height, width = pixels.shape[:2]
     return Boxes(np.array([[0.0, 0.0, width, height]]), np.ones(1))
 
@@ -51,7 +51,17 @@ def whole_picture(pixels: NDArray[np.uint8]) -> Boxes:
 def estimate(
     student: LoadedStudent, scenes: Iterable[Scene], batch_size: int, decoder: str = DECODER
 ) -> Iterator[People]:
-    """Find the keypoints of every box, scene after scene; boxes without area inside their picture are left out."""
+    """Predict the keypoints of every box.
+
+    Args:
+        student: The student.
+        scenes: Images with boxes, read one after the other.
+        batch_size: Crops per batch; a batch may hold crops of several scenes.
+        decoder: ``argmax`` or ``dark``.
+
+    Yields:
+        The persons of each scene, in the order of the scenes. Boxes without area inside their image are left out.
+    """
     waiting: list[tuple[Scene, Boxes]] = []
     crops: list[NDArray[np.uint8]] = []
     affines: list[NDArray[np.float64]] = []
@@ -81,7 +91,7 @@ def _people(
     batch_size: int,
     decoder: str,
 ) -> Iterator[People]:
-    """The people of the waiting scenes, whose crops follow each other."""
+    """Predict the persons of the waiting scenes, whose crops follow each other."""
     points, scores = np.empty((0, student.joints, 2)), np.empty((0, student.joints), np.float32)
     for start in range(0, len(crops), batch_size):
         batch = slice(start, start + batch_size)
@@ -97,7 +107,7 @@ def _people(
 def _ranked(
     scene: Scene, boxes: Boxes, points: NDArray[np.float64], joint_scores: NDArray[np.float32], threshold: float
 ) -> People:
-    """Best first, near-duplicates left out as in HRNet's evaluation (for COCO's joints)."""
+    """Sort persons by score; for COCO's joints, near-duplicates are left out as in HRNet's evaluation."""
     scores = person_scores(boxes.scores, joint_scores, threshold)
     if points.shape[1] == len(JOINTS):
         order = suppress(points, scores, box_to_region(boxes.xywh, REGION_ASPECT)[1].prod(axis=1))

@@ -1,12 +1,12 @@
-"""An exported student in 8-bit integers: onnxruntime's static quantisation, calibrated on crops of a store.
+"""Quantises an exported student to 8-bit integers with onnxruntime's static quantisation, calibrated on crops.
 
-Weights are int8 a channel and activations uint8, in onnxruntime's QDQ form. What it costs is measured by the caller, on
-a store: quantisation has no tolerance that could be checked number by number.
+Weights are int8 per channel and activations uint8, in onnxruntime's QDQ format. The caller measures the loss of
+accuracy on a store: quantisation has no tolerance that could be checked value by value.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 from kdlib.students.loading import INPUT
 from train.deploy.network import Deployable, to_strings
 
-QUANTISED = ["Conv", "ConvTranspose", "MaxPool", "Concat", "Gemm", "MatMul"]
+QUANTISED: Final = ["Conv", "ConvTranspose", "MaxPool", "Concat", "Gemm", "MatMul"]
 """Operators that compute in integers; normalisation and the last softmax stay in float."""
-CROPS_A_BATCH = 8
+CROPS_PER_BATCH: Final = 8
 
 
 def quantise(network: Deployable, source: Path, crops: NDArray[np.uint8], facts: dict[str, Any], path: Path) -> None:
-    """Write the int8 form of an ONNX file.
+    """Write an ONNX file in int8.
 
     Args:
-        network: What the file computes; prepares its inputs.
+        network: What the file computes; it prepares the inputs.
         source: ONNX file in float32.
-        crops: (N, H, W, 3) uint8 RGB, to calibrate the activations with.
+        crops: (N, H, W, 3) uint8 RGB, to calibrate the activations on.
         facts: Metadata of the new file.
-        path: Where it goes.
+        path: Where to write it.
     """
     import onnx
     from onnxruntime import quantization
@@ -54,7 +54,7 @@ def quantise(network: Deployable, source: Path, crops: NDArray[np.uint8], facts:
 
 
 def _reader(network: Deployable, crops: NDArray[np.uint8]) -> Any:
-    """The crops as onnxruntime's calibration asks for them."""
+    """Wrap the crops in the class that onnxruntime's calibration reads from."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class Crops(CalibrationDataReader):
@@ -70,6 +70,6 @@ def _reader(network: Deployable, crops: NDArray[np.uint8]) -> Any:
 def _batches(network: Deployable, crops: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[Any]]]:
     import torch
 
-    for start in range(0, len(crops), CROPS_A_BATCH):
-        batch = torch.from_numpy(crops[start : start + CROPS_A_BATCH])
+    for start in range(0, len(crops), CROPS_PER_BATCH):
+        batch = torch.from_numpy(crops[start : start + CROPS_PER_BATCH])
         yield {INPUT: network.inputs(batch).numpy()}

@@ -1,6 +1,7 @@
-"""Where pictures come from: a file, a folder, or the frames of a video.
+"""Images to predict on: one file, a folder of files, or the frames of a video.
 
-Pictures are BGR as OpenCV reads them, upright as their EXIF says: coordinates are those that a viewer shows.
+Pixels are BGR, as OpenCV reads them. Images are turned upright as their EXIF orientation says, so that coordinates are
+those that a viewer shows.
 """
 
 import dataclasses
@@ -18,64 +19,64 @@ from train.errors import TrainError
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 
-class UnreadablePictureError(TrainError):
-    """A file that is no picture OpenCV can read."""
+class UnreadableFileError(TrainError):
+    """OpenCV cannot read a file as an image."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A picture that is still on disk."""
+class ImageFile:
+    """An image file that has not been read yet."""
 
     path: Path
     name: str
-    """Relative to the folder that was asked for."""
+    """Path relative to the source folder, or the file's name."""
     number: int | None
-    """COCO's image id where the file name is one, e.g. 139 of 000000000139.jpg."""
+    """COCO's image id if the file name is a number, e.g. 139 of 000000000139.jpg."""
 
     def read(self) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 BGR.
+        """Read the pixels (H, W, 3) uint8 BGR.
 
         Raises:
-            UnreadablePictureError: If the file is missing, truncated, or no picture.
+            UnreadableFileError: If the file is missing, truncated, or not an image.
         """
         try:
             content = self.path.read_bytes()
         except OSError as error:
-            raise UnreadablePictureError(f"cannot read {self.path}: {error.strerror}") from error
+            raise UnreadableFileError(f"cannot read {self.path}: {error.strerror}") from error
         try:
             return decode_image(content, upright=True, bgr=True)
         except UnreadableImageError as error:
-            raise UnreadablePictureError(f"{self.path} {error}") from error
+            raise UnreadableFileError(f"{self.path} {error}") from error
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file's name is that of a picture."""
+def is_image(path: Path) -> bool:
+    """Whether a file has the suffix of an image."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def find_pictures(source: Path, without: Path | None = None) -> list[Picture]:
-    """The picture at a path, or all pictures in and below a folder, sorted by name.
+def find_images(source: Path, without: Path | None = None) -> list[ImageFile]:
+    """Find the image at a path, or all images in a folder and below it, sorted by name.
 
     Args:
-        source: A picture or a folder.
-        without: A folder that is left out where it lies below the source.
+        source: An image or a folder.
+        without: A folder that is left out if it lies below the source.
 
     Raises:
-        TrainError: If there is none.
+        TrainError: If there is no image.
     """
     if not source.exists():
-        raise TrainError(f"there is no picture, folder or video at {source}")
+        raise TrainError(f"there is no image, folder or video at {source}")
     if not source.is_dir():
-        return [Picture(source, source.name, _number(source.stem))]
-    names = sorted(path.relative_to(source) for path in source.rglob("*") if is_picture(path) and path.is_file())
+        return [ImageFile(source, source.name, _number(source.stem))]
+    names = sorted(path.relative_to(source) for path in source.rglob("*") if is_image(path) and path.is_file())
     if not names:
-        raise TrainError(f"{source} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise TrainError(f"{source} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     if without is not None and without.resolve().is_relative_to(source.resolve()):
-        drawn = without.resolve().relative_to(source.resolve())
-        names = [name for name in names if not name.is_relative_to(drawn)]
+        left_out = without.resolve().relative_to(source.resolve())
+        names = [name for name in names if not name.is_relative_to(left_out)]
     if not names:
-        raise TrainError(f"{source} holds no pictures but the drawings in {without}")
-    return [Picture(source / name, name.as_posix(), _number(name.stem)) for name in names]
+        raise TrainError(f"{source} holds no images except the drawings in {without}")
+    return [ImageFile(source / name, name.as_posix(), _number(name.stem)) for name in names]
 
 
 def _number(stem: str) -> int | None:
@@ -85,17 +86,22 @@ def _number(stem: str) -> int | None:
 class Video:
     """The frames of a video file; use it in a ``with`` block.
 
+    Args:
+        path: The file.
+
     Attributes:
-        frames: How many the file says it has; 0 where it does not say.
-        rate: Frames a second.
+        frames: Number of frames that the file states; 0 if it states none.
+        rate: Frames per second.
+
+    Raises:
+        TrainError: If OpenCV cannot open the file.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open it; `TrainError` if OpenCV cannot."""
         self.path = path
         self._capture: Any = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
-            raise TrainError(f"{path} is neither a picture nor a video that OpenCV can read")
+            raise TrainError(f"{path} is neither an image nor a video that OpenCV can read")
         self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         self.rate = float(self._capture.get(cv2.CAP_PROP_FPS)) or 25.0
 
@@ -106,7 +112,7 @@ class Video:
         self._capture.release()
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """Frames (H, W, 3) uint8 BGR, in order."""
+        """Yield the frames (H, W, 3) uint8 BGR, in order."""
         while True:
             read, frame = self._capture.read()
             if not read:

@@ -1,4 +1,4 @@
-"""Exported students: they say what PyTorch says, carry what a user needs, and bad ones are not left behind."""
+"""Exported students: they compute what PyTorch computes, carry their metadata, and bad files are not kept."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from tests.support.trained_student import make_checkpoint
 from train.__main__ import main
 from train.commands import export as command
 from train.deploy import agreement, formats
-from train.deploy.agreement import compare, drawn_crops, refuse_disagreement, store_crops
+from train.deploy.agreement import check_agreement, compare, noise_crops, store_crops
 from train.deploy.network import Deployable, describe
 from train.errors import TrainError
 from train.evaluate import predict, student_loader
@@ -41,7 +41,7 @@ def student(folder):
 
 
 def test_what_the_loss_calls_heatmaps_is_what_the_file_puts_out(folder, student):
-    crops = drawn_crops(student.input_size, 3)
+    crops = noise_crops(student.input_size, 3)
     session = onnxruntime.InferenceSession(folder / "s.onnx")
     with torch.inference_mode():
         mean, std = (torch.tensor(json.loads(facts(session)[key])) for key in ("mean", "std"))
@@ -51,7 +51,7 @@ def test_what_the_loss_calls_heatmaps_is_what_the_file_puts_out(folder, student)
         (found,) = session.run(["heatmaps"], {"image": batch})
         assert found.shape == (len(batch), 17, 16, 12)
         np.testing.assert_allclose(found, wanted[: len(batch)], atol=1e-4 * wanted.max())
-    assert wanted.max() > 10 * np.median(wanted)  # maps that say something
+    assert wanted.max() > 10 * np.median(wanted)  # maps far from uniform
 
 
 def facts(session):
@@ -121,7 +121,7 @@ def test_pytorchs_own_archive_agrees_and_carries_its_metadata_for_another_backbo
     assert json.loads(extra["metadata.json"])["student"] == "timm:resnet18d"
     student = load_checkpoint(checkpoint)
     network = Deployable(student, normalised=True)
-    crops = network.inputs(torch.from_numpy(drawn_crops(student.input_size, 3)))
+    crops = network.inputs(torch.from_numpy(noise_crops(student.input_size, 3)))
     with torch.inference_mode():
         torch.testing.assert_close(program.module()(crops), network(crops))
 
@@ -140,7 +140,7 @@ def test_a_file_that_disagrees_is_not_left(folder, tmp_path, monkeypatch, capsys
 
 
 def test_agreement_counts_differences_and_moved_maxima(student):
-    network, crops = Deployable(student), drawn_crops(student.input_size, 7)
+    network, crops = Deployable(student), noise_crops(student.input_size, 7)
 
     def rolled(batch):
         with torch.inference_mode():
@@ -149,12 +149,12 @@ def test_agreement_counts_differences_and_moved_maxima(student):
     found = compare(network, rolled, crops)
     assert (found.crops, found.maps, found.moved) == (7, 7 * 17, 7 * 17)
     with pytest.raises(TrainError, match="disagrees"):
-        refuse_disagreement(found, "x.onnx")
-    with pytest.raises(TrainError, match="not \\(1, 17, 16, 12\\)"):
+        check_agreement(found, "x.onnx")
+    with pytest.raises(TrainError, match="and PyTorch \\(1, 17, 16, 12\\)"):
         compare(network, lambda batch: rolled(np.concatenate([batch, batch])), crops)
     nan = agreement.Agreement(1, float("nan"), 1.0, 0, 17)
     with pytest.raises(TrainError, match="disagrees"):
-        refuse_disagreement(nan, "x.onnx")
+        check_agreement(nan, "x.onnx")
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from kdlib.students.loading import LoadedStudent
 from tests.support.trained_student import make_checkpoint
 from train.__main__ import main
 from train.deploy.boxes import Boxes, BoxFile
-from train.deploy.people import Scene, estimate, whole_picture
-from train.deploy.sources import UnreadablePictureError, find_pictures
+from train.deploy.people import Scene, estimate, whole_image
+from train.deploy.sources import UnreadableFileError, find_images
 from train.errors import TrainError
 from train.show.drawing import COLOURS, draw_persons
 
@@ -44,7 +44,7 @@ def dotted(size, *dots):
 def test_points_come_back_in_the_pixels_of_their_picture_whatever_the_batches(stride):
     wide, tall = dotted((400, 150), (90, 60), (330, 100)), dotted((120, 300), (70, 210))
     boxes = Boxes(np.array([[40.0, 20, 100, 90], [280, 60, 90, 80]]), np.array([0.5, 0.9]))
-    scenes = [Scene("wide", 1, wide, boxes), Scene("tall", 2, tall, whole_picture(tall))]
+    scenes = [Scene("wide", 1, wide, boxes), Scene("tall", 2, tall, whole_image(tall))]
     for batch_size in (1, 2, 32):
         one, two = estimate(DotFinder(stride), scenes, batch_size)
         np.testing.assert_allclose(one.scores, [0.9, 0.5])  # best first
@@ -73,7 +73,7 @@ def test_boxes_outside_their_picture_are_left_out_and_duplicates_suppressed():
 
 def test_a_drawing_leaves_its_picture_alone_and_colours_the_sides():
     image = dotted((160, 120), (80, 60))
-    (people,) = estimate(DotFinder(), [Scene("a", 1, image, whole_picture(image))], 8)
+    (people,) = estimate(DotFinder(), [Scene("a", 1, image, whole_image(image))], 8)
     people.points[0] = np.stack([np.linspace(10, 150, 17), np.full(17, 30.0)], axis=1)
     before = image.copy()
     shown = people.boxes, people.points, people.joint_scores
@@ -109,7 +109,7 @@ def test_a_folder_gives_coco_results_and_pictures_and_goes_on_past_what_is_broke
     assert main(["predict", str(tmp_path / "in"), "--student", str(checkpoint), "--out", str(out)]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert "000000000300.jpg is no image that OpenCV can read (10 bytes)" in lines[0]
-    assert lines[-1] == "error: 1 of 3 pictures could not be read; the others are done"
+    assert lines[-1] == "error: 1 of 3 images could not be read; the others are done"
     assert [(r["image_id"], r["file_name"]) for r in keypoints(out)] == [
         (139, "000000000139.jpg"),
         (285, "sub/000000000285.png"),
@@ -155,9 +155,9 @@ def test_an_output_inside_the_source_is_left_out_through_a_link_too(predict, tmp
     write_pictures(tmp_path / "in", "a.png")
     (tmp_path / "link").symlink_to(tmp_path / "in")
     for _ in range(2):
-        assert predict("in", out="link/out")[1].endswith(": 1 person in 1 picture\n")
+        assert predict("in", out="link/out")[1].endswith(": 1 person in 1 image\n")
     (tmp_path / "in/a.png").unlink()
-    assert "in holds no pictures but the drawings in" in predict("in", out="in/out")[2]
+    assert "in holds no images except the drawings in" in predict("in", out="in/out")[2]
 
 
 def test_drawings_never_replace_their_pictures(predict, tmp_path):
@@ -166,7 +166,7 @@ def test_drawings_never_replace_their_pictures(predict, tmp_path):
     for source in ("out/pictures", "out/pictures/a.png"):
         code, _, error = predict(source)
         assert code == 1
-        assert "the drawings would replace the pictures in" in error
+        assert "the drawings would replace the images in" in error
     assert (tmp_path / "out/pictures/a.png").read_bytes() == before
 
 
@@ -177,7 +177,7 @@ def test_pictures_without_a_drawn_joint_are_said_with_a_height_that_draws(checkp
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "show no joint" in line)
     highest = max(max(r["keypoints"][2::3]) for r in keypoints(tmp_path / "out"))
     said = re.fullmatch(
-        r"2 of 2 pictures show no joint: the highest there is (\S+), below --draw-above 100; "
+        r"2 of 2 images show no joint: the highest heatmap is (\S+), below --draw-above 100; "
         r"give --draw-above (\S+) to see more",
         line,
     )
@@ -207,11 +207,11 @@ def test_pycocotools_reads_the_results(checkpoint, tmp_path):
 
 def test_half_a_picture_is_not_looked_at(tmp_path):
     write_pictures(tmp_path, "000139.jpg")
-    (picture,) = find_pictures(tmp_path)
+    (picture,) = find_images(tmp_path)
     picture.read()
     content = picture.path.read_bytes()
     picture.path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UnreadablePictureError, match=r"000139\.jpg is truncated"):
+    with pytest.raises(UnreadableFileError, match=r"000139\.jpg is truncated"):
         picture.read()
 
 
@@ -243,7 +243,7 @@ def test_detections_say_where_to_look(checkpoint, tmp_path, capsys):
     (tmp_path / "boxes.json").write_text(json.dumps(detections))
     command = ["predict", str(tmp_path / "in"), "--student", str(checkpoint), "--boxes", str(tmp_path / "boxes.json")]
     assert main([*command, "--out", str(tmp_path / "out"), "--no-pictures"]) == 0
-    assert "1 of 2 pictures have no boxes" in capsys.readouterr().err
+    assert "1 of 2 images have no boxes" in capsys.readouterr().err
     assert sorted(r["bbox"] for r in keypoints(tmp_path / "out")) == [[5, 5, 30, 50], [50, 10, 30, 40]]
     assert not (tmp_path / "out/pictures").exists()
 
@@ -252,15 +252,15 @@ def test_a_box_file_is_found_by_id_by_name_and_through_its_images(tmp_path):
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps([{"file_name": "a/b.jpg", "bbox": [1, 2, 3, 4]}, {"image_id": 9, "bbox": [5, 6, 7, 8]}]))
     boxes = BoxFile(path)
-    assert boxes.of("a/b.jpg", None).xywh.tolist() == [[1, 2, 3, 4]]
-    assert boxes.of("9.jpg", 9).scores.tolist() == [1]
-    assert boxes.of("c.jpg", None) is None
+    assert boxes.find("a/b.jpg", None).xywh.tolist() == [[1, 2, 3, 4]]
+    assert boxes.find("9.jpg", 9).scores.tolist() == [1]
+    assert boxes.find("c.jpg", None) is None
     annotations = [
         {"image_id": 4, "category_id": 1, "bbox": [1, 1, 2, 2], "iscrowd": 1},
         {"image_id": 4, "category_id": 1, "bbox": [3, 3, 4, 4]},
     ]
     path.write_text(json.dumps({"images": [{"id": 4, "file_name": "x.jpg"}], "annotations": annotations}))
-    assert BoxFile(path).of("x.jpg", None).xywh.tolist() == [[3, 3, 4, 4]]
+    assert BoxFile(path).find("x.jpg", None).xywh.tolist() == [[3, 3, 4, 4]]
 
 
 def test_an_image_id_may_be_written_as_text(tmp_path):
@@ -268,7 +268,7 @@ def test_an_image_id_may_be_written_as_text(tmp_path):
     ids = ["785", "000000000786", 787, 788.0]
     path.write_text(json.dumps([{"image_id": image_id, "bbox": [1, 2, 3, 4]} for image_id in ids]))
     boxes = BoxFile(path)
-    assert all(boxes.of(f"{number}.jpg", number) is not None for number in (785, 786, 787, 788))
+    assert all(boxes.find(f"{number}.jpg", number) is not None for number in (785, 786, 787, 788))
 
 
 def test_boxes_without_area_inside_their_picture_are_counted(predict, tmp_path):
@@ -277,19 +277,19 @@ def test_boxes_without_area_inside_their_picture_are_counted(predict, tmp_path):
     (tmp_path / "boxes.json").write_text(json.dumps([{"image_id": 1, "bbox": box} for box in shapes]))
     code, said, _ = predict("in", "--boxes", str(tmp_path / "boxes.json"))
     assert code == 0
-    assert said.endswith("keypoints.json: 1 person in 1 picture; 3 boxes left out: no area inside the picture\n")
+    assert said.endswith("keypoints.json: 1 person in 1 image; 3 boxes left out: no area inside the image\n")
     (tmp_path / "boxes.json").write_text(json.dumps([{"image_id": i, "bbox": [5, 5, 0, 9]} for i in (1, 1, 2)][1:]))
-    assert ": 0 persons in 2 pictures; 2 boxes left out" in predict("in", "--boxes", str(tmp_path / "boxes.json"))[1]
+    assert ": 0 persons in 2 images; 2 boxes left out" in predict("in", "--boxes", str(tmp_path / "boxes.json"))[1]
 
 
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        ([], "boxes.json holds no box of a person: of category 1, and no crowd"),
-        ([(1, 3, 1.0)], "boxes.json holds no box of a person: of category 1, and no crowd"),
+        ([], "boxes.json holds no box of a person (category 1, not a crowd)"),
+        ([(1, 3, 1.0)], "boxes.json holds no box of a person (category 1, not a crowd)"),
         ([(1, 1, 0.1), (2, 1, 0.25)], "boxes.json scores below --min-box-score 0.3, the highest 0.25"),
-        ([(1, 1, 0.1), (2, 1, 0.9)], "that counts: each scores below --min-box-score 0.3, the highest 0.1"),
-        ([(2, 1, 0.9)], "that counts: names and image_ids differ"),
+        ([(1, 1, 0.1), (2, 1, 0.9)], "that can be used: each scores below --min-box-score 0.3, the highest 0.1"),
+        ([(2, 1, 0.9)], "that can be used: names and image_ids differ"),
     ],
 )
 def test_pictures_without_boxes_are_refused_with_the_reason(predict, tmp_path, boxes, message):
@@ -334,7 +334,7 @@ def test_pictures_are_upright_and_names_that_are_no_numbers_are_counted(tmp_path
     orientation = b"\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00"  # a quarter turn
     exif = b"\xff\xe1\x00\x22Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00" + orientation + bytes(4)
     (tmp_path / "turned.jpg").write_bytes(content[:2] + exif + content[2:])
-    (picture,) = find_pictures(tmp_path)
+    (picture,) = find_images(tmp_path)
     assert picture.read().shape == (40, 20, 3)
     np.testing.assert_array_equal(picture.read(), cv2.imread(str(picture.path), cv2.IMREAD_COLOR))
     assert picture.number is None
@@ -366,9 +366,9 @@ def test_a_video_comes_back_frame_by_frame(checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none.jpg", "there is no picture"),
-        ("empty", "holds no pictures"),
-        ("text.avi", "neither a picture nor a video"),
+        ("none.jpg", "there is no image"),
+        ("empty", "holds no images"),
+        ("text.avi", "neither an image nor a video"),
     ],
 )
 def test_a_source_without_pictures_is_refused_in_one_line(checkpoint, tmp_path, name, message, capsys):
@@ -382,7 +382,7 @@ def test_a_url_is_no_local_file(checkpoint, tmp_path, capsys):
     url = "https://x.y/z.jpg"
     assert main(["predict", url, "--student", str(checkpoint), "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
-    assert error == f"error: {url} is a URL; predict reads local files: fetch it, and give the path of the file\n"
+    assert error == f"error: {url} is a URL; predict reads local files: download it and give the path of the file\n"
 
 
 @pytest.mark.parametrize(
@@ -410,5 +410,5 @@ def test_where_no_picture_can_be_read_nothing_is_said_of_others(predict, tmp_pat
     (tmp_path / "a.png").write_bytes(b"no picture")
     code, said, error = predict("a.png")
     assert code == 1
-    assert said.endswith(": 0 persons in 0 pictures\n")
-    assert error.splitlines()[-1] == "error: no picture could be read"
+    assert said.endswith(": 0 persons in 0 images\n")
+    assert error.splitlines()[-1] == "error: no image could be read"

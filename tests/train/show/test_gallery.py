@@ -1,4 +1,4 @@
-"""The gallery: COCO files that agree with the store, relative coordinates, and what FiftyOne makes of them."""
+"""The gallery: COCO files that agree with the store, relative coordinates, and FiftyOne's dataset."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from train.__main__ import main
 from train.errors import TrainError
 from train.evaluate import cached_teacher, measure
 from train.show.gallery.__main__ import main as gallery_main
-from train.show.gallery.app import require_fiftyone, require_free_port
+from train.show.gallery.app import check_fiftyone, check_port_free
 from train.show.gallery.read import read_gallery, relative_box, relative_points
 from train.show.gallery.write import annotations, results, write_gallery
 
@@ -55,7 +55,7 @@ def with_fiftyone():
     """An interpreter that has FiftyOne: this one, or that of `make fiftyone`."""
     for python in (sys.executable, str(ROOT / ".venv-fiftyone/bin/python"), os.environ.get("FIFTYONE_PYTHON", "")):
         try:
-            require_fiftyone(python)
+            check_fiftyone(python)
         except TrainError:
             continue
         return python
@@ -112,7 +112,7 @@ def test_a_person_without_labels_has_no_oks(store, tmp_path):
 def test_what_is_no_gallery_is_left_alone_and_an_old_gallery_is_replaced(store, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/precious.json").write_text("x")
-    with pytest.raises(TrainError, match="not empty and no gallery"):
+    with pytest.raises(TrainError, match="not empty and holds no gallery"):
         write_gallery(store, {}, tmp_path / "mine")
     assert (tmp_path / "mine/precious.json").read_text() == "x"
     said = cached_teacher(store)
@@ -134,8 +134,8 @@ def test_points_and_boxes_are_over_width_and_height_of_an_image_that_is_not_squa
 
 def test_every_image_holds_all_of_its_persons_and_every_field_the_same_ones(store, folder, images):
     gallery = read_gallery(folder, images)
-    assert [len(picture.figures["ground_truth"]) for picture in gallery.pictures] == [2, 2, 1]
-    for picture in gallery.pictures:
+    assert [len(picture.figures["ground_truth"]) for picture in gallery.images] == [2, 2, 1]
+    for picture in gallery.images:
         ids = [[f.attributes["annotation_id"] for f in picture.figures[name]] for name in ("ground_truth", "teacher")]
         assert ids[0] == ids[1] == [about["annotation_id"] for _, about in picture.boxes]
         assert picture.path.is_absolute()
@@ -143,7 +143,7 @@ def test_every_image_holds_all_of_its_persons_and_every_field_the_same_ones(stor
 
 def test_labels_come_back_in_image_pixels_and_unlabelled_joints_are_nowhere(store, folder, images):
     keypoints = store.instances["keypoints"]
-    figures = [f for picture in read_gallery(folder, images).pictures for f in picture.figures["ground_truth"]]
+    figures = [f for picture in read_gallery(folder, images).images for f in picture.figures["ground_truth"]]
     for row, figure in enumerate(figures):
         points = np.array(figure.points) * IMAGE_SIZE
         labelled = keypoints[row, :, 2] > 0
@@ -167,9 +167,9 @@ def test_stores_of_one_path_and_other_contents_make_datasets_of_other_names(stor
 
 
 def test_missing_images_are_refused_with_one_name(folder, images, tmp_path):
-    with pytest.raises(TrainError, match=r"3 of 3 images are not in .*000.jpg for one"):
+    with pytest.raises(TrainError, match=r"3 of 3 images are not in .*, e.g. .*000.jpg;"):
         read_gallery(folder, tmp_path)
-    with pytest.raises(TrainError, match="is no file of a gallery"):
+    with pytest.raises(TrainError, match="is not a file of a gallery"):
         read_gallery(tmp_path, images)
 
 
@@ -191,7 +191,7 @@ def test_an_interpreter_without_fiftyone_is_refused_before_anything_is_computed(
 def test_a_port_that_another_program_has_is_refused_before_anything_is_computed(
     store, images, folder, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("train.show.gallery.app.require_fiftyone", lambda python: None)
+    monkeypatch.setattr("train.show.gallery.app.check_fiftyone", lambda python: None)
     monkeypatch.setitem(sys.modules, "fiftyone", None)
     out = tmp_path / "out"
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -199,7 +199,7 @@ def test_a_port_that_another_program_has_is_refused_before_anything_is_computed(
         places = ["--images", str(images), "--port", port]
         assert main(["fiftyone", "--store", str(store.path), "--teacher", "--out", str(out), *places]) == 1
         assert gallery_main(["--gallery", str(folder), *places]) == 1
-    refusal = f"error: the App cannot have --port {port} (Address already in use); give another with --port N\n"
+    refusal = f"error: the App cannot use --port {port} (Address already in use); give another with --port N\n"
     assert capsys.readouterr().err == 2 * refusal
     assert not out.exists()
 
@@ -207,17 +207,17 @@ def test_a_port_that_another_program_has_is_refused_before_anything_is_computed(
 def test_a_free_port_is_free_again_after_the_look():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    require_free_port(port)
+    check_port_free(port)
     socket.create_server(("127.0.0.1", port)).close()
     with pytest.raises(TrainError, match=r"--port 65536 .*give another"):
-        require_free_port(65536)
+        check_port_free(65536)
 
 
 def test_the_reading_half_needs_no_library_of_the_trainer(folder, images):
     program = (
         "import sys\nfrom pathlib import Path\nimport train.show.gallery.__main__\n"
         "from train.show.gallery.read import read_gallery\n"
-        f"assert len(read_gallery(Path({str(folder)!r}), Path({str(images)!r})).pictures) == 3\n"
+        f"assert len(read_gallery(Path({str(folder)!r}), Path({str(images)!r})).images) == 3\n"
         "print(sorted({'torch', 'cv2', 'cache', 'zarr'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,9 +1,9 @@
-"""A gallery: a store's persons and what networks say of them, as COCO files that any COCO tool reads.
+"""A gallery: the persons of a store and the predictions of networks, as COCO files, and FiftyOne's App to show them.
 
-It is a folder with ``ground_truth.json`` (annotations) and one ``NAME.json`` a network (keypoint results). Each result
-also has its ``annotation_id``, ``bbox``, ``oks`` and ``pck`` (the share of its labelled joints within PCK@0.05), null
-where nothing is labelled. ``python -m train.show.gallery`` shows a gallery in FiftyOne's App, over the original images;
-nothing that it imports needs torch.
+It is a folder with ``ground_truth.json`` (annotations) and one ``NAME.json`` per network (keypoint results). Each
+result also has ``annotation_id``, ``bbox``, ``oks`` and ``pck`` (the share of its labelled joints within PCK@0.05); the
+last two are null for a person without labels. ``python -m train.show.gallery`` shows a gallery over the original
+images, in FiftyOne's App; the modules that it imports do not need torch.
 """
 
 GROUND_TRUTH = "ground_truth"

@@ -1,8 +1,8 @@
-"""Show a gallery in FiftyOne: labels and networks over the original images, the worst first where one asks.
+"""Show a gallery in FiftyOne's App: labels and predictions over the original images.
 
     python -m train.show.gallery --gallery runs/fiftyone --images data/val2017
 
-It needs FiftyOne and nothing else: no torch, no store. `python -m train fiftyone` writes a gallery and calls it.
+This needs FiftyOne, but neither torch nor a store. `python -m train fiftyone` writes a gallery and starts this program.
 """
 
 import argparse
@@ -10,16 +10,16 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kdcli.flags import Parser
 from kdlib.errors import KdlibError
 from train.errors import TrainError
-from train.show.gallery.app import HOST, require_free_port
+from train.show.gallery.app import HOST, check_port_free
 from train.show.gallery.dataset import build
 from train.show.gallery.read import Gallery, read_gallery
 
-PORT = 5151
+PORT: Final = 5151
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--gallery", type=Path, required=True, metavar="DIR", help="folder of COCO files")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the original images")
-    parser.add_argument("--port", type=int, default=PORT, help="of the App (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=PORT, help="port of the App (default: %(default)s)")
     parser.add_argument("--no-app", action="store_true", help="make the dataset and stop")
     return parser
 
@@ -38,18 +38,18 @@ def _has_display() -> bool:
 
 
 def _open_app(fo: Any, dataset: Any, port: int) -> None:
-    """Serve the App to this machine alone until it is interrupted, be it while it starts.
+    """Serve the App to this machine until it is interrupted, even while it starts.
 
-    Where there is no display, the browser is the reader's to open, with our recipe: FiftyOne's leads to port 5151,
-    whatever `port` is.
+    Without a display this prints the address to open and the command for another machine. FiftyOne's own message
+    always names port 5151.
     """
     remote = not _has_display()
     logging.getLogger("fiftyone.core.session.session").setLevel(logging.WARNING)
     try:
         session = fo.launch_app(dataset, port=port, address=HOST, remote=remote)
-        print(f"open http://localhost:{port}/datasets/{dataset.name} (Ctrl-C ends it)", flush=True)
+        print(f"open http://localhost:{port}/datasets/{dataset.name} (Ctrl-C stops the App)", flush=True)
         if remote:
-            print(f"from another machine after: ssh -N -L {port}:{HOST}:{port} THIS_MACHINE", flush=True)
+            print(f"on another machine, first run: ssh -N -L {port}:{HOST}:{port} THIS_MACHINE", flush=True)
         session.wait(-1)
     except KeyboardInterrupt:
         fo.close_app()
@@ -67,13 +67,13 @@ def _dataset(fo: Any, gallery: Gallery) -> Any:
 
 def _show(arguments: argparse.Namespace) -> None:
     if not arguments.no_app:
-        require_free_port(arguments.port)
+        check_port_free(arguments.port)
     gallery = read_gallery(arguments.gallery, arguments.images)
     os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
     try:
         import fiftyone as fo
     except ImportError as error:
-        raise TrainError("there is no FiftyOne here: pip install fiftyone") from error
+        raise TrainError("FiftyOne is not installed here: pip install fiftyone") from error
     dataset = _dataset(fo, gallery)
     print(f"dataset {dataset.name!r}: {len(dataset)} images, {dataset.count('boxes.detections')} persons")
     if not arguments.no_app:
@@ -81,7 +81,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build the dataset and open the App; 0 when done, 1 with one line on stderr when refused."""
+    """Build the dataset and open the App; returns 0, or 1 with one line on stderr if this is refused."""
     arguments = _parser().parse_args(argv)
     try:
         _show(arguments)

@@ -1,49 +1,48 @@
-"""A gallery as a FiftyOne dataset.
+"""Builds a FiftyOne dataset from a gallery.
 
-It has a field of keypoints for the labels and for each network, the labels as lines, ``boxes`` with every network's OKS
-and PCK, and saved views ``worst persons: NAME`` (crops) and ``worst images: NAME``.
+The dataset has one field of keypoints for the labels and one per network, the labels as lines, ``boxes`` with every
+network's OKS and PCK, and saved views ``worst persons: NAME`` (crops) and ``worst images: NAME``.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, Final
 
 from kdlib.skeleton import FEWEST_LABELS
 from train.errors import TrainError
 from train.show.gallery import GROUND_TRUTH
-from train.show.gallery.read import Figure, Gallery, Picture
+from train.show.gallery.read import Figure, Gallery, GalleryImage
 
-COLOURS = ("#ffd23f", "#c9cad0", "#a992f0", "#3fc79b", "#f07db5", "#86b8cc", "#f0917c")
-"""The labels', then the networks' as the dark report has them; further ones begin anew after the labels'."""
-MADE_BY = "pose-teacher-cache"
-LIMBS = f"{GROUND_TRUTH}_limbs"
-"""The labels as lines: they cover no network's joints, and the App cannot crop to keypoints of which one is NaN."""
+COLOURS: Final = ("#ffd23f", "#c9cad0", "#a992f0", "#3fc79b", "#f07db5", "#86b8cc", "#f0917c")
+"""The labels' colour, then the networks' as in the dark report; further networks start again after the labels'."""
+MADE_BY: Final = "pose-teacher-cache"
+"""Entry of the dataset's ``info`` that marks it as ours."""
+LIMBS: Final = f"{GROUND_TRUTH}_limbs"
+"""Field of the labels as lines: lines hide no network's joints, and the App cannot crop to keypoints with a NaN."""
 
 
 def build(fo: Any, gallery: Gallery) -> Any:
-    """The FiftyOne dataset; one of the same store made before is replaced.
+    """Build the FiftyOne dataset; it replaces an earlier one of the same store.
 
     Args:
         fo: The module ``fiftyone``.
-        gallery: What to show.
+        gallery: The gallery to show.
 
     Raises:
-        TrainError: If a dataset of that name was made by somebody else.
+        TrainError: If another program made a dataset of that name.
     """
     name = f"pose-{gallery.name}"
     if fo.dataset_exists(name) and fo.load_dataset(name).info.get("made_by") != MADE_BY:
-        raise TrainError(f"FiftyOne has a dataset {name!r} that was not made here; rename or delete it first")
+        raise TrainError(f"FiftyOne has a dataset {name!r} that another program made; rename or delete it first")
     dataset = fo.Dataset(name, overwrite=True, persistent=True)
     dataset.info["made_by"] = MADE_BY
     dataset.default_skeleton = fo.KeypointSkeleton(labels=gallery.joints, edges=gallery.limbs)
     dataset.app_config.color_scheme = _colours(fo, gallery)
-    similarities = {
-        name: [oks for p in gallery.pictures for oks in _similarities(p, name)] for name in gallery.networks
-    }
-    if hasattr(fo, "ActiveFields"):  # else the App opens with all fields on
+    similarities = {name: [oks for p in gallery.images for oks in _similarities(p, name)] for name in gallery.networks}
+    if hasattr(fo, "ActiveFields"):  # an older App opens with all fields
         dataset.app_config.active_fields = fo.ActiveFields(paths=[LIMBS, *_best_student(similarities)])
-    dataset.add_samples([_sample(fo, picture, gallery) for picture in gallery.pictures], progress=False)
+    dataset.add_samples([_sample(fo, image, gallery) for image in gallery.images], progress=False)
     dataset.add_dynamic_sample_fields()
     for network in filter(similarities.get, gallery.networks):
         _save_worst(fo, dataset, network)
@@ -59,37 +58,35 @@ def _colours(fo: Any, gallery: Gallery) -> Any:
 
 
 def _best_student(similarities: Mapping[str, Sequence[float]]) -> list[str]:
-    """The student with the highest mean OKS; nobody where there is none."""
+    """The student with the highest mean OKS, in a list, which is empty without students."""
     students = {fmean(known): name for name, known in similarities.items() if name != "teacher" and known}
     return [students[max(students)]] if students else []
 
 
-def _similarities(picture: Picture, network: str) -> list[float]:
-    """OKS of the picture's persons with enough labels."""
-    persons = [figure.attributes for figure in picture.figures[network]]
+def _similarities(image: GalleryImage, network: str) -> list[float]:
+    """OKS of the image's persons with enough labels."""
+    persons = [figure.attributes for figure in image.figures[network]]
     return [p["oks"] for p in persons if p["oks"] is not None and p["labelled"] >= FEWEST_LABELS]
 
 
-def _sample(fo: Any, picture: Picture, gallery: Gallery) -> Any:
-    sample = fo.Sample(
-        filepath=str(picture.path), metadata=fo.ImageMetadata(width=picture.width, height=picture.height)
-    )
-    for name, figures in picture.figures.items():
+def _sample(fo: Any, image: GalleryImage, gallery: Gallery) -> Any:
+    sample = fo.Sample(filepath=str(image.path), metadata=fo.ImageMetadata(width=image.width, height=image.height))
+    for name, figures in image.figures.items():
         sample[name] = fo.Keypoints(
             keypoints=[fo.Keypoint(label="person", points=f.points, **f.attributes) for f in figures]
         )
     for name in gallery.networks:
-        known = _similarities(picture, name)
+        known = _similarities(image, name)
         if known:
             sample[f"worst_oks_{name}"] = min(known)
-    sample[LIMBS] = fo.Polylines(polylines=[_limbs(fo, f, gallery) for f in picture.figures[GROUND_TRUTH]])
-    detections = [fo.Detection(label="person", bounding_box=box, **attributes) for box, attributes in picture.boxes]
+    sample[LIMBS] = fo.Polylines(polylines=[_limbs(fo, f, gallery) for f in image.figures[GROUND_TRUTH]])
+    detections = [fo.Detection(label="person", bounding_box=box, **attributes) for box, attributes in image.boxes]
     sample["boxes"] = fo.Detections(detections=detections)
     return sample
 
 
 def _limbs(fo: Any, figure: Figure, gallery: Gallery) -> Any:
-    """The labelled joints and the limbs between them; a joint alone is a line of one point."""
+    """The labelled joints and the limbs between them; a joint without a limb is a line of one point."""
     labelled = {joint for joint, (x, _) in enumerate(figure.points) if not math.isnan(x)}
     limbs = [limb for limb in gallery.limbs if labelled.issuperset(limb)]
     alone = [[joint] for joint in sorted(labelled.difference(*limbs))]
@@ -98,9 +95,9 @@ def _limbs(fo: Any, figure: Figure, gallery: Gallery) -> Any:
 
 
 def _save_worst(fo: Any, dataset: Any, network: str) -> None:
-    """Views that go from a network's worst person or image to its best, persons with too few labels left out.
+    """Save views from a network's worst person or image to its best, without persons who have too few labels.
 
-    The App makes a crop as large as all that is drawn in it, so that a crop has the joints of its own person alone.
+    The App enlarges a crop to everything that is drawn in it, so a crop gets the joints of its own person only.
     """
     field = fo.ViewField
     oks = f"boxes.oks_{network}"

@@ -1,16 +1,17 @@
-"""Writing a gallery: the annotations of a store's persons, and what each network predicts."""
+"""Writes a gallery: the annotations of a store's persons, and the predictions of each network."""
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache import Store
+from kdcli.files import replacing
 from kdcli.progress import progress
 from kdlib.metrics.coco import person_scores
 from kdlib.metrics.keypoints import normalised_distances, oks
@@ -20,67 +21,75 @@ from train.errors import TrainError
 from train.evaluate import Predictions, cached_teacher, check_joints, predict, student_loader
 from train.show.gallery import GROUND_TRUTH
 
-PCK_THRESHOLD = 0.05
+PCK_THRESHOLD: Final = 0.05
+"""Share of the box's longer side."""
 
 
 def predictions_by_name(
-    store: Any, students: Sequence[Path], *, teacher: bool, device: torch.device, images: Path | None = None
+    store: Store, students: Sequence[Path], *, teacher: bool, device: torch.device, images: Path | None = None
 ) -> dict[str, Predictions]:
-    """What the store's teacher and each student say of every person, by names that can be files and fields.
+    """Predict every person of a store with its teacher and with students.
 
     Args:
         store: Validation store.
         students: Checkpoints.
-        teacher: Is the cached teacher among them?
-        device: Where students run.
+        teacher: Include the store's teacher.
+        device: Where the students run.
         images: Folder of the original images, for a store without frames.
 
+    Returns:
+        Predictions by names that are valid for files and fields.
+
     Raises:
-        TrainError: If a file is no student or has another number of joints.
+        KdlibError: If a file is not a student, or (`TrainError`) has another number of joints.
     """
-    said = {"teacher": cached_teacher(store)} if teacher else {}
+    predictions = {"teacher": cached_teacher(store)} if teacher else {}
     for path in students:
         student = load_checkpoint(path, str(device))
         check_joints(store, student.joints, str(path))
         loader = student_loader(store, student.input_size, 64, device, None if store.has_frames else images)
-        name = _free_name(student.name, path, said)
+        name = _free_name(student.name, path, predictions)
         with progress(f"evaluate {name}", "batches") as tell:
-            said[name] = predict(student, loader, tell=tell)
-    return said
+            predictions[name] = predict(student, loader, tell=tell)
+    return predictions
 
 
 def _free_name(name: str, path: Path, taken: Mapping[str, Any]) -> str:
-    """The student's kind; where another has it, its run folder's name too; letters, digits and underscores."""
+    """The student's name, with that of its run folder if the name is taken; letters, digits and underscores only."""
     candidates = [name, f"{name}_{path.parent.name}", *(f"{name}_{path.parent.name}_{i}" for i in range(2, 1000))]
     plain = (re.sub(r"\W", "_", candidate) for candidate in candidates)
     return next(candidate for candidate in plain if candidate not in (*taken, GROUND_TRUTH))
 
 
-def write_gallery(store: Any, said: Mapping[str, Predictions], out: Path) -> None:
-    """Write the folder; files of other networks that lie in it from before are deleted.
+def write_gallery(store: Store, predictions: Mapping[str, Predictions], out: Path) -> None:
+    """Write a gallery; files of other networks that an earlier gallery left in the folder are deleted.
+
+    Args:
+        store: Validation store.
+        predictions: Predictions by name.
+        out: The folder.
 
     Raises:
-        TrainError: If the folder holds something else than a gallery, or cannot be written.
+        TrainError: If the folder holds something other than a gallery, or cannot be written.
     """
-    files = {GROUND_TRUTH: annotations(store), **{name: results(store, what) for name, what in said.items()}}
+    files = {GROUND_TRUTH: annotations(store), **{name: results(store, of) for name, of in predictions.items()}}
     old = sorted(out.iterdir()) if out.is_dir() else []
     if old and (out / f"{GROUND_TRUTH}.json") not in old:
-        raise TrainError(f"{out} is not empty and no gallery; give another --out")
+        raise TrainError(f"{out} is not empty and holds no gallery; give another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
         for path in old:
             if path.suffix == ".json" and path.stem not in files:
                 path.unlink()
         for name, content in files.items():
-            beside = out / f"{name}.json.tmp"
-            beside.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-            os.replace(beside, out / f"{name}.json")
+            with replacing(out / f"{name}.json") as beside:
+                beside.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise TrainError(f"could not write the gallery {out}: {error}") from error
 
 
-def annotations(store: Any) -> dict[str, Any]:
-    """The store's persons in COCO's annotation format, joints and skeleton included."""
+def annotations(store: Store) -> dict[str, Any]:
+    """Convert the store's persons to COCO's annotation format, including joints and skeleton."""
     columns = store.instances
     rows = [int(row) for row in np.flatnonzero(store.written)]
     images = {int(columns["image_id"][row]): row for row in rows}
@@ -92,13 +101,14 @@ def annotations(store: Any) -> dict[str, Any]:
     }
 
 
-def _title(store: Any) -> str:
-    """The store's folder and name, ``coco-val``: fit for an address."""
-    return re.sub(r"[^\w-]+", "-", f"{store.path.parent.name}-{store.path.stem}".strip("-"))
+def _title(store: Store) -> str:
+    """The folder and name of the store, e.g. ``coco-val``, without characters that are special in an address."""
+    path = PurePath(str(store.path))  # may be a URL
+    return re.sub(r"[^\w-]+", "-", f"{path.parent.name}-{path.stem}".strip("-"))
 
 
 def _skeleton() -> list[list[int]]:
-    """COCO counts joints from 1."""
+    """The limbs as pairs of joints, which COCO numbers from 1."""
     return [[a + 1, b + 1] for a, b in LIMBS]
 
 
@@ -121,13 +131,19 @@ def _annotation(columns: Mapping[str, Any], row: int) -> dict[str, Any]:
     }
 
 
-def results(store: Any, said: Predictions) -> list[dict[str, Any]]:
-    """One entry a person: keypoints are x, y in image pixels and the height of the joint's peak."""
-    columns = {name: np.asarray(store.instances[name])[said.rows] for name in ("keypoints", "bbox", "area", "score")}
-    similarity = oks(said.points, columns["keypoints"], columns["area"])
-    right = _share_right(said.points, columns["keypoints"], columns["bbox"])
-    scores = person_scores(columns["score"], said.scores, said.threshold)
-    joints = np.concatenate([said.points, said.scores[..., None]], axis=2)
+def results(store: Store, predictions: Predictions) -> list[dict[str, Any]]:
+    """Convert predictions to COCO results, with annotation id, box, OKS and PCK of each person.
+
+    Returns:
+        One entry per person; its keypoints are x, y in image pixels and the height of the joint's peak.
+    """
+    columns = {
+        name: np.asarray(store.instances[name])[predictions.rows] for name in ("keypoints", "bbox", "area", "score")
+    }
+    similarity = oks(predictions.points, columns["keypoints"], columns["area"])
+    correct = _share_correct(predictions.points, columns["keypoints"], columns["bbox"])
+    scores = person_scores(columns["score"], predictions.scores, predictions.threshold)
+    joints = np.concatenate([predictions.points, predictions.scores[..., None]], axis=2)
     return [
         {
             "image_id": int(store.instances["image_id"][row]),
@@ -137,16 +153,16 @@ def results(store: Any, said: Predictions) -> list[dict[str, Any]]:
             "annotation_id": int(store.instances["annotation_id"][row]),
             "bbox": _floats(columns["bbox"][i]),
             "oks": _number(similarity[i]),
-            "pck": _number(right[i]),
+            "pck": _number(correct[i]),
         }
-        for i, row in enumerate(said.rows)
+        for i, row in enumerate(predictions.rows)
     ]
 
 
-def _share_right(
+def _share_correct(
     points: NDArray[np.float64], keypoints: NDArray[np.floating], bbox: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """(N,) share of each person's labelled joints within the PCK threshold; NaN for a person without labels."""
+    """(N,) the share of each person's labelled joints within the PCK threshold; NaN for a person without labels."""
     distances = normalised_distances(points, keypoints, bbox)
     labelled = ~np.isnan(distances)
     with np.errstate(invalid="ignore"):
