@@ -164,7 +164,7 @@ def templates():
 def messages():
     """Yield the first column of the tables of error messages."""
     page = (ROOT / "docs/troubleshooting.md").read_text()
-    for table in re.findall(r"^\| it says .*\n((?:\|.*\n)+)", page, re.MULTILINE):
+    for table in re.findall(r"^\| message .*\n((?:\|.*\n)+)", page, re.MULTILINE):
         yield from re.findall(r"^\| `([^`]*)` \|", table, re.MULTILINE)
 
 

@@ -1,16 +1,21 @@
-"""What a batch teaches, against float64 numpy: the mix of losses, the schedule, and who has a say."""
+"""The loss of a run, against float64 numpy: its terms, their weights, and the schedule."""
 
+import ast
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import rel_entr, softmax
 
+from kdlib.losses import LOSSES
 from train.errors import TrainError
+from train.recipe import Recipe
 from train.supervision import Supervision
 
+ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (3, 5, 8, 6)
 FLOOR, SIGMA = 0.003, 1.5
 PLAIN = Supervision("kl", SIGMA, 1.0, 1.0, 1.0, "log", FLOOR, "confidence")
@@ -18,7 +23,7 @@ PLAIN = Supervision("kl", SIGMA, 1.0, 1.0, 1.0, "log", FLOOR, "confidence")
 
 @pytest.fixture
 def batch():
-    """Teacher's maps with one below the floor, one below zero and one above 1; a third of the joints unlabelled."""
+    """Heatmaps with one below the floor, one below zero and one above 1; a third of the joints unlabelled."""
     rng = np.random.default_rng(0)
     heatmaps = rng.uniform(0, 1, SHAPE) ** 4
     heatmaps[0, 1] = FLOOR / 2
@@ -42,7 +47,7 @@ def density(maps):
 
 
 def distance(supervision, maps, p, target, weight, temperature):
-    """Of maps from a target, given as probabilities at that temperature and as heatmaps."""
+    """The loss of maps; the target is given as probabilities at that temperature, and as heatmaps."""
     squares = ((maps if supervision.loss == "mse" else density(maps)) - target) ** 2
     mse = (squares.mean((-2, -1)) * weight).sum() / weight.sum()
     if supervision.loss == "mse":
@@ -53,12 +58,12 @@ def distance(supervision, maps, p, target, weight, temperature):
 
 
 def shares(maps):
-    """Of each pixel in its map's sum; 0 where there is none."""
+    """Each pixel's share of the sum of its map; 0 if the sum is 0."""
     return maps / np.maximum(maps.sum((-2, -1), keepdims=True), 1e-300)
 
 
 def numpy_terms(supervision, maps, batch):
-    """Both terms in float64, with nothing of torch."""
+    """Both terms and their weights in float64, without torch."""
     maps, teacher, keypoints, labelled = (
         np.asarray(tensor, np.float64) for tensor in (maps, batch["heatmaps"], batch["keypoints"], batch["labelled"])
     )
@@ -71,12 +76,12 @@ def numpy_terms(supervision, maps, batch):
         weight = weight * (peaks >= FLOOR)
     temperature = supervision.temperature
     if supervision.logits == "raw":
-        said = softmax(teacher / temperature, axis=(-2, -1))
+        probabilities = softmax(teacher / temperature, axis=(-2, -1))
     else:
-        said = shares(np.where(teacher >= FLOOR, teacher, 0) ** (1 / temperature))
+        probabilities = shares(np.where(teacher >= FLOOR, teacher, 0) ** (1 / temperature))
     return {
         "gt": supervision.gt_weight * distance(supervision, maps, shares(truth), truth, labelled, 1.0),
-        "kd": supervision.kd_weight * distance(supervision, maps, said, teacher, weight, temperature),
+        "kd": supervision.kd_weight * distance(supervision, maps, probabilities, teacher, weight, temperature),
     }, {"gt": labelled.sum(), "kd": weight.sum()}
 
 
@@ -110,7 +115,7 @@ def test_a_schedule_that_would_end_with_nothing_is_refused():
 
 @pytest.mark.parametrize("joints", ["labelled", "all", "confidence"])
 def test_what_the_teacher_says_nothing_of_does_not_count(maps, batch, joints):
-    """A map without a value above the floor neither teaches nor dilutes the others."""
+    """A map without a value above the floor neither contributes to the term nor to its weight."""
     supervision = dataclasses.replace(PLAIN, joints=joints, mse_weight=10.0)
     before = supervision.terms(maps, batch)["kd"]
     changed = maps.clone()
@@ -135,3 +140,16 @@ def test_maps_that_the_teacher_alone_shaped_are_read_at_its_temperature(maps, te
     supervision = dataclasses.replace(PLAIN, **{"gt_weight": 0.0, "temperature": 0.5, **terms})
     expected = density(maps / read_at) * read_at
     np.testing.assert_allclose(supervision.readout.heatmaps(maps).numpy(), expected, rtol=1e-5)
+
+
+def test_the_recipe_offers_the_losses_of_the_library_and_nothing_else_compares_their_names():
+    fields = {field.name: field for field in dataclasses.fields(Recipe)}
+    assert fields["loss"].metadata["options"]["choices"] == list(LOSSES)
+    texts = {path: ast.parse(path.read_text()) for room in ("kdlib", "train") for path in (ROOT / room).rglob("*.py")}
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path, tree in texts.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in LOSSES
+    }
+    assert users == {"kdlib/losses.py", "train/recipe.py"}
