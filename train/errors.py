@@ -8,7 +8,7 @@ from kdlib.errors import KdlibError
 
 
 class TrainError(KdlibError):
-    """A run or a command cannot start or continue; the message says what was found, where, and what to do."""
+    """A run or a command cannot start or continue; the message gives what was found, where, and what to do."""
 
 
 def not_written(what: object, folder: Path, error: OSError) -> TrainError:
@@ -16,7 +16,7 @@ def not_written(what: object, folder: Path, error: OSError) -> TrainError:
 
     Args:
         what: The file, for the message.
-        folder: The run folder. The message says how many bytes are free where its disk is full.
+        folder: The run folder. If its disk is full, the message gives the number of free bytes.
         error: The error of the operating system.
     """
     reason, remedy = error.strerror, "remove the cause"

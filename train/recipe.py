@@ -40,7 +40,7 @@ class Recipe:
         "squeezenet1_1", "backbone: the name of a SqueezeNet, timm:NAME or torchvision:NAME; see docs/students.md"
     )
     head: str = _setting(
-        "fused", "head that turns features into maps; docs/choosing.md compares the heads, a wrong name lists them"
+        "fused", "head that turns features into maps; docs/choosing.md compares them, an unknown name prints the list"
     )
     stride: int = _setting(
         STRIDE,
@@ -48,7 +48,7 @@ class Recipe:
         choices=MAP_STRIDES,
     )
     input_size: str = _setting("", "size of the student's input as HEIGHTxWIDTH, e.g. 256x192 (default: the teacher's)")
-    pretrained: str = _setting("auto", "ImageNet weights of the backbone: auto (downloaded), none, or a file")
+    pretrained: str = _setting("auto", "ImageNet weights of the backbone: auto (download), none, or a file")
     backbone_norm: str = _setting(
         "batch",
         "norms that a SqueezeNet trains with: batch (folded into the convolutions of the saved student) or none; "

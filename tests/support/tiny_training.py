@@ -1,4 +1,4 @@
-"""Runs of seconds: a tiny recipe on stores known in closed form, and processes that start with torch imported."""
+"""Training runs of a few seconds on tiny stores, and processes that start with torch imported."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ FAST = {
 
 
 def command(stores, out, name="distill", **flags):
-    """Arguments of a run; a flag that is True stands alone."""
+    """Arguments of a run; a flag whose value is True gets no value."""
     given = FAST | {"--" + key.replace("_", "-"): value for key, value in flags.items()}
     options = [part for key, value in given.items() for part in ((key,) if value is True else (key, str(value)))]
     paths = ("--store", stores / "train.zarr", "--val-store", stores / "val.h5", "--out", out)
@@ -30,7 +30,7 @@ def command(stores, out, name="distill", **flags):
 
 
 def weights(path):
-    """Tensors of a checkpoint's weights."""
+    """The weights of a checkpoint, by name."""
     return checkpoint.read(path)["model"]
 
 
@@ -39,7 +39,7 @@ def history(out):
 
 
 def results(out):
-    """What a run learnt and measured, without the times."""
+    """Metrics and history of a run, without times."""
 
     def timeless(values):
         return {k: v for k, v in values.items() if not k.endswith(("_seconds", "per_second"))}
@@ -53,7 +53,7 @@ def same_weights(one, two):
 
 
 def processes():
-    """A context whose processes have torch imported and nothing else done."""
+    """A multiprocessing context whose processes start with torch imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.support.tiny_training", "train.run.loop", "torch.utils.tensorboard"])
     return context
@@ -66,7 +66,7 @@ def free_port():
 
 
 def run_quietly(arguments, log, before=None, environment=None):
-    """Body of a process: one command with its output in a file; its exit code is the process's."""
+    """Body of a process: run one command, write its output to a file, and exit with its code."""
     os.environ.update(environment or {})
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
@@ -78,7 +78,10 @@ def run_quietly(arguments, log, before=None, environment=None):
 
 
 def run_ranks(world, arguments, folder, before=None):
-    """Run a command as that many ranks; returns their exit codes and outputs."""
+    """Run a command in ``world`` processes; returns their exit codes and outputs.
+
+    ``before`` has one function per rank, or None, that the process calls first.
+    """
     port, context = free_port(), processes()
     started, logs = [], []
     for rank in range(world):

@@ -1,4 +1,4 @@
-"""A student's checkpoint without the training: seeded random weights whose maps are far from uniform."""
+"""A student's checkpoint without training: seeded random weights whose maps are far from uniform."""
 
 import dataclasses
 
@@ -19,9 +19,9 @@ def make_checkpoint(path, *, student="squeezenet1_1", head="fused", loss="kl", i
     with torch.no_grad():
         for module in model.head.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                module.weight.fill_(1.0)  # the fine sides of a fused head start at 0
+                module.weight.fill_(1.0)  # the branches of finer features in a fused head start at 0
         model.eval()
-        model.head.final.weight.mul_(3 / model(torch.randn(2, 3, height, width)).std())  # maps that say something
+        model.head.final.weight.mul_(3 / model(torch.randn(2, 3, height, width)).std())  # maps far from uniform
     content = {
         "name": "distilled",
         "recipe": dataclasses.asdict(recipe),

@@ -1,4 +1,4 @@
-"""Persons with a box and no keypoints: a store holds them, and the teacher alone teaches them."""
+"""Persons with a box and no keypoints: a store holds them, and students learn from the teacher on them."""
 
 import json
 
@@ -16,7 +16,7 @@ from train.__main__ import main
 from train.supervision import Supervision
 
 BARE = {700, 703, 704, 709}
-"""Annotations whose keypoints are taken away."""
+"""Annotations whose keypoints are removed."""
 
 
 @pytest.fixture(scope="module")

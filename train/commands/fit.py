@@ -11,7 +11,7 @@ from train.commands.evaluate import summary
 from train.errors import TrainError
 
 DISTILL: Final = """\
-Train a student on the heatmaps that a store's teacher left; the teacher itself is not needed.
+Train a student on the teacher's heatmaps in a store; the teacher itself is not needed.
 
     python -m train distill --store train.zarr --val-store val.zarr --out runs/distilled
     python -m train distill --config configs/coco.toml --out runs/coco     # flags from a file; typed flags override it
@@ -20,7 +20,7 @@ Train a student on the heatmaps that a store's teacher left; the teacher itself 
     torchrun --nproc-per-node 2 -m train distill ...                # several processes train one student
 
 The run folder gets best.pt (the epoch with the highest AP on --val-store), last.pt (to resume from), config.json,
-history.jsonl, metrics.json, and TensorBoard's events. docs/choosing.md says which settings matter.
+history.jsonl, metrics.json, and TensorBoard's events. docs/choosing.md explains which settings matter.
 """
 
 BASELINE: Final = """\

@@ -234,7 +234,7 @@ def _frame_scenes(video: "Video", boxes: "BoxFile | None") -> Iterator["Scene"]:
 
 
 def _finish(arguments: argparse.Namespace, results: list[dict[str, Any]], outside: int, source: str) -> None:
-    """Write the results and print a line about them; ``source`` says in how many images or frames they were found."""
+    """Write the results and print a line about them; ``source`` is the number of images or frames in words."""
     from train.deploy.output import write_results
 
     path = arguments.out / "keypoints.json"

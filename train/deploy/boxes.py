@@ -44,7 +44,7 @@ class BoxFile:
 
     Raises:
         TrainError: If the file is missing, has neither form, or has no box that can be used; the message names the
-            first bad entry, or says why no box can be used.
+            first bad entry, or gives the reason why no box can be used.
     """
 
     def __init__(self, path: Path, min_score: float = 0.0) -> None:

@@ -1,7 +1,7 @@
 """Images to predict on: one file, a folder of files, or the frames of a video.
 
-Pixels are BGR, as OpenCV reads them. Images are turned upright as their EXIF orientation says, so that coordinates are
-those that a viewer shows.
+Pixels are BGR, as OpenCV reads them. Images are turned upright by their EXIF orientation, so that coordinates are those
+that a viewer shows.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Keypoints of pictures and videos: coordinates, image ids, files on disk, and what cannot be read."""
+"""Keypoints of images and videos: coordinates, image ids, files on disk, and unreadable files."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from train.show.drawing import COLOURS, draw_persons
 
 
 class DotFinder(LoadedStudent):
-    """A student that sees the one bright dot of a crop: its heatmaps are the crop's brightness, made smaller."""
+    """A student that finds the one bright dot of a crop: its heatmaps are the crop's brightness at the map's size."""
 
     name, input_size, joints, readout = "dots", (96, 128), 17, Readout("kl", 1.0)
 
@@ -121,13 +121,13 @@ def test_a_folder_gives_coco_results_and_pictures_and_goes_on_past_what_is_broke
 
 @pytest.fixture
 def predict(checkpoint, tmp_path, capsys):
-    """Runs the command on a source below `tmp_path`; gives its exit code and what it said."""
+    """Runs the command on a source below `tmp_path`; returns its exit code, stdout and stderr."""
 
     def run(source, *flags, out="out"):
         command = ["predict", str(tmp_path / source), "--student", str(checkpoint), "--out", str(tmp_path / out)]
         code = main([*command, "--draw-above", "0", *flags])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return run
 
@@ -176,14 +176,14 @@ def test_pictures_without_a_drawn_joint_are_said_with_a_height_that_draws(checkp
     assert main([*command, "--draw-above", "100"]) == 0
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "show no joint" in line)
     highest = max(max(r["keypoints"][2::3]) for r in keypoints(tmp_path / "out"))
-    said = re.fullmatch(
+    found = re.fullmatch(
         r"2 of 2 images show no joint: the highest heatmap is (\S+), below --draw-above 100; "
         r"give --draw-above (\S+) to see more",
         line,
     )
-    assert float(said[1]) == pytest.approx(highest, rel=0.06)
+    assert float(found[1]) == pytest.approx(highest, rel=0.06)
     bare = [(tmp_path / f"out/pictures/{i}.png").read_bytes() for i in (1, 2)]
-    assert main([*command, "--draw-above", said[2]]) == 0
+    assert main([*command, "--draw-above", found[2]]) == 0
     drawn = [(tmp_path / f"out/pictures/{i}.png").read_bytes() for i in (1, 2)]
     assert drawn != bare
     capsys.readouterr()
@@ -275,9 +275,9 @@ def test_boxes_without_area_inside_their_picture_are_counted(predict, tmp_path):
     write_pictures(tmp_path / "in", "1.png", "2.png", size=(90, 70))
     shapes = [[5, 5, 30, 50], [5, 5, 0, 50], [30, 30, -9, -9], [200, 5, 30, 50]]
     (tmp_path / "boxes.json").write_text(json.dumps([{"image_id": 1, "bbox": box} for box in shapes]))
-    code, said, _ = predict("in", "--boxes", str(tmp_path / "boxes.json"))
+    code, output, _ = predict("in", "--boxes", str(tmp_path / "boxes.json"))
     assert code == 0
-    assert said.endswith("keypoints.json: 1 person in 1 image; 3 boxes left out: no area inside the image\n")
+    assert output.endswith("keypoints.json: 1 person in 1 image; 3 boxes left out: no area inside the image\n")
     (tmp_path / "boxes.json").write_text(json.dumps([{"image_id": i, "bbox": [5, 5, 0, 9]} for i in (1, 1, 2)][1:]))
     assert ": 0 persons in 2 images; 2 boxes left out" in predict("in", "--boxes", str(tmp_path / "boxes.json"))[1]
 
@@ -408,7 +408,7 @@ def test_an_output_that_cannot_be_written_is_one_line(predict, tmp_path, out, me
 
 def test_where_no_picture_can_be_read_nothing_is_said_of_others(predict, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
-    code, said, error = predict("a.png")
+    code, output, error = predict("a.png")
     assert code == 1
-    assert said.endswith(": 0 persons in 0 images\n")
+    assert output.endswith(": 0 persons in 0 images\n")
     assert error.splitlines()[-1] == "error: no image could be read"

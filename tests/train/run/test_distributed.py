@@ -1,4 +1,4 @@
-"""Several processes train the student that one would have trained, and end together."""
+"""Several processes train the same student as one process, and end together."""
 
 import json
 import os
@@ -27,8 +27,8 @@ from train.supervision import Supervision
 
 ROOT = Path(__file__).resolve().parents[3]
 SHARED = {"batch_size": 5, "checkpoint_every": 2, "backbone_norm": "none"}
-"""13 persons in batches of 5 are two and a rest, and neither 5 nor 13 is divisible by two processes. With norms all
-over the backbone a change of 1e-7 in the weights is one of 1e-1 after four such small batches, whoever computes."""
+"""13 instances make two batches of 5 and a rest, and two processes divide neither 5 nor 13. With norms in the whole
+backbone, a change of 1e-7 in the weights grows to 1e-1 within four such small batches, with any number of processes."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def together(stores, tmp_path_factory):
 
 
 def start_weights(stores, run):
-    """What a run began with."""
+    """The initial weights of a run."""
     recipe = Recipe(**json.loads((run / "config.json").read_text())["recipe"])
     train, val = cache.open_store(stores / "train.zarr"), cache.open_store(stores / "val.h5")
     made = Trainer(Run(train, val, run / "nowhere", recipe, distil=True, device=torch.device("cpu")))
@@ -64,7 +64,7 @@ def start_weights(stores, run):
 
 
 def apart(one, two):
-    """Distance of two students, but for the last biases: a softmax does not feel them, so that rounding moves them."""
+    """Distance of two students without the last biases, which a softmax cancels, so that only rounding moves them."""
     names = [name for name in one if one[name].is_floating_point() and name != "head.final.bias"]
     return torch.cat([(one[name] - two[name]).double().flatten() for name in names]).norm().item()
 
@@ -82,7 +82,7 @@ def test_two_processes_learn_what_one_learns(stores, alone, together):
 
 
 def test_norms_added_to_the_backbone_see_the_whole_batch_too(stores, tmp_path):
-    """With statistics of its own part alone the loss would be off by 5e-5 already in this first epoch."""
+    """With statistics of each part alone, the loss would differ by 5e-5 in this first epoch."""
     flags = SHARED | {"backbone_norm": "batch", "epochs": 1, "learning_rate": 1e-6}
     assert main(command(stores, tmp_path / "one", **flags)) == 0
     codes, logs = run_ranks(2, command(stores, tmp_path / "two", **flags), tmp_path)
@@ -103,7 +103,7 @@ def test_only_the_first_process_speaks_and_writes(together):
 
 
 def test_an_evaluation_by_several_processes_is_that_of_one_exactly(stores, together):
-    """No instance twice, none dropped: the student of two processes, evaluated by one, has their metrics."""
+    """No instance is evaluated twice or dropped: one process measures the same metrics for the same student."""
     again = together / "again.json"
     arguments = ["--store", str(stores / "val.h5"), "--student", str(together / "run/best.pt"), "--out", str(again)]
     assert main(["evaluate", *arguments]) == 0
@@ -143,7 +143,7 @@ def fail_in_loader():
 
 
 def die():
-    """In the middle of the second step, where the other rank waits for batch norm's sums."""
+    """Die in the middle of the second step, while the other rank waits for the sums of batch norm."""
     forward, calls = FusedHead.forward, []
 
     def dying(self, features):
@@ -167,14 +167,14 @@ def ask_to_stop():
 
 
 @pytest.mark.parametrize(
-    ("second", "says"),
+    ("second", "message"),
     [
         (fail_in_loader, "rank 1 of 2: a loader thread failed: ValueError: a bug"),
         (die, "lost contact with the other processes: one of them failed or was killed"),
         (ask_to_stop, "stopped by another process, after step 2 of 4"),
     ],
 )
-def test_when_one_process_ends_all_end_with_one_line_and_a_checkpoint(stores, tmp_path, second, says):
+def test_when_one_process_ends_all_end_with_one_line_and_a_checkpoint(stores, tmp_path, second, message):
     codes, logs = run_ranks(
         2, command(stores, tmp_path / "run", checkpoint_every=1, batch_size=5), tmp_path, (None, second)
     )
@@ -182,7 +182,7 @@ def test_when_one_process_ends_all_end_with_one_line_and_a_checkpoint(stores, tm
     assert codes[1] != 0
     errors = [line for log in logs for line in log.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, logs
-    assert says in errors[0]
+    assert message in errors[0]
     assert "Traceback" not in "".join(logs)
     assert read(tmp_path / "run/last.pt")["progress"]["step"] >= 1
 

@@ -1,4 +1,4 @@
-"""What goes wrong while a run trains ends it with one line that says what, where, and how to go on."""
+"""A problem during a run ends it with one line that gives the problem, its place, and how to continue."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ from train.run.folder import check_writable
 from train.run.loop import Trainer
 
 BAD = (3, 4, 9)
-"""Rows of the damaged store; one follows another, so that a replacement is itself bad."""
+"""Damaged rows of the store; two of them are adjacent, so that one replacement is damaged itself."""
 
 NOBODY = 65534
 
@@ -107,7 +107,7 @@ def test_a_store_of_bad_records_is_not_skipped_through(stores, tmp_path, monkeyp
 
 @pytest.mark.parametrize("skip", [{}, {"skip_bad_records": True}])
 def test_a_store_that_vanishes_ends_the_run_with_a_checkpoint(stores, tmp_path, monkeypatch, capsys, skip):
-    """As a network file system that goes away does: every read fails, and none of it is a bad record."""
+    """A network file system that disappears: every read fails, and no failure is a bad record."""
     pread, fill, gone = os.pread, StoreDataset.fill, []
 
     def stale(handle, *where):
@@ -173,7 +173,7 @@ def test_a_run_that_fails_before_its_first_step_leaves_its_folder_free(frameless
     assert main(command(frameless, out, **images)) == 0
     before = files(out)
     assert main(command(frameless, out, images=tmp_path, overwrite=True)) == 1
-    assert error_of(capsys).endswith("there is no checkpoint yet")  # the old run's is not this one's
+    assert error_of(capsys).endswith("there is no checkpoint yet")  # the old run's checkpoint does not count
     assert files(out) == before
 
 
@@ -204,7 +204,7 @@ def test_a_file_in_the_place_of_the_run_folder_is_refused_at_once(stores, tmp_pa
 
 @pytest.fixture
 def locked():
-    """A folder that whoever runs the test may enter and not write to; root becomes somebody else for that long."""
+    """A folder that the user may enter but not write to; root becomes another user during the test."""
     root = os.geteuid() == 0
     folder = Path(tempfile.mkdtemp())
     (folder / "closed").mkdir(mode=0)

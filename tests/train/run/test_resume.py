@@ -1,4 +1,4 @@
-"""A run that ends too early, however it ends, goes on as if it had not ended."""
+"""A run that ends early, in any way, can be resumed as if it had not ended."""
 
 import errno
 import functools
@@ -31,19 +31,19 @@ def stores(tmp_path_factory):
 
 
 EVERY = {"checkpoint_every": 1, "ema": 0.9}
-"""A checkpoint a step; with an average, there is more to lose."""
+"""A checkpoint per step, and an average of the weights, which must survive too."""
 
 
 @pytest.fixture(scope="module")
 def whole(stores, tmp_path_factory):
-    """A run of two epochs of three steps that nothing happened to."""
+    """An uninterrupted run of two epochs of three steps."""
     out = tmp_path_factory.mktemp("whole") / "run"
     assert main(command(stores, out, **EVERY)) == 0
     return out
 
 
 def die_at(moment, times):
-    """Make this process kill itself when a step is done, or a file is about to be put, or was put, in its place."""
+    """Make this process kill itself after a step, or before or after a file is renamed to its place."""
     seen = []
 
     def count(what):
@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_says_so(stores, whole,
 
 
 FULL = Path("/dev/full")
-"""A device that takes no byte, as a full disk: Linux has it."""
+"""A device that refuses every byte, like a full disk; Linux has it."""
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full here")
@@ -170,14 +170,14 @@ def test_what_torch_says_of_a_full_disk_is_not_what_the_run_says(stores, whole, 
 
 
 def save_with_room_for(path, nbytes):
-    """Body of a process: save a checkpoint where no file may be longer than that; leaves the refusal beside it."""
+    """Body of a process: save a checkpoint while files are limited to a size; writes the refusal beside it."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, resource.RLIM_INFINITY))
     try:
         save_checkpoint(path, {"model": {str(i): torch.ones(1000 * i) for i in range(10)}})
     except TrainError as error:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        path.with_name("said").write_text(str(error))
+        path.with_name("refusal").write_text(str(error))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
@@ -188,11 +188,11 @@ def test_a_file_that_may_not_grow_is_named_wherever_it_ends(tmp_path, share):
     process = processes().Process(target=save_with_room_for, args=(path, int(share * len(before))))
     process.start()
     process.join(60)
-    assert (tmp_path / "said").read_text() == (
+    assert (tmp_path / "refusal").read_text() == (
         f"could not write {path}: File too large; remove the cause, then continue with --resume"
     )
     assert path.read_bytes() == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "said"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "refusal"]
 
 
 def test_an_error_that_is_not_the_disks_is_not_taken_for_it(tmp_path, monkeypatch):
@@ -211,7 +211,7 @@ def test_a_run_goes_on_only_as_the_run_it_was(stores, whole, tmp_path, capsys):
         "resuming would change recipe.ema: 0.9 -> 0.99: give the flags that the run was started with"
         in capsys.readouterr().err
     )
-    assert main(command(stores, whole, resume=True, **EVERY)) == 0  # nothing is left to do, and nothing is lost
+    assert main(command(stores, whole, resume=True, **EVERY)) == 0  # there is nothing left to do, and nothing is lost
     assert len(history(whole)) == 2
 
 
@@ -222,22 +222,22 @@ def test_a_checkpoint_that_was_cut_says_what_is_left_of_the_run(stores, whole, t
     content = (out / "last.pt").read_bytes()
     (out / "last.pt").write_bytes(content[: int(keep * len(content))])
 
-    def said():
+    def refusal():
         assert main(command(stores, out, resume=True, **EVERY)) == 1
         return capsys.readouterr().err.strip().splitlines()[-1]
 
     cut = f"error: {out}/last.pt is not a student's checkpoint: it is cut short, or no file of PyTorch; the run"
-    epoch, anew = read(out / "best.pt")["epoch"], "start again with another --out, or with --overwrite"
-    assert said() == (
+    epoch, restart = read(out / "best.pt")["epoch"], "start again with another --out, or with --overwrite"
+    assert refusal() == (
         f"{cut} cannot be resumed, but {out}/best.pt, of epoch {epoch}, is whole, and evaluate, predict and export "
-        f"accept it: {anew}, which deletes it"
+        f"accept it: {restart}, which deletes it"
     )
     (out / "best.pt").unlink()
-    assert said() == f"{cut} cannot be resumed: {anew}"
+    assert refusal() == f"{cut} cannot be resumed: {restart}"
 
 
 def test_a_store_is_known_by_its_content_and_not_by_its_name(stores, whole, tmp_path, capsys):
-    """The stores that were moved to other names are the same stores; others in their place are not."""
+    """A store that was renamed is the same store; another store in its place is not."""
     moved = tmp_path / "moved"
     shutil.copytree(stores / "train.zarr", moved / "persons.zarr")
     shutil.copy(stores / "val.h5", moved / "judges.h5")

@@ -47,10 +47,10 @@ FROZEN = {
     "clipped": [0.959670, 0.867441, 0.877519, 0.816587, 0.735866],
     "normed": [0.959983, 0.879416, 0.945660, 0.921148, 0.857023],
 }
-"""Measured with torch 2.14, AVX512 and AVX2: these agree to 1e-7 (in float32 to 1e-4, which is why the student computes
-in float64 here; with norms and at the default rate, where a batch of 6 amplifies rounding, to 4e-5). A learning rate
-that differs by 5 % moves the fifth by 3e-3, rotations by 39 and not 40 degrees by 1e-3, a ground-truth term of weight
-0.001 by 2e-3, clipping at 0.45 "clipped" by 6e-4."""
+"""Losses measured with torch 2.14 under AVX512 and AVX2, which agree to 1e-7. (In float32 they agree to 1e-4, so the
+student computes in float64 here. With norms at the default rate, where a batch of 6 amplifies rounding: 4e-5.)
+Changes of the fifth loss: learning rate 5 % off, 3e-3; rotations of 39 instead of 40 degrees, 1e-3; a labels' term of
+weight 0.001, 2e-3; clipping at 0.45, 6e-4 in "clipped"."""
 
 
 def in_float64(made):
@@ -70,7 +70,7 @@ def in_float64(made):
     ],
 )
 def test_five_seeded_steps_are_what_they_were(store, tmp_path, name, settings):
-    """A refactor keeps these numbers. A change of recipe, order, augmentation, loss or student does not."""
+    """Refactoring must keep these losses; changing recipe, order, augmentation, loss or student does not."""
     found = [line["loss"] for line in losses(in_float64(trainer(store, tmp_path, **settings)))]
     assert found == pytest.approx(FROZEN[name], rel=1e-5)
 
@@ -83,7 +83,7 @@ def test_two_runs_are_bitwise_equal(store, tmp_path):
 
 
 def test_accumulated_parts_make_the_step_of_the_whole_batch(store, tmp_path):
-    """Without batch norm, to rounding; as joints weigh by confidence, a mean of the parts' means would be wrong."""
+    """Up to rounding, without batch norm. Joints are weighted by confidence, so a mean of the means would be wrong."""
     settings = {"head": "interp", "backbone_norm": "none", "gt_weight": 0.5}
     whole, parts = trainer(store, tmp_path, **settings), trainer(store, tmp_path, accumulate=4, **settings)
     batch = next(whole.loader.epoch(0))
@@ -126,7 +126,7 @@ def test_the_average_follows_the_weights_and_is_what_is_evaluated(store, tmp_pat
 
 
 def test_a_student_that_draws_random_numbers_is_resumed_exactly(store, tmp_path):
-    """Every step seeds torch from the run's seed and its own number, so there is no generator's state to lose."""
+    """Every step seeds torch from the run's seed and the step's number, so no state of a generator is lost."""
 
     def with_dropout():
         made = trainer(store, tmp_path, head="pyramid")
@@ -141,7 +141,7 @@ def test_a_student_that_draws_random_numbers_is_resumed_exactly(store, tmp_path)
     for step in range(2):
         half.train_step(batches[step])
         half.progress.step += 1
-    torch.rand(7)  # whatever else draws from torch's generator
+    torch.rand(7)  # other code that draws from torch's generator
     resumed.state.stepper.load(copy.deepcopy(half.state.stepper.state()))
     resumed.progress.step = 2
     assert resumed.train_step(batches[2]) == whole_losses[2]

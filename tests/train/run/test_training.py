@@ -1,4 +1,4 @@
-"""Runs: learning, resuming, stopping, refusing, and the numbers they leave behind."""
+"""Runs: learning, resuming, stopping, refusing, and the files that they write."""
 
 import json
 import re
@@ -62,9 +62,9 @@ def test_a_run_leaves_its_configuration_history_metrics_and_students(stores, tmp
     board = EventAccumulator(str(tmp_path / "run"))
     board.Reload()
     assert [event.step for event in board.Images("val/people")] == [3, 6]
-    said = capsys.readouterr()
-    assert "pck@0.05" in said.out
-    first, last = (line for line in said.err.splitlines() if " epoch " in line)
+    output = capsys.readouterr()
+    assert "pck@0.05" in output.out
+    first, last = (line for line in output.err.splitlines() if " epoch " in line)
     assert re.search(r" instances/s, \d+ s to go$", first)
     assert last.endswith(" instances/s")
 
@@ -72,7 +72,7 @@ def test_a_run_leaves_its_configuration_history_metrics_and_students(stores, tmp
 def test_the_time_left_is_that_of_the_steps_and_of_the_ends_of_epochs():
     durations = Durations()
     assert durations.remaining(30, 3) is None
-    durations.add_steps(4, 8.0)  # of 10: the run was resumed
+    durations.add_steps(4, 8.0)  # of 10 steps: the run was resumed
     durations.add_end(5.0)
     durations.add_steps(10, 34.0)
     durations.add_end(7.0)
@@ -247,8 +247,8 @@ def test_evaluation_of_the_cached_teacher_is_right_when_the_teacher_is(stores, t
     wrong = make_store(tmp_path / "wrong.zarr", 12, shift=6.0)
     assert measure(wrong, cached_teacher(wrong))["pck@0.05"] < 5
     assert main(["evaluate", "--store", str(stores / "val.h5"), "--teacher", "--out", str(tmp_path / "t.json")]) == 0
-    told = json.loads((tmp_path / "t.json").read_text())
-    assert (told["model"], told["decoder"]) == ("gaussians", "argmax")
+    written = json.loads((tmp_path / "t.json").read_text())
+    assert (written["model"], written["decoder"]) == ("gaussians", "argmax")
 
 
 def test_evaluating_a_student_again_gives_the_metrics_of_its_run(stores, tmp_path):

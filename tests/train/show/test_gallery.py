@@ -28,7 +28,7 @@ from train.show.gallery.write import annotations, results, write_gallery
 
 ROOT = Path(__file__).resolve().parents[3]
 PEOPLE = 5
-"""Two in each of the first two images, one in the third."""
+"""Two persons in each of the first two images, one in the third."""
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +84,17 @@ def test_coco_reads_the_files_and_measures_what_the_store_measures(store, folder
 
 
 def test_every_person_has_its_oks_and_its_share_of_right_joints(store):
-    said = cached_teacher(store)
-    entries = results(store, said)
+    predictions = cached_teacher(store)
+    entries = results(store, predictions)
     columns = store.instances
     assert [entry["annotation_id"] for entry in entries] == columns["annotation_id"].tolist()
-    expected = oks(said.points, columns["keypoints"], columns["area"])
+    expected = oks(predictions.points, columns["keypoints"], columns["area"])
     assert [entry["oks"] for entry in entries] == pytest.approx(expected.tolist())
-    assert [entry["score"] for entry in entries] == pytest.approx(person_scores(columns["score"], said.scores).tolist())
+    assert [entry["score"] for entry in entries] == pytest.approx(
+        person_scores(columns["score"], predictions.scores).tolist()
+    )
     for i, entry in enumerate(entries):
-        offsets = said.points[i] - columns["keypoints"][i, :, :2]
+        offsets = predictions.points[i] - columns["keypoints"][i, :, :2]
         near = np.linalg.norm(offsets, axis=1) <= 0.05 * columns["bbox"][i, 2:].max()
         labelled = columns["keypoints"][i, :, 2] > 0
         assert entry["pck"] == pytest.approx(near[labelled].mean())
@@ -115,9 +117,9 @@ def test_what_is_no_gallery_is_left_alone_and_an_old_gallery_is_replaced(store, 
     with pytest.raises(TrainError, match="not empty and holds no gallery"):
         write_gallery(store, {}, tmp_path / "mine")
     assert (tmp_path / "mine/precious.json").read_text() == "x"
-    said = cached_teacher(store)
-    write_gallery(store, {"old": said, "teacher": said}, tmp_path / "ours")
-    write_gallery(store, {"teacher": said}, tmp_path / "ours")
+    predictions = cached_teacher(store)
+    write_gallery(store, {"old": predictions, "teacher": predictions}, tmp_path / "ours")
+    write_gallery(store, {"teacher": predictions}, tmp_path / "ours")
     assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == ["ground_truth.json", "teacher.json"]
 
 
@@ -155,10 +157,10 @@ def test_stores_of_one_path_and_other_contents_make_datasets_of_other_names(stor
     truth = json.loads((folder / "ground_truth.json").read_text())
     digest = truth["info"]["content_sha256"]
     assert digest == store.manifest["content_sha256"]
-    (tmp_path / "anew").mkdir()
+    (tmp_path / "changed").mkdir()
     truth["info"]["content_sha256"] = digest[::-1]
-    (tmp_path / "anew/ground_truth.json").write_text(json.dumps(truth))
-    names = [read_gallery(gallery, images).name for gallery in (folder, tmp_path / "anew")]
+    (tmp_path / "changed/ground_truth.json").write_text(json.dumps(truth))
+    names = [read_gallery(gallery, images).name for gallery in (folder, tmp_path / "changed")]
     assert [name.removeprefix(truth["info"]["description"]) for name in names] == [
         f"-{digest[:8]}",
         f"-{digest[::-1][:8]}",
@@ -277,9 +279,9 @@ def scarce(store, folder, tmp_path):
     person["num_keypoints"] = FEWEST_LABELS - 1
     entries = json.loads((folder / "teacher.json").read_text())
     for name, quality in (("teacher", 1.0), ("baseline", 0.8), ("distilled", 0.5)):
-        said = [{**entry, "oks": quality * entry["oks"] if i else 0.0} for i, entry in enumerate(entries)]
+        predictions = [{**entry, "oks": quality * entry["oks"] if i else 0.0} for i, entry in enumerate(entries)]
         (tmp_path / "scarce").mkdir(exist_ok=True)
-        (tmp_path / f"scarce/{name}.json").write_text(json.dumps(said))
+        (tmp_path / f"scarce/{name}.json").write_text(json.dumps(predictions))
     (tmp_path / "scarce/ground_truth.json").write_text(json.dumps(truth))
     return tmp_path / "scarce"
 

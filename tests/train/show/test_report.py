@@ -1,4 +1,4 @@
-"""The report: one file that asks for nothing, holds every number, and shows the persons it says it shows."""
+"""The report: one file that makes no request, holds every number, and shows the persons that it announces."""
 
 import json
 import math
@@ -58,7 +58,7 @@ VOID = {"meta", "link", "br"}
 
 
 class Page(HTMLParser):
-    """What a page holds; complains about tags that do not nest."""
+    """The elements and texts of a page; checks that its tags nest."""
 
     def __init__(self, text):
         super().__init__()
@@ -88,7 +88,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A validation store, and a baseline and a distilled run that were really trained."""
+    """A validation store, and a trained baseline and distilled run."""
     folder = tmp_path_factory.mktemp("report")
     make_store(folder / "train.zarr", 16)
     make_store(folder / "val.h5", PEOPLE, shift=0.7, provenance=PROVENANCE)
@@ -253,10 +253,10 @@ def test_a_limb_has_the_side_of_its_joints():
 
 def test_each_size_and_kind_of_joint_shows_its_own_number(evidence, store):
     drawn = Page(sizes(evidence, ["teacher", "s0", "s1"])).text
-    columns, said = store.instances, evidence.teacher.predictions
+    columns, predictions = store.instances, evidence.teacher.predictions
     assert f"teacher: AP {fixed(evidence.teacher.metrics['ap_medium'])} of medium persons" in drawn
     assert f"teacher: AR {fixed(evidence.teacher.metrics['ar_medium'])} of medium persons" in drawn
-    offsets = np.linalg.norm(said.points - columns["keypoints"][..., :2], axis=2)
+    offsets = np.linalg.norm(predictions.points - columns["keypoints"][..., :2], axis=2)
     near = offsets <= 0.05 * columns["bbox"][:, 2:].max(axis=1, keepdims=True)
     for visibility in (1, 2):
         chosen = columns["keypoints"][..., 2] == visibility

@@ -1,4 +1,4 @@
-"""The report in a real browser: silent, self-contained, every picture decoded, nothing cut off on a phone."""
+"""The report in a real browser: no errors, no requests, every image decoded, nothing cut off on a phone."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The pictures for TensorBoard: the right persons, each network's joints where they are, and heat in its place."""
+"""The pictures for TensorBoard: persons, joints and heatmaps in their places."""
 
 import cv2
 import numpy as np
@@ -44,7 +44,7 @@ def student_of(model):
     return TorchStudent(model, Readout("mse", 1.0), INPUT_SIZE)
 
 
-def says(maps):
+def constant_student(maps):
     return student_of(Constant(maps))
 
 
@@ -68,7 +68,7 @@ def test_the_grid_has_a_row_for_each_kind_and_a_column_for_each_person(pictures)
 
 
 def test_only_the_students_rows_change_with_the_student(pictures):
-    grids = [pictures.draw(says(one_joint(0, x, 9))) for x in (5, 17)]
+    grids = [pictures.draw(constant_student(one_joint(0, x, 9))) for x in (5, 17)]
     same = [np.array_equal(*(tile(grid, row, 0) for grid in grids)) for row in range(len(ROWS))]
     assert same == [name != "student" for name in ROWS]
 
@@ -77,7 +77,7 @@ def test_only_the_students_rows_change_with_the_student(pictures):
 def test_a_joint_is_drawn_where_the_student_says_it_is_and_its_heat_lies_around_it(store, stride, x, y):
     joint = SIDES.index("left")
     pictures = Pictures(store, INPUT_SIZE, count=COUNT, stride=stride)
-    grid = pictures.draw(says(one_joint(joint, x, y, stride)))
+    grid = pictures.draw(constant_student(one_joint(joint, x, y, stride)))
     scale = TILE_HEIGHT / INPUT_SIZE[1]
     at = (np.array([x, y]) * stride + 0.5) * scale - 0.5
     column, row = at.round().astype(int)
@@ -93,7 +93,7 @@ def test_a_joint_is_drawn_where_the_student_says_it_is_and_its_heat_lies_around_
 def test_the_labels_lie_on_the_persons_dots(store, stride):
     pictures = Pictures(store, INPUT_SIZE, count=COUNT, stride=stride)
     keypoints, labelled = pictures._labels
-    grid = pictures.draw(says(one_joint(0, 5, 5, stride)))
+    grid = pictures.draw(constant_student(one_joint(0, 5, 5, stride)))
     found = 0
     for column in range(COUNT):
         grey = cv2.cvtColor(pictures._images[column].numpy(), cv2.COLOR_RGB2GRAY)
@@ -117,7 +117,7 @@ def test_tensorboard_shows_the_grid_as_it_was_drawn(pictures, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from torch.utils.tensorboard import SummaryWriter
 
-    grid = pictures.draw(says(one_joint(0, 5, 5)))
+    grid = pictures.draw(constant_student(one_joint(0, 5, 5)))
     with SummaryWriter(str(tmp_path)) as writer:
         writer.add_image("val/people", grid, 7, dataformats="HWC")
     board = EventAccumulator(str(tmp_path))

@@ -62,7 +62,7 @@ def _dataset(fo: Any, gallery: Gallery) -> Any:
         return build(fo, gallery)
     except FiftyOneConfigError as error:
         reason = str(error).partition(". ")[0]
-        raise TrainError(f"FiftyOne has no database ({reason}); docs/looking.md says what to install") from error
+        raise TrainError(f"FiftyOne has no database ({reason}); see docs/looking.md for what to install") from error
 
 
 def _show(arguments: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ def check_fiftyone(python: str) -> None:
     """Check that a Python interpreter has FiftyOne, before anything is computed for it.
 
     Raises:
-        TrainError: If it has none; the message says how to get it.
+        TrainError: If it has none; the message explains how to install it.
     """
     probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('fiftyone') is None)"
     try:

@@ -91,7 +91,7 @@ def _labelled_joints(evidence: Evidence, subject: Subject) -> tuple[NDArray[np.f
 
 def _chart(subjects: Sequence[Subject], series: Sequence[str], bins: Sequence[list[Bin]]) -> Markup:
     lines = [_line(s.name, c, found) for s, c, found in zip(subjects, series, bins, strict=True)]
-    lines.append(Line("perfect calibration", "ideal", [(0.0, 0.0), (100.0, 100.0)], dashed=True, dots=False))
+    lines.append(Line("ideal", "ideal", [(0.0, 0.0), (100.0, 100.0)], dashed=True, dots=False))
     style = Style(
         "Joints within PCK@0.05, %, by confidence",
         "height of the joint's peak, %",

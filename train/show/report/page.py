@@ -206,7 +206,7 @@ def _scope(evidence: Evidence) -> Markup:
         element("b", name),
         " (sha256 ",
         element("code", digest[:12], title=digest),
-        ") only; numbers on the drawn people of the embedded sample test the software and say nothing about real "
+        ") only; numbers on the drawn people of the embedded sample test the software and do not transfer to real "
         "photographs. The best student of a row is set in bold. The small range is the 95 % interval of a paired "
         "bootstrap over the images; it does not include the variation between training seeds.",
         class_="note",
