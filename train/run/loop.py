@@ -80,7 +80,7 @@ class Trainer:
     def train(self) -> None:
         """Train the remaining epochs; a signal ends the run with a checkpoint from which it can be resumed."""
         self._reporter = Reporter(self.state)
-        with self._reporter.open(), self._stop.listening():
+        with contextlib.closing(self._reporter), self._stop.listening():
             try:
                 while self.progress.epoch < self.run.recipe.epochs:
                     self._train_epoch()

@@ -1,8 +1,6 @@
 """Reports of a run while it trains: one line per epoch on stderr, and TensorBoard's events. Only rank 0 reports."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 from kdcli.progress import say
@@ -51,11 +49,9 @@ class Reporter:
         self._pictures: Pictures | None = None
         self._durations = Durations()
 
-    @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        """Close TensorBoard's file at the end of the block."""
-        with contextlib.closing(self._board):
-            yield
+    def close(self) -> None:
+        """Close TensorBoard's file."""
+        self._board.close()
 
     def report_step(self, losses: dict[str, float]) -> None:
         """Add the losses of a step to TensorBoard."""
