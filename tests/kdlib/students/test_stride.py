@@ -89,7 +89,7 @@ def test_the_report_lays_the_maps_on_their_stride(run, stores):
     evidence = gather(cache.open_store(stores / "val.h5"), [run])
     (trained,) = evidence.students
     drawn = _student(evidence, trained, np.arange(2), "a")
-    assert drawn.maps.shape == (2, 17, 12, 8)
+    assert drawn.heatmaps.shape == (2, 17, 12, 8)
     batch = next(student_loader(evidence.store, (64, 96), 2, torch.device("cpu")).epoch())
     of_input = invert_affine(batch["affine"].numpy())
     pixels = np.array([[0.0, 0.0], [7.0, 11.0]])
