@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdcli.progress import Tell, silently
+from kdcli.progress import Progress, no_progress
 from kdlib.geometry import compose_affines
 from kdlib.metrics.coco import JOINT_SCORE_THRESHOLD, Matches, keypoint_matches
 from kdlib.metrics.evaluation import evaluate_points, teacher_predictions
@@ -45,21 +45,23 @@ def check_joints(store: Any, joints: int, who: str) -> None:
         raise TrainError(f"{store.path} holds {store.spec.joints} joints an instance and {who} has {joints}")
 
 
-def predict(student: LoadedStudent, loader: Loader, *, decoder: str = DECODER, tell: Tell = silently) -> Predictions:
-    """Run a student over every instance of an unshuffled loader; `tell` hears of each batch."""
+def predict(
+    student: LoadedStudent, loader: Loader, *, decoder: str = DECODER, progress: Progress = no_progress
+) -> Predictions:
+    """Run a student over every instance of an unshuffled loader; `progress` is called after each batch."""
     joints = loader.dataset.store.spec.joints
     rows, points, scores = (  # a rank may have no batch
         [np.empty(0, np.int64)],
         [np.empty((0, joints, 2))],
         [np.empty((0, joints), np.float32)],
     )
-    tell(0, len(loader))
+    progress(0, len(loader))
     for number, batch in enumerate(loader.epoch(), start=1):
         batch_points, batch_scores = student.points(batch["image"], batch["affine"].numpy(), decoder)
         rows.append(batch["row"].numpy())
         points.append(batch_points)
         scores.append(batch_scores)
-        tell(number, len(loader))
+        progress(number, len(loader))
     threshold = student.readout.joint_threshold(decoder)
     return Predictions(np.concatenate(rows), np.concatenate(points), np.concatenate(scores), threshold, decoder)
 

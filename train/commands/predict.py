@@ -219,12 +219,12 @@ def _finish(arguments: argparse.Namespace, results: list[dict[str, Any]], outsid
 
 
 def _told(items: Iterable[Item], unit: str, total: int) -> Iterator[Item]:
-    from kdcli.progress import progress
+    from kdcli.progress import show_progress
 
-    with progress("predict", unit) as tell:
+    with show_progress("predict", unit) as progress:
         done = 0
         for item in items:
-            tell(done, total)
+            progress(done, total)
             yield item
             done += 1
-        tell(done, total)
+        progress(done, total)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import StoreError
-from kdcli.progress import progress, say
+from kdcli.progress import say, show_progress
 from kdcli.words import duration
 from kdlib.errors import KdlibError
 from kdlib.samples.loader import Loader, is_bad_record
@@ -108,12 +108,12 @@ class Trainer:
         first, length = self.progress.steps_of_epoch, len(self.loader)
         label = f"{self.run.name} epoch {self.progress.epoch + 1}/{self.run.recipe.epochs}"
         source = self.loader.epoch(self.progress.epoch, first)
-        telling = progress(label, "steps", first, shown=self.ranks.first, passing=True)
-        with telling as tell, contextlib.closing(source):  # type: ignore[type-var]
-            tell(first, length)
+        bar = show_progress(label, "steps", first, shown=self.ranks.first, transient=True)
+        with bar as progress, contextlib.closing(source):  # type: ignore[type-var]
+            progress(first, length)
             for step in range(first + 1, length + 1):
                 yield self._next(source)
-                tell(step, length)
+                progress(step, length)
 
     def _next(self, source: Iterator[Batch]) -> Batch:
         """The next batch, once all ranks have theirs and nobody asked to stop."""
@@ -200,8 +200,8 @@ class Trainer:
         """Metrics of the student as it is, computed from all ranks' predictions; empty but on rank 0."""
         mine, problem = None, None
         try:
-            with progress("evaluate", "batches", shown=self.ranks.first, passing=True) as tell:
-                mine = predict(student, self.state.val_loader, tell=tell)
+            with show_progress("evaluate", "batches", shown=self.ranks.first, transient=True) as progress:
+                mine = predict(student, self.state.val_loader, progress=progress)
         except Exception as error:  # whatever the loader or the device met
             problem = f"in the evaluation: {_what(error)}; {self.state.how_to_go_on()}"
         self.ranks.agree(problem)

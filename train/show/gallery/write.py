@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdcli.progress import progress
+from kdcli.progress import show_progress
 from kdlib.metrics.coco import person_scores
 from kdlib.metrics.keypoints import normalised_distances, oks
 from kdlib.skeleton import JOINTS, LIMBS
@@ -44,8 +44,8 @@ def predictions_by_name(
         check_joints(store, student.joints, str(path))
         loader = student_loader(store, student.input_size, 64, device, None if store.has_frames else images)
         name = _free_name(student.name, path, said)
-        with progress(f"evaluate {name}", "batches") as tell:
-            said[name] = predict(student, loader, tell=tell)
+        with show_progress(f"evaluate {name}", "batches") as progress:
+            said[name] = predict(student, loader, progress=progress)
     return said
 
 
