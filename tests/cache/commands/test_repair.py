@@ -26,7 +26,7 @@ def path(request, tmp_path):
 def damage(path, instance):
     """Flip a bit in the maps of an instance."""
     store = cache.open_store(path)
-    extent = store._layout.view(store.spec, instance, 0)
+    extent = store._layout.view_extent(store.spec, instance, 0)
     file = path / extent.key if extent.key else path
     data = bytearray(file.read_bytes())
     data[extent.offset + extent.nbytes // 2] ^= 16

@@ -73,7 +73,7 @@ def test_an_interrupted_pull_goes_on(server, folder, name, requests, monkeypatch
     held = sum(len(data) for data in tree(target.with_name(target.name + ".pulling")).values())
     server.dies_after, before = None, server.sent
     added = []
-    pull_store(f"{server.url}/{name}", target, progress=added.append)
+    pull_store(f"{server.url}/{name}", target, advance=added.append)
     assert tree(target) == tree(folder / name)
     size = sum(map(len, tree(target).values()))
     assert 0 < held < size
@@ -86,7 +86,7 @@ def test_a_file_that_changed_on_this_disk_is_fetched_again(server, folder, name,
     """With a list by its digest, without one by the store's own checksums."""
     target, key = tmp_path / "t.zarr", "heatmaps/codes/c/1/0/0/0/0"
     staged = tmp_path / "t.zarr.pulling" / "store.zarr"
-    monkeypatch.setattr(pull, "put_in_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(pull, "move_into_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         pull_store(f"{server.url}/{name}", target)
     monkeypatch.undo()
@@ -101,12 +101,12 @@ def test_a_file_that_changed_on_this_disk_is_fetched_again(server, folder, name,
     assert len(server.ranges("codes/c/1")) <= 6  # twice itself, and what opening the source needs
 
 
-def test_a_file_that_is_damaged_there_is_never_put_in_place(server, folder, tmp_path):
+def test_a_file_that_is_damaged_there_is_never_move_into_place(server, folder, tmp_path):
     shutil.copytree(folder / "pushed" / "train.zarr", folder / "bad.zarr", dirs_exist_ok=True)
     shutil.copy(folder / "pushed" / "train.zarr.files.json", folder / "bad.zarr.files.json")
     path = folder / "bad.zarr" / "frames" / "data" / "c" / "0"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    with pytest.raises(cache.StoreFormatError, match=r"frames/data/c/0: came twice"):
+    with pytest.raises(cache.StoreFormatError, match=r"frames/data/c/0: fetched twice"):
         pull_store(f"{server.url}/bad.zarr", tmp_path / "b.zarr")
     assert not (tmp_path / "b.zarr").exists()
 
@@ -129,7 +129,7 @@ def test_an_unfinished_pull_of_another_store_is_not_continued(server, tmp_path):
     with pytest.raises(cache.StoreError, match="unfinished pull of another store"):
         pull_store(f"{server.url}/train.zarr", tmp_path / "t.zarr")
     (staging / "pull.json").write_text("mine")
-    with pytest.raises(cache.StoreError, match="in the way"):
+    with pytest.raises(cache.StoreError, match="not an unfinished pull"):
         pull_store(f"{server.url}/train.zarr", tmp_path / "t.zarr", overwrite=True)
 
 
@@ -150,7 +150,7 @@ def test_two_pulls_to_one_place_do_not_mix(server, folder, tmp_path):
 
 
 def test_the_form_of_a_copy_is_that_of_the_store(server, tmp_path):
-    with pytest.raises(cache.StoreError, match=r"t.h5: .*zarr form: name its copy .zarr"):
+    with pytest.raises(cache.StoreError, match=r"t.h5: .*zarr layout: name its copy .zarr"):
         pull_store(f"{server.url}/train.zarr", tmp_path / "t.h5")
 
 
@@ -200,7 +200,7 @@ def test_push_to_a_folder_is_whole_and_listed(folder, tmp_path):
 
 
 def test_push_over_http_is_refused(folder):
-    with pytest.raises(cache.StoreError, match="nothing can be pushed over https"):
+    with pytest.raises(cache.StoreError, match="cannot push over https"):
         push_store(folder / "train.zarr", "https://me:secret@host/x.zarr")
 
 
@@ -249,7 +249,7 @@ def linked(info, data):
     [
         (compressed, "is compressed"),
         (linked, "is a link"),
-        (lambda info, data: [(info, data), (copy.copy(info), data)], "is there twice"),
+        (lambda info, data: [(info, data), (copy.copy(info), data)], "occurs twice"),
         (lambda info, data: [(info, data), ("../" + info.filename, data)], "has a name"),
         (lambda info, data: [(info, data), ("/etc/" + info.filename, data)], "has a name"),
         (lambda info, data: [("s.zarr/" + info.filename, data)], "zarr.json: not in the archive"),

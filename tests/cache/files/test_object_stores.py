@@ -78,8 +78,8 @@ def test_a_pushed_store_streams_verifies_and_comes_back(bucket, stores, name, tm
     assert main(["push", str(stores / name), url]) == 0  # there already
     if name.endswith(".zarr"):
         s3fs.S3FileSystem().pipe_file(f"{url}/heatmaps/notes.txt", b"mine")
-        stranger = "heatmaps/notes.txt: no part of the store, or a link or device"
-        assert [problem.what for problem in verify_store(url)] == [stranger]
+        stranger = "heatmaps/notes.txt: does not belong to the store, or is a link or device"
+        assert [problem.message for problem in verify_store(url)] == [stranger]
 
 
 def test_an_interrupted_push_is_no_store_and_goes_on(bucket, stores, monkeypatch):

@@ -140,7 +140,7 @@ def test_a_server_that_goes_away_while_a_store_is_opened(server, short, tmp_path
 def test_a_server_that_ignores_ranges_is_noticed(server, monkeypatch, tmp_path):
     monkeypatch.setattr(remote_files, "BLOCK", 4096)
     server.ignores_ranges = True
-    with pytest.raises(cache.StoreError, match="the server ignores ranges"):
+    with pytest.raises(cache.StoreError, match="the server ignores range requests"):
         digest(cache.open_store(f"{server.url}/s.h5", local=tmp_path))
 
 

@@ -104,7 +104,7 @@ FILES = {
 def test_a_flipped_bit_is_found(zarr_path, name, found):
     flip(zarr_path / name, 30)
     problems = verify_store(zarr_path)
-    assert found in "; ".join(problem.what for problem in problems)
+    assert found in "; ".join(problem.message for problem in problems)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -140,7 +140,7 @@ def test_views_that_are_read_together_are_told_apart_where_one_is_damaged(zarr_p
     store = cache.open_store(zarr_path)
     records = [(3, 0), (3, 1), (0, 0), (0, 1)]
     assert len(list(store.stored_many(records))) == 4
-    extent = store._layout.view(store.spec, 0, view)
+    extent = store._layout.view_extent(store.spec, 0, view)
     flip(zarr_path / extent.key, extent.offset + extent.nbytes // 2)
     with pytest.raises(cache.StoreFormatError, match=rf"instance 0 \(annotation 100\), view {view}: "):
         list(store.stored_many(records))
@@ -172,13 +172,13 @@ LIES = {
     "spec__instances ": (-1, "positive integer"),
     "spec__instances  ": (10**30, "positive integer"),
     "spec__joints": (17, "expected"),
-    "spec__height": (2**26, "beyond any pose heatmap"),
+    "spec__height": (2**26, "larger than any store"),
     "spec__instances   ": (2**40, "positive integer"),
-    "spec__width": (13, "asks for"),
+    "spec__width": (13, "declares|requires"),
     "spec__views": ("2", "positive integer"),
     "spec__frames": (1, "must be true or false"),
     "spec__shard_instances": (16, "expected"),
-    "spec__frame_limit": (1, "bytes|asks for"),
+    "spec__frame_limit": (1, "bytes|declares|requires"),
     "spec__codec": ({"name": "jpeg", "version": 1}, "upgrade"),
     "spec__codec__levels": (300, "levels must be"),
     "spec__codec__levels ": (50, "above 50"),
@@ -186,18 +186,18 @@ LIES = {
     "spec__codec__floor ": ("0.003", "not a number"),
     "spec__extra": (1, "spec: expected the entries"),
     "spec": (None, "spec: expected the entries"),
-    "provenance": ("me", "not what the format says"),
-    "codec_error": ({"log_t1": 3}, "not what the format says"),
-    "codec_error ": ([], "not what the format says"),
-    "teacher_metrics": ([1], "not what the format says"),
-    "written ": (True, "not what the format says"),
+    "provenance": ("me", "not of the types"),
+    "codec_error": ({"log_t1": 3}, "not of the types"),
+    "codec_error ": ([], "not of the types"),
+    "teacher_metrics": ([1], "not of the types"),
+    "written ": (True, "not of the types"),
     "columns": ({}, "declares no column"),
-    "columns ": ([], "not path"),
+    "columns ": ([], "form path"),
     "columns__instances/bbox": (["<f8", [20, 5]], "expected <f8"),
     "columns__instances/bbox ": (["|O", [20, 4]], "expected <f8"),
     "columns__instances/../../../etc/passwd": (["|u1", [20]], "forbids"),
-    "columns__instances/huge": (["<f8", [20, 10**15]], "beyond any annotation"),
-    "columns__ground_truth/annotation_id": (["<i8", [10**15]], "beyond any annotation"),
+    "columns__instances/huge": (["<f8", [20, 10**15]], "larger than any annotation"),
+    "columns__ground_truth/annotation_id": (["<i8", [10**15]], "larger than any annotation"),
     "columns__integrity/written": (["|u1", [20, 1]], "expected"),
 }
 
@@ -247,7 +247,7 @@ def test_links_are_refused(zarr_path, hdf5_path, tmp_path):
     shard.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(cache.StoreFormatError, match="cannot be opened"):
         read_everything(zarr_path)
-    assert any("link or device" in problem.what for problem in verify_store(zarr_path))
+    assert any("link or device" in problem.message for problem in verify_store(zarr_path))
     with h5py.File(tmp_path / "other.h5", "w") as other, h5py.File(hdf5_path, "r+") as file:
         other["bbox"] = file["instances/bbox"][:]
         del file["instances/bbox"]
@@ -269,8 +269,8 @@ def test_what_is_no_part_of_the_store_is_found(zarr_path, hdf5_path):
     with h5py.File(hdf5_path, "r+") as file:
         file["heatmaps/notes"] = h5py.SoftLink("/instances/bbox")
     for path in (zarr_path, hdf5_path):
-        found = [problem.what for problem in verify_store(path)]
-        assert found == ["heatmaps/notes: no part of the store, or a link or device"]
+        found = [problem.message for problem in verify_store(path)]
+        assert found == ["heatmaps/notes: does not belong to the store, or is a link or device"]
 
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "a/../../b.jpg", "..\\b.jpg", ""])
@@ -298,7 +298,7 @@ def test_a_store_whose_shard_digest_was_made_to_match_is_still_checked_by_the_co
     column = store.column("integrity/checksum").copy()
     column[4] = 7  # the row of a record that was never written, which no read looks at
     (zarr_path / "integrity/checksum/c/0/0").write_bytes(column.tobytes())
-    assert [problem.what[:12] for problem in verify_store(zarr_path)] == ["content hash"]
+    assert [problem.message[:12] for problem in verify_store(zarr_path)] == ["content hash"]
 
 
 def test_checksums_are_crc32c():
@@ -383,7 +383,7 @@ def test_a_column_that_is_not_finite_is_refused_under_right_checksums(tmp_path, 
     store_lies.forge(tmp_path / f"s{suffix}", {path: lie})
     with pytest.raises(cache.StoreFormatError, match=f"column {path} holds values that are not finite"):
         cache.open_store(tmp_path / f"s{suffix}").column(path)
-    assert [problem.what for problem in verify_store(tmp_path / f"s{suffix}")]
+    assert [problem.message for problem in verify_store(tmp_path / f"s{suffix}")]
 
 
 @pytest.mark.parametrize("codec", [cache.FloatCodec("float16"), cache.FloatCodec()])
@@ -446,7 +446,7 @@ def test_a_frame_that_is_said_to_lie_elsewhere_is_found(pristine, tmp_path, suff
     with file.open("r+b") as opened:
         opened.seek(extent.offset + 8 * instance)
         opened.write((int(store.column("frames/offset")[instance]) + 8).to_bytes(8, "little"))
-    problems = [problem.what for problem in verify_store(path)]
+    problems = [problem.message for problem in verify_store(path)]
     assert any(f"frames/offset is wrong for 1 of 20 instances; the first is {instance}" in what for what in problems)
 
 
@@ -499,12 +499,12 @@ HDF5 = {
         lambda file, name, kept: file.create_dataset(name, kept.shape, "f8", external=[("/etc/passwd", 0, 640)]),
         "not a dataset of this file",
     ),
-    "variable length": (_variable, "asks for"),
-    "text": (lambda file, name, kept: file.create_dataset(name, kept.shape, h5py.string_dtype()), "asks for"),
-    "references": (lambda file, name, kept: file.create_dataset(name, kept.shape, h5py.ref_dtype), "asks for"),
-    "big-endian": (lambda file, name, kept: file.create_dataset(name, data=kept.astype(">f8")), "asks for"),
+    "variable length": (_variable, "declares"),
+    "text": (lambda file, name, kept: file.create_dataset(name, kept.shape, h5py.string_dtype()), "declares"),
+    "references": (lambda file, name, kept: file.create_dataset(name, kept.shape, h5py.ref_dtype), "declares"),
+    "big-endian": (lambda file, name, kept: file.create_dataset(name, data=kept.astype(">f8")), "declares"),
     "chunked": (lambda file, name, kept: file.create_dataset(name, data=kept, chunks=True), "contiguous"),
-    "huge": (lambda file, name, kept: file.create_dataset(name, (2**40, 4), "f8"), "asks for"),
+    "huge": (lambda file, name, kept: file.create_dataset(name, (2**40, 4), "f8"), "declares"),
     "never allocated": (lambda file, name, kept: file.create_dataset(name, kept.shape, "f8"), "contiguous"),
 }
 
@@ -522,7 +522,7 @@ def test_a_dataset_that_is_another_one_is_found(hdf5_path):
     with h5py.File(hdf5_path, "r+") as file:
         del file["instances/area"]
         file["instances/area"] = file["instances/score"]
-    assert any("content hash" in problem.what for problem in verify_store(hdf5_path))
+    assert any("content hash" in problem.message for problem in verify_store(hdf5_path))
 
 
 def test_a_filter_that_a_chunk_skips_is_refused(hdf5_path):
@@ -550,4 +550,4 @@ def test_verify_reports_links_that_hdf5_cannot_list(tmp_path, hdf5_path, monkeyp
         raise RuntimeError("Link visitation failed")
 
     monkeypatch.setattr(h5py.File, "visit_links", fail)
-    assert [problem.what for problem in verify_store(hdf5_path)] == [f"{hdf5_path}: damaged: Link visitation failed"]
+    assert [problem.message for problem in verify_store(hdf5_path)] == [f"{hdf5_path}: damaged: Link visitation failed"]

@@ -73,7 +73,7 @@ def examine(path, expected, *, damage=True):
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", ResourceWarning)  # files are closed when their store goes
         found = contents(path)
-        problems = [problem.what for problem in verify_store(path)]
+        problems = [problem.message for problem in verify_store(path)]
         _show(path)
     refused = {name: str(value) for name, value in found.items() if isinstance(value, cache.StoreError)}
     read = {name: value for name, value in found.items() if name not in refused}
