@@ -1,4 +1,4 @@
-"""A store that was interrupted anywhere goes on, ends with the same content, and is never taken for a whole one."""
+"""An interrupted run can be resumed at any point, gives the same content, and never leaves half a store in place."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ def write(path):
 
 
 def die_at(path, deadly):
-    """Write a store in a child that is killed before it gives its `deadly`-th file its name; did it get there?"""
+    """Write a store in a child process that is killed before its `deadly`-th rename; returns whether it was killed."""
     child = os.fork()
     if not child:
         count = iter(range(1, 1000))
@@ -52,7 +52,7 @@ def die_at(path, deadly):
 
 
 def test_killed_and_resumed_equals_uninterrupted(path, tmp_path):
-    """Killed before every rename of a run (of the many columns of the Zarr form, before every twelfth)."""
+    """Killed before every rename of a run (for the many columns of the Zarr layout, before every twelfth)."""
     whole = small_store.make(tmp_path / f"whole{path.suffix}").path
     deadly = 1
     while die_at(path, deadly):
@@ -248,7 +248,7 @@ def test_a_full_disk_is_said_and_survived(path, monkeypatch, written):
     partial, original = staging.staging_path(path), os.fsync
 
     def fsync(handle):
-        if (partial / PLAN).exists() and len(list(partial.glob("receipts/*.npz"))) >= written:
+        if (partial / PLAN).exists() and len(list(partial.glob("receipts/[0-9]*.npz"))) >= written:
             raise OSError(errno.ENOSPC, "No space left on device")
         original(handle)
 
@@ -264,7 +264,7 @@ def test_a_full_disk_is_said_and_survived(path, monkeypatch, written):
 
 
 def test_what_a_receipt_vouches_for_is_on_the_disk_before_it(path, monkeypatch):
-    """A power cut keeps what was synchronised: every file, and the entry of every folder on the way to it."""
+    """A power cut preserves what was synchronised: every file, and the entry of every folder above it."""
     synced, original = [], Path.replace
 
     def fsync(handle):
