@@ -1,7 +1,7 @@
 """The manifest of a store: what it contains, the check of a manifest that is read, and JSON documents in general.
 
 format, version     the specification of the bytes (docs/format.md)
-complete            false until everything else was written and the store has its final name
+complete            false until everything else was written
 spec                sizes and codec
 columns             path -> [dtype, shape] of every column
 provenance          given by the maker: teacher, data set, preprocessing, views, licence, software, ...

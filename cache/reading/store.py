@@ -106,7 +106,7 @@ class Store:
 
     @property
     def complete(self) -> bool:
-        """Whether the store was finished and given its final name."""
+        """Whether the store was finished."""
         return self.manifest["complete"] is True
 
     @property

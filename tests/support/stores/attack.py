@@ -1,9 +1,9 @@
 """Fuzzing: each of thousands of damaged or forged small stores must give a `StoreError` or the correct data.
 
-    python -m tests.support.stores.attack --mutations 10000 --seed 1 [--form zarr] [--kind change_sealed] [--keep FOLDER]
+    python -m tests.support.stores.attack --mutations 10000 --seed 1 [--form zarr] [--kind change_sealed] [--keep DIR]
 
-Every store is opened and read in a separate process, with limited memory and time. A failure is printed with its layout,
-kind and seed, which reproduce it (`--form F --kind K --seed S --mutations 1`), and `--keep` keeps the store.
+Every store is opened and read in a separate process, with limited memory and time. A failure is printed with its
+layout, kind and seed, which reproduce it (`--form F --kind K --seed S --mutations 1`), and `--keep` keeps the store.
 tests/cache/reading/test_fuzz.py runs 200 of them.
 """
 

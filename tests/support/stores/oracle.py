@@ -1,4 +1,4 @@
-"""Examining a store that may be damaged or forged: it must give a `StoreError`, the stored data, or a report of `verify`.
+"""Examining a damaged or forged store: it must give a `StoreError`, the stored data, or a report of `verify`.
 
 `Examiner` examines stores in a separate process, with limited memory and time, so that a crash, a hang or an excessive
 allocation is a finding and does not end the test.

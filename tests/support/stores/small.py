@@ -11,7 +11,7 @@ SHARD = 8
 
 
 def blobs(count, views, seed=0, joints=K, height=H, width=W):
-    """(count, views, joints, height, width) float32 maps like a teacher's: one Gaussian per map, with noise around 0."""
+    """(count, views, joints, height, width) float32 maps like a teacher's: one Gaussian per map, and noise."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(0, width, (count, views, joints, 1, 1))
     y = rng.uniform(0, height, (count, views, joints, 1, 1))
