@@ -13,6 +13,7 @@ which is called with what was done since the last call and may be called from se
 """
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,12 +91,13 @@ def show_count(what: str, unit: str) -> Iterator[Advance]:
         The function to call with what was done since the last call, in units or, if the unit is "MB", in bytes.
     """
     with show_progress(what, unit) as progress:
-        done, size = 0, MEGABYTE if unit == "MB" else 1
+        done, size, lock = 0, MEGABYTE if unit == "MB" else 1, threading.Lock()
 
         def advance(count: int) -> None:
             nonlocal done
-            done += count
-            progress(done // size, 0)
+            with lock:
+                done += count
+                progress(done // size, 0)
 
         yield advance
 

@@ -1,8 +1,10 @@
 """Compare two stores; exit code 0 if they hold the same, or 1 with the instances, maps and fields that differ.
 
-python -m cache diff train.zarr train.h5    # compares the content, not the layout
-python -m cache diff train.zarr https://host/coco/train.zarr
-python -m cache diff exact.zarr coded.zarr --within-codec-error     # accept what both codecs' errors explain
+    python -m cache diff train.zarr train.h5
+    python -m cache diff train.zarr https://host/coco/train.zarr
+    python -m cache diff exact.zarr coded.zarr --within-codec-error     # accept what both codecs' errors explain
+
+The content is compared, not the layout: a Zarr and an HDF5 store can hold the same.
 """
 
 import argparse

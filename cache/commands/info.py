@@ -26,7 +26,7 @@ from kdcli.words import counted
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("path", metavar="PATH", help=f"{STORE}, also an unfinished one")
+    parser.add_argument("path", metavar="PATH", help=f"{STORE}; it may be unfinished")
     add_json(parser)
 
 

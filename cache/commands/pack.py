@@ -3,7 +3,7 @@
     python -m cache pack val.zarr val.zip
     python -m cache pack s3://team/coco/val.zarr val.zip        # directly from a URL
 
-An .h5 store already is one file. The same store always gives the same bytes.
+An .h5 store is one file already. The same store always gives the same bytes.
 """
 
 import argparse

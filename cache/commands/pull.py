@@ -1,4 +1,4 @@
-"""Copy a store from a folder or URL: checked, completely or not at all. After an interruption, run the same command.
+"""Copy a store from a folder or URL: checked, completely or not at all; run it again after an interruption.
 
     python -m cache pull s3://team/coco/train.zarr train.zarr
     python -m cache pull https://host/coco stores --split val   # finds val.zarr, val.h5 or val.zip

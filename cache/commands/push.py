@@ -1,4 +1,4 @@
-"""Copy a store to where others can read it, completely or not at all. After an interruption, run the same command.
+"""Copy a store to where others can read it, completely or not at all; run it again after an interruption.
 
     python -m cache push train.zarr /mnt/nas/coco/              # a mounted disk
     python -m cache push train.zarr s3://team/coco/             # S3 and compatible services
@@ -83,14 +83,14 @@ def _upload(place: Location, parts: Parts, overwrite: bool) -> None:
     """Upload file by file, the file that makes it a store last."""
     remote, beside = Remote(place), Remote(place.with_name(place.name + SUFFIX))
     root = ROOT if ROOT in parts.keys else ""
-    theirs = parse_file_list(beside.read_whole("", MAX_LIST))
-    if theirs != parts.listed:
-        _remove_old_store(remote, theirs, root, overwrite)
+    remote_list = parse_file_list(beside.read_whole("", MAX_LIST))
+    if remote_list != parts.listed:
+        _remove_old_store(remote, remote_list, root, overwrite)
         beside.put("", _listed(parts).to_bytes())
-    files, there = _listed(parts).files, remote.listing()
+    files, remote_files = _listed(parts).files, remote.listing()
 
     def upload(key: str) -> None:
-        if there.get(key) != files[key].size:
+        if remote_files.get(key) != files[key].size:
             remote.put(key, _path(parts, key))
 
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
@@ -98,21 +98,21 @@ def _upload(place: Location, parts: Parts, overwrite: bool) -> None:
     upload(root)
 
 
-def _remove_old_store(remote: Remote, theirs: FileList | None, root: str, overwrite: bool) -> None:
+def _remove_old_store(remote: Remote, remote_list: FileList | None, root: str, overwrite: bool) -> None:
     """Remove the files of another store, the one that makes it a store first; `StoreError` without `overwrite`."""
-    there = remote.listing()
-    present = root in there
-    if not (present or theirs):
+    remote_files = remote.listing()
+    present = root in remote_files
+    if not (present or remote_list):
         return
     if not overwrite:
         state = "another store" if present else "an unfinished push of another store"
         raise StoreError(f"{remote.root}: {state} is there; replace it with --overwrite")
-    old = theirs.files if theirs else open_store(remote.root, local_bytes=0).file_keys()
-    gone = there.keys() & set(old)
+    old = remote_list.files if remote_list else open_store(remote.root, local_bytes=0).file_keys()
+    obsolete = remote_files.keys() & set(old)
     if present:
         remote.delete(root)
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        list(pool.map(remote.delete, gone - {root}))
+        list(pool.map(remote.delete, obsolete - {root}))
 
 
 def _commit(place: Location, parts: Parts, overwrite: bool) -> None:
@@ -120,10 +120,10 @@ def _commit(place: Location, parts: Parts, overwrite: bool) -> None:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     remote, beside = Remote(place), Remote(place.with_name(place.name + SUFFIX))
-    theirs = parse_file_list(beside.read_whole("", MAX_LIST))
-    if theirs == parts.listed:
+    remote_list = parse_file_list(beside.read_whole("", MAX_LIST))
+    if remote_list == parts.listed:
         return
-    if (theirs or remote.stat(ROOT if ROOT in parts.keys else "")) and not overwrite:
+    if (remote_list or remote.stat(ROOT if ROOT in parts.keys else "")) and not overwrite:
         raise StoreError(f"{place}: another store is there; replace it with --overwrite")
     folder = remote.filesystem().resolve_path(place.secret_url)
 
@@ -132,8 +132,8 @@ def _commit(place: Location, parts: Parts, overwrite: bool) -> None:
 
     operations: list[Any] = [CommitOperationAdd(path_of(key), str(_path(parts, key))) for key in parts.keys]
     operations.append(CommitOperationAdd(folder.path_in_repo + SUFFIX, _listed(parts).to_bytes()))
-    gone = set(theirs.files if theirs else ()) - set(parts.keys)
-    operations += [CommitOperationDelete(path_of(key)) for key in sorted(gone)]
+    obsolete = set(remote_list.files if remote_list else ()) - set(parts.keys)
+    operations += [CommitOperationDelete(path_of(key)) for key in sorted(obsolete)]
     remote.commit(folder, operations, f"Store {place.name}")
 
 

@@ -1,7 +1,9 @@
 """Write an archive of `pack` as a .zarr directory again, identical byte for byte to the store that was packed.
 
-python -m cache unpack val.zip val.zarr
-python -m cache unpack val.zip stores       # into a folder, under the archive's name
+    python -m cache unpack val.zip val.zarr
+    python -m cache unpack val.zip stores       # into a folder, under the archive's name
+
+An archive can also be used without unpacking: every command that reads a store accepts it.
 """
 
 import argparse

@@ -84,7 +84,7 @@ class Hdf5Layout:
     def frame_extent(self, spec: StoreSpec, instance: int, offset: int, nbytes: int) -> Extent:
         """Where the frame is whose columns hold `offset` and `nbytes`; `StoreFormatError` if that is outside."""
         if offset + nbytes > self._frames.nbytes:
-            raise StoreFormatError(f"{self.files.root}: the frame of instance {instance} lies outside {FRAMES}")
+            raise StoreFormatError(f"{self.files.root}: the frame of instance {instance} is outside {FRAMES}")
         return Extent("", self._frames.offset + offset, nbytes)
 
     def decompress(self, data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:

@@ -87,7 +87,7 @@ class ZarrLayout(PerProcess):
             used = self._frame_bytes[shard] = self._used_frame_bytes(shard, spec)
         start = offset - shard * spec.shard_frame_bytes
         if start < 0 or start + nbytes > used:
-            raise StoreFormatError(f"{self.files.root}: the frame of instance {instance} lies outside its shard")
+            raise StoreFormatError(f"{self.files.root}: the frame of instance {instance} is outside its shard")
         return Extent(frames_key(shard), start, nbytes)
 
     def decompress(self, data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
