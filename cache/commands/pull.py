@@ -97,7 +97,7 @@ def pull_store(
     `.zip` for an archive. Every file is checked against the list beside the source; without a list, every record is
     read at the end. The copy grows in the folder `target.pulling`, and is renamed when it is complete:
 
-        lock          held by the running pull (cache/writing/lock.py)
+        lock          held by the current pull (cache/writing/lock.py)
         pull.json     which store is copied; a pull of another store is refused
         store...      its files; an incomplete one ends in `.part`, and is continued
 

@@ -50,34 +50,6 @@ def frames_metadata(spec: StoreSpec) -> dict[str, Any]:
     return _array("|u1", [spec.shards * room], [room], [_sharding([FRAME_CHUNK], [_bytes("|u1")])])
 
 
-def _array(dtype: str, shape: Sequence[int], chunk: Sequence[int], codecs: list[Any]) -> dict[str, Any]:
-    return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": list(shape),
-        "data_type": _NAMES[dtype],
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": 0,
-        "codecs": codecs,
-        "storage_transformers": [],
-    }
-
-
-def _bytes(dtype: str) -> dict[str, Any]:
-    return {"name": "bytes"} if dtype == "|u1" else {"name": "bytes", "configuration": {"endian": "little"}}
-
-
-def _sharding(chunk: Sequence[int], codecs: list[Any]) -> dict[str, Any]:
-    configuration = {
-        "chunk_shape": list(chunk),
-        "codecs": codecs,
-        "index_codecs": [_bytes("<u8"), {"name": "crc32c"}],
-        "index_location": "end",
-    }
-    return {"name": "sharding_indexed", "configuration": configuration}
-
-
 def document(metadata: Mapping[str, Any], attributes: Mapping[str, Any]) -> bytes:
     """The bytes of a `zarr.json` file."""
     return json.dumps({**metadata, "attributes": dict(attributes)}, indent=1, allow_nan=False).encode()
@@ -121,3 +93,31 @@ def parse_index(data: bytes, end: int, where: str) -> npt.NDArray[np.uint64]:
     if (nbytes > end).any() or (offset > end - nbytes).any():
         raise StoreFormatError(f"{where}: the shard's index points beyond the data; the file is damaged")
     return index
+
+
+def _array(dtype: str, shape: Sequence[int], chunk: Sequence[int], codecs: list[Any]) -> dict[str, Any]:
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": _NAMES[dtype],
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": codecs,
+        "storage_transformers": [],
+    }
+
+
+def _bytes(dtype: str) -> dict[str, Any]:
+    return {"name": "bytes"} if dtype == "|u1" else {"name": "bytes", "configuration": {"endian": "little"}}
+
+
+def _sharding(chunk: Sequence[int], codecs: list[Any]) -> dict[str, Any]:
+    configuration = {
+        "chunk_shape": list(chunk),
+        "codecs": codecs,
+        "index_codecs": [_bytes("<u8"), {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    return {"name": "sharding_indexed", "configuration": configuration}

@@ -34,7 +34,7 @@ _held: WeakValueDictionary[str, StagingLock] = WeakValueDictionary()  # by path:
 
 
 def lock(directory: Path, *, join: bool = False) -> StagingLock:
-    """Take the lock of a staging directory, or share it with a running run if `join`; `StoreError` if it is taken."""
+    """Take the lock of a staging directory, or share it with the current run if `join`; `StoreError` if it is taken."""
     path = directory.absolute() / LOCK
     held = _held.get(str(path))
     if held is not None and held.is_of(path):

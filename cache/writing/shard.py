@@ -136,6 +136,29 @@ class ShardWriter:
         write_atomically(self._staging / "store" / key, [*chunks, index])
 
 
+def _unknown_error(peak: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """(V, K, kinds) of nan: the error of a copy cannot be measured, since a store lacks the teacher's own maps."""
+    return np.full((*peak.shape, len(ERROR_KINDS)), np.nan)
+
+
+def copy_record(store: Store, shard: ShardWriter, index: int, error_of: ErrorOf = _unknown_error) -> None:
+    """Copy an instance from `store` as it is, after checking its checksums; skip one that was never written.
+
+    `error_of` returns the error of the codec to record, (V, K, kinds) in nats, for peaks (V, K).
+    """
+    if not store.written[index]:
+        shard.skip(index)
+        return
+    views = [store.stored(index, view) for view in range(store.spec.views)]
+    stored, peak = (np.stack(parts) for parts in zip(*views, strict=True))
+    shard.put_encoded(index, Encoded(stored, peak, error_of(peak)), frame_or_none(store, index))
+
+
+def frame_or_none(store: Store, index: int) -> bytes | None:
+    """The frame's bytes, if the store has frames."""
+    return store.frame(index) if store.has_frames else None
+
+
 def _receipt(records: list[_Record | None], spec: StoreSpec) -> dict[str, npt.NDArray[Any]]:
     """The shard's rows of the columns that depend on the records; zeros for a skipped instance."""
     rows = len(records)
@@ -162,26 +185,3 @@ def _summary(error: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     exists = ~np.isnan(error)
     known = np.where(exists, error, 0)
     return np.stack([known.sum(axis=0), known.max(axis=0), exists.sum(axis=0)])
-
-
-def _unknown_error(peak: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """(V, K, kinds) of nan: the error of a copy cannot be measured, since a store lacks the teacher's own maps."""
-    return np.full((*peak.shape, len(ERROR_KINDS)), np.nan)
-
-
-def copy_record(store: Store, shard: ShardWriter, index: int, error_of: ErrorOf = _unknown_error) -> None:
-    """Copy an instance from `store` as it is, after checking its checksums; skip one that was never written.
-
-    `error_of` returns the error of the codec to record, (V, K, kinds) in nats, for peaks (V, K).
-    """
-    if not store.written[index]:
-        shard.skip(index)
-        return
-    views = [store.stored(index, view) for view in range(store.spec.views)]
-    stored, peak = (np.stack(parts) for parts in zip(*views, strict=True))
-    shard.put_encoded(index, Encoded(stored, peak, error_of(peak)), frame_or_none(store, index))
-
-
-def frame_or_none(store: Store, index: int) -> bytes | None:
-    """The frame's bytes, if the store has frames."""
-    return store.frame(index) if store.has_frames else None

@@ -1,6 +1,6 @@
 """The staging directory `PATH.partial`, where a store is written until it is complete.
 
-    lock               held by the running run (cache/writing/lock.py)
+    lock               held by the current run (cache/writing/lock.py)
     plan.json          identifies the run; a run with another plan is refused
     receipts/K.npz     the columns of shard K, written after its files: the shard is done
     store/...          shard files in the Zarr layout (for HDF5 they hold deflated chunks, which are copied at the end)

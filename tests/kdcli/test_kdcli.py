@@ -3,12 +3,13 @@
 import importlib
 import io
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tqdm.std
 
 from kdcli.flags import Parser
-from kdcli.progress import LINES, show_progress
+from kdcli.progress import LINES, show_count, show_progress
 from kdcli.words import duration
 
 
@@ -111,6 +112,14 @@ def test_a_silent_one_says_nothing(clock, capsys):
         clock.now += 100
         progress(1, 2)
     assert capsys.readouterr().err == ""
+
+
+def test_counts_are_summed_over_threads_and_bytes_are_shown_as_megabytes(clock, capsys):
+    with show_count("pull", "MB") as advance, ThreadPoolExecutor(4) as pool:
+        list(pool.map(advance, [500_000] * 1000))
+        clock.now += 20
+        advance(1_000_000)
+    assert capsys.readouterr().err.splitlines()[-1] == "pull: 501 MB in 20 s (25.1/s)"
 
 
 def test_a_terminal_gets_a_bar_whose_time_left_is_that_of_the_rest(clock, monkeypatch):
