@@ -3,6 +3,12 @@
 import re
 from pathlib import Path
 
+import cv2
+import numpy as np
+
+from tests.support.stores.people import make_store
+from tests.support.trained_student import make_checkpoint
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 COLOUR = re.compile("#[0-9a-f]{6}")
@@ -38,3 +44,20 @@ def test_each_diagram_exists_for_light_and_dark_and_differs_in_colours_alone():
             assert set(COLOUR.findall(dark_text)).isdisjoint(COLOUR.findall(light_text))
             found += 1
     assert found == 3
+
+
+def test_its_python_runs_and_gives_the_shapes_that_it_states(tmp_path, monkeypatch):
+    for folder in ("stores/photos", "runs/photos/distilled"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    make_store(Path("stores/photos/train.zarr"), 6)
+    make_checkpoint(Path("runs/photos/distilled/best.pt"))
+    cv2.imwrite("photo.jpg", np.random.default_rng(0).integers(0, 256, (480, 300, 3), np.uint8))
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(code, names)
+    channels, height, width = names["sample"]["image"].shape
+    assert channels == 3
+    assert names["sample"]["logits"].shape == (17, height // 4, width // 4)
+    assert names["keypoints"].shape == (1, 17, 3)
+    assert names["store"].heatmaps([5, 3]).shape[::2] == (2, 17, width // 4)
