@@ -1,4 +1,4 @@
-"""The README stays short, and begins with what a newcomer needs."""
+"""Tests of the README: it is short, begins with what a newcomer needs, and its Python runs."""
 
 import re
 from pathlib import Path

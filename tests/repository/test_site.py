@@ -1,4 +1,4 @@
-"""The documentation builds into a site without warnings, and its pages for finding one's way match the code."""
+"""Tests of the site: it builds without warnings, and its pages about the code name what exists."""
 
 import re
 import subprocess
