@@ -1,4 +1,4 @@
-# Every command of the project. A target that needs the environment makes it; `make` alone lists them.
+# All commands of the project; `make` alone lists them. Targets that need the environment install it first.
 
 DATA ?= sample
 STORE ?= stores/$(NAME)
@@ -14,7 +14,7 @@ SOURCE ?=
 TRAIN_ARGS ?=
 FIFTYONE_ARGS ?=
 
-# make's functions take a space for the end of a word: names go through them with a | in its place.
+# In make's functions a space ends a word, so spaces in names are replaced by | while they are processed.
 empty :=
 space := $(empty) $(empty)
 NAME = $(subst |,$(space),$(notdir $(patsubst %/,%,$(subst $(space),|,$(DATA)))))
@@ -58,7 +58,7 @@ TRAIN = --store "$(TRAIN_STORE)" --val-store "$(VAL_STORE)" --pretrained "$(PRET
 
 ifneq ($(filter predict,$(MAKECMDGOALS)),)
 ifeq ($(SOURCE),)
-$(error say what to look at: make predict SOURCE=photo.jpg)
+$(error name an image, a folder or a video: make predict SOURCE=photo.jpg)
 endif
 endif
 
@@ -66,29 +66,29 @@ endif
 .PHONY: help setup demo data sample teacher cache baseline distill evaluate report export predict fiftyone has-images test \
 	test-fast check docs notebook bench clean
 
-help: ## this list
+help: ## list the targets and variables
 	@echo "make TARGET [VARIABLE=value ...]"; echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
-	@echo; echo "Variables (value now):"
-	@echo "  DATA          sample, coco, or a data folder ($(DATA))"
+	@echo; echo "Variables (current value):"
+	@echo "  DATA          sample, coco, or the path of a data folder ($(DATA))"
 	@echo "  TEACHER       hrnet_w32, hrnet_w48_384x288, ... or onnx:FILE ($(TEACHER))"
-	@echo "  CHECKPOINT    weights of an HRNet teacher; mmpose's published ones are downloaded ($(CHECKPOINT))"
-	@echo "  INPUT_SIZE    of the teacher, height x width ($(INPUT_SIZE))"
-	@echo "  STORE, RUNS   folders of the stores and of the runs ($(STORE), $(RUNS))"
-	@echo "  FORMAT        zarr or h5 ($(FORMAT))"
+	@echo "  CHECKPOINT    weights of an HRNet teacher; mmpose's published weights are downloaded ($(CHECKPOINT))"
+	@echo "  INPUT_SIZE    input size of the teacher, height x width ($(INPUT_SIZE))"
+	@echo "  STORE, RUNS   folders for stores and for training runs ($(STORE), $(RUNS))"
+	@echo "  FORMAT        layout of the stores, zarr or h5 ($(FORMAT))"
 	@echo "  PRETRAINED    the student's ImageNet weights: auto, none, or a file ($(PRETRAINED))"
-	@echo "  CACHE_ARGS    more flags for python -m precompute ($(CACHE_ARGS))"
-	@echo "  DATA_ARGS     more flags for python -m precompute.fetch.coco ($(DATA_ARGS))"
-	@echo "  SOURCE        what make predict looks at ($(SOURCE))"
-	@echo "  RECIPE        the student's training, where it is not the default ($(RECIPE))"
-	@echo "  IMAGES        folder of the validation images, for FiftyOne ($(IMAGES))"
-	@echo "  FIFTYONE_ARGS more flags for python -m train fiftyone, e.g. --port 5152 ($(FIFTYONE_ARGS))"
-	@echo "  TRAIN_ARGS    more flags for python -m train distill and baseline ($(TRAIN_ARGS))"
-	@echo "  EXPORT_ARGS   more flags for python -m train export ($(EXPORT_ARGS))"
-	@echo "  PREDICT_ARGS  more flags for python -m train predict, e.g. --boxes FILE ($(PREDICT_ARGS))"
-	@echo "  TORCH_INDEX   package index of torch, e.g. https://download.pytorch.org/whl/cpu ($(TORCH_INDEX))"
+	@echo "  CACHE_ARGS    additional flags for python -m precompute ($(CACHE_ARGS))"
+	@echo "  DATA_ARGS     additional flags for python -m precompute.fetch.coco ($(DATA_ARGS))"
+	@echo "  SOURCE        image, folder or video for make predict ($(SOURCE))"
+	@echo "  RECIPE        flags of the training recipe where it is not the default ($(RECIPE))"
+	@echo "  IMAGES        folder of the validation images, for make fiftyone ($(IMAGES))"
+	@echo "  FIFTYONE_ARGS additional flags for python -m train fiftyone, e.g. --port 5152 ($(FIFTYONE_ARGS))"
+	@echo "  TRAIN_ARGS    additional flags for python -m train distill and baseline ($(TRAIN_ARGS))"
+	@echo "  EXPORT_ARGS   additional flags for python -m train export ($(EXPORT_ARGS))"
+	@echo "  PREDICT_ARGS  additional flags for python -m train predict, e.g. --boxes FILE ($(PREDICT_ARGS))"
+	@echo "  TORCH_INDEX   package index for torch, e.g. https://download.pytorch.org/whl/cpu ($(TORCH_INDEX))"
 
-setup: $(READY) ## the environment in .venv (uv if present, else pip)
+setup: $(READY) ## install the environment in .venv (with uv if present, else pip)
 
 $(READY): pyproject.toml
 	@if command -v uv >/dev/null; then \
@@ -96,88 +96,88 @@ $(READY): pyproject.toml
 	else \
 		$(PYTHON) -m venv .venv && install="$(PY) -m pip install -q --disable-pip-version-check"; \
 	fi; \
-	set -e; echo "installing into .venv (torch is large: some minutes)"; \
+	set -e; echo "installing into .venv (torch is large; this takes some minutes)"; \
 	$(if $(TORCH_INDEX),$$install --index-url $(TORCH_INDEX) torch torchvision;) \
 	$$install -e '.[dev,teacher]'
 	@touch $@
 
-demo: $(READY) ## the whole main job on the embedded sample, with a report at the end (about ten minutes on two cores)
+demo: $(READY) ## run everything on the embedded sample and write a report (about ten minutes on two cores)
 	@$(MAKE) --no-print-directory cache DATA=sample
 	@$(MAKE) --no-print-directory baseline DATA=sample TRAIN_ARGS="--overwrite $(TRAIN_ARGS)"
 	@$(MAKE) --no-print-directory distill DATA=sample TRAIN_ARGS="--overwrite $(TRAIN_ARGS)"
 	@$(MAKE) --no-print-directory evaluate report DATA=sample
 	@echo "open $(CURDIR)/runs/sample/report.html"
 
-sample: $(READY) ## the embedded sample: images and annotations in data/sample
+sample: $(READY) ## write the embedded sample, images and annotations, to data/sample
 	$(PY) -m precompute.sample --out data/sample
 
-teacher: $(READY) ## train the sample's HRNet teacher again, and print its AP and PCK
+teacher: $(READY) ## train the sample's HRNet teacher again and print its AP and PCK
 	$(PY) -m precompute.sample.train_teacher --data data/teacher --out data/teacher/hrnet_w16_sample.safetensors
 
-data: $(READY) ## the data of DATA=sample or DATA=coco (20 GB; DATA_ARGS="--splits val": 1 GB), resumable
+data: $(READY) ## fetch the data of DATA=sample or DATA=coco (20 GB, or 1 GB with DATA_ARGS="--splits val"); resumable
 	$(GET_DATA)
 
-cache: data ## run the teacher once: train and val stores
+cache: data ## run the teacher once and write the train and val stores
 	$(PRECOMPUTE) --split train --store "$(TRAIN_STORE)"
 	$(PRECOMPUTE) --split val --store "$(VAL_STORE)"
 
-baseline: $(READY) ## train the student on the ground truth alone
+baseline: $(READY) ## train the student on the labels alone
 	$(PY) -m train baseline $(TRAIN) --out "$(RUNS)/baseline"
 
 distill: $(READY) ## train the student on the store's teacher
 	$(PY) -m train distill $(TRAIN) --out "$(RUNS)/distilled"
 
-evaluate: $(READY) ## AP, AR and PCK of the cached teacher and of both students
+evaluate: $(READY) ## print AP, AR and PCK of the store's teacher and of both students
 	@$(PY) -m train evaluate --store "$(VAL_STORE)" --teacher --out "$(RUNS)/teacher.json"
 	@for run in baseline distilled; do if [ -f "$(RUNS)/$$run/best.pt" ]; then \
 		$(PY) -m train evaluate --store "$(VAL_STORE)" --student "$(RUNS)/$$run/best.pt" --out "$(RUNS)/$$run/evaluation.json" || exit 1; \
 	fi; done
 
-report: $(READY) ## one HTML file: teacher, baseline and distilled student side by side
+report: $(READY) ## write one HTML file that compares teacher, baseline and distilled student
 	@$(PY) -m train report --store "$(VAL_STORE)" --runs "$(RUNS)/baseline" "$(RUNS)/distilled" --out "$(RUNS)/report.html"
 
-export: $(READY) ## the distilled student as ONNX, checked against PyTorch (EXPORT_ARGS=--int8 for an 8-bit one too)
+export: $(READY) ## write the distilled student as ONNX, compared with PyTorch (EXPORT_ARGS=--int8: also in 8 bits)
 	$(PY) -m train export --student "$(RUNS)/distilled/best.pt" --store "$(VAL_STORE)" --out "$(RUNS)/student.onnx" $(EXPORT_ARGS)
 
-predict: $(READY) ## keypoints of SOURCE=picture, folder or video with the exported student
+predict: $(READY) ## predict keypoints in SOURCE=image, folder or video with the exported student
 	$(PY) -m train predict "$(SOURCE)" --student "$(RUNS)/student.onnx" --out "$(RUNS)/predictions" $(PREDICT_ARGS)
 
-fiftyone: has-images $(READY) $(FIFTYONE_READY) ## labels, teacher and students on the original images, in FiftyOne's App
+fiftyone: has-images $(READY) $(FIFTYONE_READY) ## show labels, teacher and students on the original images in FiftyOne's App
 	@set --; for run in baseline distilled; do if [ -f "$(RUNS)/$$run/best.pt" ]; then set -- "$$@" "$(RUNS)/$$run/best.pt"; fi; done; \
 	$(PY) -m train fiftyone --store "$(VAL_STORE)" --images "$(IMAGES)" --teacher $${1:+--student} "$$@" \
 		--out "$(RUNS)/fiftyone" --python $(FIFTYONE_PY) $(FIFTYONE_ARGS)
 
 has-images:
-	@test -n "$(IMAGES)" || { echo "error: no validation images in $(DATA_DIR); $(if $(filter sample,$(DATA)),run make sample or )name their folder: IMAGES=DIR" >&2; exit 1; }
+	@test -n "$(IMAGES)" || { echo "error: no validation images in $(DATA_DIR); $(if $(filter sample,$(DATA)),run make sample or )name their folder with IMAGES=DIR" >&2; exit 1; }
 
 $(FIFTYONE_READY):
-	@echo "installing FiftyOne into .venv-fiftyone (1 GB: some minutes)"
+	@echo "installing FiftyOne into .venv-fiftyone (1 GB; this takes some minutes)"
 	@$(PYTHON) -m venv .venv-fiftyone && $(FIFTYONE_PY) -m pip install -q --disable-pip-version-check 'fiftyone>=1.0'
 	@touch $@
 
-test: $(READY) ## the whole test suite
+test: $(READY) ## run all tests
 	$(PY) -m pytest -n auto --dist loadfile
 
-test-fast: $(READY) ## the suite without the slow tests
+test-fast: $(READY) ## run the tests without the slow ones
 	$(PY) -m pytest -n auto --dist loadfile -m "not slow"
 
-check: $(READY) ## lint, format, types and the import law
+check: $(READY) ## check lint, format, types and the import law
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	@if [ -x .venv/bin/hadolint ]; then .venv/bin/hadolint Dockerfile; else echo "Dockerfile not linted: no hadolint for this platform"; fi
 	$(PY) -m pytest tests/repository/test_imports.py
 
-docs: $(READY) ## the documentation as a site in site/, with the Python API; a warning is an error
+docs: $(READY) ## build the documentation with the Python API as a site in site/; a warning is an error
 	$(PY) -m sphinx -q -W --keep-going -b html docs site
 	@echo "open $(CURDIR)/site/index.html"
 
-notebook: $(READY) ## run the lesson in notebooks/ from top to bottom and keep its outputs (6 minutes on 2 cores)
+notebook: $(READY) ## run the notebook in notebooks/ and keep its outputs (6 minutes on two cores)
 	$(PY) notebooks/execute.py
-	@echo "look at it: notebooks/knowledge-distillation-for-2d-hpe.ipynb"
+	@echo "open notebooks/knowledge-distillation-for-2d-hpe.ipynb"
 
-bench: $(READY) ## every benchmark; JSON lines to stdout and benchmarks/results/
+bench: $(READY) ## run all benchmarks; JSON lines go to stdout and benchmarks/results/
 	$(PY) -m benchmarks
 
-clean: ## delete the sample, stores, runs, site and caches, but not the environment
+clean: ## delete the sample, its stores and runs, the site and tool caches, but not the environment
 	rm -rf data/sample stores/sample runs/sample site .mypy_cache .ruff_cache .pytest_cache

@@ -1,9 +1,16 @@
-"""The store: one file or directory that holds a teacher's heatmaps and all that is needed to learn from them.
+"""The store: one file or directory with a teacher's heatmaps and everything that is needed to train from them.
 
-    store = cache.open_store("coco_train.zarr")
-    store.heatmaps([5, 3])  # (2, V, K, H, W) float32
+    import cache
 
-docs/format.md says what is on disk; `python -m cache info PATH` says what is in a store. It knows no joints.
+    store = cache.open_store("coco_train.zarr")  # a path or a URL
+    len(store)                                   # N, the number of instances
+    store.heatmaps([5, 3])                       # (2, V, K, H, W) float32, in the order given
+    store.instances["bbox"]                      # (N, 4) float64: x, y, width, height in image pixels
+    store.manifest["provenance"]                 # teacher, data set, preprocessing, ...
+
+`open_store` returns a `Store` for reading; `create_store` returns a `Writer`, whose size and codec a `StoreSpec` gives
+(`codec_from_name`, `RootCodec`, `FloatCodec`). Every error is a `StoreError`. docs/format.md specifies the files, and
+`python -m cache info PATH` shows what is in a store. The package handles arrays and does not depend on the skeleton.
 """
 
 from cache.codec.base import Codec

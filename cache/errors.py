@@ -1,10 +1,10 @@
-"""What can go wrong with a store. Every error says what was asked, what was found, where, and what to do.
+"""The errors of a store. Each message says what was requested, what was found, where, and what to do.
 
-StoreError                                  the root; raised itself for refusals (exists, changed run, not finished)
+StoreError                                  the root; also raised itself (store exists, changed run, not finished)
 ├── StoreNotFoundError (FileNotFoundError)  no store at this path
-├── StoreFormatError   (ValueError)         not a store, of a newer version, damaged, or lying about itself
-├── MissingRecordError (IndexError)         no such instance or view, or one that was never written
-└── StoreSpaceError    (OSError)            no space left on the device while writing
+├── StoreFormatError   (ValueError)         not a store, of a newer version, damaged, or inconsistent
+├── MissingRecordError (IndexError)         no such instance or stored view, or never written
+└── StoreSpaceError    (OSError)            no space left on the disk
 """
 
 
@@ -13,16 +13,16 @@ class StoreError(Exception):
 
 
 class StoreNotFoundError(StoreError, FileNotFoundError):
-    """There is no store where one was asked for."""
+    """There is no store at the given path or URL."""
 
 
 class StoreFormatError(StoreError, ValueError):
-    """The bytes are not what the format says: foreign, newer, truncated, changed, or contradicting themselves."""
+    """The bytes are not a store of this format: another file, a newer version, truncated, changed or inconsistent."""
 
 
 class MissingRecordError(StoreError, IndexError):
-    """The instance or view does not exist, or was never written."""
+    """The instance or stored view does not exist, or was never written."""
 
 
 class StoreSpaceError(StoreError, OSError):
-    """The device is full; what was written so far is kept and the run can be resumed."""
+    """The disk is full; what was written is kept, and the run can be resumed."""

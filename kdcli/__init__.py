@@ -1,1 +1,1 @@
-"""What all commands have in common: flags, names, progress, readers that stop. It knows none of the rooms."""
+"""What all commands share: flags, config files, wording, progress, whole files. It imports no other room."""

@@ -1,12 +1,12 @@
-"""The flags of a command from a TOML file.
+"""Flags of a command from a TOML file.
 
     epochs = 30
-    learning-rate = 1e-3        # a key is the flag's name, without its dashes in front
+    learning-rate = 1e-3        # a key is the name of the flag, without the leading dashes
     compile = true              # a flag without a value
 
-A file says what would otherwise be typed, and means the same: paths count from the working folder, `~` is home. Flags
-on the command line win over the file, of several files the last one wins. What the command's parser does not know is
-refused.
+An entry means the same as the flag on the command line: relative paths start at the working folder, and `~` is the home
+folder. A flag on the command line overrides the file; if several files are given, the last one wins. A key that is not
+a flag of the command is an error.
 """
 
 import argparse
@@ -19,38 +19,37 @@ from typing import Any
 
 from kdcli.flags import no_flag
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false"}
+_KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 class ConfigError(ValueError):
-    """A file that cannot be taken as flags; the message names the file, the key, and what it may be."""
+    """A config file that cannot be used; the message names the file, the key, and the values it may have."""
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """Give a parser ``--config FILE``; `parse` then reads the file."""
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", action=_ReadFile, help="flags from a TOML file; those typed win"
-    )
+    """Add ``--config FILE`` to a parser; `parse` then reads the file."""
+    text = "read flags from a TOML file; the command line overrides it"
+    parser.add_argument("--config", type=Path, metavar="FILE", action=_ReadFile, help=text)
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line whose ``--config`` files are the defaults of what it does not say.
+    """Parse a command line, with the entries of its ``--config`` files as defaults.
 
     Raises:
-        ConfigError: If a file cannot be read, is no TOML, or has a key or a value that the command does not take.
+        ConfigError: A file cannot be read, is not TOML, or has a key or a value that the command does not accept.
     """
     typed = parser.parse_args(argv)
     if getattr(typed, "config", None) is None:
         return typed
-    arguments = parser.parse_args(argv)  # again: now the files' entries are the parser's defaults
+    arguments = parser.parse_args(argv)  # again: the entries of the files are now the parser's defaults
     for name, value in vars(typed).items():
-        if isinstance(value, list) and value:  # argparse would add what was typed to the file's
+        if isinstance(value, list) and value:  # argparse appends the typed values to those of the file
             setattr(arguments, name, value)
     return arguments
 
 
 class _ReadFile(argparse.Action):
-    """Makes the entries of a file the defaults of the parser that met ``--config``."""
+    """The action of ``--config``: makes the entries of the file the defaults of the parser."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
@@ -62,74 +61,77 @@ class _ReadFile(argparse.Action):
 
 def _entries(parser: argparse.ArgumentParser, path: Path) -> Iterator[tuple[argparse.Action, Any]]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark in front
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows may write a byte order mark
     except OSError as error:
         raise ConfigError(f"--config {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # of TOML or of UTF-8
+    except ValueError as error:  # not TOML, or not UTF-8
         raise ConfigError(f"{path} is not TOML: {error}") from error
     flags = _flags(parser)
     for key, value in content.items():
         if key == "config":
-            raise ConfigError(f"{path}: config: a file cannot name another; give --config for each, the last wins")
+            raise ConfigError(
+                f"{path}: config: a file cannot name another; repeat --config instead, the last file wins"
+            )
         if key not in flags and isinstance(value, dict):
-            raise ConfigError(f"{path}: [{key}] is a table; flags stand alone, without one above them")
+            raise ConfigError(f"{path}: [{key}] is a table; write flags at the top level of the file")
         if key not in flags:
             raise ConfigError(f"{path}: {no_flag(parser.prog, f'--{key}', flags)}")
         try:
-            yield flags[key], _converted(flags[key], value)
+            yield flags[key], _convert(flags[key], value)
         except (ValueError, argparse.ArgumentTypeError) as error:
             raise ConfigError(f"{path}: {key}: {error}") from error
 
 
 def _flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """The flags that a file may give, by name."""
+    """The flags that a file may contain, by name."""
     actions = [action for action in parser._actions if action.dest not in ("help", "config")]
     return {
         option[2:]: action
         for action in actions
         for option in action.option_strings
-        if option.startswith("--") and not _says_no(action, option)
+        if option.startswith("--") and not _is_negation(action, option)
     }
 
 
-def _says_no(action: argparse.Action, option: str) -> bool:
-    """Is it the ``--no-...`` of a flag that has one? In a file that is ``false``."""
+def _is_negation(action: argparse.Action, option: str) -> bool:
+    """Whether `option` is the ``--no-...`` form of a flag; a file sets the flag to ``false`` instead."""
     return isinstance(action, argparse.BooleanOptionalAction) and option.startswith("--no-")
 
 
-def _converted(action: argparse.Action, value: Any) -> Any:
-    """The value as the parser would have made it of the typed one."""
+def _convert(action: argparse.Action, value: Any) -> Any:
+    """The value that the parser would return for the same text on the command line."""
     if isinstance(action.default, list):
         if not isinstance(value, list):
-            raise ValueError(f"a list is needed, got {_shown(value)}")
-        return [_single(action, item) for item in value]
-    return _single(action, value)
+            raise ValueError(f"a list is needed, got {_as_toml(value)}")
+        return [_convert_one(action, item) for item in value]
+    return _convert_one(action, value)
 
 
-def _single(action: argparse.Action, value: Any) -> Any:
+def _convert_one(action: argparse.Action, value: Any) -> Any:
     kind = bool if action.nargs == 0 else _kind(action.type)
     fits = type(value) is kind or (kind is float and type(value) is int)
     if not fits or (action.choices is not None and value not in action.choices):
-        raise ValueError(f"{_may_be(action, kind)} is needed, got {_shown(value)}")
+        raise ValueError(f"{_expected(action, kind)} is needed, got {_as_toml(value)}")
     if kind is str and value.startswith("~"):
-        value = os.path.expanduser(value)  # as a shell does with what is typed
+        value = os.path.expanduser(value)  # as a shell does on the command line
     return value if kind is bool or action.type is None else action.type(str(value))  # type: ignore[operator]
 
 
 def _kind(convert: Any) -> type:
-    """What TOML must hold for a flag that makes its value with a type or a function."""
-    made = convert if isinstance(convert, type) else typing.get_type_hints(convert).get("return") if convert else str
-    return made if made in (int, float) else str
+    """The type that TOML must have for a flag whose ``type`` is `convert`, a class or a function."""
+    if convert is not None and not isinstance(convert, type):
+        convert = typing.get_type_hints(convert).get("return")
+    return convert if convert in (int, float) else str
 
 
-def _may_be(action: argparse.Action, kind: type) -> str:
+def _expected(action: argparse.Action, kind: type) -> str:
     if action.choices is not None:
         return f"one of {', '.join(map(str, action.choices))}"
-    return _WORDS.get(kind, "text in quotes")
+    return _KIND_NAMES.get(kind, "text in quotes")
 
 
-def _shown(value: Any) -> str:
-    """A value as TOML spells it, short."""
+def _as_toml(value: Any) -> str:
+    """The value in TOML syntax, or its kind if it is a table."""
     if isinstance(value, bool):
         return str(value).lower()
     return "a table" if isinstance(value, dict) else f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,4 +1,4 @@
-"""Writing a file whole: its name appears when it is complete, or not at all."""
+"""Writing a file whole: it appears under its name when it is complete, or not at all."""
 
 import os
 import secrets
@@ -7,22 +7,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-ATTEMPTS: Final = ".*.tmp*"
-"""Glob pattern of the temporary files that `replacing` leaves where a process is killed."""
+TEMPORARY_FILES: Final = ".*.tmp*"
+"""Glob pattern of the temporary files that `replacing` leaves behind if the process is killed."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write a file beside its place and rename it.
+    """Write a temporary file and rename it to `path`.
 
     Yields:
-        A path in the same folder, with the same suffix, to write to. At the end of the block it is renamed to `path`.
-        If the block raises, it is deleted, and a file that was at `path` stays as it was.
+        A new path in the same folder, with the same suffix, to write to. It is renamed to `path` at the end of the
+        block. If the block raises, the temporary file is deleted, and an existing file at `path` stays unchanged.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
-        yield beside
-        beside.replace(path)
+        yield temporary
+        temporary.replace(path)
     finally:
-        with suppress(OSError):  # the folder itself may be the reason of the failure
-            beside.unlink()
+        with suppress(OSError):  # the folder itself may be the cause of the failure
+            temporary.unlink()

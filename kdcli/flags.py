@@ -1,4 +1,4 @@
-"""argparse as all commands use it: flags in full, and a mistake in one line that names the nearest flag.
+"""argparse as all commands use it: flags in full, and one-line errors that name the nearest flag.
 
 $ python -m train distill --tempature 2
 error: python -m train distill has no flag --tempature; did you mean --temperature?
@@ -14,28 +14,32 @@ from typing import Any, Final, NoReturn
 from kdcli.words import did_you_mean
 
 DEVICE: Final = "auto, cpu, cuda or cuda:N (default: auto)"
-"""Help of ``--device``."""
-_FLAG = re.compile(r"--?[a-zA-Z][^\s=]*(?==|$)")
-"""What argparse takes for a flag: no number, and no text with spaces."""
+"""Help text of ``--device``."""
+PIPE_CLOSED: Final = 141
+"""The exit code that a shell reports for a program that was ended by SIGPIPE."""
+_FLAG = re.compile(r"--?[a-zA-Z][^\s=]*(?==|$)")  # as argparse: not a number, and not a text with spaces
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes no abbreviations, which another flag would make ambiguous some day; its commands are `Parser`s, too."""
+    """An `argparse.ArgumentParser` without abbreviations and with one-line errors; its subparsers are of this class.
+
+    Abbreviations are off because a flag that is added later can make them ambiguous.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """See `argparse.ArgumentParser`, which calls it for every command; exit code 2 for a flag that is none."""
+        """Parse as `argparse.ArgumentParser` does, but exit with code 2 on an unknown command or flag first."""
         self._refuse_unknown(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """End with one line, where argparse prints every flag before it."""
-        self._end(f"{self.prog}: {message}; --help says what it takes")
+        """Exit with code 2 and one line, where argparse would print the whole usage."""
+        self._exit(f"{self.prog}: {message}; see --help")
 
     def _refuse_unknown(self, words: Sequence[str]) -> None:
-        """Look at the flags before argparse does, which would first miss what a misspelt one was to give."""
+        """Check the flags before argparse does, which would report a missing flag instead of the misspelt one."""
         known = self._option_string_actions
         commands = [
             name for action in self._actions if action.nargs == argparse.PARSER for name in action.choices or ()
@@ -44,41 +48,24 @@ class Parser(argparse.ArgumentParser):
             if word == "--" or word in commands:
                 return
             if commands and not word.startswith("-"):
-                self._end(no_command(self.prog, word, commands))
+                self._exit(no_command(self.prog, word, commands))
             found = _FLAG.match(word)
             if found and found[0] not in known:
-                self._end(no_flag(self.prog, found[0], [name for name in known if name.startswith("--")]))
+                self._exit(no_flag(self.prog, found[0], [name for name in known if name.startswith("--")]))
 
-    def _end(self, line: str) -> NoReturn:
+    def _exit(self, line: str) -> NoReturn:
         self.exit(2, f"error: {line}\n")
 
 
-def no_command(program: str, given: str, names: Collection[str]) -> str:
-    """Why a command is refused, with the nearest of those that there are, or else all of them."""
-    return f"{program} has no command {given}; {did_you_mean(given, names, _all(names))}"
-
-
-def no_flag(command: str, given: str, names: Collection[str]) -> str:
-    """Why a flag is refused, with the nearest of the names that there are, or else all of them."""
-    return f"{command} has no flag {given}; {did_you_mean(given, names, _all(names))}"
-
-
-def _all(names: Collection[str]) -> str:
-    return f"it has {', '.join(sorted(names))}"
-
-
-PIPE_CLOSED = 141  # what a shell reports of a program that SIGPIPE ended
-
-
 def exit_with(main: Callable[[], int]) -> NoReturn:
-    """Run a command and exit with its code; `PIPE_CLOSED`, without a word, if nobody reads its output to the end."""
+    """Run `main` and exit with the code it returns, or silently with `PIPE_CLOSED` if the reader of stdout is gone."""
     try:
         try:
             code = main()
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at exit
         code = PIPE_CLOSED
     sys.exit(code)
 
@@ -89,3 +76,17 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"a positive whole number is needed, got {text}")
     return number
+
+
+def no_command(program: str, given: str, names: Collection[str]) -> str:
+    """The error for an unknown command, with the nearest known one or, if none is near, all of them."""
+    return f"{program} has no command {given}; {did_you_mean(given, names, _list_names(names))}"
+
+
+def no_flag(command: str, given: str, names: Collection[str]) -> str:
+    """The error for an unknown flag, with the nearest known one or, if none is near, all of them."""
+    return f"{command} has no flag {given}; {did_you_mean(given, names, _list_names(names))}"
+
+
+def _list_names(names: Collection[str]) -> str:
+    return f"it has {', '.join(sorted(names))}"

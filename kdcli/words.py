@@ -1,11 +1,11 @@
-"""How many there are of something, in words."""
+"""Wording that all commands share: counts, durations, and suggestions for misspelt names."""
 
 import difflib
 from collections.abc import Collection
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """``1 picture`` or ``2 pictures``; the plural is the noun with an s, or as given: ``2 boxes``."""
+    """``1 image`` or ``2 images``; the plural is the noun with an s, unless it is given: ``2 boxes``."""
     return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
@@ -18,14 +18,14 @@ def duration(seconds: float) -> str:
 
 
 def did_you_mean(given: str, names: Collection[str], otherwise: str, most: int = 1) -> str:
-    """``did you mean NAME?`` with at most so many names that are near, or else the text `otherwise`.
+    """``did you mean NAME?`` with at most `most` similar names, or the text `otherwise` if none is similar.
 
-    Capitals, underscores for dashes, and dashes in front do not count.
+    Case, leading dashes, and the difference between dashes and underscores are ignored.
     """
-    plain = {_plain(name): name for name in names}
-    near = [plain[name] for name in difflib.get_close_matches(_plain(given), plain, most)]
+    plain = {_normalized(name): name for name in names}
+    near = [plain[name] for name in difflib.get_close_matches(_normalized(given), plain, most)]
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return name.lstrip("-").replace("_", "-").lower()

@@ -90,11 +90,11 @@ def _write(arguments: argparse.Namespace, job: "Job", codec: "Codec", team: "Sin
 
 def _check(arguments: argparse.Namespace, job: "Job") -> int:
     import cache
-    from kdcli.progress import progress
+    from kdcli.progress import show_progress
     from precompute.run.check import check
 
-    with progress("check", "instances", passing=True) as tell:
-        found = check(job, cache.open_store(arguments.store), arguments.check, tell)
+    with show_progress("check", "instances", transient=True) as progress:
+        found = check(job, cache.open_store(arguments.store), arguments.check, progress)
     print(json.dumps(found.to_json(), indent=1) if arguments.json else found.page())
     if not found.passed:
         raise PrecomputeError(f"{arguments.store}: {found.verdict}")

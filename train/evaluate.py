@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache import Store
-from kdcli.progress import Tell, silently
+from kdcli.progress import Progress, no_progress
 from kdlib.geometry import compose_affines
 from kdlib.metrics.coco import JOINT_SCORE_THRESHOLD, Matches, keypoint_matches
 from kdlib.metrics.evaluation import evaluate_points, teacher_predictions
@@ -53,14 +53,16 @@ def check_joints(store: Store, joints: int, owner: str) -> None:
         raise TrainError(f"{store.path} holds {store.spec.joints} joints per instance and {owner} has {joints}")
 
 
-def predict(student: LoadedStudent, loader: Loader, *, decoder: str = DECODER, tell: Tell = silently) -> Predictions:
+def predict(
+    student: LoadedStudent, loader: Loader, *, decoder: str = DECODER, progress: Progress = no_progress
+) -> Predictions:
     """Run a student on every instance of an unshuffled loader.
 
     Args:
         student: The student.
         loader: Batches of plain crops, see `student_loader`.
         decoder: ``argmax`` or ``dark``.
-        tell: Called with the number of finished batches and of all batches.
+        progress: Called with the number of finished batches and of all batches.
     """
     joints = loader.dataset.store.spec.joints
     rows, points, scores = (  # a rank may have no batch
@@ -68,13 +70,13 @@ def predict(student: LoadedStudent, loader: Loader, *, decoder: str = DECODER, t
         [np.empty((0, joints, 2))],
         [np.empty((0, joints), np.float32)],
     )
-    tell(0, len(loader))
+    progress(0, len(loader))
     for number, batch in enumerate(loader.epoch(), start=1):
         batch_points, batch_scores = student.points(batch["image"], batch["affine"].numpy(), decoder)
         rows.append(batch["row"].numpy())
         points.append(batch_points)
         scores.append(batch_scores)
-        tell(number, len(loader))
+        progress(number, len(loader))
     threshold = student.readout.joint_threshold(decoder)
     return Predictions(np.concatenate(rows), np.concatenate(points), np.concatenate(scores), threshold, decoder)
 

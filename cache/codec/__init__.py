@@ -1,1 +1,1 @@
-"""Codecs: heatmaps to compact codes and back, and what that costs."""
+"""Codecs: heatmaps to compact codes and back, and what the encoding costs."""

@@ -1,15 +1,13 @@
-"""How heatmaps become bytes, judged by what that does to the logits.
+"""What every codec offers: the `Codec` protocol, the result of encoding, and the checks that codecs share.
 
-`RootCodec` (the default) stores the fourth root of a value in equal steps between a floor and the joint's peak. For a
-spatial softmax of log logits the cost of an error is p·(d ln h)², so at T = 1 the best steps are equal in h^(1/2) and
-at T = 4 in h^(1/8); the fourth root serves both, beats equal steps in ln h by 6 % of the bytes at the same divergence,
-and needs nothing but square roots, which are the same on every machine. Values below the floor become code 0: log
-logits remove them. The peak is kept exactly, and its code is given to no other pixel, so that the argmax survives.
-The codes are stored as differences along both axes, which saves another 14 %: neighbours are alike.
+A codec turns heatmaps (V, K, H, W) into an array of the same shape in a dtype of its own. It is judged by what it does
+to the logits, not only to the map: log logits amplify small values. `Encoded.error` is therefore the Kullback-Leibler
+divergence between the softmax distributions of the exact and of the stored maps.
 
-`FloatCodec` stores the values themselves as float32 (exact) or float16 (rounded).
+Axes: V views, K joints, H rows, W columns.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,24 +15,16 @@ import numpy.typing as npt
 
 from cache.errors import StoreFormatError
 
-FLOATS = ("float16", "float32")
-
-
-DEFAULT_FLOOR = 0.003
-
-
-DEFAULT_LEVELS = 127  # 1/34 of float32 at 4e-5 nats, 9e-5 at worst, on a COCO teacher; see docs/decisions/0005
-
-
-ERROR_KINDS = ("log_t1", "log_t4", "raw_t1", "raw_t4")  # logits and temperature of the divergences of `Encoded.error`
+DEFAULT_FLOOR = 0.003  # heatmap units
+ERROR_KINDS = ("log_t1", "log_t4", "raw_t1", "raw_t4")  # logits and temperature of the columns of `Encoded.error`
 
 
 class Encoded(NamedTuple):
-    """Maps of one instance, ready to store."""
+    """The maps of one instance, ready to store."""
 
-    stored: npt.NDArray[Any]  # (V, K, H, W) of the codec's dtype: what the disk gets
+    stored: npt.NDArray[Any]  # (V, K, H, W), dtype of the codec: what is written to disk
     peak: npt.NDArray[np.float32]  # (V, K): the largest value of each map
-    error: npt.NDArray[np.float64]  # (V, K, 4): KL(exact || stored) in nats, ERROR_KINDS; nan: no value above the floor
+    error: npt.NDArray[np.float64]  # (V, K, 4): KL(exact || stored) in nats; nan: no value above the floor
 
 
 class Codec(Protocol):
@@ -52,13 +42,21 @@ class Codec(Protocol):
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the codes on disk, little-endian."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether decoding returns exactly the maps that were encoded."""
+
     def encode(self, maps: npt.NDArray[np.float32]) -> Encoded:
         """Encode maps (V, K, H, W) float32; raises `StoreFormatError` for a value that is not finite."""
 
     def decode(
         self, stored: npt.NDArray[Any], peak: npt.NDArray[np.float32], out: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[np.float32]:
-        """The maps (..., K, H, W) float32 of stored maps and peaks (..., K), in `out` (contiguous) if given."""
+        """Decode stored maps with peaks (..., K) to maps (..., K, H, W) float32, into `out` (contiguous) if given.
+
+        Raises:
+            StoreFormatError: A code, value or peak that no encoder writes.
+        """
 
     def decode_interleaved(
         self,
@@ -67,19 +65,34 @@ class Codec(Protocol):
         order: npt.NDArray[np.int64],
         out: npt.NDArray[np.float32],
     ) -> None:
-        """Write the maps of one view into `out` (H, W, K), of any strides and all 0; its map k is order[k] of those."""
+        """Decode one view into `out` (H, W, K) float32, which has any strides and is filled with 0.
+
+        Map k of `out` is map order[k] of `stored`. Raises as `decode` does.
+        """
 
     def codes(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The codes (..., K, H, W), in the codec's dtype, of stored maps."""
+        """The codes (..., K, H, W) of stored maps, in the codec's dtype; raises as `decode` does."""
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's description, which `codec_from_json` reads."""
+        """The description in the manifest, which `codec_from_json` reads."""
 
 
 def check_floor(floor: float) -> None:
+    """Raise `StoreFormatError` if `floor` is not in 1e-6..1 heatmap units."""
     if not 1e-6 <= floor <= 1:
         raise StoreFormatError(f"codec: the floor must be in 1e-6..1 (a target peaks at 1), not {floor}")
 
 
+def read_number(description: Mapping[str, Any], entry: str, kind: type) -> Any:
+    """An entry of the manifest's description of a codec; `StoreFormatError` if it is not of type `kind`."""
+    value = description.get(entry)
+    if type(value) is not kind:
+        raise StoreFormatError(
+            f"codec {description.get('name')!r}: {entry} {value!r} is not a number of type {kind.__name__}"
+        )
+    return value
+
+
 def not_finite(view: int, joint: int) -> StoreFormatError:
+    """The error for a map that cannot be encoded."""
     return StoreFormatError(f"the map of view {view}, joint {joint} holds a value that is not finite or too large")

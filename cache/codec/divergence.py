@@ -1,13 +1,7 @@
-"""How heatmaps become bytes, judged by what that does to the logits.
+"""Kullback-Leibler divergence between the softmax distributions of exact and stored heatmaps.
 
-`RootCodec` (the default) stores the fourth root of a value in equal steps between a floor and the joint's peak. For a
-spatial softmax of log logits the cost of an error is p·(d ln h)², so at T = 1 the best steps are equal in h^(1/2) and
-at T = 4 in h^(1/8); the fourth root serves both, beats equal steps in ln h by 6 % of the bytes at the same divergence,
-and needs nothing but square roots, which are the same on every machine. Values below the floor become code 0: log
-logits remove them. The peak is kept exactly, and its code is given to no other pixel, so that the argmax survives.
-The codes are stored as differences along both axes, which saves another 14 %: neighbours are alike.
-
-`FloatCodec` stores the values themselves as float32 (exact) or float16 (rounded).
+`divergences` is compiled and computes all kinds of `cache.codec.base.ERROR_KINDS`; `log_divergence` computes the kinds
+of log logits in numpy, at any temperature.
 """
 
 from typing import Any
@@ -23,7 +17,7 @@ def divergences(
 ) -> npt.NDArray[np.float64]:
     """KL in nats between exact and stored maps (V, K, H, W), as in `Encoded.error`: (V, K, 4); releases the GIL.
 
-    Infinite where the two do not reach the floor at the same pixels.
+    The kinds of log logits are infinite where the two maps do not reach the floor at the same pixels.
     """
     from cache.codec import kernels
 
@@ -36,9 +30,9 @@ def divergences(
 def log_divergence(
     exact: npt.NDArray[Any], stored: npt.NDArray[Any], floor: float, temperature: float
 ) -> npt.NDArray[np.float64]:
-    """KL in nats between softmax(ln h / T) of exact and stored maps (..., H, W), both over exact >= floor.
+    """KL in nats between softmax(ln h / T) of exact and stored maps (..., H, W), both over the pixels exact >= floor.
 
-    nan where nothing reaches the floor.
+    The result (...) is nan for maps without such a pixel.
     """
     above = exact >= np.float32(floor)
     log_h, log_v = (np.log(np.where(above, maps, 1), dtype=np.float64) / temperature for maps in (exact, stored))
@@ -46,8 +40,8 @@ def log_divergence(
 
 
 def _divergence(exact: npt.NDArray[np.float64], stored: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """KL between softmax distributions over the last two axes; -inf logits must agree."""
-    with np.errstate(invalid="ignore"):  # -inf - -inf where nothing is above the floor, or below it: nan, handled
+    """KL between softmax distributions over the last two axes; both logits must be -inf at the same pixels."""
+    with np.errstate(invalid="ignore"):  # -inf - -inf is nan below the floor, which is replaced, and for empty maps
         log_p, log_q = (logits - logits.max(axis=(-2, -1), keepdims=True) for logits in (exact, stored))
         p = np.exp(log_p)
         gap = np.where(np.isneginf(log_p), 0, log_p - log_q)

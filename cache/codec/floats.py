@@ -1,29 +1,25 @@
-"""How heatmaps become bytes, judged by what that does to the logits.
+"""The codecs `float32` (exact) and `float16` (rounded), which store the values themselves."""
 
-`RootCodec` (the default) stores the fourth root of a value in equal steps between a floor and the joint's peak. For a
-spatial softmax of log logits the cost of an error is p·(d ln h)², so at T = 1 the best steps are equal in h^(1/2) and
-at T = 4 in h^(1/8); the fourth root serves both, beats equal steps in ln h by 6 % of the bytes at the same divergence,
-and needs nothing but square roots, which are the same on every machine. Values below the floor become code 0: log
-logits remove them. The peak is kept exactly, and its code is given to no other pixel, so that the argmax survives.
-The codes are stored as differences along both axes, which saves another 14 %: neighbours are alike.
-
-`FloatCodec` stores the values themselves as float32 (exact) or float16 (rounded).
-"""
-
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cache.codec.base import DEFAULT_FLOOR, FLOATS, Encoded, check_floor, not_finite
+from cache.codec.base import DEFAULT_FLOOR, Encoded, check_floor, not_finite, read_number
 from cache.codec.divergence import divergences
 from cache.errors import StoreFormatError
+
+FLOATS = ("float16", "float32")
 
 
 @dataclass(frozen=True)
 class FloatCodec:
-    """The values themselves: exactly, or as float16, rounded to nearest but never across the floor or onto the peak."""
+    """The values themselves, as float32 (exact) or as float16.
+
+    float16 rounds to nearest, but never across the floor, and never up to the peak of the map.
+    """
 
     name: str = "float32"
     floor: float = DEFAULT_FLOOR
@@ -33,26 +29,36 @@ class FloatCodec:
         if self.name not in FLOATS:
             raise StoreFormatError(f"codec {self.name!r}: a float codec is 'float16' or 'float32'")
 
+    @classmethod
+    def from_json(cls, description: Mapping[str, Any]) -> "FloatCodec":
+        """The codec that `to_json` describes; `StoreFormatError` for entries of another type or out of range."""
+        return cls(description["name"], read_number(description, "floor", float))
+
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the stored values."""
         return np.dtype("<f2" if self.name == "float16" else "<f4")
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether decoding returns exactly the maps that were encoded."""
+        return self.name == "float32"
+
     def encode(self, maps: npt.NDArray[np.float32]) -> Encoded:
-        """See `Codec.encode`."""
+        """Encode maps (V, K, H, W) float32; raises `StoreFormatError` for a value that does not fit into the dtype."""
         maps = np.ascontiguousarray(maps, np.float32)
         with np.errstate(over="ignore"):
             stored = _keep_side(maps, _keep_argmax(maps, maps.astype(self.dtype)), np.float32(self.floor))
         finite = np.isfinite(stored).all(axis=(-2, -1))
         if not finite.all():
             raise not_finite(*np.argwhere(~finite)[0])
-        shown = stored.astype(np.float32)
-        return Encoded(stored, shown.max(axis=(-2, -1)), divergences(maps, shown, self.floor))
+        decoded = stored.astype(np.float32)
+        return Encoded(stored, decoded.max(axis=(-2, -1)), divergences(maps, decoded, self.floor))
 
     def decode(
         self, stored: npt.NDArray[Any], peak: npt.NDArray[np.float32], out: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[np.float32]:
-        """See `Codec.decode`. Raises `StoreFormatError` for a value or peak that is not finite."""
+        """As `Codec.decode`; raises `StoreFormatError` for a value or a peak that is not finite."""
         if not np.isfinite(peak).all():
             raise StoreFormatError(f"codec {self.name}: a peak that is not finite")
         maps = np.empty(stored.shape, np.float32) if out is None else out
@@ -66,22 +72,22 @@ class FloatCodec:
         order: npt.NDArray[np.int64],
         out: npt.NDArray[np.float32],
     ) -> None:
-        """See `Codec.decode_interleaved`; raises as `decode` does."""
+        """Decode one view into `out` (H, W, K), map order[k] as its map k; raises as `decode` does."""
         out[...] = self.decode(stored, peak)[order].transpose(1, 2, 0)
 
     def codes(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """See `Codec.codes`: the values are their own codes."""
+        """The stored values, which are their own codes; raises `StoreFormatError` for one that is not finite."""
         if not np.isfinite(stored).all():
             raise StoreFormatError(f"codec {self.name}: a value that is not finite")
         return stored
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's description."""
+        """The description in the manifest."""
         return {"name": self.name, "version": 1, "floor": self.floor}
 
 
 def _keep_argmax(maps: npt.NDArray[np.float32], rounded: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """`rounded`, with values that rounding made equal to that of the first maximum moved one step below it."""
+    """Move values that rounding made equal to the first maximum one step below it; returns the changed `rounded`."""
     flat, exact = rounded.reshape(*rounded.shape[:-2], -1), maps.reshape(*maps.shape[:-2], -1)
     top = exact.argmax(axis=-1, keepdims=True)
     peak = np.take_along_axis(flat, top, axis=-1)
@@ -90,7 +96,7 @@ def _keep_argmax(maps: npt.NDArray[np.float32], rounded: npt.NDArray[Any]) -> np
 
 
 def _keep_side(maps: npt.NDArray[np.float32], rounded: npt.NDArray[Any], floor: np.float32) -> npt.NDArray[Any]:
-    """`rounded`, moved by one step where rounding carried a value across the floor: the support must not change."""
+    """Move values that rounding carried across the floor one step back; returns the changed `rounded`."""
     up = (maps >= floor) & (rounded < floor)
     down = (maps < floor) & (rounded >= floor)
     limit = rounded.dtype.type(np.inf)

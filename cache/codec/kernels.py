@@ -1,7 +1,7 @@
-"""The codec's inner loops, compiled: fourth-root codes of heatmaps, their differences, and back.
+"""Compiled inner loops of the codecs: fourth-root codes of heatmaps, their differences, decoding, and divergences.
 
-Everything here releases the GIL (several threads may encode or decode at once), is single-threaded inside and is
-kept compiled on disk, so that a second process starts in a fraction of a second.
+All functions release the GIL, so several threads may encode or decode at once, and use a single thread themselves. The
+compiled code is cached on disk, so a second process starts in a fraction of a second.
 
 Axes: C maps (one per view and joint) of H rows and W columns, P = H·W pixels; L levels.
 """
@@ -15,13 +15,16 @@ from numba import njit
 
 Array = npt.NDArray[Any]
 
-SMALL = 0.1  # difference between an exact and a stored value for which a short series is as good as exp
-NOTHING_ABOVE_FLOOR = np.nan  # the error of a map whose log logits are all removed: there is no distribution
+SMALL = 0.1  # below this difference between an exact and a stored value, a short series is as accurate as exp
+NOTHING_ABOVE_FLOOR = np.nan  # the error of a map whose log logits are all removed: it has no distribution
+# Constants for arithmetic on eight bytes at a time:
+_BYTES, _LOW_BITS, _HIGH_BITS = np.uint64(8), np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(0x8080808080808080)
+_EVEN, _EACH, _LAST = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001), np.uint64(0xFF)
 
 
 @njit(nogil=True, cache=True)
 def _peak(row: Array) -> tuple[int, float]:
-    """(index, value) of the first maximum of `row` (P,) float32; index -1 if a value is not finite."""
+    """(index, value) of the first maximum of `row` (P,) float32; the index is -1 if a value is not finite."""
     best = 0
     for p in range(row.size):
         if not math.isfinite(row[p]):
@@ -33,7 +36,7 @@ def _peak(row: Array) -> tuple[int, float]:
 
 @njit(nogil=True, cache=True)
 def _fourth_root(value: float) -> float:
-    """value^(1/4) in float64: two square roots, which IEEE 754 rounds correctly on every machine."""
+    """value^(1/4) in float64, as two square roots, which every IEEE 754 machine rounds alike."""
     return math.sqrt(math.sqrt(np.float64(value)))
 
 
@@ -54,16 +57,19 @@ def _fill_values(peak: float, floor: float, levels: int, values: Array) -> None:
 
 @njit(nogil=True, cache=True)
 def fill_tables(peaks: Array, floor: float, levels: int, tables: Array) -> None:
-    """The value of every code of every map: `tables` (C, L + 1) float32 from `peaks` (C,) float32."""
+    """Write the value of every code of every map into `tables` (C, L + 1) float32, from `peaks` (C,) float32."""
     for c in range(peaks.size):
         _fill_values(peaks[c], floor, levels, tables[c])
 
 
 @njit(nogil=True, cache=True)
 def decode_root(residuals: Array, peaks: Array, floor: float, levels: int, maps: Array) -> bool:
-    """Write the values of `residuals` (C, H, W) uint8 into `maps` (C, H, W) float32; False: one cannot be.
+    """Decode `residuals` (C, H, W) uint8 into `maps` (C, H, W) float32.
 
-    Most rows differ in nothing from the row above, and most are all below the floor: those cost next to nothing.
+    Most rows equal the row above, and most are entirely below the floor: these take almost no time.
+
+    Returns:
+        False if a code is above `levels` or a peak is not finite.
     """
     count, height, width = residuals.shape
     values = np.full(256, np.nan, np.float32)
@@ -72,7 +78,7 @@ def decode_root(residuals: Array, peaks: Array, floor: float, levels: int, maps:
     for c in range(count):
         _fill_values(peaks[c], floor, levels, values[: levels + 1])
         codes[:] = 0
-        above_floor = np.uint8(0)  # in this row: the bits of all codes
+        above_floor = np.uint8(0)  # bits of all codes of the row
         for y in range(height):
             differs = np.uint8(0)
             for x in range(width):
@@ -93,21 +99,24 @@ def decode_root(residuals: Array, peaks: Array, floor: float, levels: int, maps:
     return bool(largest <= levels and np.isfinite(peaks).all())
 
 
-_BYTES, _LOW_BITS, _HIGH_BITS = np.uint64(8), np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(0x8080808080808080)
-_EVEN, _EACH, _LAST = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001), np.uint64(0xFF)
-
-
 @njit(nogil=True, cache=True)
 def _add_bytes(first: np.uint64, second: np.uint64) -> np.uint64:
-    """The sums of the eight bytes of two words, each modulo 256."""
+    """Add the eight bytes of two words pairwise, modulo 256."""
     return ((first & _LOW_BITS) + (second & _LOW_BITS)) ^ ((first ^ second) & _HIGH_BITS)
 
 
 @njit(nogil=True, cache=True)
 def _sum_bytes(word: np.uint64, before: np.uint64) -> tuple[np.uint64, np.uint64]:
-    """The running sums of a word's eight bytes from the lowest up, modulo 256, after `before`; and the last of them.
+    """Running sums of the eight bytes of a word, from the lowest byte up, modulo 256.
 
-    A product with `_EACH` has in each of its four parts of 16 bits the sum of the factor's parts up to there.
+    In the product of a number with `_EACH`, each 16-bit part is the sum of the number's 16-bit parts up to that one.
+
+    Args:
+        word: The eight bytes.
+        before: What is added to every sum: the last running sum of the previous word, 0..255.
+
+    Returns:
+        The running sums as a word, and the last of them.
     """
     odd = (word >> _BYTES) & _EVEN
     pairs = ((word & _EVEN) + odd) * _EACH
@@ -118,13 +127,22 @@ def _sum_bytes(word: np.uint64, before: np.uint64) -> tuple[np.uint64, np.uint64
 
 @njit(nogil=True, cache=True)
 def decode_root_interleaved(words: Array, peaks: Array, order: Array, floor: float, levels: int, out: Array) -> bool:
-    """Write into `out` (H, W, C) float32, map order[c] as its map c, what differs from 0; False: a value cannot be.
+    """Decode into `out` (H, W, C) float32, which is filled with 0; its map c is map order[c] of `words`.
 
-    `words` (C, H, W / 8) uint64 are residuals, eight of a row in each, the first in the lowest byte.
+    Args:
+        words: Residuals (C, H, W / 8) uint64: eight pixels of a row per word, the first in the lowest byte.
+        peaks: (C,) float32.
+        order: (C,) int64.
+        floor: As float32, in heatmap units.
+        levels: The highest code.
+        out: (H, W, C) float32, any strides.
+
+    Returns:
+        False if a code is above `levels` or a peak is not finite.
     """
     count, height, each = words.shape
     values = np.full(256, np.nan, np.float32)
-    rows = np.empty(each, np.uint64)  # sums of residuals down the columns
+    rows = np.empty(each, np.uint64)  # running sums of the residuals down the columns
     largest = np.uint64(0)
     for c in range(count):
         j = order[c]
@@ -135,7 +153,7 @@ def decode_root_interleaved(words: Array, peaks: Array, order: Array, floor: flo
             for w in range(each):
                 rows[w] = _add_bytes(rows[w], words[j, y, w])
                 above_floor |= rows[w]
-            if above_floor:  # most rows are all background
+            if above_floor:  # most rows are entirely background
                 code = np.uint64(0)
                 for w in range(each):
                     codes, code = _sum_bytes(rows[w], code)
@@ -149,9 +167,10 @@ def decode_root_interleaved(words: Array, peaks: Array, order: Array, floor: flo
 
 @njit(nogil=True, cache=True)
 def undo_differences(residuals: Array, codes: Array) -> int:
-    """Write the `codes` (C, H, W) uint8 of `residuals` (C, H, W): cumulative sums along both axes, modulo 256.
+    """Write the cumulative sums of `residuals` (C, H, W) uint8 along both axes, modulo 256, into `codes` (C, H, W).
 
-    Returns the largest code.
+    Returns:
+        The largest code.
     """
     count, height, width = residuals.shape
     row = np.empty(width, np.uint8)
@@ -162,7 +181,7 @@ def undo_differences(residuals: Array, codes: Array) -> int:
             differs = np.uint8(0)
             for x in range(width):
                 differs |= residuals[c, y, x]
-            if differs:  # most rows differ in nothing from the row above
+            if differs:  # most rows equal the row above
                 step = np.uint8(0)
                 for x in range(width):
                     step = np.uint8(step + residuals[c, y, x])
@@ -175,9 +194,11 @@ def undo_differences(residuals: Array, codes: Array) -> int:
 
 @njit(nogil=True, cache=True)
 def _difference(codes: Array) -> None:
-    """Replace `codes` (H, W) by their differences along both axes, modulo 256, from the last pixel to the first."""
+    """Replace `codes` (H, W) by their differences along both axes, modulo 256."""
     height, width = codes.shape
-    for y in range(height - 1, -1, -1):
+    for y in range(
+        height - 1, -1, -1
+    ):  # from the last pixel to the first: each difference needs the original neighbour
         if y:
             for x in range(width):
                 codes[y, x] -= codes[y - 1, x]
@@ -187,7 +208,7 @@ def _difference(codes: Array) -> None:
 
 @njit(nogil=True, cache=True)
 def _encode_row(row: Array, top: int, floor: float, levels: int, codes: Array) -> None:
-    """Codes of one map whose peak, at pixel `top`, lies above the floor."""
+    """Write the codes (P,) of the map `row` (P,), whose peak, at pixel `top`, is above the floor."""
     low = _fourth_root(floor)
     scale = (levels - 1) / (_fourth_root(row[top]) - low)
     for p in range(row.size):
@@ -195,7 +216,7 @@ def _encode_row(row: Array, top: int, floor: float, levels: int, codes: Array) -
             codes[p] = 0
         else:
             code = 1 + int((_fourth_root(row[p]) - low) * scale + 0.5)
-            codes[p] = min(code, levels - 1)  # the peak's code is the peak's alone: ties keep their argmax
+            codes[p] = min(code, levels - 1)  # only the peak gets its code: the argmax of ties does not change
     codes[top] = levels
 
 
@@ -225,7 +246,7 @@ def _log_divergence(row: Array, codes: Array, values: Array) -> tuple[float, flo
 
 @njit(nogil=True, cache=True)
 def _exp_series(x: float) -> float:
-    """exp(x) for |x| < SMALL to 2e-9, a third of the time of `math.exp`."""
+    """exp(x) for |x| < SMALL, accurate to 2e-9, in a third of the time of `math.exp`."""
     return 1 + x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120)))))
 
 
@@ -257,8 +278,10 @@ def _raw_divergence(row: Array, top: float, codes: Array, values: Array) -> tupl
 def encode_root(maps: Array, floor: float, levels: int, residuals: Array, peaks: Array, error: Array) -> int:
     """Encode `maps` (C, H, W) float32 into `residuals` (C, H, W) uint8 and `peaks` (C,) float32.
 
-    `error` (C, 4) float64 receives the KL of each map in nats: log logits at T = 1 and T = 4, raw logits at both.
-    Returns the index of the first map that holds a non-finite value, or -1.
+    `error` (C, 4) float64 receives the KL of each map in nats: log logits at T = 1 and T = 4, then raw logits at both.
+
+    Returns:
+        The index of the first map with a value that is not finite, or -1.
     """
     values = np.empty(levels + 1, np.float32)
     for c in range(maps.shape[0]):
@@ -281,10 +304,10 @@ def encode_root(maps: Array, floor: float, levels: int, residuals: Array, peaks:
 
 @njit(nogil=True, cache=True)
 def divergences(exact: Array, stored: Array, floor: float, error: Array) -> None:
-    """KL in nats of each pair of maps `exact`, `stored` (C, H, W) float32 into `error` (C, 4) float64.
+    """Write the KL in nats of each pair of maps `exact`, `stored` (C, H, W) float32 into `error` (C, 4) float64.
 
-    Log logits at T = 1 and T = 4 over the pixels at or above the floor, infinite if these are not the same pixels, nan
-    if there are none; raw logits at T = 1 and T = 4 over all pixels.
+    The first two columns are for log logits at T = 1 and T = 4, over the pixels at or above the floor: infinite if
+    these are not the same pixels in both maps, nan if there are none. The last two are for raw logits, over all pixels.
     """
     for c in range(exact.shape[0]):
         row, other = exact[c].ravel(), stored[c].ravel()
@@ -294,7 +317,7 @@ def divergences(exact: Array, stored: Array, floor: float, error: Array) -> None
 
 @njit(nogil=True, cache=True)
 def _pair_log_divergence(row: Array, other: Array, floor: float) -> tuple[float, float]:
-    """See `_log_divergence`; both maps as values."""
+    """As `_log_divergence`, with the stored map given as values."""
     zp1 = zq1 = e1 = zp4 = zq4 = e4 = 0.0
     same = True
     for p in range(row.size):
@@ -318,7 +341,7 @@ def _pair_log_divergence(row: Array, other: Array, floor: float) -> tuple[float,
 
 @njit(nogil=True, cache=True)
 def _pair_raw_divergence(row: Array, other: Array) -> tuple[float, float]:
-    """See `_raw_divergence`; both maps as values."""
+    """As `_raw_divergence`, with the stored map given as values."""
     top, other_top = np.float64(row.max()), np.float64(other.max())
     zp1 = zq1 = e1 = zp4 = zq4 = e4 = 0.0
     for p in range(row.size):

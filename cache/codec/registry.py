@@ -1,46 +1,68 @@
-"""How heatmaps become bytes, judged by what that does to the logits.
+"""The codecs that a store can have, by name: one entry of `CODECS` per codec.
 
-`RootCodec` (the default) stores the fourth root of a value in equal steps between a floor and the joint's peak. For a
-spatial softmax of log logits the cost of an error is p·(d ln h)², so at T = 1 the best steps are equal in h^(1/2) and
-at T = 4 in h^(1/8); the fourth root serves both, beats equal steps in ln h by 6 % of the bytes at the same divergence,
-and needs nothing but square roots, which are the same on every machine. Values below the floor become code 0: log
-logits remove them. The peak is kept exactly, and its code is given to no other pixel, so that the argmax survives.
-The codes are stored as differences along both axes, which saves another 14 %: neighbours are alike.
-
-`FloatCodec` stores the values themselves as float32 (exact) or float16 (rounded).
+To add a codec, write a class that follows `cache.codec.base.Codec` in a module of this folder, and add an entry here.
+Help texts and error messages list the codecs of this table.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, NamedTuple
 
-from cache.codec.base import DEFAULT_FLOOR, DEFAULT_LEVELS, FLOATS, Codec
+from cache.codec.base import DEFAULT_FLOOR, Codec
 from cache.codec.floats import FloatCodec
 from cache.codec.root4 import RootCodec
 from cache.errors import StoreFormatError
 from kdcli.words import did_you_mean
 
-CODECS = ("root4", *FLOATS)
+
+class CodecEntry(NamedTuple):
+    """How a codec is made from its name on the command line and from its description in the manifest."""
+
+    create: Callable[[float], Codec]  # from the floor in heatmap units, with all else at its default
+    from_json: Callable[[Mapping[str, Any]], Codec]
+    parameter: str = ""  # name of what may follow the codec's name after a colon, e.g. LEVELS in root4:LEVELS
+    create_with: Callable[[float, str], Codec] | None = None  # from the floor and the text of the parameter
+
+
+CODECS: Final[dict[str, CodecEntry]] = {
+    "root4": CodecEntry(RootCodec, RootCodec.from_json, "LEVELS", RootCodec.from_text),
+    "float16": CodecEntry(partial(FloatCodec, "float16"), FloatCodec.from_json),
+    "float32": CodecEntry(partial(FloatCodec, "float32"), FloatCodec.from_json),
+}
+SPELLINGS: Final = tuple(
+    spelling
+    for name, entry in CODECS.items()
+    for spelling in (name, *([f"{name}:{entry.parameter}"] if entry.parameter else []))
+)
+"""What `codec_from_name` accepts: `root4`, `root4:LEVELS`, ..."""
+CODEC_HELP: Final = f"{', '.join(SPELLINGS[:-1])} or {SPELLINGS[-1]}"
+"""The list of codecs for a help text."""
 
 
 def codec_from_name(name: str, floor: float = DEFAULT_FLOOR) -> Codec:
-    """The codec called `root4`, `root4:LEVELS`, `float16` or `float32`, as on the command line."""
-    if name in FLOATS:
-        return FloatCodec(name, floor)
-    kind, _, levels = name.partition(":")
-    if kind != "root4":
-        hint = did_you_mean(kind, CODECS, "known are root4, root4:LEVELS, float16, float32", most=2)
+    """The codec with the given name, as on the command line: one of `SPELLINGS`, e.g. `root4` or `root4:64`.
+
+    Args:
+        name: The name and, after a colon, the parameter of the codec.
+        floor: The value below which log logits are removed, in heatmap units, 1e-6..1.
+
+    Raises:
+        StoreFormatError: The name is unknown, or the parameter or the floor is out of range.
+    """
+    kind, colon, text = name.partition(":")
+    entry = CODECS.get(kind)
+    if entry is None or (colon and entry.create_with is None):
+        hint = did_you_mean(kind, CODECS, f"known codecs: {', '.join(SPELLINGS)}", most=2)
         raise StoreFormatError(f"unknown codec {name!r}; {hint}")
-    if not (levels == "" or levels.isdigit()):
-        raise StoreFormatError(f"codec {name!r}: LEVELS of root4:LEVELS is a whole number, e.g. root4:64")
-    return RootCodec(floor, int(levels or DEFAULT_LEVELS))
+    return entry.create_with(floor, text) if text and entry.create_with else entry.create(floor)
 
 
 def codec_from_json(description: Mapping[str, Any]) -> Codec:
-    """The codec that a manifest describes; `StoreFormatError` if this version does not know it."""
+    """The codec that a manifest describes; `StoreFormatError` if this version of the program cannot read it."""
     name, version = description.get("name"), description.get("version")
-    if type(version) is not int or version != 1 or name not in CODECS:
-        raise StoreFormatError(f"unknown codec {name!r} version {version!r}: a newer program wrote this store; upgrade")
-    floor, levels = description.get("floor"), description.get("levels")
-    if not isinstance(floor, float) or (name == "root4" and type(levels) is not int):
-        raise StoreFormatError(f"codec {name!r}: floor {floor!r} or levels {levels!r} is not a number")
-    return RootCodec(floor, levels) if name == "root4" else FloatCodec(name, floor)  # type: ignore[arg-type]
+    entry = CODECS.get(name) if isinstance(name, str) else None
+    if type(version) is not int or version != 1 or entry is None:
+        raise StoreFormatError(
+            f"unknown codec {name!r} version {version!r}: a newer version of the program wrote this store; upgrade"
+        )
+    return entry.from_json(description)

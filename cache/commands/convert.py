@@ -1,14 +1,16 @@
-"""The same store in its other form, in another codec, or both.
+"""Write a store in the layout that the suffix of DST chooses, in another codec, or both.
 
-In the same codec, maps, peaks and frames are copied as they are: only their packing changes, and both stores have one
-content hash. In another codec the decoded maps are encoded anew. What that costs is measured against the decoded maps;
-the teacher's own are not known any more, so that the new store states the most that both codecs together can have done,
-and its provenance keeps what the source said of itself.
+    python -m cache convert train.zarr train.h5                 # lossless: the content hash stays the same
+    python -m cache convert exact.zarr small.zarr --codec root4:64      # fewer bytes; the error is measured
+    python -m cache convert train.zarr train.h5 --resume        # continue an interrupted conversion
+
+An .h5 store is one file; a .zarr directory is faster in object stores and for streaming.
 """
 
+import argparse
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -16,15 +18,40 @@ from pathlib import Path
 from typing import Any
 
 from cache.codec.base import Codec
-from cache.codec.registry import codec_from_name
+from cache.codec.registry import CODEC_HELP, codec_from_name
+from cache.commands.arguments import STORE, add_overwrite
 from cache.errors import StoreFormatError
 from cache.reading.opening import open_store
 from cache.reading.store import Store
 from cache.writing.shard import ShardWriter, copy_record, frame_or_none
 from cache.writing.writer import Writer, create_store
+from kdcli.progress import Advance, no_advance, show_count
 
-LOSSLESS = "float32"  # the codec that holds any decoded map exactly
 ENTRIES = ("mean", "worst")  # of a codec's error
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("src", metavar="SRC", help=STORE)
+    parser.add_argument("dst", metavar="DST", help="the new store: NAME.zarr, a directory, or NAME.h5, one file")
+    parser.add_argument("--codec", metavar="NAME", help=f"{CODEC_HELP} (default: that of SRC)")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted conversion")
+    add_overwrite(parser, "DST")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Convert the store and print the path of the new one; returns 0."""
+    with show_count("convert", "instances") as advance:
+        path = convert_store(
+            options.src,
+            options.dst,
+            codec=options.codec,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            advance=advance,
+        )
+    print(path)
+    return 0
 
 
 def convert_store(
@@ -34,12 +61,27 @@ def convert_store(
     codec: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Callable[[int], object] = lambda done: None,
+    advance: Advance = no_advance,
 ) -> Path:
-    """Write the store `source` to `target`, whose suffix chooses the form, in `codec` (None: its own; the floor stays).
+    """Write the store `source` to `target`, whose suffix chooses the layout, in `codec`; returns the path.
 
-    `progress` is called with the number of instances copied since its last call. Every record's checksum is checked
-    on the way, and a copy in the same codec is refused if its content hash is not the source's.
+    In the same codec, maps, peaks and frames are copied as they are, and both stores have the same content hash. In
+    another codec, the decoded maps are encoded again, with the same floor. The error is measured against the decoded
+    maps, because the store does not hold the teacher's own. The new store therefore states the largest error that both
+    codecs together can have, and its provenance keeps codec, hash, error and metrics of the source. All checksums are
+    verified.
+
+    Args:
+        source: Path or URL of a store.
+        target: Path of the new store.
+        codec: Name of the codec; None: that of the source.
+        resume: Continue an interrupted conversion.
+        overwrite: Replace the store at `target`.
+        advance: Called with the number of instances that were copied since its last call.
+
+    Raises:
+        StoreFormatError: The codec is unknown, the source is damaged, or its content does not match its content hash.
+        StoreError: `target` exists and `overwrite` is false.
     """
     store = open_store(source)
     wanted = store.codec if codec is None else codec_from_name(codec, store.codec.floor)
@@ -60,12 +102,12 @@ def convert_store(
             with writer.shard(number) as shard:
                 put = partial(copy_record if wanted == store.codec else _encode_record, store, shard)
                 list(pool.map(put, writer.shard_range(number)))
-            progress(len(writer.shard_range(number)))
+            advance(len(writer.shard_range(number)))
     return _publish_copy(store, writer) if wanted == store.codec else _publish_converted(store, writer)
 
 
 def _encode_record(store: Store, shard: ShardWriter, index: int) -> None:
-    """Encode an instance's decoded maps anew."""
+    """Encode the decoded maps of an instance again."""
     if store.written[index]:
         shard.put(index, store.heatmaps([index])[0], frame_or_none(store, index))
     else:
@@ -76,28 +118,28 @@ def _publish_copy(store: Store, writer: Writer) -> Path:
     copied, original = writer.assemble().manifest["content_sha256"], store.manifest["content_sha256"]
     if copied != original:
         raise StoreFormatError(
-            f"{store.path}: its content hash is {original}, but its content has {copied}; not copied"
+            f"{store.path}: its manifest has the content hash {original}, but its content has {copied}; not copied"
         )
     return writer.publish(store.manifest["teacher_metrics"], codec_error=store.manifest["codec_error"])
 
 
 def _publish_converted(store: Store, writer: Writer) -> Path:
-    """The teacher's accuracy is that of the source only if the maps are."""
+    """Publish with the teacher's accuracy if the new codec is exact; otherwise the accuracy is unknown."""
     measured, stated = writer.assemble().manifest["codec_error"], store.manifest["codec_error"]
-    if writer.spec.codec.name == LOSSLESS:
+    if writer.spec.codec.is_exact:
         return writer.publish(store.manifest["teacher_metrics"], codec_error=stated)
-    return writer.publish(None, codec_error={kind: _together(stated[kind], measured[kind]) for kind in measured})
+    return writer.publish(None, codec_error={kind: _combined(stated[kind], measured[kind]) for kind in measured})
 
 
-def _together(stated: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
-    """The most that two codecs can have done: square roots of small divergences add like distances."""
+def _combined(stated: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """The largest error that two codecs can have together: square roots of small divergences add like distances."""
     both = {name: (math.sqrt(max(0.0, stated[name])) + math.sqrt(max(0.0, measured[name]))) ** 2 for name in ENTRIES}
     total = both if stated["worst"] > 0 else {name: measured[name] for name in ENTRIES}
     return {**total, "maps": measured["maps"], "converted": {name: measured[name] for name in ENTRIES}}
 
 
 def _provenance(store: Store, wanted: Codec) -> dict[str, Any]:
-    """That of the source and, if the codec changes, what the source said of itself."""
+    """The provenance of the source and, if the codec changes, the entries of its manifest that no longer hold."""
     provenance = dict(store.manifest["provenance"])
     if wanted == store.codec:
         return provenance

@@ -1,5 +1,14 @@
-"""Are two stores the same? And if not, in what do they differ, and is that more than their codecs explain?"""
+"""Compare two stores; exit code 0 if they hold the same, or 1 with the instances, maps and fields that differ.
 
+    python -m cache diff train.zarr train.h5
+    python -m cache diff train.zarr https://host/coco/train.zarr
+    python -m cache diff exact.zarr coded.zarr --within-codec-error     # accept what both codecs' errors explain
+
+The content is compared, not the layout: a Zarr and an HDF5 store can hold the same.
+"""
+
+import argparse
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,49 +21,80 @@ import numpy.typing as npt
 
 from cache.codec.base import ERROR_KINDS
 from cache.codec.divergence import divergences
+from cache.commands.arguments import STORE, add_json, print_lines
+from cache.files.location import redact
 from cache.format.manifest import VOLATILE, differences
 from cache.format.spec import PLACE_COLUMNS, SHARD_DIGESTS
 from cache.reading.opening import open_store
 from cache.reading.store import Store
 
-_OF_RECORDS = ("heatmaps/peak", "integrity/checksum", "frames/nbytes", SHARD_DIGESTS)  # differ if and as the records do
-
-
-_COMPARED = ("spec", "provenance", "teacher_metrics", "codec_error")
-
-
+HIGHER_ORDERS = 1.05  # the divergence may exceed half a squared distance, its leading term, by so much
+ROUNDING = 1e-9  # nats; error of float32 arithmetic
+GROUPS = ("teacher_metrics", "codec_error", "provenance.conversions")  # parts of a manifest that may differ throughout
+FEW = 3  # differing entries of such a part that are listed one by one
+_OF_RECORDS = (
+    "heatmaps/peak",
+    "integrity/checksum",
+    "frames/nbytes",
+    SHARD_DIGESTS,
+)  # differ exactly if records differ
+_COMPARED = ("spec", "provenance", "teacher_metrics", "codec_error")  # entries of the manifest
 _OF_CODING = ("spec.codec", "spec.shard_instances", "spec.frame_limit", "codec_error", "teacher_metrics")
+_CONVERSIONS = "provenance.conversions"  # earlier codecs of a store, written by cache/commands/convert.py
 
 
-_CONVERSIONS = "provenance.conversions"  # how a store came to its codec: see cache/commands/convert.py
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("a", metavar="A", help=STORE)
+    parser.add_argument("b", metavar="B", help="the store to compare with")
+    add_json(parser)
+    parser.add_argument(
+        "--within-codec-error",
+        action="store_true",
+        help="exit with 0 also if the maps differ by no more than both codecs' stated errors explain",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print how the stores differ; returns 0 if they are the same, or 1."""
+    found = diff_stores(options.a, options.b)
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        print(f"{redact(options.a)}, {redact(options.b)}: {verdict(found)}")
+        print_lines(findings(found))
+    return 0 if found["identical"] or (options.within_codec_error and found["within_codec_error"]) else 1
 
 
 def diff_stores(first: str | Path, second: str | Path) -> dict[str, Any]:
-    """Compare two stores of any form.
+    """Compare two stores of any layout.
 
-    Returns a mapping:
+    Returns:
+        A mapping of JSON values:
 
-    - `identical`: the same content and account of it; `within_codec_error`: the same instances, frames and teacher,
-      and maps that differ by no more than both codecs' stated errors explain;
-    - `instances`: are they the `same`, and how many are `only_in_first`, `only_in_second`;
-    - `records`, absent where instances or sizes differ, so that there is nothing to compare: numbers of instances whose
-      `maps` or `frames` differ or that only one store has written, `largest_difference` and `mean_difference` of the
-      maps' values, their `divergence` in nats and what the codecs explain of it (`explained`); null: infinite;
-    - `manifest`, differing entries as text; `columns`, path -> what differs in it.
+        - `identical`: whether content and manifest are the same;
+        - `within_codec_error`: whether instances, frames and teacher are the same, and the maps differ by no more than
+          both codecs' stated errors explain;
+        - `instances`: whether they are the `same`, and how many are `only_in_first` and `only_in_second`;
+        - `records`, only if the stores have the same instances and sizes: the numbers of instances whose `maps` or
+          `frames` differ and that are `only_one_written`, `largest_difference` and `mean_difference` of the maps'
+          values, their `divergence` in nats, and how much of it the codecs explain (`explained`); null is infinite;
+        - `manifest`: the differing entries, as text;
+        - `columns`: path -> what differs in the column.
     """
     a, b = open_store(first), open_store(second)
-    changes = _manifest(a, b)
+    changes = _diff_manifests(a, b)
     result: dict[str, Any] = {
         "identical": False,
         "within_codec_error": False,
-        "instances": _instances(a, b),
+        "instances": _diff_instances(a, b),
         "manifest": changes,
-        "columns": dict(_columns(a, b)),
+        "columns": dict(_diff_columns(a, b)),
     }
-    if not _comparable(a, b):
+    if not _is_comparable(a, b):
         return result
     tally = MapTally(a, b)
-    records = result["records"] = _records(a, b, tally)
+    records = result["records"] = _diff_records(a, b, tally)
     same = not (result["columns"] or records["frames"] or records["only_one_written"])
     result["identical"] = same and not (changes or records["maps"])
     coding = [change for change in changes if change.startswith((*_OF_CODING, _CONVERSIONS))]
@@ -62,12 +102,80 @@ def diff_stores(first: str | Path, second: str | Path) -> dict[str, Any]:
     return result
 
 
-def _manifest(a: Store, b: Store) -> list[str]:
+def verdict(found: Mapping[str, Any]) -> str:
+    """The result of `diff_stores` in a few words."""
+    if found["identical"]:
+        return "identical"
+    return "equal within the codecs' error" if found["within_codec_error"] else "different"
+
+
+def findings(found: Mapping[str, Any]) -> list[str]:
+    """The result of `diff_stores` as text, one line per finding."""
+    columns = [f"column {path}: {change}" for path, change in found["columns"].items()]
+    return [*_describe_content(found), *_group_changes(found["manifest"]), *columns]
+
+
+class MapTally:
+    """Sums the differences between maps; the reference is the store whose codec states the smaller error."""
+
+    def __init__(self, a: Store, b: Store) -> None:
+        self.reference, self.other = sorted((a, b), key=lambda s: s.manifest["codec_error"]["log_t1"]["mean"])
+        self.changed = 0  # instances
+        self.largest = self.total = 0.0  # of |difference|
+        self._sum, self._worst = np.zeros(len(ERROR_KINDS)), np.zeros(len(ERROR_KINDS))
+        unchanged = int((a.written & b.written).sum()) * a.spec.views * a.spec.joints
+        self._maps = np.full(len(ERROR_KINDS), unchanged)  # `add` subtracts the maps that have no distribution
+
+    def add(self, found: tuple[float, float, npt.NDArray[np.float64]]) -> None:
+        """Add the result of `measure` for one instance."""
+        largest, mean, divergence = found
+        self.changed += largest > 0
+        self.largest = max(self.largest, largest)
+        self.total += mean
+        known = np.nan_to_num(divergence, nan=0, posinf=np.inf).reshape(-1, len(ERROR_KINDS))
+        self._maps -= np.isnan(divergence).sum(axis=(0, 1))
+        self._sum += known.sum(axis=0)
+        self._worst = np.maximum(self._worst, known.max(axis=0))
+
+    def measure(self, index: int) -> tuple[float, float, npt.NDArray[np.float64]]:
+        """Largest and mean |difference| of an instance's maps, and their divergences (V, K, kinds) in nats."""
+        exact, other = (store.heatmaps([index])[0] for store in (self.reference, self.other))
+        gap = np.abs(exact - other)
+        floor = max(self.reference.codec.floor, self.other.codec.floor)
+        return float(gap.max()), float(gap.mean()), divergences(exact, other, floor)
+
+    def divergence(self) -> dict[str, dict[str, float]]:
+        """Mean and worst of each kind over all written maps, in nats; infinite if maps vanish at different pixels."""
+        means = (self._sum / np.maximum(1, self._maps)).tolist()
+        return {
+            kind: {"mean": mean, "worst": float(worst)}
+            for kind, mean, worst in zip(ERROR_KINDS, means, self._worst, strict=True)
+        }
+
+    def explained(self) -> dict[str, dict[str, float]]:
+        """The largest value of each entry of `divergence` that the codecs' errors explain."""
+        return {kind: {entry: self._combined_error(kind, entry) for entry in ("mean", "worst")} for kind in ERROR_KINDS}
+
+    def is_explained(self) -> bool:
+        """Whether the codecs' errors explain every divergence."""
+        explained = self.explained()
+        return self.reference.codec.floor == self.other.codec.floor and all(
+            found[entry] <= HIGHER_ORDERS * explained[kind][entry] + ROUNDING
+            for kind, found in self.divergence().items()
+            for entry in found
+        )
+
+    def _combined_error(self, kind: str, entry: str) -> float:
+        errors = (store.manifest["codec_error"][kind][entry] for store in (self.reference, self.other))
+        return sum(math.sqrt(max(0.0, error)) for error in errors) ** 2
+
+
+def _diff_manifests(a: Store, b: Store) -> list[str]:
     one, two = ({name: store.manifest[name] for name in _COMPARED} for store in (a, b))
     return differences(one, two, ignore=[f"provenance.{name}" for name in VOLATILE])
 
 
-def _instances(a: Store, b: Store) -> dict[str, Any]:
+def _diff_instances(a: Store, b: Store) -> dict[str, Any]:
     ids = [store.instances["annotation_id"] for store in (a, b)]
     return {
         "same": bool(np.array_equal(*ids)),
@@ -76,8 +184,8 @@ def _instances(a: Store, b: Store) -> dict[str, Any]:
     }
 
 
-def _columns(a: Store, b: Store) -> Iterator[tuple[str, str]]:
-    """Columns that differ: path and in how many rows, or as what they are declared."""
+def _diff_columns(a: Store, b: Store) -> Iterator[tuple[str, str]]:
+    """(path, what differs) of the columns that differ: the number of rows, or the declarations."""
     for path in sorted({*a.columns, *b.columns} - {*PLACE_COLUMNS, *_OF_RECORDS}):
         declared = [store.columns.get(path) for store in (a, b)]
         if declared[0] != declared[1]:
@@ -89,69 +197,14 @@ def _columns(a: Store, b: Store) -> Iterator[tuple[str, str]]:
                 yield path, f"{changed} rows differ"
 
 
-def _comparable(a: Store, b: Store) -> bool:
-    """Do both hold maps of one size of the same instances?"""
+def _is_comparable(a: Store, b: Store) -> bool:
+    """Whether both stores hold maps of the same size for the same instances."""
     sizes = [(len(store), store.spec.views, store.spec.map_shape) for store in (a, b)]
-    return sizes[0] == sizes[1] and _instances(a, b)["same"]
+    return sizes[0] == sizes[1] and _diff_instances(a, b)["same"]
 
 
-class MapTally:
-    """Adds up how far maps lie apart; the reference is the store whose codec states the smaller error."""
-
-    def __init__(self, a: Store, b: Store) -> None:
-        self.reference, self.other = sorted((a, b), key=lambda s: s.manifest["codec_error"]["log_t1"]["mean"])
-        self.changed = 0  # instances
-        self.largest = self.total = 0.0  # of |difference|
-        self._sum, self._worst = np.zeros(len(ERROR_KINDS)), np.zeros(len(ERROR_KINDS))
-        unchanged = int((a.written & b.written).sum()) * a.spec.views * a.spec.joints
-        self._maps = np.full(len(ERROR_KINDS), unchanged)  # until `add` knows better
-
-    def add(self, found: tuple[float, float, npt.NDArray[np.float64]]) -> None:
-        """Add what `measure` found of one instance."""
-        largest, mean, divergence = found
-        self.changed += largest > 0
-        self.largest = max(self.largest, largest)
-        self.total += mean
-        known = np.nan_to_num(divergence, nan=0, posinf=np.inf).reshape(-1, len(ERROR_KINDS))
-        self._maps -= np.isnan(divergence).sum(axis=(0, 1))
-        self._sum += known.sum(axis=0)
-        self._worst = np.maximum(self._worst, known.max(axis=0))
-
-    def measure(self, index: int) -> tuple[float, float, npt.NDArray[np.float64]]:
-        """Largest and mean |difference| of an instance's maps, and their divergences (V, K, kinds)."""
-        exact, other = (store.heatmaps([index])[0] for store in (self.reference, self.other))
-        gap = np.abs(exact - other)
-        floor = max(self.reference.codec.floor, self.other.codec.floor)
-        return float(gap.max()), float(gap.mean()), divergences(exact, other, floor)
-
-    def divergence(self) -> dict[str, dict[str, float]]:
-        """Mean and worst of each kind over all written maps, in nats; inf: the maps vanish at different pixels."""
-        means = (self._sum / np.maximum(1, self._maps)).tolist()
-        return {
-            kind: {"mean": mean, "worst": float(worst)}
-            for kind, mean, worst in zip(ERROR_KINDS, means, self._worst, strict=True)
-        }
-
-    def explained(self) -> dict[str, dict[str, float]]:
-        """The most that the codecs explain of each entry of `divergence`."""
-        return {kind: {entry: self._together(kind, entry) for entry in ("mean", "worst")} for kind in ERROR_KINDS}
-
-    def _together(self, kind: str, entry: str) -> float:
-        errors = (store.manifest["codec_error"][kind][entry] for store in (self.reference, self.other))
-        return sum(math.sqrt(max(0.0, error)) for error in errors) ** 2
-
-    def is_explained(self) -> bool:
-        """Is every divergence one that the codecs' errors explain?"""
-        explained = self.explained()
-        return self.reference.codec.floor == self.other.codec.floor and all(
-            found[entry] <= HIGHER_ORDERS * explained[kind][entry] + ROUNDING
-            for kind, found in self.divergence().items()
-            for entry in found
-        )
-
-
-def _records(a: Store, b: Store, tally: MapTally) -> dict[str, Any]:
-    """How many maps and frames differ, and how far, looking only into shards whose digests do."""
+def _diff_records(a: Store, b: Store, tally: MapTally) -> dict[str, Any]:
+    """How many maps and frames differ, and by how much; only shards with different digests are read."""
     both = a.written & b.written
     suspects = [index for index in _suspects(a, b) if both[index]]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -164,7 +217,7 @@ def _records(a: Store, b: Store, tally: MapTally) -> dict[str, Any]:
         "only_one_written": int((a.written != b.written).sum()),
         "largest_difference": tally.largest,
         "mean_difference": tally.total / max(1, int(both.sum())),
-        "divergence": as_json(tally.divergence()),
+        "divergence": _to_json(tally.divergence()),
         "explained": tally.explained(),
     }
 
@@ -179,69 +232,44 @@ def _suspects(a: Store, b: Store) -> Iterator[int]:
         yield from a.spec.shard_range(int(shard))
 
 
-MANY = ("teacher_metrics", "codec_error", "provenance.conversions")  # parts of a manifest that may differ throughout
+def _to_json(divergence: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """The divergences with null in place of infinity."""
+    return {
+        kind: {entry: value if math.isfinite(value) else None for entry, value in entries.items()}
+        for kind, entries in divergence.items()
+    }
 
 
-FEW = 3  # entries of such a part that are listed one by one
-
-
-def verdict(found: Mapping[str, Any]) -> str:
-    """What `cache.commands.diff.diff_stores` found, in a few words."""
-    if found["identical"]:
-        return "identical"
-    return "equal within the codecs' error" if found["within_codec_error"] else "different"
-
-
-def findings(found: Mapping[str, Any]) -> list[str]:
-    """Everything that `cache.commands.diff.diff_stores` found, a line each."""
-    columns = [f"column {path}: {change}" for path, change in found["columns"].items()]
-    return [*_compared(found), *_grouped(found["manifest"]), *columns]
-
-
-def _grouped(changes: Sequence[str]) -> Iterator[str]:
-    """Changes of the manifest; of a part that differs in many entries, or is only on one side, only how many."""
-    groups: dict[str, list[str]] = {}
-    for change in changes:
-        name = next((part for part in MANY if change.startswith(part)), change)
-        groups.setdefault(name, []).append(change)
-    for name, members in groups.items():
-        yield from members if len(members) <= FEW else [f"{name}: {len(members)} entries differ"]
-
-
-def _compared(found: Mapping[str, Any]) -> Iterator[str]:
-    """What there is to say of instances, maps and frames."""
+def _describe_content(found: Mapping[str, Any]) -> Iterator[str]:
+    """Lines about instances, maps and frames."""
     if found["identical"]:
         return
     one, two = (found["instances"][f"only_in_{which}"] for which in ("first", "second"))
     ids = "the same" if found["instances"]["same"] else f"{one} only in the first, {two} only in the second store"
     yield f"instances: {ids}" if one or two or found["instances"]["same"] else "instances: in another order"
     if "records" not in found:
-        yield "maps: not compared, since instances or sizes differ"
+        yield "maps: not compared, because instances or sizes differ"
         return
     records = found["records"]
     if records["only_one_written"]:
         yield f"records: {records['only_one_written']} are written in only one of the stores"
     largest, mean = records["largest_difference"], records["mean_difference"]
     yield f"maps: {records['maps']} instances differ, by {largest:.3g} at most and {mean:.2g} on average"
-    for kind, apart in records["divergence"].items() if records["maps"] else ():
-        numbers = {name: "infinite" if value is None else f"{value:.1e}" for name, value in apart.items()}
+    for kind, divergence in records["divergence"].items() if records["maps"] else ():
+        numbers = {name: "infinite" if value is None else f"{value:.1e}" for name, value in divergence.items()}
         explained = records["explained"][kind]
         yield (
-            f"maps: {kind} {numbers['mean']} nats apart on average, {numbers['worst']} at worst; the codecs explain "
-            f"{explained['mean']:.1e} and {explained['worst']:.1e}"
+            f"maps: divergence {kind} {numbers['mean']} nats on average, {numbers['worst']} at worst; the codecs' "
+            f"errors explain {explained['mean']:.1e} and {explained['worst']:.1e}"
         )
     yield f"frames: {records['frames']} differ"
 
 
-HIGHER_ORDERS = 1.05  # what KL is not, half a squared distance
-
-
-ROUNDING = 1e-9  # nats of float32 arithmetic
-
-
-def as_json(divergence: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """The same with null for what is infinite."""
-    return {
-        kind: {entry: value if math.isfinite(value) else None for entry, value in entries.items()}
-        for kind, entries in divergence.items()
-    }
+def _group_changes(changes: Sequence[str]) -> Iterator[str]:
+    """The changes of the manifest; for a part of `GROUPS` with more than `FEW` changes, only their number."""
+    groups: dict[str, list[str]] = {}
+    for change in changes:
+        name = next((part for part in GROUPS if change.startswith(part)), change)
+        groups.setdefault(name, []).append(change)
+    for name, members in groups.items():
+        yield from members if len(members) <= FEW else [f"{name}: {len(members)} entries differ"]

@@ -1,8 +1,8 @@
-"""Looking at a store's HDF5 structure in a process of its own: HDF5's library may crash on what was made to crash it.
+"""Reading the structure of an HDF5 file in a process of its own: the HDF5 library may crash on a malicious file.
 
-The checksums of HDF5's metadata keep accidents away from it. Somebody who makes them match can still bend a B-tree so
-that the library dies (2 of 416 such files in the longest run of `tests.support.stores.attack`, HDF5 2.0), where no code of ours
-can raise an error. `python -m cache verify` looks here first.
+The checksums of HDF5's metadata detect accidental damage. Somebody who recomputes them can still change a B-tree so
+that the library crashes (2 of 416 such files in the longest run of `tests.support.stores.attack`, HDF5 2.0). Python
+code cannot turn a crash into an error. `python -m cache verify` therefore runs this module first.
 """
 
 import signal
@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 
-def crash_of(path: str | Path) -> str | None:
-    """What is wrong with the local file `path` if HDF5's library does not survive it, else None."""
+def find_crash(path: str | Path) -> str | None:
+    """An error message if the HDF5 library crashes on the local file `path`; None if not, or if it is another file."""
     if not _is_hdf5(Path(path)):
         return None
     command = [sys.executable, "-m", "cache.commands.hdf5_probe", str(path)]
@@ -20,7 +20,7 @@ def crash_of(path: str | Path) -> str | None:
     if code >= 0:
         return None
     name = signal.Signals(-code).name
-    return f"{path}: HDF5's library dies of this file ({name}); it was made to do so: do not open it, and do not trust"
+    return f"{path}: the HDF5 library crashes on this file ({name}); the file may be malicious: do not open it"
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -33,16 +33,16 @@ def _is_hdf5(path: Path) -> bool:
 
 
 def main() -> None:
-    """Touch all of the structure of the store that the command line names."""
+    """Read all of the structure of the store that the command line names."""
     from cache.errors import StoreError
     from cache.reading.opening import open_store
 
     try:
         store = open_store(sys.argv[1], allow_incomplete=True)
-        list(store.strangers())
+        store.foreign_entries()
         store.stored_bytes(0)
     except StoreError:
-        pass  # the parent's to find and to say
+        pass  # the parent process finds and reports it
 
 
 if __name__ == "__main__":

@@ -1,9 +1,20 @@
-"""What is in a store, or how far one in the making has come: as a mapping and as a page."""
+"""Show what is in a store: teacher, data, sizes, the codec's error, the teacher's accuracy, and the provenance.
 
+    python -m cache info train.zarr
+    python -m cache info train.zarr.partial     # an unfinished store: how much of it is written
+    python -m cache info https://host/coco/train.zarr           # fetches only what it needs
+    python -m cache info train.zarr --json      # all facts, for programs
+
+The line `content` shows the sha256 of all content: intact stores with the same number hold the same, in any layout.
+"""
+
+import argparse
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cache.commands.arguments import STORE, add_json
 from cache.files.location import locate
 from cache.format.manifest import flatten
 from cache.format.spec import PLAN, spec_from_json
@@ -13,8 +24,21 @@ from cache.writing import staging
 from kdcli.words import counted
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("path", metavar="PATH", help=f"{STORE}; it may be unfinished")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the facts; returns 0."""
+    facts = describe(options.path)
+    print(json.dumps(facts, indent=1) if options.json else page(facts))
+    return 0
+
+
 def describe(path: str | Path) -> dict[str, Any]:
-    """All that `info --json` prints of the store at `path`, or, where there is none yet, of its staging directory."""
+    """What `info --json` prints about the store at `path`, or about its staging directory if it is unfinished."""
     place = locate(path)
     if isinstance(place, Path):
         if not place.exists() and (staging.staging_path(place) / PLAN).is_file():
@@ -22,6 +46,22 @@ def describe(path: str | Path) -> dict[str, Any]:
         if (place / PLAN).is_file():
             return _describe_staging(place)
     return _describe_store(open_store(place, allow_incomplete=True))
+
+
+def page(facts: Mapping[str, Any]) -> str:
+    """The facts of `describe` as text."""
+    spec = facts["spec"]
+    codec = ", ".join(f"{name} {value}" for name, value in spec["codec"].items() if name not in ("name", "version"))
+    rows = [("layout", {"zarr": "Zarr v3", "hdf5": "HDF5"}[facts["form"]] + f", {_state(facts)}")]
+    rows.append(("instances", f"{spec['instances']:,}, {counted(spec['views'], 'view')}, {spec['joints']} joints"))
+    rows.append(("heatmaps", f"{spec['width']}x{spec['height']}, codec {spec['codec']['name']} ({codec})"))
+    if "written" in facts:
+        rows += list(_measured(facts))
+    rows += [(name, _as_text(value)) for name, value in flatten(facts["provenance"])]
+    if not facts["complete"]:
+        rows.append(("to continue", "run the command that makes the store again, with --resume"))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([facts["path"], *(f"  {name:<{width}}  {value}" for name, value in rows)])
 
 
 def _describe_staging(root: Path) -> dict[str, Any]:
@@ -40,13 +80,13 @@ def _describe_staging(root: Path) -> dict[str, Any]:
 
 
 def _describe_store(store: Store) -> dict[str, Any]:
-    written = [index for index, there in enumerate(store.written) if there]
+    written = [index for index, is_written in enumerate(store.written) if is_written]
     maps = sum(store.stored_bytes(index) for index in written)
     views = max(1, len(written) * store.spec.views)
     nbytes = store.spec.joints * store.spec.height * store.spec.width * 4
     return {
         "path": str(store.path),
-        "form": store.form,
+        "form": store.layout,
         "shards": store.spec.shards,
         "shards_written": store.spec.shards,
         "bytes": store.nbytes,
@@ -58,33 +98,17 @@ def _describe_store(store: Store) -> dict[str, Any]:
     }
 
 
-def page(facts: Mapping[str, Any]) -> str:
-    """The facts of `describe` for a person."""
-    spec = facts["spec"]
-    codec = ", ".join(f"{name} {value}" for name, value in spec["codec"].items() if name not in ("name", "version"))
-    rows = [("form", {"zarr": "Zarr v3", "hdf5": "HDF5"}[facts["form"]] + f", {_state(facts)}")]
-    rows.append(("instances", f"{spec['instances']:,}, {counted(spec['views'], 'view')}, {spec['joints']} joints"))
-    rows.append(("heatmaps", f"{spec['width']}x{spec['height']}, codec {spec['codec']['name']} ({codec})"))
-    if "written" in facts:
-        rows += list(_measured(facts))
-    rows += [(name, _text(value)) for name, value in flatten(facts["provenance"])]
-    if not facts["complete"]:
-        rows.append(("to go on", "run the command that began it again, with --resume"))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join([facts["path"], *(f"  {name:<{width}}  {value}" for name, value in rows)])
-
-
 def _measured(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is known of a store that has been put together."""
+    """Rows about an assembled store."""
     per_view, ratio = facts["heatmap_bytes_per_view"], facts["heatmap_ratio_to_float32"]
     yield "written", f"{facts['written']:,} of {facts['spec']['instances']:,}"
-    yield "bytes a view", f"{per_view:,.0f}, 1/{1 / ratio:.1f} of float32" if ratio else "none"
+    yield "bytes per view", f"{per_view:,.0f}, 1/{1 / ratio:.1f} of float32" if ratio else "none"
     yield "frames", f"{facts['frame_bytes']:,} bytes" if facts["spec"]["frames"] else "not in the store"
-    yield "size", f"{facts['bytes']:,} bytes, {facts['bytes'] / facts['spec']['instances']:,.0f} an instance"
+    yield "size", f"{facts['bytes']:,} bytes, {facts['bytes'] / facts['spec']['instances']:,.0f} per instance"
     for kind, error in facts["codec_error"].items():
         yield f"error {kind}", f"{error['mean']:.1e} nats on average, {error['worst']:.1e} at worst"
     for name, value in flatten(facts["teacher_metrics"] or {}):
-        yield f"teacher {name}", _text(value)
+        yield f"teacher {name}", _as_text(value)
     yield "content", f"sha256 {facts['content_sha256']}"
 
 
@@ -94,5 +118,5 @@ def _state(facts: Mapping[str, Any]) -> str:
     return f"incomplete: {facts['shards_written']} of {facts['shards']} shards written"
 
 
-def _text(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,61 +1,76 @@
-"""A store of the Zarr form as one file: a ZIP archive of stored members, the same bytes for the same store.
+"""Write a store in the Zarr layout as one .zip file, for a USB stick, e-mail or an archive. It opens without unpacking.
 
-`open_store` reads it where it lies, and so does zarr's ZipStore; no archive manager can fail to open it.
+    python -m cache pack val.zarr val.zip
+    python -m cache pack s3://team/coco/val.zarr val.zip        # directly from a URL
+
+An .h5 store is one file already. The same store always gives the same bytes.
 """
 
-import os
-import secrets
+import argparse
+import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
+from cache.commands.arguments import add_overwrite
 from cache.errors import StoreError
-from cache.files.durable import sync, writing
+from cache.files.durable import disk_errors, sync
 from cache.files.location import Location
 from cache.reading.opening import open_store
 from cache.reading.store import Store
+from kdcli.files import replacing
+from kdcli.progress import Advance, no_advance, show_count
 
 FAT32_LIMIT = (1 << 32) - 1  # bytes of a file
-_PIECE = 1 << 23
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # ZIP's first day: an archive says nothing of when it was made
+_PIECE = 1 << 23  # bytes copied at a time
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date of the ZIP format: the time of packing is not recorded
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("src", metavar="STORE", help="a store in the Zarr layout: a path or a URL")
+    parser.add_argument("dst", metavar="ARCHIVE", help="the file to write: NAME.zip")
+    add_overwrite(parser, "ARCHIVE")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Pack the store and print the path of the archive; returns 0."""
+    with show_count("pack", "MB") as advance:
+        path = pack_store(options.src, options.dst, overwrite=options.overwrite, advance=advance)
+    print(path)
+    if path.stat().st_size > FAT32_LIMIT:
+        print(f"{path}: larger than 4 GiB, the limit of FAT32 disks; exFAT has no such limit", file=sys.stderr)
+    return 0
 
 
 def pack_store(
-    source: str | Path | Location,
-    target: str | Path,
-    *,
-    overwrite: bool = False,
-    progress: Callable[[int], object] = lambda done: None,
+    source: str | Path | Location, target: str | Path, *, overwrite: bool = False, advance: Advance = no_advance
 ) -> Path:
-    """Write the store at `source` to the archive `target`, which appears when it is whole; returns the path.
+    """Write the store at `source` to the archive `target`, which appears when it is complete; returns the path.
 
-    `progress` is called with the bytes that were added.
+    The members are stored uncompressed, so `open_store` and zarr's ZipStore read the archive directly. `advance` is
+    called with the bytes of each file that was added.
 
     Raises:
-        StoreError: the store is an HDF5 file, which is one file already; the target exists or is no `.zip`.
+        StoreError: The store is an HDF5 file, or the target exists or does not end in `.zip`.
     """
     store, target = open_store(source, local_bytes=0), Path(target)
-    if store.form != "zarr":
+    if store.layout != "zarr":
         raise StoreError(f"{store.path}: an HDF5 store is one file already: copy it as it is")
     if target.suffix != ".zip":
-        raise StoreError(f"{target}: the name of an archive ends in .zip")
+        raise StoreError(f"{target}: the name of an archive must end in .zip")
     if target.exists() and not overwrite:
         raise StoreError(f"{target} exists; replace it with --overwrite")
     if target.exists():
-        open_store(target)  # whatever is replaced is a store
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with writing(target.parent, store.nbytes):
-            _write(store, beside, progress)
-            sync(beside)
-            os.replace(beside, target)
-            sync(target.parent)
-    finally:
-        beside.unlink(missing_ok=True)
+        open_store(target)  # replaces nothing but a store
+    with disk_errors(target.parent, store.nbytes):
+        with replacing(target) as temporary:
+            _write(store, temporary, advance)
+            sync(temporary)
+        sync(target.parent)
     return target
 
 
-def _write(store: Store, path: Path, progress: Callable[[int], object]) -> None:
+def _write(store: Store, path: Path, advance: Advance) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for key in store.file_keys():
             size = store.files.size(key)
@@ -64,4 +79,4 @@ def _write(store: Store, path: Path, progress: Callable[[int], object]) -> None:
             with archive.open(member, "w", force_zip64=size > FAT32_LIMIT // 2) as out:
                 for start in range(0, size, _PIECE):
                     out.write(store.files.read(key, start, min(_PIECE, size - start)))
-            progress(size)
+            advance(size)

@@ -1,40 +1,43 @@
-"""Bringing a store to this machine: file by file, checked, resumable, and renamed when it is whole.
+"""Copy a store from a folder or URL: checked, completely or not at all; run it again after an interruption.
 
-    STORE.pulling/lock         one pull at a time (cache/writing/lock.py)
-    STORE.pulling/pull.json    what is being fetched; another store than that is refused
-    STORE.pulling/store...     its files; one that is not whole yet ends in `.part` and is continued
+    python -m cache pull s3://team/coco/train.zarr train.zarr
+    python -m cache pull https://host/coco stores --split val   # finds val.zarr, val.h5 or val.zip
+    python -m cache pull https://host/coco/train.zarr part.zarr --limit 5000    # the first 5000 instances only
 
-The same command goes on after an interruption. A folder of a mounted disk is a source like any other.
+A store can also be used without a copy: commands that read a store accept its URL. docs/sharing.md compares both.
 """
 
+import argparse
 import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from cache.commands.arguments import STORE, add_overwrite
+from cache.commands.subset import pull_part
 from cache.commands.verify import verify_store
 from cache.errors import StoreError, StoreFormatError, StoreNotFoundError, StoreSpaceError
-from cache.files.durable import json_bytes, make_folder, sync_tree, write_whole, writing
+from cache.files.durable import disk_errors, json_bytes, make_folder, sync_tree, write_atomically
 from cache.files.listing import MAX_LIST, SUFFIX, FileList, parse_file_list, sha256_of
 from cache.files.local import Files, ReadableFiles
-from cache.files.location import Location, Place
+from cache.files.location import Location, Place, locate
 from cache.files.zipped import ZipFiles
 from cache.format.spec import FORMAT_NAME
 from cache.reading.opening import open_store
 from cache.reading.store import Store
 from cache.writing.lock import StagingLock, lock
-from cache.writing.staging import is_unbegun
-from cache.writing.target import FORMS, put_in_place
+from cache.writing.staging import has_no_plan
+from cache.writing.target import LAYOUTS, move_into_place
+from kdcli.progress import Advance, no_advance, show_count
 
-PLAN = "pull.json"
-_PIECE = 1 << 23
+PLAN = "pull.json"  # in the staging directory: which store is being copied
+_PIECE = 1 << 23  # bytes fetched at a time
 _FILES_AT_ONCE = 8
-Progress = Callable[[int], object]
+AnyPlace = TypeVar("AnyPlace", Path, Location, Place)
 
 
 class Parts(NamedTuple):
@@ -42,35 +45,67 @@ class Parts(NamedTuple):
 
     files: ReadableFiles
     keys: list[str]
-    listed: FileList | None  # what is known of their content
+    listed: FileList | None  # their sizes and digests, if known
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("src", metavar="URL", help=f"{STORE}; with --split the folder that holds it")
+    parser.add_argument("dst", metavar="STORE", help="the copy, or a folder, where it gets the source's name")
+    parser.add_argument("--split", metavar="NAME", help="URL is a folder of stores: copy NAME.zarr, .h5 or .zip")
+    parser.add_argument("--limit", metavar="N", type=int, help="copy the first N instances, as a store of their own")
+    add_overwrite(parser, "STORE")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Copy the store or its first instances, and print the path of the copy; returns 0."""
+    source = locate(options.src)
+    if options.split:
+        source = find_split(source, options.split)
+    target = place_in(Path(options.dst), source.name)
+    if options.limit is None:
+        with show_count("pull", "MB") as advance:
+            path = pull_store(source, target, overwrite=options.overwrite, advance=advance)
+    else:
+        with show_count("pull", "instances") as advance:
+            path = pull_part(source, target, options.limit, overwrite=options.overwrite, advance=advance)
+    print(path)
+    return 0
+
+
+def place_in(place: AnyPlace, name: str) -> AnyPlace:
+    """`place` itself if it is named like a store or an archive; otherwise the store `name` in that folder."""
+    return place if place.suffix in (*LAYOUTS, ".zip") else place / name
 
 
 def find_split(place: Place, split: str) -> Place:
-    """The store of a folder that has the name `split`."""
+    """The store named `split` in the folder `place`; `StoreNotFoundError` if there is none."""
     for suffix in (".zarr", ".h5", ".hdf5", ".zip"):
         candidate = place / f"{split}{suffix}"
         with suppress(StoreNotFoundError):
             open_store(candidate, local_bytes=0)
             return candidate
-    raise StoreNotFoundError(f"{place}: no store {split}.zarr, {split}.h5 or {split}.zip there; what is its name?")
+    raise StoreNotFoundError(f"{place}: no store {split}.zarr, {split}.h5 or {split}.zip; what is its name?")
 
 
 def pull_store(
-    source: str | Path | Location,
-    target: str | Path,
-    *,
-    overwrite: bool = False,
-    progress: Progress = lambda done: None,
+    source: str | Path | Location, target: str | Path, *, overwrite: bool = False, advance: Advance = no_advance
 ) -> Path:
     """Copy the store at `source`, a path or URL, to `target`; returns the path.
 
-    The suffix of `target` must fit: `.zarr` for the Zarr form (an archive is unpacked), `.h5` for HDF5, `.zip` for an
-    archive. Every file is checked against the list beside the source; without a list, every record is read at the end.
-    `progress` is called with the bytes that were added.
+    The suffix of `target` must fit the source: `.zarr` for the Zarr layout (an archive is unpacked), `.h5` for HDF5,
+    `.zip` for an archive. Every file is checked against the list beside the source; without a list, every record is
+    read at the end. The copy grows in the folder `target.pulling`, and is renamed when it is complete:
+
+        lock          held by the current pull (cache/writing/lock.py)
+        pull.json     which store is copied; a pull of another store is refused
+        store...      its files; an incomplete one ends in `.part`, and is continued
+
+    `advance` is called with the bytes that were added since its last call.
 
     Raises:
-        StoreError: the target exists and is another store, an unfinished copy is of another store, another process is
-            pulling to the same place, or the content is not what was promised.
+        StoreError: The target exists and is another store, the folder holds an unfinished copy of another store or is
+            used by another process, or the content is not that of the source.
     """
     store, target = open_store(source, local_bytes=0), Path(target)
     parts, content = parts_of(store, target.name, _list_beside(store)), store.manifest["content_sha256"]
@@ -82,31 +117,31 @@ def pull_store(
     held = _begin(staging, store, overwrite)
     staged = staging / ("store" + target.suffix)
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        list(pool.map(lambda key: _copy(parts, key, staged / key if key else staged, progress), parts.keys))
+        list(pool.map(lambda key: _copy(parts, key, staged / key if key else staged, advance), parts.keys))
     _check(staged, content, parts, store)
     sync_tree(staging)
-    put_in_place(staged, target)
+    move_into_place(staged, target)
     shutil.rmtree(staging)
-    del held  # until here nobody else could begin
+    del held  # keeps the lock until here
     return target
 
 
 def parts_of(store: Store, name: str, listed: FileList | None = None) -> Parts:
-    """What makes up the copy `name` of a store; `StoreError` if the store has another form than the name says."""
+    """The files that make up a copy called `name`; `StoreError` if the name does not fit the store's layout."""
     files, suffix = store.files, Path(name).suffix
     if suffix == ".zip" and isinstance(files, ZipFiles):
         return Parts(files.archive, [""], listed)
-    if FORMS.get(suffix) != store.form:
-        fitting = [end for end, form in FORMS.items() if form == store.form]
+    if LAYOUTS.get(suffix) != store.layout:
+        fitting = [end for end, layout in LAYOUTS.items() if layout == store.layout]
         raise StoreError(
-            f"{name}: {store.path} has the {store.form} form: name its copy {' or '.join(fitting)}, and change "
-            "the form with `python -m cache convert` or `pack`"
+            f"{name}: {store.path} has the {store.layout} layout: name its copy {' or '.join(fitting)}, and change "
+            "the layout with `python -m cache convert` or `pack`"
         )
     return Parts(files, store.file_keys(), None if isinstance(files, ZipFiles) else listed)
 
 
 def _list_beside(store: Store) -> FileList | None:
-    """The list of the store's files, if there is one of this very content."""
+    """The list of the store's files, if there is one for its present content."""
     beside = store.path.with_name(store.path.name + SUFFIX)
     if isinstance(beside, Location):
         from cache.files.client import Remote
@@ -118,49 +153,49 @@ def _list_beside(store: Store) -> FileList | None:
 
 
 def _begin(staging: Path, store: Store, overwrite: bool) -> StagingLock:
-    """Make the staging directory, or find it to be of the same store; while it is locked it is ours alone."""
+    """Make the staging directory, or check that it is of the same store, and lock it."""
     begun, content = _begun(staging), store.manifest["content_sha256"]
     if begun not in (None, content) and not overwrite:
-        raise StoreError(f"{staging} is an unfinished pull of another store; start anew with --overwrite")
-    with writing(staging.parent, 0):
+        raise StoreError(f"{staging} is an unfinished pull of another store; start again with --overwrite")
+    with disk_errors(staging.parent, 0):
         make_folder(staging)
     held = lock(staging)
     if begun not in (None, content):
         shutil.rmtree(staging)
         return _begin(staging, store, overwrite=False)
     plan = {"format": FORMAT_NAME, "pull": str(store.path), "content_sha256": content}
-    write_whole(staging / PLAN, [json_bytes(plan)])
+    write_atomically(staging / PLAN, [json_bytes(plan)])
     return held
 
 
 def _begun(staging: Path) -> str | None:
-    """The content hash of the store whose unfinished copy lies in `staging`; None: there is none."""
-    if not staging.exists() or is_unbegun(staging, PLAN):
+    """The content hash of the store whose unfinished copy is in `staging`; None if there is no copy."""
+    if not staging.exists() or has_no_plan(staging, PLAN):
         return None
     try:
         return str(json.loads((staging / PLAN).read_bytes())["content_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise StoreError(f"{staging} is in the way and no unfinished pull; move it") from None
+        raise StoreError(f"{staging} exists and is not an unfinished pull; move it away") from None
 
 
-def _copy(parts: Parts, key: str, target: Path, progress: Progress) -> None:
-    """One file, whole and right; what is there already is kept, what is wrong is fetched once more."""
+def _copy(parts: Parts, key: str, target: Path, advance: Advance) -> None:
+    """Copy one file and check it; an existing copy is kept, and a wrong one is fetched once more."""
     entry = parts.listed.files.get(key) if parts.listed else None
     size = parts.files.size(key)
     if entry and entry.size != size:
-        raise StoreFormatError(f"{parts.files.path(key)}: {size} bytes, its list says {entry.size}")
+        raise StoreFormatError(f"{parts.files.path(key)}: {size} bytes, but {entry.size} in the list beside the store")
     for _ in range(2):
         if not target.is_file():
-            _fetch(parts.files, key, size, target, progress)
+            _fetch(parts.files, key, size, target, advance)
         if target.stat().st_size == size and (entry is None or sha256_of(Files(target), "") == entry.sha256):
             return
         target.unlink()
-    raise StoreFormatError(f"{parts.files.path(key)}: came twice unlike its list says; it is damaged there")
+    raise StoreFormatError(f"{parts.files.path(key)}: fetched twice and does not match its list; the source is damaged")
 
 
-def _fetch(files: ReadableFiles, key: str, size: int, target: Path, progress: Progress) -> None:
-    """Append to what is there of a file until it is whole."""
-    part = target.with_name(target.name + ".part")
+def _fetch(files: ReadableFiles, key: str, size: int, target: Path, advance: Advance) -> None:
+    """Append to the part of a file that was fetched before, until the file is complete."""
+    part = target.with_name(target.name + ".part")  # a fixed name, unlike a temporary file's: the next run continues it
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with part.open("ab") as out:
@@ -168,7 +203,7 @@ def _fetch(files: ReadableFiles, key: str, size: int, target: Path, progress: Pr
                 out.truncate(0)
             while (done := out.seek(0, os.SEEK_END)) < size:
                 out.write(files.read(key, done, min(_PIECE, size - done)))
-                progress(out.tell() - done)
+                advance(out.tell() - done)
         part.replace(target)
     except OSError as error:
         if isinstance(error, StoreError):
@@ -176,32 +211,32 @@ def _fetch(files: ReadableFiles, key: str, size: int, target: Path, progress: Pr
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreSpaceError(
                 f"{target.parent}: no space left for {size:,} bytes; make room and run the same command again, "
-                "nothing that came is lost"
+                "everything that was fetched is kept"
             ) from error
         if error.errno == errno.EFBIG:
-            raise StoreError(f"{target}: this file system takes no file of {size:,} bytes (FAT32: 4 GiB)") from error
+            raise StoreError(f"{target}: this file system has no files of {size:,} bytes (FAT32: 4 GiB)") from error
         raise StoreError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
 def _check(staged: Path, content: str, parts: Parts, source: Store) -> None:
-    """The copy is the store that was promised; what is wrong is removed, so that the same command fetches it again."""
+    """Check that the copy is the source; remove what is wrong, so that the same command fetches it again."""
     if parts.listed is None:
         problems = verify_store(staged)
         if problems:
             bad = {problem.instance for problem in problems}
             _remove_wrong(staged, None if None in bad else {i for i in bad if i is not None}, source)
             raise StoreFormatError(
-                f"{source.path}: the copy is not sound: {problems[0].what}; run the same command to fetch that part "
-                "again; if it stays, the store is damaged there"
+                f"{source.path}: the copy is damaged: {problems[0].message}; run the same command to fetch that part "
+                "again; if the error remains, the source is damaged"
             )
     found = open_store(staged).manifest["content_sha256"]
     if found != content:
         shutil.rmtree(staged.parent)
-        raise StoreError(f"{source.path}: replaced by another store while it was copied; run the same command again")
+        raise StoreError(f"{source.path}: replaced by another store during the copy; run the same command again")
 
 
 def _remove_wrong(staged: Path, instances: set[int] | None, source: Store) -> None:
-    """Delete the files that hold these instances; None, or a store of one file: everything."""
+    """Delete the files that hold these instances; everything if it is None or the store is one file."""
     if instances is None or not staged.is_dir():
         shutil.rmtree(staged) if staged.is_dir() else staged.unlink(missing_ok=True)
         return

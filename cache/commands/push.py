@@ -1,79 +1,96 @@
-"""Bringing a store to where others find it: its list first, its files, and what makes it a store at the very end.
+"""Copy a store to where others can read it, completely or not at all; run it again after an interruption.
 
-Interrupted, the same command goes on: the list says whose files are there. A folder gets a copy that is renamed when
-it is whole; the Hugging Face Hub gets one commit.
+    python -m cache push train.zarr /mnt/nas/coco/              # a mounted disk
+    python -m cache push train.zarr s3://team/coco/             # S3 and compatible services
+    python -m cache push train.zarr hf://datasets/team/coco-teacher/    # the Hugging Face Hub, as one commit
+    python -m cache push train.zarr s3://team/coco/v2.zarr      # under another name
+
+STORE.files.json is written beside the store, with the sizes and SHA-256 of its files. docs/sharing.md explains
+credentials, and what may be published.
 """
 
-from collections.abc import Callable
+import argparse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cache.commands.pull import Parts, parts_of, pull_store
+from cache.commands.arguments import add_overwrite
+from cache.commands.pull import Parts, parts_of, place_in, pull_store
 from cache.errors import StoreError
 from cache.files.client import Remote
-from cache.files.durable import write_whole
+from cache.files.durable import write_atomically
 from cache.files.listing import MAX_LIST, SUFFIX, FileList, list_files, parse_file_list
 from cache.files.location import Location, Place, locate
 from cache.reading.opening import ROOT, open_store
-from cache.writing.target import FORMS
+from kdcli.progress import Advance, no_advance, show_count
 
 _FILES_AT_ONCE = 8
-Progress = Callable[[int], object]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("src", metavar="STORE", help="a local store: a .zarr directory, an .h5 or a .zip file")
+    parser.add_argument(
+        "dst",
+        metavar="URL",
+        help="a folder, s3:// or hf://datasets/ URL; one that ends in .zarr, .h5 or .zip is the store itself",
+    )
+    add_overwrite(parser, "the store at URL")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Push the store and print where it is; returns 0."""
+    with show_count("push", "MB") as advance:
+        place = push_store(options.src, options.dst, overwrite=options.overwrite, advance=advance)
+    print(place)
+    return 0
 
 
 def push_store(
-    source: str | Path,
-    target: str | Path | Location,
-    *,
-    overwrite: bool = False,
-    progress: Progress = lambda done: None,
+    source: str | Path, target: str | Path | Location, *, overwrite: bool = False, advance: Advance = no_advance
 ) -> Place:
     """Copy the store at the path `source` to `target`: a path, or an `s3://` or `hf://` URL; returns where it is.
 
-    A target that is a folder gets a store of the source's name. `progress` is called with the bytes that are done.
+    If `target` is a folder, the store gets the source's name in it. On S3, the list of files is uploaded first, and the
+    file that makes it a store last, so the same call continues after an interruption. A copy to a path is renamed when
+    it is complete; the Hugging Face Hub gets one commit. `advance` is called with the bytes that were read.
 
     Raises:
-        StoreError: another store, finished or not, is there, and `overwrite` is false; not a place to write to.
+        StoreError: Another store, finished or not, is there and `overwrite` is false, or the URL cannot be written to.
     """
     store = open_store(source)
     if isinstance(store.path, Location):
-        raise StoreError(f"{store.path}: pull the store first; push copies one of this machine")
-    place = _store_at(locate(target), store.path.name)
+        raise StoreError(f"{store.path}: push copies a local store; pull this one first")
+    place = place_in(locate(target), store.path.name)
     parts = parts_of(store, place.name)
     if isinstance(place, Location) and place.scheme not in ("s3", "hf"):
-        raise StoreError(f"{place}: nothing can be pushed over {place.scheme}; copy the store into the server's folder")
-    listed = list_files(parts.files, parts.keys, store.manifest["content_sha256"], progress)
+        raise StoreError(f"{place}: cannot push over {place.scheme}; copy the store into the server's folder")
+    listed = list_files(parts.files, parts.keys, store.manifest["content_sha256"], advance)
     parts = parts._replace(listed=listed)
     if isinstance(place, Path):
         pull_store(store.path, place, overwrite=overwrite)
-        write_whole(place.with_name(place.name + SUFFIX), [listed.to_bytes()])
+        write_atomically(place.with_name(place.name + SUFFIX), [listed.to_bytes()])
     elif place.scheme == "hf":
         _commit(place, parts, overwrite)
     else:
         _upload(place, parts, overwrite)
     if open_store(place, local_bytes=0).manifest["content_sha256"] != listed.content_sha256:
-        raise StoreError(f"{place}: it is not the store that was pushed; does somebody else write there?")
+        raise StoreError(f"{place}: not the store that was pushed; is another program writing there?")
     return place
 
 
-def _store_at(place: Place, name: str) -> Place:
-    """`place` itself if its name is a store's, else the store `name` in that folder."""
-    return place if place.suffix in (*FORMS, ".zip") else place / name
-
-
 def _upload(place: Location, parts: Parts, overwrite: bool) -> None:
-    """File by file; what makes it a store comes last, and leaves first where an old store has to."""
+    """Upload file by file, the file that makes it a store last."""
     remote, beside = Remote(place), Remote(place.with_name(place.name + SUFFIX))
     root = ROOT if ROOT in parts.keys else ""
-    theirs = parse_file_list(beside.read_whole("", MAX_LIST))
-    if theirs != parts.listed:
-        _make_way(remote, theirs, root, overwrite)
+    remote_list = parse_file_list(beside.read_whole("", MAX_LIST))
+    if remote_list != parts.listed:
+        _remove_old_store(remote, remote_list, root, overwrite)
         beside.put("", _listed(parts).to_bytes())
-    files, there = _listed(parts).files, remote.listing()
+    files, remote_files = _listed(parts).files, remote.listing()
 
     def upload(key: str) -> None:
-        if there.get(key) != files[key].size:
+        if remote_files.get(key) != files[key].size:
             remote.put(key, _path(parts, key))
 
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
@@ -81,51 +98,51 @@ def _upload(place: Location, parts: Parts, overwrite: bool) -> None:
     upload(root)
 
 
-def _make_way(remote: Remote, theirs: FileList | None, root: str, overwrite: bool) -> None:
-    """Refuse to touch another store, or remove its files, the one that makes it a store first."""
-    there = remote.listing()
-    present = root in there
-    if not (present or theirs):
+def _remove_old_store(remote: Remote, remote_list: FileList | None, root: str, overwrite: bool) -> None:
+    """Remove the files of another store, the one that makes it a store first; `StoreError` without `overwrite`."""
+    remote_files = remote.listing()
+    present = root in remote_files
+    if not (present or remote_list):
         return
     if not overwrite:
         state = "another store" if present else "an unfinished push of another store"
         raise StoreError(f"{remote.root}: {state} is there; replace it with --overwrite")
-    old = theirs.files if theirs else open_store(remote.root, local_bytes=0).file_keys()
-    gone = there.keys() & set(old)
+    old = remote_list.files if remote_list else open_store(remote.root, local_bytes=0).file_keys()
+    obsolete = remote_files.keys() & set(old)
     if present:
         remote.delete(root)
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        list(pool.map(remote.delete, gone - {root}))
+        list(pool.map(remote.delete, obsolete - {root}))
 
 
 def _commit(place: Location, parts: Parts, overwrite: bool) -> None:
-    """One commit to a repository of the Hub: whole or not at all; what was uploaded before is not sent again."""
+    """Make one commit to a repository of the Hugging Face Hub; files that were uploaded before are not sent again."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     remote, beside = Remote(place), Remote(place.with_name(place.name + SUFFIX))
-    theirs = parse_file_list(beside.read_whole("", MAX_LIST))
-    if theirs == parts.listed:
+    remote_list = parse_file_list(beside.read_whole("", MAX_LIST))
+    if remote_list == parts.listed:
         return
-    if (theirs or remote.stat(ROOT if ROOT in parts.keys else "")) and not overwrite:
+    if (remote_list or remote.stat(ROOT if ROOT in parts.keys else "")) and not overwrite:
         raise StoreError(f"{place}: another store is there; replace it with --overwrite")
     folder = remote.filesystem().resolve_path(place.secret_url)
 
-    def at(key: str) -> str:
+    def path_of(key: str) -> str:
         return f"{folder.path_in_repo}/{key}" if key else folder.path_in_repo
 
-    operations: list[Any] = [CommitOperationAdd(at(key), str(_path(parts, key))) for key in parts.keys]
+    operations: list[Any] = [CommitOperationAdd(path_of(key), str(_path(parts, key))) for key in parts.keys]
     operations.append(CommitOperationAdd(folder.path_in_repo + SUFFIX, _listed(parts).to_bytes()))
-    gone = set(theirs.files if theirs else ()) - set(parts.keys)
-    operations += [CommitOperationDelete(at(key)) for key in sorted(gone)]
+    obsolete = set(remote_list.files if remote_list else ()) - set(parts.keys)
+    operations += [CommitOperationDelete(path_of(key)) for key in sorted(obsolete)]
     remote.commit(folder, operations, f"Store {place.name}")
 
 
 def _listed(parts: Parts) -> FileList:
-    assert parts.listed is not None  # noqa: S101 - `push_store` made it
+    assert parts.listed is not None  # noqa: S101 - `push_store` sets it
     return parts.listed
 
 
 def _path(parts: Parts, key: str) -> Path:
     path = parts.files.path(key)
-    assert isinstance(path, Path)  # noqa: S101 - `push_store` refused the others
+    assert isinstance(path, Path)  # noqa: S101 - `push_store` refuses URLs
     return path

@@ -1,1 +1,1 @@
-"""Bytes by position: of local files, of archives, and of servers."""
+"""Reading byte ranges of local files, archives and servers, and writing local files durably."""

@@ -1,63 +1,57 @@
-"""The staging directory `PATH.partial`, where a store grows until it is whole.
+"""Writing files so that they survive a killed process, a full disk and a power cut.
 
-    lock               one run at a time (cache/lock.py)
-    plan.json          what is being made; a run that would make something else is refused
-    receipts/K.npz     the columns of shard K, written after its files: the shard is done
-    store/...          shard files where the Zarr form has them (for HDF5 they hold deflated chunks, joined at the end)
-    store.h5           the HDF5 form, once joined
-
-Every file is written beside its place, synchronised and renamed, so that what has its name is whole.
+`write_atomically` writes a file under a temporary name, brings it to the disk and renames it: a file under its own name
+is complete. `disk_errors` turns the failures of the operating system into `StoreError`s.
 """
 
 import errno
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cache.errors import StoreError, StoreSpaceError
+from kdcli.files import TEMPORARY_FILES, replacing
 
 
-def write_whole(path: Path, parts: Iterable[bytes], *, durable: bool = True) -> None:
-    """Write `path` so that it is either absent, as before, or whole and, if `durable`, on the disk."""
+def write_atomically(path: Path, parts: Iterable[bytes], *, durable: bool = True) -> None:
+    """Write `path` so that it is either unchanged or complete and, if `durable`, on the disk.
+
+    Raises:
+        StoreSpaceError: The disk is full.
+        StoreError: The file cannot be written for another reason.
+    """
     parts = list(parts)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with writing(path.parent, sum(map(len, parts))):
-            make_folder(path.parent, durable)
-            with beside.open("wb") as file:
-                file.writelines(parts)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            beside.replace(path)
+    with disk_errors(path.parent, sum(map(len, parts))):
+        make_folder(path.parent, durable)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            file.writelines(parts)
             if durable:
-                sync(path.parent)
-    finally:
-        with suppress(OSError):  # the folder itself may be what failed
-            beside.unlink()
+                file.flush()
+                os.fsync(file.fileno())
+        if durable:
+            sync(path.parent)
 
 
 def make_folder(folder: Path, durable: bool = True) -> None:
-    """Make a folder; if `durable`, the entries of all that had to be made are on the disk, too."""
+    """Make a folder and its parents; if `durable`, bring the entries of all new folders to the disk."""
     missing = [part for part in (folder, *folder.parents) if not part.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing if durable else ():
         sync(made.parent)
 
 
-def remove_attempts(root: Path) -> None:
-    """Remove what killed processes left beside files that they were writing below `root`; nobody may be writing now."""
-    for attempt in root.rglob(".*.tmp"):
-        attempt.unlink()
+def remove_temporary_files(root: Path) -> None:
+    """Remove the temporary files of killed processes below `root`; no other process may be writing there."""
+    for path in root.rglob(TEMPORARY_FILES):
+        path.unlink()
 
 
 def sync_tree(root: Path) -> None:
-    """Bring everything below `root` to the disk; many files at once cost little more than one."""
+    """Bring everything below `root` to the disk; for many files together this takes little longer than for one."""
     for folder, _, files in os.walk(root):
         for name in files:
             sync(Path(folder, name))
@@ -65,7 +59,7 @@ def sync_tree(root: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file's bytes, or a directory's entries, to the disk: a rename is durable only after the latter."""
+    """Bring the bytes of a file, or the entries of a folder, to the disk; a rename is durable after the latter."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -74,8 +68,17 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def writing(directory: Path, nbytes: int) -> Iterator[None]:
-    """Turn a failure to write into a `StoreError`: a full disk into one that says what is needed and what is left."""
+def disk_errors(directory: Path, nbytes: int) -> Iterator[None]:
+    """Turn an `OSError` of the block into a `StoreError` about writing to `directory`.
+
+    Args:
+        directory: Where the block writes.
+        nbytes: How many bytes it writes, for the message about a full disk.
+
+    Raises:
+        StoreSpaceError: The disk is full; the message says how many bytes are needed and how many are free.
+        StoreError: Any other `OSError`.
+    """
     try:
         yield
     except StoreError:
@@ -86,10 +89,10 @@ def writing(directory: Path, nbytes: int) -> Iterator[None]:
         free = shutil.disk_usage(directory).free
         raise StoreSpaceError(
             f"{directory}: no space left: {nbytes:,} bytes were to be written, {free:,} are free; make room and run "
-            "the same command with --resume, nothing finished is lost"
+            "the same command with --resume, all finished work is kept"
         ) from error
 
 
 def json_bytes(document: Mapping[str, Any]) -> bytes:
-    """A JSON document for people and programs."""
+    """A JSON document in UTF-8, indented."""
     return json.dumps(document, indent=1, allow_nan=False).encode()

@@ -1,8 +1,11 @@
-"""Reading byte ranges of a store's files: by position, safe over threads and forks, with few files open at once.
+"""Reading byte ranges of a store's files.
 
-`ReadableFiles` is what a layout asks of the files it reads; `Files` are those of this machine. Ranges are read with
-`pread` into memory of their own rather than mapped: reading at random through a large store then leaves the process
-as small as it was, and a file that shrinks is an error instead of a crash.
+`ReadableFiles` is the interface through which a layout reads files; `Files` reads those of this machine. `RangeFile`
+makes one of them a Python file object, for libraries that need one.
+
+`Files` reads by position, is safe to use from threads and after a fork, and keeps few files open. It uses `pread`
+rather than mapped memory: the process does not grow while it reads a large store at random, and a file that shrinks is
+an error instead of a crash.
 """
 
 import functools
@@ -15,71 +18,69 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, ClassVar, Protocol
 
 from cache.errors import StoreError, StoreFormatError, StoreNotFoundError
 from cache.files.location import Place
+from cache.files.per_process import PerProcess
 
 MAX_OPEN_FILES = 512
+_BLOCK = 1 << 18  # bytes that a `RangeFile` reads at once
+_BLOCKS_KEPT = 64  # blocks that a `RangeFile` keeps: 16 MiB
 
 
 class ReadableFiles(Protocol):
-    """Files named by keys, relative to `root`; the key of a store that is one file is empty.
+    """Files named by keys, which are paths relative to `root`; the key of a store that is one file is empty.
 
-    Safe over threads and forks, and may be pickled. Failures are `StoreError`s that name file and range.
+    Implementations may be used from several threads, after a fork, and after pickling. Failures are `StoreError`s that
+    name file and range.
     """
 
     @property
     def root(self) -> Place:
-        """Where the store is."""
+        """The path or URL of the store."""
 
     def read(self, key: str, offset: int, nbytes: int) -> bytes:
-        """Exactly `nbytes` bytes of file `key` from `offset`; `StoreFormatError` if it ends before."""
+        """Read exactly `nbytes` bytes of file `key` from `offset`; `StoreFormatError` if the file is shorter."""
 
     def read_all(self, key: str, limit: int) -> bytes:
-        """The whole file `key`, which must not have more than `limit` bytes."""
+        """Read the whole file `key`; `StoreFormatError` if it has more than `limit` bytes."""
 
     def size(self, key: str) -> int:
         """The size of file `key` in bytes."""
 
     def path(self, key: str) -> Place:
-        """Where file `key` is."""
+        """The path or URL of file `key`."""
 
     def listing(self) -> Iterator[tuple[str, bool]]:
-        """Whatever lies below the root, as far as that can be listed: its key, and whether it is a regular file."""
+        """(key, whether it is a regular file) of everything below the root, as far as it can be listed."""
 
     def source(self) -> AbstractContextManager[Path | BinaryIO]:
-        """The root, which is one file, for a library that wants a path or an open file."""
+        """The store that is one file, for a library that needs a path or an open file."""
 
 
-class Files:
-    """The files below (or, for a store of one file, at) `root`, opened lazily, once a process."""
+class Files(PerProcess):
+    """The local files below `root` (or, for a store of one file, at `root`), opened when needed, once per process."""
+
+    _constants: ClassVar = ("root",)
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._forget()
+        self._start()
 
-    def _forget(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()  # a new one: after a fork, the old one may be held by a thread that is gone
-        self._open: OrderedDict[str, FileIO] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.root = state["root"]
-        self._forget()
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, FileIO] = OrderedDict()  # the most recently used file is last
 
     def read(self, key: str, offset: int, nbytes: int) -> bytes:
-        """Exactly `nbytes` bytes of file `key` from `offset`; `StoreFormatError` if it ends before."""
-        file = self._file(key)  # held by name: without it, another thread could close the file between these lines
+        """Read exactly `nbytes` bytes of file `key` from `offset`; `StoreFormatError` if the file is shorter."""
+        file = self._file(key)  # this reference keeps the file open, even if another thread drops it from the table
         data = self._pread(key, file, nbytes, offset)
-        while len(data) < nbytes:  # a signal or a network file system may deliver less than was asked for
+        while len(data) < nbytes:  # a signal or a network file system may shorten a read
             more = self._pread(key, file, nbytes - len(data), offset + len(data))
             if not more:
                 raise StoreFormatError(
-                    f"{self.path(key)}: truncated: {nbytes} bytes wanted at {offset}, the file has {self.size(key)}"
+                    f"{self.path(key)}: truncated: {nbytes} bytes expected at {offset}, the file has {self.size(key)}"
                 )
             data += more
         return data
@@ -91,10 +92,10 @@ class Files:
             raise StoreFormatError(f"{self.path(key)}: cannot be read at {offset}: {error}") from error
 
     def read_all(self, key: str, limit: int) -> bytes:
-        """The whole file `key`, which must not have more than `limit` bytes."""
+        """Read the whole file `key`; `StoreFormatError` if it has more than `limit` bytes."""
         size = self.size(key)
         if size > limit:
-            raise StoreFormatError(f"{self.path(key)}: {size} bytes, more than the {limit} that make sense")
+            raise StoreFormatError(f"{self.path(key)}: {size} bytes, more than the limit of {limit}")
         return self.read(key, 0, size)
 
     def size(self, key: str) -> int:
@@ -103,11 +104,11 @@ class Files:
         return os.fstat(file.fileno()).st_size
 
     def path(self, key: str) -> Path:
-        """Where file `key` is."""
+        """The path or URL of file `key`."""
         return self.root / key if key else self.root
 
     def listing(self) -> Iterator[tuple[str, bool]]:
-        """See `ReadableFiles.listing`; directories are followed, links are not."""
+        """(key, whether it is a regular file) of everything below the root but folders; links are not followed."""
         for folder, directories, files in os.walk(self.root):
             for path in (Path(folder, name) for name in [*directories, *files]):
                 mode = path.lstat().st_mode
@@ -115,13 +116,12 @@ class Files:
                     yield path.relative_to(self.root).as_posix(), stat.S_ISREG(mode)
 
     def source(self) -> AbstractContextManager[Path | BinaryIO]:
-        """See `ReadableFiles.source`."""
+        """The path of the root."""
         return nullcontext(self.root)
 
     def _file(self, key: str) -> FileIO:
         """The open file; the caller's reference keeps it open when the table drops it."""
-        if self._pid != os.getpid():
-            self._forget()
+        self._renew_after_fork()
         with self._lock:
             file = self._open.get(key)
             if file is None:
@@ -134,7 +134,7 @@ class Files:
 
 
 def _open_regular(path: Path, follow: bool) -> FileIO:
-    """Open a regular file for reading; links inside a store, pipes and devices are refused."""
+    """Open a regular file for reading; refuse pipes, devices and, unless `follow`, links."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
         file = FileIO(os.open(path, flags), "rb")
@@ -147,16 +147,11 @@ def _open_regular(path: Path, follow: bool) -> FileIO:
     return file
 
 
-_BLOCK = 1 << 18
-
-
-_BLOCKS_KEPT = 64  # 16 MiB
-
-
 class RangeFile(io.RawIOBase):
-    """File `key` of `files`, read in blocks of which the last few are kept; no read may be larger than `limit`.
+    """The file `key` of `files` as a Python file object.
 
-    Libraries turn an exception of their file into one of their own: the first is kept as `failure`.
+    It is read in blocks, of which the most recently used are kept; a read of more than `limit` bytes is an error.
+    Libraries replace an exception that their file raises by one of their own, so the first one is kept as `failure`.
     """
 
     def __init__(self, files: ReadableFiles, key: str, limit: int = 1 << 26) -> None:
@@ -170,19 +165,19 @@ class RangeFile(io.RawIOBase):
         self._block = functools.lru_cache(_BLOCKS_KEPT)(block)
 
     def readable(self) -> bool:
-        """Always."""
+        """Whether the file can be read: always."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
+        """Whether the file has a position that can be moved: always."""
         return True
 
     def tell(self) -> int:
-        """The position in bytes."""
+        """The position, in bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position."""
+        """Move to `offset` bytes from the start, the position or the end; returns the new position."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
             raise OSError(f"{self._where}: no position {base + offset}")
@@ -190,14 +185,14 @@ class RangeFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` as far as the file goes."""
+        """Read into `buffer`, until it is full or the file ends; returns the number of bytes."""
         view = memoryview(buffer).cast("B")
         data = self.read(len(view))
         view[: len(data)] = data
         return len(data)
 
     def read(self, size: int | None = -1) -> bytes:
-        """`size` bytes, or fewer where the file ends."""
+        """Read `size` bytes, or fewer if the file ends before; all remaining bytes if it is negative or None."""
         left = max(0, self._size - self._position)
         wanted = left if size is None or size < 0 else min(size, left)
         try:
@@ -210,7 +205,7 @@ class RangeFile(io.RawIOBase):
 
     def _read(self, wanted: int) -> bytes:
         if wanted > self._limit:
-            raise StoreFormatError(f"{self._where}: damaged: its structure wants {wanted} bytes at once")
+            raise StoreFormatError(f"{self._where}: damaged: its structure asks for {wanted} bytes at once")
         parts, position, end = [], self._position, self._position + wanted
         while position < end:
             number, start = divmod(position, _BLOCK)

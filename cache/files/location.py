@@ -1,7 +1,7 @@
-"""Where a store is: a path, or a URL that never shows its credentials.
+"""The place of a store: a path, or a URL whose credentials are never shown.
 
-`str()` of a location, and all messages, have `***` for a user's name and password and for a query (signatures); the
-whole URL is used for requests alone.
+`str()` of a location, and all messages, have `***` in place of user name, password and query (which may hold a
+signature). Only requests use the whole URL.
 """
 
 import re
@@ -12,11 +12,11 @@ from cache.errors import StoreError
 
 SCHEMES = ("http", "https", "s3", "hf")
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://+(?=[^/])", re.IGNORECASE)
-_SQUEEZED = re.compile(rf"({'|'.join((*SCHEMES, 'file'))}):/+(?=[^/])", re.IGNORECASE)
+_COLLAPSED = re.compile(rf"({'|'.join((*SCHEMES, 'file'))}):/+(?=[^/])", re.IGNORECASE)
 
 
 class Location:
-    """The URL of a store, or of a file of one."""
+    """The URL of a store, or of a file of a store."""
 
     def __init__(self, url: str) -> None:
         base, mark, query = url.partition("#")[0].partition("?")
@@ -29,25 +29,25 @@ class Location:
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
+        """The last part of the path, decoded."""
         return unquote(self._base.rpartition("/")[2])
 
     @property
     def suffix(self) -> str:
-        """The end of the name, from its last dot on."""
+        """The end of the name from its last dot on, e.g. `.zarr`."""
         return PurePath(self.name).suffix
 
     @property
     def secret_url(self) -> str:
-        """The whole URL, credentials included: for requests, never for messages."""
+        """The whole URL, including credentials: for requests, never for messages."""
         return self._base + self._query
 
     def __truediv__(self, key: str) -> "Location":
-        """A file below: the query, which may sign for everything below, stays at the end."""
+        """A file below; it keeps the query, which may be a signature for everything below."""
         return Location(f"{self._base}/{key}{self._query}") if key else self
 
     def with_name(self, name: str) -> "Location":
-        """A sibling."""
+        """The file `name` in the same folder."""
         return Location(f"{self._base.rpartition('/')[0]}/{name}{self._query}")
 
     def __str__(self) -> str:
@@ -67,18 +67,18 @@ Place = Path | Location
 
 
 def redact(text: object) -> str:
-    """`text` with the credentials of every URL in it replaced by `***`."""
+    """Replace the credentials of every URL in `text` by `***`."""
     hidden = re.sub(r"(?<=://)[^/?#\s'\"]*@", "***@", str(text))
     return re.sub(r"(?<=[a-z0-9]://)([^\s?'\"<>]*)\?[^\s'\"<>)]+", r"\1?***", hidden)
 
 
 def locate(place: "str | Path | Location") -> Place:
-    """The path or location that a user's argument means; `file://` is a path."""
+    """The path or location that an argument names; a `file://` URL is a path. `StoreError` for other URLs."""
     if isinstance(place, Location):
         return place
     text = str(place)
-    if isinstance(place, Path):  # a path made of a URL has lost a slash
-        text = _SQUEEZED.sub(r"\1://", text) if _SQUEEZED.match(text) else text
+    if isinstance(place, Path):  # `Path` removed a slash of a URL
+        text = _COLLAPSED.sub(r"\1://", text) if _COLLAPSED.match(text) else text
     if text.lower().startswith("file:///"):
         return Path(unquote(urlsplit(text).path))
     url = _URL.match(text)

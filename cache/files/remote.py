@@ -1,12 +1,11 @@
-"""The files of a remote store as a layout reads them: in blocks that are fetched once and kept on this machine."""
+"""Reading the files of a remote store in blocks, which are fetched once and kept on this machine."""
 
 import hashlib
-import os
 import secrets
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, ClassVar, cast
 
 from cache.errors import StoreFormatError, StoreNotFoundError
 from cache.files.block_cache import BlockFolder
@@ -14,48 +13,47 @@ from cache.files.client import Remote, Stat
 from cache.files.listing import FileList
 from cache.files.local import RangeFile
 from cache.files.location import Location
+from cache.files.per_process import PerProcess
 
-BLOCK = 1 << 20  # bytes: some 50 to 100 records of a view, and little beside the time that a request takes
+BLOCK = 1 << 20  # bytes: 50 to 100 records of one view; transferring them takes little longer than a request itself
 _PREFETCHED_AT_ONCE = 16
 
 
-class RemoteFiles:
-    """See `cache.files.local.ReadableFiles`. `listed` are the sizes and digests that are known already."""
+class RemoteFiles(PerProcess):
+    """The files of a remote store, as `cache.files.local.ReadableFiles`.
+
+    `listed` has the sizes and digests of all files if they are known; otherwise the server is asked for sizes.
+    """
+
+    _constants: ClassVar = ("remote", "blocks", "listed")
 
     def __init__(self, remote: Remote, blocks: BlockFolder, listed: FileList | None = None) -> None:
         self.remote, self.blocks, self.listed = remote, blocks, listed
-        self._forget()
+        self._start()
 
-    def _forget(self) -> None:
-        self._pid = os.getpid()
+    def _reset(self) -> None:
         self._stats: dict[str, Stat] = {}
-        self._names: dict[tuple[str, int], str] = {}  # of blocks
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"remote": self.remote, "blocks": self.blocks, "listed": self.listed}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self._names: dict[tuple[str, int], str] = {}  # (key, number of the block) -> name of the block
 
     @property
     def root(self) -> Location:
-        """See `ReadableFiles.root`."""
+        """The URL of the store."""
         return self.remote.root
 
     def path(self, key: str) -> Location:
-        """See `ReadableFiles.path`."""
+        """The URL of file `key`."""
         return self.root / key
 
     def size(self, key: str) -> int:
-        """See `ReadableFiles.size`."""
+        """The size of file `key` in bytes."""
         return self._stat(key).size
 
     def read(self, key: str, offset: int, nbytes: int) -> bytes:
-        """See `ReadableFiles.read`; whole blocks are fetched and kept, unless nothing may be kept."""
+        """Read exactly `nbytes` bytes of file `key` from `offset`, through kept blocks unless the limit is 0."""
         stat = self._stat(key)
         if offset < 0 or nbytes < 0 or offset + nbytes > stat.size:
             raise StoreFormatError(
-                f"{self.path(key)}: truncated: {nbytes} bytes wanted at {offset}, the file has {stat.size}"
+                f"{self.path(key)}: truncated: {nbytes} bytes expected at {offset}, the file has {stat.size}"
             )
         if not self.blocks.limit:
             return self.remote.fetch(key, offset, nbytes, stat.size)
@@ -67,19 +65,19 @@ class RemoteFiles:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_all(self, key: str, limit: int) -> bytes:
-        """See `ReadableFiles.read_all`."""
+        """Read the whole file `key`; `StoreFormatError` if it has more than `limit` bytes."""
         size = self.size(key)
         if size > limit:
-            raise StoreFormatError(f"{self.path(key)}: {size} bytes, more than the {limit} that make sense")
+            raise StoreFormatError(f"{self.path(key)}: {size} bytes, more than the limit of {limit}")
         return self.read(key, 0, size)
 
     def listing(self) -> Iterator[tuple[str, bool]]:
-        """See `ReadableFiles.listing`."""
+        """(key, True) of every file below the root; empty over HTTP, which cannot list files."""
         return ((key, True) for key in self.remote.listing() if key)
 
     @contextmanager
     def source(self) -> Iterator[BinaryIO]:
-        """See `ReadableFiles.source`."""
+        """The store that is one file, as an open file."""
         file = RangeFile(self, "")
         try:
             yield cast("BinaryIO", file)
@@ -87,7 +85,7 @@ class RemoteFiles:
             raise file.failure or error from None
 
     def prefetch(self, keys: Iterable[str]) -> None:
-        """Fetch small files at once rather than one after the other."""
+        """Fetch small files in parallel, for the reads that follow."""
         if self.blocks.limit:
             with ThreadPoolExecutor(_PREFETCHED_AT_ONCE) as pool:
                 list(pool.map(lambda key: self.read(key, 0, min(BLOCK, self.size(key))), keys))
@@ -102,26 +100,27 @@ class RemoteFiles:
         return self.blocks.read(name, start, nbytes, lambda: self.remote.fetch(key, first, fetched, stat.size))
 
     def _stat(self, key: str) -> Stat:
-        """Size and identity of a file, from the list or from the server, asked once a process."""
-        if self._pid != os.getpid():
-            self._forget()
+        """Size and identity of a file, from the list or, once per process, from the server."""
+        self._renew_after_fork()
         found = self._stats.get(key)
         if found is None:
-            found = self._stats[key] = self._listed(key) if self.listed else self._asked(key)
+            found = self._stats[key] = self._listed_stat(key) if self.listed else self._query_stat(key)
         return found
 
-    def _listed(self, key: str) -> Stat:
+    def _listed_stat(self, key: str) -> Stat:
         entry = self.listed.files.get(key) if self.listed else None
         if entry is None:
-            raise self._missing(key)
+            raise self._missing_error(key)
         return Stat(entry.size, entry.sha256)
 
-    def _asked(self, key: str) -> Stat:
+    def _query_stat(self, key: str) -> Stat:
         found = self.remote.stat(key)
         if found is None:
-            raise self._missing(key)
-        version = found.identity or secrets.token_hex(8)  # without any, no block outlives this process
+            raise self._missing_error(key)
+        version = found.identity or secrets.token_hex(
+            8
+        )  # without an identity, blocks cannot be used by other processes
         return Stat(found.size, f"{self.path(key).secret_url.partition('?')[0]} {version}")
 
-    def _missing(self, key: str) -> StoreNotFoundError:
+    def _missing_error(self, key: str) -> StoreNotFoundError:
         return StoreNotFoundError(f"{self.path(key)}: missing; the store is incomplete or damaged")

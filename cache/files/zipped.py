@@ -1,7 +1,7 @@
-"""The files of a store inside an archive: a ZIP file whose members are stored, not compressed, read by range.
+"""Reading the files of a store that is a ZIP archive: its members are stored uncompressed and read by range.
 
-The archive may be a file of this machine or a remote one. zipfile reads its directory, which is checked before any of
-it is believed: names, sizes, and that no member overlaps another.
+The archive may be a local or a remote file. zipfile reads its directory. All names and sizes in it are checked before
+use, and members must not overlap.
 """
 
 import re
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.]+(/[A-Za-z0-9_.]+)*")
 
 
 class ZipFiles:
-    """See `cache.files.local.ReadableFiles`; `archive` holds the ZIP file under the empty key."""
+    """The members of a ZIP file as `cache.files.local.ReadableFiles`; `archive` has that file under the empty key."""
 
     def __init__(self, archive: ReadableFiles) -> None:
         self.archive = archive
@@ -33,46 +33,48 @@ class ZipFiles:
 
     @property
     def root(self) -> Place:
-        """See `ReadableFiles.root`."""
+        """The path or URL of the archive."""
         return self.archive.root
 
     def path(self, key: str) -> Place:
-        """See `ReadableFiles.path`."""
+        """The path or URL of member `key`, as if the archive were a folder."""
         return self.archive.root / key if key else self.archive.root
 
     def size(self, key: str) -> int:
-        """See `ReadableFiles.size`."""
+        """The size of member `key` in bytes."""
         return self._member(key)[1]
 
     def read(self, key: str, offset: int, nbytes: int) -> bytes:
-        """See `ReadableFiles.read`."""
+        """Read exactly `nbytes` bytes of member `key` from `offset`; `StoreFormatError` if it is shorter."""
         start, size = self._member(key)
         if offset < 0 or nbytes < 0 or offset + nbytes > size:
             raise StoreFormatError(
-                f"{self.path(key)}: truncated: {nbytes} bytes wanted at {offset}, the file has {size}"
+                f"{self.path(key)}: truncated: {nbytes} bytes expected at {offset}, the file has {size}"
             )
         return self.archive.read("", start + offset, nbytes)
 
     def read_all(self, key: str, limit: int) -> bytes:
-        """See `ReadableFiles.read_all`."""
+        """Read the whole member `key`; `StoreFormatError` if it has more than `limit` bytes."""
         size = self.size(key)
         if size > limit:
-            raise StoreFormatError(f"{self.path(key)}: {size} bytes, more than the {limit} that make sense")
+            raise StoreFormatError(f"{self.path(key)}: {size} bytes, more than the limit of {limit}")
         return self.read(key, 0, size)
 
     def listing(self) -> Iterator[tuple[str, bool]]:
-        """See `ReadableFiles.listing`."""
+        """(key, True) of every member."""
         return ((key, True) for key in self._members)
 
     def source(self) -> AbstractContextManager[Path | BinaryIO]:
-        """See `ReadableFiles.source`."""
+        """The archive, for a library that needs a path or an open file."""
         return self.archive.source()
 
     def _member(self, key: str) -> tuple[int, int]:
-        """Where a member's bytes begin in the archive, and how many there are."""
+        """(offset in the archive, size) of a member's bytes."""
         member = self._members.get(key)
         if member is None:
-            raise StoreNotFoundError(f"{self.path(key)}: not in the archive; it is incomplete or no archive of a store")
+            raise StoreNotFoundError(
+                f"{self.path(key)}: not in the archive, which is incomplete or not an archive of a store"
+            )
         header, size, end = member
         if key in self._starts:
             return self._starts[key], size
@@ -80,13 +82,13 @@ class ZipFiles:
         start = header + _HEADER.size + name + extra
         found = self.archive.read("", header + _HEADER.size, name)
         if signature != SIGNATURE or found != key.encode() or start + size > end:
-            raise StoreFormatError(f"{self.path(key)}: the archive's directory and the member's header disagree")
+            raise StoreFormatError(f"{self.path(key)}: the header of the member does not match the archive's directory")
         self._starts[key] = start
         return start, size
 
 
 def _members(archive: ReadableFiles) -> dict[str, tuple[int, int, int]]:
-    """Key -> where its header begins, its size, and where the next member begins."""
+    """Key -> (offset of its header, its size, offset of the next member), all in bytes."""
     file = RangeFile(archive, "")
     try:
         with zipfile.ZipFile(file) as opened:
@@ -105,12 +107,12 @@ def _members(archive: ReadableFiles) -> dict[str, tuple[int, int, int]]:
 
 
 def _problem(info: zipfile.ZipInfo, end: int, members: dict[str, tuple[int, int, int]]) -> str | None:
-    """Why a member cannot be part of a store."""
+    """Why a member is not allowed in an archive of a store; None if it is."""
     name, mode = info.filename.removesuffix("/"), info.external_attr >> 16
     if not _NAME.fullmatch(name) or any(part in (".", "..") for part in name.split("/")):
-        return "has a name that no file of a store has"
+        return "has a name that is not allowed in a store"
     if info.filename in members or len(members) >= MAX_MEMBERS:
-        return "is there twice" if info.filename in members else "is one of too many"
+        return "occurs twice" if info.filename in members else f"is one of more than {MAX_MEMBERS}"
     if info.flag_bits & 1 or info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
         return "is compressed or encrypted; pack it with `python -m cache pack`, or with `zip -0`"
     if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and stat.S_IFMT(mode):

@@ -1,4 +1,8 @@
-"""The columns of a store: those the caller gives, checked and cast, and those the records make."""
+"""Making the columns of a store: from what the caller gives, checked and cast, and from the records of all shards.
+
+A column is an array with one row per instance, per annotation, per view or per shard. The text column of file names is
+UTF-8, padded with zeros to the longest name (`encode_text`, `decode_text`).
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -29,7 +33,22 @@ def given_columns(
     view_affine: Column,
     view_flip: Column,
 ) -> dict[str, Column]:
-    """Path -> column in its dtype on disk, for everything that is known before the teacher runs."""
+    """Check and cast the columns that are known before the teacher runs.
+
+    Args:
+        spec: Sizes of the store.
+        instances: Columns of N rows, by name.
+        ground_truth: Columns of M rows, by name.
+        frame_affine: (N, 2, 3) image pixels -> frame pixels.
+        view_affine: (N, V, 2, 3) frame pixels -> teacher input pixels.
+        view_flip: (V,) nonzero for a mirrored view.
+
+    Returns:
+        Path in the store -> column in its dtype on disk.
+
+    Raises:
+        StoreError: A column is missing, or has a wrong shape, a wrong dtype or a value that cannot be stored.
+    """
     truth_rows = len(ground_truth.get("annotation_id", ()))
     affines = {"frames/affine": frame_affine, "views/affine": view_affine}
     return {
@@ -40,8 +59,8 @@ def given_columns(
     }
 
 
-def record_columns(spec: StoreSpec, form: str, receipts: Sequence[Mapping[str, Column]]) -> dict[str, Column]:
-    """Path -> column of what the records of all shards, in order, brought."""
+def record_columns(spec: StoreSpec, layout: str, receipts: Sequence[Mapping[str, Column]]) -> dict[str, Column]:
+    """Path in the store -> column that follows from the records, joined from the receipts of all shards in order."""
     joined = {name: np.concatenate([receipt[name] for receipt in receipts]) for name in receipts[0]}
     columns = {
         "heatmaps/peak": joined["peak"],
@@ -51,22 +70,38 @@ def record_columns(spec: StoreSpec, form: str, receipts: Sequence[Mapping[str, C
     }
     if spec.frames:
         columns["frames/nbytes"] = joined["nbytes"]
-        columns["frames/offset"] = frame_offsets(spec, form, joined["nbytes"])
+        columns["frames/offset"] = frame_offsets(spec, layout, joined["nbytes"])
     return columns
 
 
-def frame_offsets(spec: StoreSpec, form: str, nbytes: Column) -> Column:
-    """Where each frame begins in `frames/data`: one after the other, in Zarr anew in every shard's room.
+def frame_offsets(spec: StoreSpec, layout: str, nbytes: Column) -> Column:
+    """Where each frame begins in `frames/data`, (N,) uint64 in bytes.
 
-    One that was never written has no bytes, and the place where they would be.
+    Frames follow each other without gaps; in the Zarr layout, the first frame of a shard begins where the shard's range
+    of bytes begins. A frame that was never written has no bytes; its offset is where they would be.
     """
     ends = np.cumsum(nbytes, dtype=np.uint64)
     starts = ends - nbytes
-    if form == "zarr":
+    if layout == "zarr":
         shard = np.arange(spec.instances, dtype=np.uint64) // np.uint64(spec.shard_instances)
         first = starts[:: spec.shard_instances]
         starts = starts - first[shard] + shard * np.uint64(spec.shard_frame_bytes)
     return starts.astype("<u8")
+
+
+def encode_text(names: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """Encode N file names as (N, longest) uint8; `StoreFormatError` for one that leads out of the image folder."""
+    rows = [_check_name(name).encode() for name in names]
+    width = max(1, max(map(len, rows), default=1))
+    return np.frombuffer(b"".join(row.ljust(width, b"\0") for row in rows), np.uint8).reshape(-1, width)
+
+
+def decode_text(column: npt.NDArray[np.uint8]) -> list[str]:
+    """The names in a column (N, bytes) uint8, checked as in `encode_text`."""
+    try:
+        return [_check_name(bytes(row).rstrip(b"\0").decode()) for row in column]
+    except UnicodeDecodeError as error:
+        raise StoreFormatError(f"a file name is not UTF-8: {error}") from error
 
 
 def _shard_digest(digests: Column) -> Column:
@@ -82,7 +117,7 @@ def _table(
 ) -> dict[str, Column]:
     missing = sorted(set(required) - set(given))
     if missing:
-        raise StoreError(f"{group}: the columns {missing} are missing; given are {sorted(given)}")
+        raise StoreError(f"{group}: the columns {missing} are missing; the given columns are {sorted(given)}")
     columns = {}
     for name, values in given.items():
         path = f"{group}/{name}"
@@ -100,7 +135,7 @@ def _cast(path: str, values: Any, dtype: str, shape: tuple[int | str, ...], spec
     expected = (rows, *spec.row_shape(shape))
     if column.shape != expected or column.dtype.kind not in "biuf":
         raise StoreError(f"{path}: {column.dtype} {column.shape} was given, {dtype} {expected} is needed")
-    with np.errstate(all="ignore"):  # what does not fit is found below
+    with np.errstate(all="ignore"):  # values that do not fit are found below
         cast = np.ascontiguousarray(column, dtype)
     if column.dtype.kind != "f" and not (cast == column).all():
         raise StoreError(f"{path}: a value does not fit into {dtype}")
@@ -108,11 +143,11 @@ def _cast(path: str, values: Any, dtype: str, shape: tuple[int | str, ...], spec
 
 
 def _numeric(path: str, values: Any) -> Column:
-    """A further column in the widest dtype of its kind."""
+    """A further column, cast to the widest dtype of its kind."""
     column = np.asarray(values)
     dtype = {"b": "|u1", "i": "<i8", "u": "<u8", "f": "<f8"}.get(column.dtype.kind)
     if dtype is None:
-        raise StoreError(f"{path}: {column.dtype} cannot be stored; further columns must be numbers")
+        raise StoreError(f"{path}: {column.dtype} cannot be stored; further columns must hold numbers")
     return _finite(path, np.ascontiguousarray(column, dtype))
 
 
@@ -129,22 +164,7 @@ def _rows(path: str, column: Column, rows: int) -> Column:
     return column
 
 
-def encode_text(names: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """(N, M) uint8 of N relative file names; `StoreFormatError` for one that leads out of its folder."""
-    rows = [_checked(name).encode() for name in names]
-    width = max(1, max(map(len, rows), default=1))
-    return np.frombuffer(b"".join(row.ljust(width, b"\0") for row in rows), np.uint8).reshape(-1, width)
-
-
-def decode_text(column: npt.NDArray[np.uint8]) -> list[str]:
-    """The names of a column (N, M) uint8, checked as in `encode_text`."""
-    try:
-        return [_checked(bytes(row).rstrip(b"\0").decode()) for row in column]
-    except UnicodeDecodeError as error:
-        raise StoreFormatError(f"a file name is not UTF-8: {error}") from error
-
-
-def _checked(name: str) -> str:
+def _check_name(name: str) -> str:
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if not parts or parts[0] == "/" or ".." in parts or "\0" in name:
         raise StoreFormatError(f"file name {name!r}: must be a relative path inside the image folder")

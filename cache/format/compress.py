@@ -1,4 +1,7 @@
-"""The two compressors and the checksum, bounded: a decoder never makes more bytes than a record may have."""
+"""The compressors (zstd for Zarr, deflate for HDF5) and the checksum CRC-32C.
+
+A decoder never produces more bytes than the record may have, whatever the compressed bytes claim.
+"""
 
 import contextlib
 import functools
@@ -13,28 +16,30 @@ import numpy.typing as npt
 from cache.errors import StoreFormatError
 
 inflater: Any = zlib
-with contextlib.suppress(ImportError):  # the same bytes in a third of the time: docs/decisions/0012-packages.md
+with contextlib.suppress(
+    ImportError
+):  # decompresses the same bytes in a third of the time: docs/decisions/0012-packages.md
     inflater = importlib.import_module("zlib_ng.zlib_ng")
 
-ZSTD_LEVEL = 1  # differences hold few matches: higher levels are slower *and* up to 10 % bigger
-DEFLATE_LEVEL = 6  # what HDF5 records; with the run-length strategy the level changes nothing
+ZSTD_LEVEL = 1  # differences have few repetitions: higher levels are slower and give up to 10 % more bytes
+DEFLATE_LEVEL = 6  # HDF5 records it; with the run-length strategy it changes nothing
 
 
 @functools.cache
 def _zstd() -> Any:
-    from numcodecs.zstd import Zstd  # a sixth of a second to import: --help does without
+    from numcodecs.zstd import Zstd  # importing it takes a sixth of a second, which --help does not need
 
     return Zstd(level=ZSTD_LEVEL)
 
 
 def zstd_compress(data: npt.NDArray[Any]) -> bytes:
-    """One zstd frame of the array's bytes; the same bytes for the same input."""
+    """Compress the array's bytes to one zstd frame; deterministic."""
     return bytes(_zstd().encode(np.ascontiguousarray(data)))
 
 
 def zstd_decompress(data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
-    """The `nbytes` decoded bytes of a zstd frame, or of several in a row: each start of the decoder takes its time."""
-    out = np.empty(nbytes, np.uint8)  # a shorter frame leaves a tail, which the record's checksum rejects
+    """Decompress one zstd frame, or several concatenated ones, to (nbytes,) uint8; `StoreFormatError` if damaged."""
+    out = np.empty(nbytes, np.uint8)  # after a frame that is too short, the checksum of the record does not match
     try:
         _zstd().decode(data, out=out)
     except (ValueError, RuntimeError) as error:
@@ -43,26 +48,27 @@ def zstd_decompress(data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
 
 
 def deflate_compress(data: npt.NDArray[Any]) -> bytes:
-    """One zlib stream of the array's bytes, as HDF5's deflate filter reads it.
+    """Compress the array's bytes to one zlib stream, as HDF5's deflate filter reads it; deterministic.
 
-    Runs and Huffman codes alone are 3 times faster and 15 % smaller here than looking for matches.
+    Run-length and Huffman coding alone are 3 times faster here than deflate's search for matches, and give 15 % fewer
+    bytes.
     """
     stream = zlib.compressobj(DEFLATE_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     return stream.compress(np.ascontiguousarray(data).data) + stream.flush()
 
 
 def deflate_decompress(data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
-    """The `nbytes` decoded bytes of a zlib stream."""
-    stream = inflater.decompressobj()  # compressing stays with zlib, whose bytes are known
+    """Decompress a zlib stream to (nbytes,) uint8; `StoreFormatError` if it is damaged or has another length."""
+    stream = inflater.decompressobj()  # compression always uses zlib, so that the bytes do not depend on zlib-ng
     try:
         decoded = stream.decompress(data, nbytes + 1)
     except inflater.error as error:
         raise StoreFormatError(f"deflate: {error}") from error
     if len(decoded) != nbytes or not stream.eof or stream.unused_data:
-        raise StoreFormatError(f"deflate: {len(decoded)} bytes decoded, {nbytes} expected and nothing behind them")
+        raise StoreFormatError(f"deflate: {len(decoded)} bytes decoded, {nbytes} expected and nothing after them")
     return np.frombuffer(decoded, np.uint8)
 
 
 def crc32c(data: bytes | npt.NDArray[Any], start: int = 0) -> int:
-    """CRC-32C (Castagnoli) of contiguous bytes, continued from `start`."""
+    """CRC-32C (Castagnoli) of contiguous bytes, continued from the checksum `start` of the bytes before."""
     return google_crc32c.extend(start, data)

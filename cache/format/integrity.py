@@ -1,10 +1,10 @@
-"""Checksums and hashes, all of decoded content, so that they agree between Zarr and HDF5.
+"""Checksums and hashes, all of decompressed content, so that they are equal for both layouts.
 
-record checksum   CRC-32C of a view's stored maps, then its peaks, and of the frame's bytes: checked at every read
-record digest     SHA-256 of all views' stored maps, all peaks and the frame; not stored
-shard digest      SHA-256 of the digests of the shard's records, 32 zero bytes for one that was not written
-content hash      SHA-256 of a canonical JSON of version, spec and the SHA-256 of every column (shard digests included)
-manifest hash     SHA-256 of a canonical JSON of the manifest's other entries: provenance and metrics have no column
+record checksums  CRC-32C of each view's stored maps followed by its peaks, and of the frame; checked at every read
+record digest     SHA-256 of all views' stored maps, all peaks and the frame's bytes; not stored
+shard digest      SHA-256 of the digests of the shard's records; an unwritten record counts as 32 zero bytes
+content hash      SHA-256 of a canonical JSON of version, spec and the SHA-256 of every column, shard digests included
+manifest hash     SHA-256 of a canonical JSON of all other entries of the manifest
 """
 
 import hashlib
@@ -19,21 +19,21 @@ from cache.format.compress import crc32c
 from cache.format.spec import FORMAT_VERSION, PLACE_COLUMNS, StoreSpec
 
 UNWRITTEN_DIGEST = bytes(32)
-SEAL = "manifest_sha256"
+SEAL = "manifest_sha256"  # entry of the manifest
 
 
 def view_checksum(stored: npt.NDArray[Any], peak: npt.NDArray[np.float32]) -> int:
-    """CRC-32C of one view: stored maps (K, H, W) and peaks (K,)."""
+    """CRC-32C of one view: stored maps (K, H, W), then peaks (K,)."""
     return crc32c(peak, crc32c(stored))
 
 
 def record_checksums(stored: npt.NDArray[Any], peak: npt.NDArray[np.float32], frame: bytes | None) -> list[int]:
-    """The row of `integrity/checksum` of a record: stored maps (V, K, H, W), peak (V, K); 0 without frame."""
+    """A row of `integrity/checksum`, from stored maps (V, K, H, W), peaks (V, K) and frame (None: 0)."""
     return [*map(view_checksum, stored, peak), crc32c(frame) if frame else 0]
 
 
 def record_digest(stored: npt.NDArray[Any], peak: npt.NDArray[np.float32], frame: bytes | None) -> bytes:
-    """The digest of a record: stored maps (V, K, H, W), peak (V, K)."""
+    """The digest (32 bytes) of a record, from stored maps (V, K, H, W), peaks (V, K) and the frame's bytes."""
     digest = hashlib.sha256(np.ascontiguousarray(stored).data)
     digest.update(np.ascontiguousarray(peak, "<f4").data)
     digest.update(frame or b"")
@@ -41,7 +41,7 @@ def record_digest(stored: npt.NDArray[Any], peak: npt.NDArray[np.float32], frame
 
 
 def content_hash(spec: StoreSpec, columns: Mapping[str, npt.NDArray[Any]]) -> str:
-    """The hash of a store's logical content; columns that say where bytes lie are left out."""
+    """The hash of a store's logical content, in hexadecimal; columns that only locate bytes are left out."""
     described = {
         path: [column.dtype.str, list(column.shape), hashlib.sha256(np.ascontiguousarray(column).data).hexdigest()]
         for path, column in columns.items()
@@ -52,6 +52,6 @@ def content_hash(spec: StoreSpec, columns: Mapping[str, npt.NDArray[Any]]) -> st
 
 
 def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with the hash of its other entries as `SEAL`."""
+    """The manifest with the hash of all its other entries as the entry `SEAL`."""
     entries = {name: entry for name, entry in manifest.items() if name != SEAL}
     return {**entries, SEAL: hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()}

@@ -1,15 +1,18 @@
-"""The manifest: a store's account of itself, and the check that it is one.
+"""The manifest of a store: what it contains, the check of a manifest that is read, and JSON documents in general.
 
-format, version     which document describes the bytes (docs/format.md)
-complete            false until everything below was written and the store was given its final name
+format, version     the specification of the bytes (docs/format.md)
+complete            false until everything else was written
 spec                sizes and codec
 columns             path -> [dtype, shape] of every column
-provenance          what the maker said: teacher, data set, preprocessing, views, licence, software ...
-written             how many instances have been written
-codec_error         KL in nats between exact and stored maps, mean and worst over the store
-teacher_metrics     the teacher's accuracy measured from this store, or null
-content_sha256      one hash of all logical content: equal for equal stores of either form
+provenance          given by the maker: teacher, data set, preprocessing, views, licence, software, ...
+written             number of written instances
+codec_error         KL in nats between exact and stored maps: mean and worst over the store
+teacher_metrics     the teacher's accuracy, measured from this store, or null
+content_sha256      hash of all logical content: equal for equal stores of either layout
 manifest_sha256     hash of all entries above
+
+`check_manifest` checks a manifest and returns its spec and columns. `parse_document` reads JSON strictly, `plain_json`
+checks what is going to be written, `flatten` and `differences` compare documents.
 """
 
 import json
@@ -37,39 +40,19 @@ from cache.format.spec import (
     spec_from_json,
 )
 
-VOLATILE = ("software", "created")  # entries of the provenance that may differ between runs of one store
-
-
+VOLATILE = ("software", "created")  # entries of the provenance that may differ between runs that make the same store
+MAX_ROW_BYTES = 1 << 16  # bytes per row of a column; the keypoints of 133 joints need 1,596
+MAX_DEPTH = 32  # nesting of a JSON document
 _ENTRIES = (
     *("complete", "spec", "columns", "provenance", "written", "codec_error", "teacher_metrics", "content_sha256"),
     SEAL,
 )
-
-
-def _is_error(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(type(value.get(name)) is float for name in ("mean", "worst"))
-
-
-_VALID: dict[str, Callable[[Any], bool]] = {
-    "provenance": lambda value: isinstance(value, Mapping),
-    "written": lambda value: type(value) is int,
-    "codec_error": lambda value: isinstance(value, Mapping) and all(_is_error(value.get(k)) for k in ERROR_KINDS),
-    "teacher_metrics": lambda value: value is None or isinstance(value, Mapping),
-    "content_sha256": lambda value: isinstance(value, str),
-}
-
-
-MAX_ROW_BYTES = 1 << 16  # of a column; keypoints of 133 joints have 1,596
-
-
 _DTYPES = ("|u1", "<u4", "<u8", "<i4", "<i8", "<f4", "<f8")
-
-
 _COLUMN_PATH = re.compile(r"(instances|ground_truth)/[a-z][a-z0-9_]{0,63}")
 
 
 def fixed_columns(spec: StoreSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """The columns whose shapes follow from the spec: all but those of the instances and the ground truth."""
+    """Path -> (dtype, shape) of all columns but those of `instances` and `ground_truth`."""
     columns = {
         path: (dtype, (spec.instances, *spec.row_shape(shape)))
         for path, (dtype, shape) in RECORD_COLUMNS.items()
@@ -79,7 +62,7 @@ def fixed_columns(spec: StoreSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def check_manifest(manifest: Any, where: str) -> tuple[StoreSpec, Columns]:
-    """The spec and columns of a manifest; `StoreFormatError` if it is not one, or not of this version."""
+    """The spec and columns of a manifest; `StoreFormatError` if it is invalid, or of another version of the format."""
     if not isinstance(manifest, Mapping):
         raise StoreFormatError(f"{where}: no manifest")
     version = manifest.get("version")
@@ -90,38 +73,83 @@ def check_manifest(manifest: Any, where: str) -> tuple[StoreSpec, Columns]:
         )
     missing = [entry for entry in _ENTRIES if entry not in manifest]
     if missing:
-        raise StoreFormatError(f"{where}: the manifest lacks {missing}")
+        raise StoreFormatError(f"{where}: the manifest lacks the entries {missing}")
     if seal(manifest)[SEAL] != manifest[SEAL]:
         raise StoreFormatError(f"{where}: the manifest does not match its own SHA-256: it was damaged or edited")
-    wrong = [entry for entry, valid in _VALID.items() if not valid(manifest[entry])]
+    wrong = [entry for entry, is_valid in _VALID.items() if not is_valid(manifest[entry])]
     if wrong:
-        raise StoreFormatError(f"{where}: the manifest's {wrong} are not what the format says")
+        raise StoreFormatError(f"{where}: the manifest's entries {wrong} are not of the types that the format defines")
     spec = spec_from_json(manifest["spec"])
     return spec, _check_columns(spec, manifest["columns"], where)
 
 
+def plain_json(value: Any, what: str) -> Any:
+    """`value` as it is read back from JSON; `StoreError` if JSON cannot hold it, or if it holds an absolute path."""
+    try:
+        plain = parse_document(json.dumps(value, allow_nan=False), what)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StoreError(f"{what} must consist of JSON values (text, numbers, lists, mappings): {error}") from error
+    private = [name for name, text in flatten(plain) if isinstance(text, str) and re.match(r"/\w|[A-Za-z]:\\", text)]
+    if private:
+        raise StoreError(f"{what}: {private[0]} is an absolute path; a store, which may be shared, must not hold one")
+    return plain
+
+
+def parse_document(text: bytes | str, where: str) -> Any:
+    """The value of a JSON text in UTF-8; raises `StoreFormatError`, which begins with `where`, for any other text."""
+    try:
+        decoded = text.decode() if isinstance(text, bytes) else text
+        found = json.loads(
+            decoded, object_pairs_hook=_unique_names, parse_constant=_refuse_constant, parse_float=_finite_number
+        )
+        _check_value(found, MAX_DEPTH)
+    except (ValueError, RecursionError) as error:
+        raise StoreFormatError(f"{where}: not a JSON document: {str(error)!a:.200}") from error
+    return found
+
+
+def flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, leaf) of nested mappings; lists are leaves, unless they hold mappings or text."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from flatten(entry, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and any(isinstance(entry, (Mapping, str)) for entry in value):
+        for index, entry in enumerate(value):
+            yield from flatten(entry, f"{name}[{index}]")
+    else:
+        yield name, value
+
+
+def differences(old: Any, new: Any, ignore: Iterable[str] = ()) -> list[str]:
+    """The differences between two documents, as `name: old -> new`, except below the names in `ignore`."""
+    a, b = dict(flatten(old)), dict(flatten(new))
+    names = [name for name in {**a, **b} if a.get(name) != b.get(name) or (name in a) != (name in b)]
+    kept = [name for name in names if not any(re.match(re.escape(prefix) + r"($|[.\[])", name) for prefix in ignore)]
+    return [f"{name}: {_brief(a, name)} -> {_brief(b, name)}" for name in kept]
+
+
 def _check_columns(spec: StoreSpec, declared: Any, where: str) -> Columns:
     if not isinstance(declared, Mapping) or not all(map(_is_declaration, declared.values())):
-        raise StoreFormatError(f"{where}: the manifest's columns are not path -> [dtype, shape]")
+        raise StoreFormatError(f"{where}: the manifest's columns do not have the form path -> [dtype, shape]")
     columns = {path: (dtype, tuple(shape)) for path, (dtype, shape) in declared.items()}
-    for path, (dtype, shape) in _expected(spec, columns):
+    for path, (dtype, shape) in _expected_columns(spec, columns):
         if path not in columns:
             raise StoreFormatError(f"{where}: the manifest declares no column {path}")
         found, sizes = columns[path]
         fits = len(sizes) == len(shape) and all(b in (a, -1) for a, b in zip(sizes, shape, strict=True))
         if math.prod(sizes[1:]) * np.dtype(dtype).itemsize > MAX_ROW_BYTES or sizes[0] > MAX_ROWS:
-            raise StoreFormatError(f"{where}: column {path} has sizes {list(sizes)} beyond any annotation")
+            raise StoreFormatError(f"{where}: column {path} is larger than any annotation: {list(sizes)}")
         if found != dtype or not fits:
             raise StoreFormatError(f"{where}: column {path} is {found} {list(sizes)}, expected {dtype} {list(shape)}")
     extra = set(columns) - set(fixed_columns(spec))
-    strange = [path for path in extra if not _COLUMN_PATH.fullmatch(path) or columns[path][0] not in _DTYPES]
-    if strange:
-        raise StoreFormatError(f"{where}: the manifest declares columns that the format forbids: {strange[:5]!r}")
+    forbidden = [path for path in extra if not _COLUMN_PATH.fullmatch(path) or columns[path][0] not in _DTYPES]
+    if forbidden:
+        raise StoreFormatError(f"{where}: the manifest declares columns that the format forbids: {forbidden[:5]!r}")
     return columns
 
 
-def _expected(spec: StoreSpec, columns: Columns) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
-    """Every column that must be there or has its number of rows given, with its dtype and shape; -1 is any size."""
+def _expected_columns(spec: StoreSpec, columns: Columns) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
+    """(path, (dtype, shape)) of every column that must exist or whose number of rows is known; -1 is any size."""
     yield from fixed_columns(spec).items()
     rows = {"instances": spec.instances, "ground_truth": columns.get("ground_truth/annotation_id", ("", (-1,)))[1][0]}
     tables = {"instances": INSTANCE_COLUMNS, "ground_truth": GROUND_TRUTH_COLUMNS}
@@ -141,36 +169,17 @@ def _is_declaration(value: Any) -> bool:
     return isinstance(shape, (list, tuple)) and 1 <= len(shape) <= 8 and all(type(s) is int and s >= 0 for s in shape)
 
 
-def plain_json(value: Any, what: str) -> Any:
-    """`value` as JSON reads it back; `StoreError` if JSON cannot say it or it tells where the maker's files were."""
-    try:
-        plain = parse_document(json.dumps(value, allow_nan=False), what)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise StoreError(f"{what} must be made of JSON values (text, numbers, lists, mappings): {error}") from error
-    private = [name for name, text in flatten(plain) if isinstance(text, str) and re.match(r"/\w|[A-Za-z]:\\", text)]
-    if private:
-        raise StoreError(f"{what}: {private[0]} is an absolute path, which a store that is shared must not hold")
-    return plain
+def _is_error(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(type(value.get(name)) is float for name in ("mean", "worst"))
 
 
-def flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, leaf) of nested mappings; lists are leaves, unless they hold mappings or text."""
-    if isinstance(value, Mapping):
-        for key, entry in value.items():
-            yield from flatten(entry, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list) and any(isinstance(entry, (Mapping, str)) for entry in value):
-        for index, entry in enumerate(value):
-            yield from flatten(entry, f"{name}[{index}]")
-    else:
-        yield name, value
-
-
-def differences(old: Any, new: Any, ignore: Iterable[str] = ()) -> list[str]:
-    """What differs between two documents, as `name: old -> new`, except below the names of `ignore`."""
-    a, b = dict(flatten(old)), dict(flatten(new))
-    names = [name for name in {**a, **b} if a.get(name) != b.get(name) or (name in a) != (name in b)]
-    kept = [name for name in names if not any(re.match(re.escape(prefix) + r"($|[.\[])", name) for prefix in ignore)]
-    return [f"{name}: {_brief(a, name)} -> {_brief(b, name)}" for name in kept]
+_VALID: dict[str, Callable[[Any], bool]] = {
+    "provenance": lambda value: isinstance(value, Mapping),
+    "written": lambda value: type(value) is int,
+    "codec_error": lambda value: isinstance(value, Mapping) and all(_is_error(value.get(k)) for k in ERROR_KINDS),
+    "teacher_metrics": lambda value: value is None or isinstance(value, Mapping),
+    "content_sha256": lambda value: isinstance(value, str),
+}
 
 
 def _brief(values: Mapping[str, Any], name: str) -> str:
@@ -178,40 +187,26 @@ def _brief(values: Mapping[str, Any], name: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-MAX_DEPTH = 32
-
-
-def parse_document(text: bytes | str, where: str) -> Any:
-    """The value of a JSON text in UTF-8; `StoreFormatError`, beginning with `where`, if it is not one."""
-    try:
-        decoded = text.decode() if isinstance(text, bytes) else text
-        found = json.loads(decoded, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
-        _check(found, MAX_DEPTH)
-    except (ValueError, RecursionError) as error:
-        raise StoreFormatError(f"{where}: not a JSON document: {str(error)!a:.200}") from error
-    return found
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError(f"a name occurs twice among {[name for name, _ in pairs]}")
     return found
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
 
 
-def _finite(text: str) -> float:
+def _finite_number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text:.20} is beyond float64")
     return value
 
 
-def _check(value: Any, depth: int) -> None:
-    """Raise `ValueError` for nesting deeper than `depth` and text that UTF-8 cannot say."""
+def _check_value(value: Any, depth: int) -> None:
+    """Raise `ValueError` for nesting deeper than `depth`, and for text that UTF-8 cannot encode."""
     if depth < 0:
         raise ValueError(f"nested deeper than {MAX_DEPTH}")
     if isinstance(value, str):
@@ -219,7 +214,7 @@ def _check(value: Any, depth: int) -> None:
     elif isinstance(value, dict):
         for name, entry in value.items():
             name.encode()
-            _check(entry, depth - 1)
+            _check_value(entry, depth - 1)
     elif isinstance(value, list):
         for entry in value:
-            _check(entry, depth - 1)
+            _check_value(entry, depth - 1)

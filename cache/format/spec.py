@@ -1,7 +1,7 @@
-"""What a store is made of: its size, and the names, dtypes and shapes of everything on disk, in one place.
+"""The specification of a store: its sizes, and the names, dtypes and shapes of everything on disk.
 
-Letters: N instances, V views, K joints, H rows and W columns of a heatmap, M annotations of the ground truth.
-docs/format.md is the same in words.
+Letters: N instances, V stored views, K joints, H rows and W columns of a heatmap, M annotations of the ground truth.
+docs/format.md specifies the same in prose.
 """
 
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ from cache.errors import StoreFormatError
 
 FORMAT_NAME = "pose-teacher-cache"
 FORMAT_VERSION = 1
-PLAN = "plan.json"  # what a staging directory has and a store has not
+PLAN = "plan.json"  # in a staging directory, never in a store
 
 FRAME_CHUNK = 65536  # bytes of one inner Zarr chunk of the packed frames
-DEFAULT_FRAME_LIMIT = 262144  # bytes; 320x240 pixels never need more, and unused room costs nothing
-# Sane bounds, so that a lying manifest cannot ask for all memory.
+DEFAULT_FRAME_LIMIT = 262144  # bytes; enough for any JPEG of 320x240 pixels; unused space takes no room on disk
+# Limits, so that a forged manifest cannot make the reader allocate all memory:
 MAX_ROWS = 1 << 27  # instances, or annotations of the ground truth
-MAX_RECORD_BYTES = 1 << 28  # of the decoded maps of an instance, all views
-MAX_SLOTS = 1 << 20  # chunks of one shard, of codes or of frames
+MAX_RECORD_BYTES = 1 << 28  # decompressed maps of one instance, all views
+MAX_SLOTS = 1 << 20  # chunks per shard, of codes or of frames
 
-Columns = Mapping[str, tuple[str, tuple[int, ...]]]  # path of a column -> its dtype and whole shape
+Columns = Mapping[str, tuple[str, tuple[int, ...]]]  # path of a column -> its dtype and its shape
 
-# Columns of rows given by the caller: name -> (dtype, shape of one row; a letter is a size of the spec).
-# `file_name` is the one text column: UTF-8, padded with zeros to the longest.
+# Columns that the caller gives: name -> (dtype, shape of one row, in which a letter is a size of the spec).
+# `file_name` is the only text column: UTF-8, padded with zeros to the longest name.
 INSTANCE_COLUMNS: dict[str, tuple[str, tuple[int | str, ...]]] = {
     "annotation_id": ("<i8", ()),
     "image_id": ("<i8", ()),
@@ -46,10 +46,13 @@ GROUND_TRUTH_COLUMNS = {
 }
 TEXT_COLUMN = "file_name"
 
-# Everything else with one row per instance: path in the store -> (dtype, shape of one row).
+# All other columns with one row per instance: path in the store -> (dtype, shape of one row).
 RECORD_COLUMNS: dict[str, tuple[str, tuple[int | str, ...]]] = {
     "heatmaps/peak": ("<f4", ("V", "K")),
-    "views/affine": ("<f8", ("V", 2, 3)),  # frame pixels -> teacher input pixels, mirror included
+    "views/affine": (
+        "<f8",
+        ("V", 2, 3),
+    ),  # frame pixels -> teacher input pixels, including the mirroring of a flipped view
     "integrity/written": ("|u1", ()),
     "integrity/checksum": ("<u4", ("V+1",)),  # CRC-32C of each view's codes and peaks, then of the frame
     "frames/affine": ("<f8", (2, 3)),  # image pixels -> frame pixels
@@ -58,12 +61,12 @@ RECORD_COLUMNS: dict[str, tuple[str, tuple[int | str, ...]]] = {
 }
 SHARD_DIGESTS = "integrity/shard_sha256"  # (shards, 32) uint8
 FRAME_BYTES_COLUMNS = ("frames/offset", "frames/nbytes")  # absent from a store without frames
-PLACE_COLUMNS = ("frames/offset",)  # say where bytes lie, not what they are: no part of the content
+PLACE_COLUMNS = ("frames/offset",)  # locate bytes, and differ between layouts: not part of the content hash
 
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """The size of a store and how its maps are coded."""
+    """The sizes of a store, and the codec of its maps. Raises `StoreFormatError` for sizes that no store can have."""
 
     instances: int
     views: int
@@ -71,8 +74,8 @@ class StoreSpec:
     height: int  # of a heatmap
     width: int
     codec: Codec = field(default_factory=RootCodec)
-    frames: bool = True  # are the frames' bytes in the store?
-    shard_instances: int = 0  # instances of one shard; 0: chosen by `default_shard_instances`
+    frames: bool = True  # whether the store holds the frames' bytes
+    shard_instances: int = 0  # instances per shard; 0: as `default_shard_instances`
     frame_limit: int = DEFAULT_FRAME_LIMIT  # largest frame in bytes
 
     def __post_init__(self) -> None:
@@ -84,48 +87,48 @@ class StoreSpec:
                 raise StoreFormatError(f"spec: {name} must be a positive integer up to {MAX_ROWS}, not {value!r:.50}")
         slots = max(self.shard_instances * self.views, self.shard_frame_bytes // FRAME_CHUNK)
         if self.views * self.map_bytes > MAX_RECORD_BYTES or slots > MAX_SLOTS:
-            raise StoreFormatError(f"spec: sizes beyond any pose heatmap: {self.to_json()}")
+            raise StoreFormatError(f"spec: larger than any store of pose heatmaps: {self.to_json()}")
 
     @property
     def map_shape(self) -> tuple[int, int, int]:
-        """(K, H, W) of one view."""
+        """(K, H, W): the shape of the maps of one stored view."""
         return self.joints, self.height, self.width
 
     @property
     def map_bytes(self) -> int:
-        """Bytes of one view's decoded codes."""
+        """Bytes of the decompressed codes of one stored view."""
         return self.joints * self.height * self.width * self.codec.dtype.itemsize
 
     @property
     def shards(self) -> int:
-        """How many shards hold the instances."""
+        """The number of shards."""
         return -(-self.instances // self.shard_instances)
 
     @property
     def shard_frame_bytes(self) -> int:
-        """Room for the frames of one shard in the Zarr form, a multiple of FRAME_CHUNK."""
+        """Bytes that the Zarr layout reserves for the frames of one shard, a multiple of FRAME_CHUNK."""
         return -(-self.shard_instances * self.frame_limit // FRAME_CHUNK) * FRAME_CHUNK
 
     def shard_range(self, shard: int) -> range:
-        """The instances of a shard."""
+        """The rows of a shard; `StoreFormatError` if there is no such shard."""
         if not 0 <= shard < self.shards:
             raise StoreFormatError(f"no shard {shard}: the store has {self.shards}")
         first = shard * self.shard_instances
         return range(first, min(first + self.shard_instances, self.instances))
 
     def row_shape(self, shape: tuple[int | str, ...]) -> tuple[int, ...]:
-        """A shape of the tables above with this spec's numbers for its letters."""
+        """A row shape of the tables above, with the sizes of this spec for its letters; -1 is any size."""
         sizes = {"K": self.joints, "V": self.views, "V+1": self.views + 1, "any": -1}
         return tuple(size if isinstance(size, int) else sizes[size] for size in shape)
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's description, which `spec_from_json` reads."""
+        """The description in the manifest, which `spec_from_json` reads."""
         sizes = {name: value for name, value in asdict(self).items() if name != "codec"}
         return {**sizes, "codec": self.codec.to_json()}
 
 
 def spec_from_json(description: Mapping[str, Any]) -> StoreSpec:
-    """The spec that a manifest describes; `StoreFormatError` for missing, unknown or impossible entries."""
+    """The spec that a manifest describes; `StoreFormatError` for missing, unknown or invalid entries."""
     expected = set(StoreSpec.__dataclass_fields__)
     if not isinstance(description, Mapping) or set(description) != expected:
         raise StoreFormatError(f"spec: expected the entries {sorted(expected)}, found {description!r:.300}")
@@ -135,27 +138,27 @@ def spec_from_json(description: Mapping[str, Any]) -> StoreSpec:
 
 
 def default_shard_instances(instances: int) -> int:
-    """Instances of a shard: about 128 shards, at least 64 and at most 1024 instances each.
+    """Instances per shard for about 128 shards: a power of 2, at least 64 and at most 1024.
 
-    A small data set loses little when it is interrupted, and a large one stays within a few hundred open files.
+    An interrupted run of a small data set thus loses little work, and a large store needs only a few hundred files.
     """
     wanted = max(1, instances) / 128
     return int(min(1024, max(64, 2 ** np.ceil(np.log2(wanted)))))
 
 
 def check_encoding(path: str, attributes: Mapping[str, Any], where: str) -> None:
-    """Raise `StoreFormatError` if an array names another type or version than this program knows for its path."""
+    """Raise `StoreFormatError` if the type or version in an array's attributes is not the one expected for its path."""
     known = element_encoding(path)
     found = {name: attributes.get(name) for name in known}
     found = {
         name: value.decode(errors="replace") if isinstance(value, bytes) else value for name, value in found.items()
     }
     if found != known:
-        raise StoreFormatError(f"{where}: encoded as {found}, this program knows {known}: upgrade it")
+        raise StoreFormatError(f"{where}: encoded as {found}, this program reads {known}: upgrade it")
 
 
 def element_encoding(path: str) -> dict[str, str]:
-    """The attributes by which an array names its own type and version."""
+    """The attributes of the array at `path`: its type and version."""
     kinds = {
         "heatmaps/codes": "heatmap-codes",
         "frames/data": "packed-frames",

@@ -1,1 +1,1 @@
-"""The two layouts of a store, Zarr and HDF5: where its arrays lie, and how they are written."""
+"""The two layouts of a store, Zarr and HDF5: where its arrays are in files, and how these files are written."""

@@ -1,6 +1,10 @@
-"""Where the bytes of a store lie: the one thing in which its Zarr and HDF5 forms differ for a reader."""
+"""What a layout is: how the arrays of a store are arranged in files, which is all in which Zarr and HDF5 stores differ.
 
-from collections.abc import Iterator
+`Layout` locates and checks the arrays of an existing store; `LayoutWriter` completes a new one.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,34 +24,55 @@ class Extent(NamedTuple):
     nbytes: int
 
     def read(self, files: ReadableFiles) -> bytes:
-        """The bytes; where there are none, no file is asked for, since an empty column may have none."""
+        """Read the range; an empty range needs no file."""
         return files.read(*self) if self.nbytes else b""
 
 
 class Layout(Protocol):
-    """Finds things in one form of a store and checks that they are declared as docs/format.md says."""
+    """Locates the arrays of a store, and checks that they are declared as docs/format.md requires."""
 
     name: str  # "zarr" or "hdf5"
-    joins: bool  # do the compressed codes of several views, one after the other, decompress at once?
+    decompresses_concatenated: bool  # whether `decompress` accepts the codes of several views, one after the other
     files: ReadableFiles
 
     def manifest(self) -> Any:
-        """The parsed manifest, not yet validated."""
+        """The manifest, parsed but not validated."""
 
     def check(self, spec: StoreSpec, columns: Columns) -> dict[str, Extent]:
-        """Check the declarations of all arrays against the manifest's; returns where each column's bytes lie."""
+        """Check that all arrays are declared as the manifest says; returns path -> where the column's bytes are.
 
-    def strangers(self, spec: StoreSpec, columns: Columns) -> Iterator[str]:
-        """What lies inside the store and is no part of it, or is a link or a device."""
+        Raises:
+            StoreFormatError: An array is missing, damaged, or declared otherwise.
+        """
 
-    def keys(self, spec: StoreSpec, columns: Columns) -> set[str]:
+    def foreign_entries(self, spec: StoreSpec, columns: Columns) -> Iterator[str]:
+        """Names of entries inside the store that do not belong to it, or are links or devices."""
+
+    def file_keys(self, spec: StoreSpec, columns: Columns) -> set[str]:
         """The keys of all files of the store."""
 
-    def view(self, spec: StoreSpec, instance: int, view: int) -> Extent:
-        """Where the compressed codes of a view lie; no bytes: never written."""
+    def view_extent(self, spec: StoreSpec, instance: int, view: int) -> Extent:
+        """Where the compressed codes of a stored view are; 0 bytes if it was never written."""
 
-    def frame(self, spec: StoreSpec, instance: int, offset: int, nbytes: int) -> Extent:
-        """Where the frame lies whose columns say `offset` and `nbytes`."""
+    def frame_extent(self, spec: StoreSpec, instance: int, offset: int, nbytes: int) -> Extent:
+        """Where the frame is whose columns hold `offset` and `nbytes`."""
 
     def decompress(self, data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
-        """The `nbytes` bytes of codes that `data` holds; of several views in a row, if the form `joins` them."""
+        """Decompress codes to (nbytes,) uint8."""
+
+
+class LayoutWriter(Protocol):
+    """Completes a new store whose shards are written; the modules `zarr_writer` and `hdf5_writer` implement it."""
+
+    def complete(
+        self,
+        shards: Path,
+        target: Path,
+        spec: StoreSpec,
+        columns: Mapping[str, npt.NDArray[Any]],
+        manifest: Mapping[str, Any],
+    ) -> None:
+        """Write the whole store to `target`, from the shard files below `shards`."""
+
+    def write_manifest(self, target: Path, manifest: Mapping[str, Any]) -> None:
+        """Replace the manifest of the store at `target`, and bring the whole store to the disk."""

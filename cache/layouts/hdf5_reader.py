@@ -1,7 +1,7 @@
-"""Finding the bytes of a store in HDF5 form: h5py reads the file's structure, the bytes are read past it.
+"""Locating the arrays of a store in the HDF5 layout: h5py reads the structure of the file, but not the arrays' bytes.
 
-The library is open only while the structure is looked at: no handle outlives a call, none crosses a fork, and its
-global lock is not held while records are read.
+The file is open in h5py only while its structure is read. No handle outlives a call or crosses a fork, and the global
+lock of h5py is not held while records are read.
 """
 
 from collections.abc import Iterator
@@ -22,15 +22,15 @@ from cache.layouts.base import Extent
 
 CODES = "heatmaps/codes"
 FRAMES = "frames/data"
-SUPERBLOCK = 8  # where the version of the superblock stands
-CHECKSUMMED = 2  # the first version whose superblock, and the structures that come with it, carry checksums
+SUPERBLOCK = 8  # offset of the version of the superblock
+CHECKSUMMED = 2  # the first version in which the superblock and the other structures have checksums
 
 
 class Hdf5Layout:
-    """One HDF5 file. The chunk table of the codes is read when first needed and kept."""
+    """One HDF5 file. The table of the codes' chunks is read when it is first needed, and kept."""
 
     name = "hdf5"
-    joins = False
+    decompresses_concatenated = False
 
     def __init__(self, files: ReadableFiles) -> None:
         self.files = files
@@ -38,11 +38,11 @@ class Hdf5Layout:
         self._frames = Extent("", 0, 0)
 
     def manifest(self) -> Any:
-        """See `Layout.manifest`."""
+        """The manifest, parsed but not validated; `StoreFormatError` if this is not a store."""
         if self.files.read("", 0, SUPERBLOCK + 1)[SUPERBLOCK] < CHECKSUMMED:
             raise StoreFormatError(
-                f"{self.files.root}: of a version of HDF5's format without checksums of its structure; copy it with "
-                "`h5repack --low=v110`"
+                f"{self.files.root}: this version of the HDF5 file format has no checksums of its structure; copy the "
+                "file with `h5repack --low=v110`"
             )
         with self._session() as file:
             if _text(file.attrs.get("encoding-type")) != FORMAT_NAME:
@@ -50,20 +50,20 @@ class Hdf5Layout:
             return parse_document(_text(file.attrs.get("manifest")), str(self.files.root))
 
     def check(self, spec: StoreSpec, columns: Columns) -> dict[str, Extent]:
-        """See `Layout.check`."""
+        """Check the declarations of all arrays; returns path -> where the column's bytes are."""
         with self._session() as file:
             codes = self._dataset(file, CODES, spec.codec.dtype.str, (spec.instances, spec.views, *spec.map_shape))
             filters = codes.id.get_create_plist().get_nfilters()
             if codes.chunks != (1, 1, *spec.map_shape) or filters != 1 or codes.compression != "gzip":
                 raise StoreFormatError(
-                    f"{self.files.root}:/{CODES}: expected a chunk a view, deflated and nothing else"
+                    f"{self.files.root}:/{CODES}: expected one chunk per view, with the deflate filter and no other"
                 )
             if spec.frames:
                 self._frames = self._contiguous(file, FRAMES, "|u1", None)
             return {path: self._contiguous(file, path, *declared) for path, declared in columns.items()}
 
-    def strangers(self, spec: StoreSpec, columns: Columns) -> Iterator[str]:
-        """See `Layout.strangers`."""
+    def foreign_entries(self, spec: StoreSpec, columns: Columns) -> Iterator[str]:
+        """Names of entries inside the store that do not belong to it, or are links or devices."""
         expected = {*columns, CODES, *([FRAMES] if spec.frames else [])}
         expected |= {path.partition("/")[0] for path in expected}
         found: list[str] = []
@@ -71,29 +71,29 @@ class Hdf5Layout:
             file.visit_links(found.append)
         return (path for path in found if path not in expected)
 
-    def keys(self, spec: StoreSpec, columns: Columns) -> set[str]:
-        """See `Layout.keys`."""
+    def file_keys(self, spec: StoreSpec, columns: Columns) -> set[str]:
+        """The keys of all files of the store."""
         return {""}
 
-    def view(self, spec: StoreSpec, instance: int, view: int) -> Extent:
-        """See `Layout.view`."""
+    def view_extent(self, spec: StoreSpec, instance: int, view: int) -> Extent:
+        """Where the compressed codes of a stored view are; 0 bytes if it was never written."""
         if self._chunks is None:
             self._chunks = self._chunk_table(spec)
         return Extent("", *self._chunks[instance, view].tolist())
 
-    def frame(self, spec: StoreSpec, instance: int, offset: int, nbytes: int) -> Extent:
-        """See `Layout.frame`."""
+    def frame_extent(self, spec: StoreSpec, instance: int, offset: int, nbytes: int) -> Extent:
+        """Where the frame is whose columns hold `offset` and `nbytes`; `StoreFormatError` if that is outside."""
         if offset + nbytes > self._frames.nbytes:
-            raise StoreFormatError(f"{self.files.root}: the frame of instance {instance} lies outside {FRAMES}")
+            raise StoreFormatError(f"{self.files.root}: the frame of instance {instance} is outside {FRAMES}")
         return Extent("", self._frames.offset + offset, nbytes)
 
     def decompress(self, data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
-        """See `Layout.decompress`."""
+        """Decompress the codes of one view to (nbytes,) uint8."""
         return compress.deflate_decompress(data, nbytes)
 
     @contextmanager
     def _session(self) -> Iterator[h5py.File]:
-        """The open file; whatever HDF5 says about a damaged one becomes a `StoreFormatError`."""
+        """The open file; an error of HDF5 about a damaged file becomes a `StoreFormatError`."""
         try:
             with self.files.source() as source, _open(source) as file:
                 yield file
@@ -103,17 +103,17 @@ class Hdf5Layout:
             raise StoreFormatError(f"{self.files.root}: damaged: {error}") from error
 
     def _chunk_table(self, spec: StoreSpec) -> npt.NDArray[np.uint64]:
-        """(N, V, 2) offset and size in the file of every chunk of the codes; 0 bytes: never written."""
+        """(N, V, 2) uint64: offset and size in the file of every chunk of the codes; size 0 if it was never written."""
         table = np.zeros((spec.instances, spec.views, 2), np.uint64)
         size = self.files.size("")
 
-        def note(chunk: Any) -> None:
+        def add(chunk: Any) -> None:
             if chunk.filter_mask or chunk.byte_offset is None or chunk.byte_offset + chunk.size > size:
                 raise StoreFormatError(f"{self.files.root}:/{CODES}: chunk {chunk.chunk_offset} is damaged")
             table[chunk.chunk_offset[0], chunk.chunk_offset[1]] = chunk.byte_offset, chunk.size
 
         with self._session() as file:
-            file[CODES].id.chunk_iter(note)
+            file[CODES].id.chunk_iter(add)
         return table
 
     def _contiguous(self, file: h5py.File, path: str, dtype: str, shape: tuple[int, ...] | None) -> Extent:
@@ -127,25 +127,25 @@ class Hdf5Layout:
         return Extent("", offset or 0, nbytes)
 
     def _dataset(self, file: h5py.File, path: str, dtype: str, shape: tuple[int, ...] | None) -> h5py.Dataset:
-        """The dataset at `path`, reached by hard links alone, stored in this file, with this dtype and shape."""
+        """The dataset at `path`; checks that links are hard, and dtype, shape (if given) and storage as expected."""
         where = f"{self.files.root}:/{path}"
         parts = path.split("/")
         links = [file.get("/".join(parts[: depth + 1]), getlink=True) for depth in range(len(parts))]
         if any(link is None for link in links):
             raise StoreFormatError(f"{where}: missing")
         if any(not isinstance(link, h5py.HardLink) for link in links):
-            raise StoreFormatError(f"{where}: a soft or external link; the format forbids links")
+            raise StoreFormatError(f"{where}: a soft or external link, which the format forbids")
         dataset = file[path]
         if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
             raise StoreFormatError(f"{where}: not a dataset of this file")
         check_encoding(path, dataset.attrs, where)
         if dataset.dtype != np.dtype(dtype) or (shape is not None and dataset.shape != shape):
-            raise StoreFormatError(f"{where}: {dataset.dtype} {dataset.shape}, the manifest asks for {dtype} {shape}")
+            raise StoreFormatError(f"{where}: {dataset.dtype} {dataset.shape}, the manifest declares {dtype} {shape}")
         return dataset
 
 
 def _open(path: Path | BinaryIO) -> h5py.File:
-    """Open for reading, without a lock where none can be had: read-only and network file systems, foreign handles."""
+    """Open for reading; without a lock where locking fails, as on read-only and network file systems."""
     try:
         return h5py.File(path, "r")
     except OSError:
@@ -153,7 +153,7 @@ def _open(path: Path | BinaryIO) -> h5py.File:
 
 
 def _text(value: Any) -> str:
-    """A string attribute, whichever of its forms HDF5 returned; anything else becomes an empty text."""
+    """A string attribute, which HDF5 returns as bytes or as text; '' for any other value."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value if isinstance(value, str) else ""

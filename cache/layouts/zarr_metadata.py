@@ -1,7 +1,7 @@
-"""The part of Zarr v3 that a store uses: metadata documents and the sharding codec's file layout.
+"""The part of Zarr v3 that a store uses: metadata documents, and the shard files of the sharding codec.
 
-A shard file is the bytes of its inner chunks, then an index of (offset, nbytes) pairs, uint64 little-endian, one an
-inner chunk in C order, 2^64 - 1 twice for a chunk that is absent, then the CRC-32C of the index.
+A shard file holds the bytes of its inner chunks, then an index, then the CRC-32C of the index. The index has one pair
+(offset, nbytes) per inner chunk in C order, as little-endian uint64; both are 2^64 - 1 for an absent chunk.
 https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/v1.0.html
 """
 
@@ -16,7 +16,8 @@ from cache.errors import StoreFormatError
 from cache.format.compress import ZSTD_LEVEL, crc32c
 from cache.format.spec import FRAME_CHUNK, StoreSpec
 
-ABSENT = np.uint64(2**64 - 1)
+ABSENT = np.uint64(2**64 - 1)  # offset and size of an absent chunk
+GROUP = {"zarr_format": 3, "node_type": "group"}
 _NAMES = {
     "|u1": "uint8",
     "<u4": "uint32",
@@ -30,12 +31,12 @@ _NAMES = {
 
 
 def column_metadata(dtype: str, shape: Sequence[int]) -> dict[str, Any]:
-    """The array document of a column: one uncompressed chunk."""
+    """The metadata of a column: one uncompressed chunk."""
     return _array(dtype, shape, [max(1, size) for size in shape], [_bytes(dtype)])
 
 
 def codes_metadata(spec: StoreSpec) -> dict[str, Any]:
-    """The array document of `heatmaps/codes`: a chunk an instance and view, zstd, sharded."""
+    """The metadata of `heatmaps/codes`: one chunk per instance and view, zstd, sharded."""
     dtype = spec.codec.dtype.str
     zstd = {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}
     shape = (spec.instances, spec.views, *spec.map_shape)
@@ -44,9 +45,54 @@ def codes_metadata(spec: StoreSpec) -> dict[str, Any]:
 
 
 def frames_metadata(spec: StoreSpec) -> dict[str, Any]:
-    """The array document of `frames/data`: one row of bytes, uncompressed chunks, sharded."""
+    """The metadata of `frames/data`: one dimension of bytes, uncompressed chunks, sharded."""
     room = spec.shard_frame_bytes
     return _array("|u1", [spec.shards * room], [room], [_sharding([FRAME_CHUNK], [_bytes("|u1")])])
+
+
+def document(metadata: Mapping[str, Any], attributes: Mapping[str, Any]) -> bytes:
+    """The bytes of a `zarr.json` file."""
+    return json.dumps({**metadata, "attributes": dict(attributes)}, indent=1, allow_nan=False).encode()
+
+
+def chunk_key(array: str, ndim: int, first: int = 0) -> str:
+    """The key of the chunk of `array` at the grid position (first, 0, 0, ...)."""
+    return "/".join([array, "c", str(first), *["0"] * (ndim - 1)])
+
+
+def shard_index(nbytes: npt.NDArray[np.uint64], slots: int) -> bytes:
+    """The index of a shard whose chunks follow each other without gaps, with its checksum.
+
+    Args:
+        nbytes: The size of each chunk; 0 for an absent one. Slots beyond its end are absent, too.
+        slots: The number of entries of the index.
+    """
+    index = np.full((slots, 2), ABSENT, "<u8")
+    sizes = nbytes.astype("<u8")
+    present = np.flatnonzero(sizes)
+    index[present, 0] = (np.cumsum(sizes) - sizes)[present]
+    index[present, 1] = sizes[present]
+    return index.tobytes() + int(crc32c(index.tobytes())).to_bytes(4, "little")
+
+
+def index_bytes(slots: int) -> int:
+    """The size in bytes of a shard's index with its checksum."""
+    return slots * 16 + 4
+
+
+def parse_index(data: bytes, end: int, where: str) -> npt.NDArray[np.uint64]:
+    """(slots, 2) uint64 offsets and sizes of the index `data`.
+
+    Raises:
+        StoreFormatError: The checksum does not match, or a chunk does not lie in the first `end` bytes of the file.
+    """
+    if int.from_bytes(data[-4:], "little") != crc32c(data[:-4]):
+        raise StoreFormatError(f"{where}: the shard's index does not match its checksum; the file is damaged")
+    index = np.frombuffer(data[:-4], "<u8").reshape(-1, 2)
+    offset, nbytes = index[(index != ABSENT).any(axis=1)].T
+    if (nbytes > end).any() or (offset > end - nbytes).any():
+        raise StoreFormatError(f"{where}: the shard's index points beyond the data; the file is damaged")
+    return index
 
 
 def _array(dtype: str, shape: Sequence[int], chunk: Sequence[int], codecs: list[Any]) -> dict[str, Any]:
@@ -75,42 +121,3 @@ def _sharding(chunk: Sequence[int], codecs: list[Any]) -> dict[str, Any]:
         "index_location": "end",
     }
     return {"name": "sharding_indexed", "configuration": configuration}
-
-
-def document(metadata: Mapping[str, Any], attributes: Mapping[str, Any]) -> bytes:
-    """The bytes of a `zarr.json`."""
-    return json.dumps({**metadata, "attributes": dict(attributes)}, indent=1, allow_nan=False).encode()
-
-
-GROUP = {"zarr_format": 3, "node_type": "group"}
-
-
-def chunk_key(array: str, ndim: int, first: int = 0) -> str:
-    """The key of a chunk of `array` whose grid position is (first, 0, 0, ...)."""
-    return "/".join([array, "c", str(first), *["0"] * (ndim - 1)])
-
-
-def shard_index(nbytes: npt.NDArray[np.uint64], slots: int) -> bytes:
-    """The index of a shard whose chunks lie one after the other; `nbytes` 0 is an absent chunk; missing: absent."""
-    index = np.full((slots, 2), ABSENT, "<u8")
-    sizes = nbytes.astype("<u8")
-    present = np.flatnonzero(sizes)
-    index[present, 0] = (np.cumsum(sizes) - sizes)[present]
-    index[present, 1] = sizes[present]
-    return index.tobytes() + int(crc32c(index.tobytes())).to_bytes(4, "little")
-
-
-def index_bytes(slots: int) -> int:
-    """The size of a shard's index with its checksum."""
-    return slots * 16 + 4
-
-
-def parse_index(data: bytes, room: int, where: str) -> npt.NDArray[np.uint64]:
-    """(slots, 2) offsets and sizes of the index `data`; every present chunk must lie in the first `room` bytes."""
-    if int.from_bytes(data[-4:], "little") != crc32c(data[:-4]):
-        raise StoreFormatError(f"{where}: the shard's index does not match its checksum; the file is damaged")
-    index = np.frombuffer(data[:-4], "<u8").reshape(-1, 2)
-    offset, nbytes = index[(index != ABSENT).any(axis=1)].T
-    if (nbytes > room).any() or (offset > room - nbytes).any():
-        raise StoreFormatError(f"{where}: the shard's index points beyond its data; the file is damaged")
-    return index

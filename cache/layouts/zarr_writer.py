@@ -1,4 +1,4 @@
-"""Completing the Zarr form: the shard files are in place, columns and metadata are added."""
+"""Completing a store in the Zarr layout: columns and metadata are added beside the shard files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,43 +7,43 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache.files.durable import remove_attempts, sync_tree, write_whole, writing
+from cache.files.durable import disk_errors, remove_temporary_files, sync_tree, write_atomically
 from cache.format.spec import FORMAT_NAME, FORMAT_VERSION, StoreSpec, element_encoding
-from cache.layouts import zarr_metadata as zarr_format
+from cache.layouts import zarr_metadata
 from cache.layouts.zarr_reader import CODES, FRAMES
 
 
 def complete(
     shards: Path, target: Path, spec: StoreSpec, columns: Mapping[str, npt.NDArray[Any]], manifest: Mapping[str, Any]
 ) -> None:
-    """Write columns and metadata into `target`, which is `shards`: the shard files are where they stay."""
-    assert shards == target  # noqa: S101 - only our own writer calls
-    remove_attempts(target)
+    """Write columns and metadata into `target`, which must be `shards`."""
+    assert shards == target  # noqa: S101 - only our own writer calls this
+    remove_temporary_files(target)
     _write_arrays(target, spec, columns)
     write_manifest(target, manifest)
 
 
 def _write_arrays(root: Path, spec: StoreSpec, columns: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write every column and every `zarr.json` but the root's; `write_manifest` brings them to the disk."""
-    _write_document(root / CODES, zarr_format.codes_metadata(spec), CODES)
+    """Write every column and every `zarr.json` except the root's; `write_manifest` brings them to the disk."""
+    _write_document(root / CODES, zarr_metadata.codes_metadata(spec), CODES)
     if spec.frames:
-        _write_document(root / FRAMES, zarr_format.frames_metadata(spec), FRAMES)
+        _write_document(root / FRAMES, zarr_metadata.frames_metadata(spec), FRAMES)
     for path, column in columns.items():
-        _write_document(root / path, zarr_format.column_metadata(column.dtype.str, column.shape), path)
+        _write_document(root / path, zarr_metadata.column_metadata(column.dtype.str, column.shape), path)
         if column.size:
-            key = zarr_format.chunk_key(path, column.ndim)
-            write_whole(root / key, [np.ascontiguousarray(column).tobytes()], durable=False)
+            key = zarr_metadata.chunk_key(path, column.ndim)
+            write_atomically(root / key, [np.ascontiguousarray(column).tobytes()], durable=False)
     for group in sorted({path.partition("/")[0] for path in [*columns, CODES]}):
-        write_whole(root / group / "zarr.json", [zarr_format.document(zarr_format.GROUP, {})], durable=False)
+        write_atomically(root / group / "zarr.json", [zarr_metadata.document(zarr_metadata.GROUP, {})], durable=False)
 
 
 def write_manifest(root: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the root's `zarr.json`, which holds the manifest: with it the directory becomes a store."""
+    """Write the root's `zarr.json` with the manifest, which makes the directory a store, after syncing all else."""
     attributes = {"encoding-type": FORMAT_NAME, "encoding-version": str(FORMAT_VERSION), "manifest": manifest}
-    with writing(root, 0):
+    with disk_errors(root, 0):
         sync_tree(root)
-    write_whole(root / "zarr.json", [zarr_format.document(zarr_format.GROUP, attributes)])
+    write_atomically(root / "zarr.json", [zarr_metadata.document(zarr_metadata.GROUP, attributes)])
 
 
 def _write_document(directory: Path, metadata: Mapping[str, Any], path: str) -> None:
-    write_whole(directory / "zarr.json", [zarr_format.document(metadata, element_encoding(path))], durable=False)
+    write_atomically(directory / "zarr.json", [zarr_metadata.document(metadata, element_encoding(path))], durable=False)

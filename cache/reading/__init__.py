@@ -1,1 +1,1 @@
-"""Opening a store and reading it."""
+"""Opening and reading a store."""

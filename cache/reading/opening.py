@@ -1,4 +1,4 @@
-"""Finding out what lies at a path or URL, and opening it if it is a store."""
+"""Opening a store: `open_store` finds out what is at a path or URL."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from cache.layouts.base import MAX_DOCUMENT, Layout
 from cache.reading.store import Store
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-ONE_FILE = (".h5", ".hdf5", ".zip")
-ROOT = "zarr.json"  # the document that makes a directory a store
+ONE_FILE = (".h5", ".hdf5", ".zip")  # suffixes of stores that are one file
+ROOT = "zarr.json"  # the document that makes a directory a Zarr store
 
 
 def open_store(
@@ -24,32 +24,35 @@ def open_store(
     local: str | Path | None = None,
     local_bytes: int | None = None,
 ) -> Store:
-    """Open the store at `path`: a Zarr directory, an HDF5 file, an archive of `cache pack`, or the URL of one.
+    """Open the store at `path`: a Zarr directory, an HDF5 file, an archive of `cache pack`, or the URL of one of these.
 
     Args:
-        path: a path, or a `file://`, `http(s)://`, `s3://` or `hf://` URL.
-        allow_incomplete: open a staging directory too.
-        local: the folder that keeps what was fetched from a URL; $POSE_TEACHER_CACHE_DIR or the user's cache folder.
-        local_bytes: how much it may keep, 0 for nothing; $POSE_TEACHER_CACHE_BYTES or 32 GiB.
+        path: A path, or a `file://`, `http(s)://`, `s3://` or `hf://` URL.
+        allow_incomplete: Also open an unfinished store, given its staging directory.
+        local: The folder that keeps what is fetched from a URL; default: $POSE_TEACHER_CACHE_DIR, or else a folder in
+            the user's cache folder.
+        local_bytes: How many bytes it may keep, 0 for none; default: $POSE_TEACHER_CACHE_BYTES, or else 32 GiB.
 
     Raises:
-        StoreNotFoundError: nothing is there.
-        StoreFormatError: it is not a store, is of a newer version, or is damaged.
-        StoreError: it is not complete, and `allow_incomplete` is false; or its server does not answer.
+        StoreNotFoundError: There is nothing at `path`.
+        StoreFormatError: It is not a store, is of a newer version of the format, or is damaged.
+        StoreError: It is incomplete and `allow_incomplete` is false, or its server does not answer.
     """
     place = locate(path)
     if isinstance(place, Location):
         limit = default_bytes() if local_bytes is None else local_bytes
         store = Store(_remote_layout(place, BlockFolder(Path(local) if local else default_folder(), limit)))
     else:
-        store = Store(find_layout(_staged(place.absolute(), allow_incomplete)))  # survives a change of directory
+        store = Store(
+            find_layout(_staged(place.absolute(), allow_incomplete))
+        )  # an absolute path stays valid after a change of directory
     if not (store.complete or allow_incomplete):
-        raise StoreError(f"{place}: the manifest says that it is not complete; run the same command with --resume")
+        raise StoreError(f"{place}: the store is not complete; run the same command again with --resume")
     return store
 
 
 def _staged(root: Path, allow_incomplete: bool) -> Path:
-    """The store itself, which a staging directory holds once it has been assembled."""
+    """`root`, or the assembled store in it if `root` is a staging directory."""
     if not (root / PLAN).is_file():
         return root
     if not allow_incomplete:
@@ -61,7 +64,7 @@ def _staged(root: Path, allow_incomplete: bool) -> Path:
 
 
 def find_layout(root: Path) -> Layout:
-    """How the store at `root` is laid out, told by what is there; nothing of it has been checked."""
+    """The layout of the store at the path `root`, from its files; the store itself is not checked."""
     if (root / ROOT).is_file():
         from cache.layouts.zarr_reader import ZarrLayout
 
@@ -74,7 +77,7 @@ def find_layout(root: Path) -> Layout:
 
 
 def _remote_layout(root: Location, blocks: BlockFolder) -> Layout:
-    """How the store at a URL is laid out; its list of files is used if it is the list of what is there now."""
+    """The layout of the store at the URL `root`; the list beside it is used if it matches the store's root document."""
     from cache.files.client import Remote
     from cache.files.listing import MAX_LIST, SUFFIX, parse_file_list, sha256_of_bytes
     from cache.files.remote import RemoteFiles
@@ -85,24 +88,24 @@ def _remote_layout(root: Location, blocks: BlockFolder) -> Layout:
     document = None if root.suffix in ONE_FILE else remote.read_whole(ROOT, MAX_DOCUMENT)
     if document is not None:
         entry = listed.files.get(ROOT) if listed else None
-        fits = entry is not None and entry.sha256 == sha256_of_bytes(document)
-        files = RemoteFiles(remote, blocks, listed if fits else None)
-        files.prefetch(key for key in (listed.files if listed and fits else ()) if key.endswith("zarr.json"))
+        is_current = entry is not None and entry.sha256 == sha256_of_bytes(document)
+        files = RemoteFiles(remote, blocks, listed if is_current else None)
+        files.prefetch(key for key in (listed.files if listed and is_current else ()) if key.endswith("zarr.json"))
         return ZarrLayout(files)
     if remote.stat("") is None:
-        raise StoreNotFoundError(f"{root}: no such store; is it a URL of a store, and was its upload finished?")
+        raise StoreNotFoundError(f"{root}: no such store; is it the URL of a store, and is its upload finished?")
     return _one_file(RemoteFiles(remote, blocks))
 
 
 def _one_file(files: ReadableFiles) -> Layout:
-    """The layout of a store that is one file, told by its first bytes."""
+    """The layout of a store that is one file, from its first bytes."""
     beginning = files.read("", 0, min(len(HDF5_SIGNATURE), files.size("")))
     if beginning.startswith(ZIP_SIGNATURE):
         from cache.layouts.zarr_reader import ZarrLayout
 
         return ZarrLayout(ZipFiles(files))
     if beginning != HDF5_SIGNATURE:
-        raise StoreFormatError(f"{files.root}: neither a Zarr directory nor an HDF5 file nor an archive of a store")
-    from cache.layouts.hdf5_reader import Hdf5Layout  # h5py takes a quarter of a second to import
+        raise StoreFormatError(f"{files.root}: neither a Zarr directory, nor an HDF5 file, nor an archive of a store")
+    from cache.layouts.hdf5_reader import Hdf5Layout  # importing h5py takes a quarter of a second
 
     return Hdf5Layout(files)

@@ -1,4 +1,7 @@
-"""The columns of one group as a mapping, each read when it is first asked for."""
+"""The columns of an open store; each is read when it is first used, and kept.
+
+`StoredColumns` reads any column by its path; `ColumnTable` is the mapping of one group, e.g. `store.instances`.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,20 +17,20 @@ from cache.layouts.base import Extent
 
 
 class StoredColumns:
-    """Path -> column, read-only, of the arrays that `declared` names and whose bytes lie at `extents`."""
+    """Path -> column, read-only; `declared` has the dtypes and shapes, `extents` where the bytes are."""
 
     def __init__(self, files: ReadableFiles, declared: Columns, extents: Mapping[str, Extent]) -> None:
         self._files, self.declared, self._extents = files, declared, extents
         self._read: dict[str, npt.NDArray[Any]] = {}
 
     def column(self, path: str) -> npt.NDArray[Any]:
-        """The column at `path`; a `StoreError` if there is none, or if it holds what is not finite."""
+        """The column at `path`; `StoreError` if there is none, or if a value is not finite."""
         found = self._read.get(path)
         if found is None:
-            found = self._read[path] = self._column(path)
+            found = self._read[path] = self._read_column(path)
         return found
 
-    def _column(self, path: str) -> npt.NDArray[Any]:
+    def _read_column(self, path: str) -> npt.NDArray[Any]:
         if path not in self.declared:
             raise StoreError(f"{self._files.root}: no column {path!r}; there are {sorted(self.declared)}")
         dtype, shape = self.declared[path]
@@ -38,7 +41,7 @@ class StoredColumns:
 
 
 class ColumnTable(Mapping[str, Any]):
-    """Name -> column of `group`, an array or, for file names, a list of str."""
+    """Name -> column of `group`: an array or, for file names, a list of str."""
 
     def __init__(self, group: str, stored: StoredColumns) -> None:
         self._group = group

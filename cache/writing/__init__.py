@@ -1,1 +1,1 @@
-"""Writing a store so that it is complete or not there."""
+"""Writing a store: shards grow in a staging directory, which becomes the store when it is complete."""

@@ -1,8 +1,8 @@
-"""One run at a time: the lock of a staging directory.
+"""The lock of a staging directory, which lets one run at a time write there.
 
-It is the kernel's lock of a file, so that it ends with the process that held it, however that ended. Whoever begins or
-resumes a run must be alone for a moment, then shares the lock with the processes that join it; a second run finds it
-taken. Where a file system has no locks, runs are not kept apart.
+It is a file lock of the kernel, so it ends with the process that holds it, however the process ends. A process that
+starts or resumes a run takes the lock exclusively for a moment, and then shares it with the processes that join the
+run; a second run is refused. On file systems without locks, two runs are not kept apart.
 """
 
 import errno
@@ -15,38 +15,38 @@ from weakref import WeakValueDictionary
 
 from cache.errors import StoreError
 
-LOCK = "lock"  # a file of the staging directory; says who holds it
-_WITHOUT = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # file systems that know no locks
+LOCK = "lock"  # file in the staging directory, with the name of the process that holds it
+_NOT_SUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # errors of file systems without locks
 
 
 class StagingLock:
-    """Held until it is garbage: by the `Writer`, or by nobody once its process has ended."""
+    """A lock that is held until this object is deleted, or until its process ends."""
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
 
     def is_of(self, path: Path) -> bool:
-        """Is the locked file still the one at `path`, and not one that was deleted?"""
+        """Whether the locked file is the one that is now at `path`; it may have been deleted and made again."""
         return path.exists() and os.path.samestat(os.fstat(self._file.fileno()), path.stat())
 
 
-_held: WeakValueDictionary[str, StagingLock] = WeakValueDictionary()  # what this process holds already
+_held: WeakValueDictionary[str, StagingLock] = WeakValueDictionary()  # by path: the locks that this process holds
 
 
 def lock(directory: Path, *, join: bool = False) -> StagingLock:
-    """Take the lock of a staging directory, or share it with the run that `join` names; `StoreError` if taken."""
+    """Take the lock of a staging directory, or share it with the current run if `join`; `StoreError` if it is taken."""
     path = directory.absolute() / LOCK
     held = _held.get(str(path))
     if held is not None and held.is_of(path):
         return held
-    taken = StagingLock(_locked(path, join))
+    taken = StagingLock(_lock_file(path, join))
     if not taken.is_of(path):
-        raise StoreError(f"{directory}: finished or removed by another process just now; run the command again")
+        raise StoreError(f"{directory}: another process has just finished or removed it; run the command again")
     _held[str(path)] = taken
     return taken
 
 
-def _locked(path: Path, join: bool) -> FileIO:
+def _lock_file(path: Path, join: bool) -> FileIO:
     file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b")
     try:
         if not join:
@@ -58,6 +58,6 @@ def _locked(path: Path, join: bool) -> FileIO:
         holder = os.pread(file.fileno(), 200, 0).decode(errors="replace") or "another process"
         raise StoreError(f"{path.parent}: being written by {holder}; let it finish, or stop it first") from None
     except OSError as error:
-        if error.errno not in _WITHOUT:
+        if error.errno not in _NOT_SUPPORTED:
             raise StoreError(f"{path}: cannot be locked: {error.strerror}") from error
     return file

@@ -1,4 +1,7 @@
-"""Writing one shard: records are encoded as they come, kept compressed, and written whole at the end."""
+"""Writing one shard: records are encoded and compressed as they come, and all written at the end.
+
+`ShardWriter` writes new records; `copy_record` copies one from another store without encoding it again.
+"""
 
 import threading
 from collections.abc import Callable
@@ -11,20 +14,23 @@ import numpy.typing as npt
 
 from cache.codec.base import ERROR_KINDS, Encoded
 from cache.errors import StoreError, StoreFormatError
+from cache.files.durable import write_atomically
 from cache.format import compress
 from cache.format.integrity import UNWRITTEN_DIGEST, record_checksums, record_digest
 from cache.format.spec import FRAME_CHUNK, StoreSpec
-from cache.layouts import zarr_metadata as zarr_format
+from cache.layouts import zarr_metadata
 from cache.layouts.zarr_reader import codes_key, frames_key
 from cache.reading.store import Store
 from cache.writing import staging
 
+ErrorOf = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float64]]
+
 
 class _Record(NamedTuple):
-    """One instance, ready to write."""
+    """The record of one instance, ready to write."""
 
-    chunks: list[bytes]  # compressed maps, one a view
-    frame: bytes
+    chunks: list[bytes]  # compressed maps, one per view
+    frame: bytes  # empty without frames
     peak: npt.NDArray[np.float32]  # (V, K)
     checksum: list[int]  # (V + 1)
     digest: bytes
@@ -32,15 +38,15 @@ class _Record(NamedTuple):
 
 
 class ShardWriter:
-    """Takes the records of one shard, in any order and from any thread; leaving the `with` block writes them.
+    """Accepts the records of one shard, in any order and from any thread; writes them at the end of its `with` block.
 
-    Leaving it by an exception writes nothing. Every instance of the shard must have been put or skipped.
+    After an exception in the block, nothing is written. Every instance of the shard must be put or skipped.
     """
 
-    def __init__(self, staging_directory: Path, spec: StoreSpec, form: str, shard: int) -> None:
+    def __init__(self, staging_directory: Path, spec: StoreSpec, layout: str, shard: int) -> None:
         self._staging = staging_directory
         self._spec = spec
-        self._compress = compress.zstd_compress if form == "zarr" else compress.deflate_compress
+        self._compress = compress.zstd_compress if layout == "zarr" else compress.deflate_compress
         self._shard = shard
         self._range = spec.shard_range(shard)
         self._records: dict[int, _Record | None] = {}
@@ -56,10 +62,11 @@ class ShardWriter:
             self._commit()
 
     def put(self, index: int, heatmaps: npt.NDArray[np.float32], frame: bytes | None = None) -> None:
-        """Encode one instance: heatmaps (V, K, H, W) float32 and the bytes of its frame, if the store has frames.
+        """Encode and keep one instance: heatmaps (V, K, H, W) float32 and, if the store has frames, the frame's bytes.
 
         Raises:
-            StoreError: instance not of this shard, or put before; wrong shape, a value that is not finite, no frame.
+            StoreError: The instance is not of this shard or was put before, the heatmaps have another shape or dtype or
+                a value that is not finite, or the frame is missing or too large.
         """
         expected = (self._spec.views, *self._spec.map_shape)
         if heatmaps.shape != expected or heatmaps.dtype != np.float32:
@@ -73,16 +80,16 @@ class ShardWriter:
         self.put_encoded(index, encoded, frame)
 
     def put_encoded(self, index: int, encoded: Encoded, frame: bytes | None = None) -> None:
-        """Take one instance whose maps are coded already, as another form of the store holds them."""
+        """Keep one instance whose maps are already encoded, e.g. those of another store."""
         self._check_frame(index, frame)
         stored, peak, error = encoded
         chunks = [self._compress(view) for view in stored]
         checksum, digest = record_checksums(stored, peak, frame), record_digest(stored, peak, frame)
-        self._keep(index, _Record(chunks, frame or b"", peak, checksum, digest, error))
+        self._add(index, _Record(chunks, frame or b"", peak, checksum, digest, error))
 
     def skip(self, index: int) -> None:
-        """Leave an instance unwritten: the store's mask says so, and reading it raises."""
-        self._keep(index, None)
+        """Leave an instance unwritten: it is marked in the store, and reading it raises `MissingRecordError`."""
+        self._add(index, None)
 
     def _check_frame(self, index: int, frame: bytes | None) -> None:
         if (frame is not None) != self._spec.frames:
@@ -93,7 +100,7 @@ class ShardWriter:
                 f"instance {index}: a frame of {len(frame)} bytes; frame_limit is {self._spec.frame_limit}"
             )
 
-    def _keep(self, index: int, record: _Record | None) -> None:
+    def _add(self, index: int, record: _Record | None) -> None:
         with self._lock:
             if index not in self._range or index in self._records:
                 problem = "is not of" if index not in self._range else "was already put in"
@@ -125,50 +132,19 @@ class ShardWriter:
         self._write(frames_key(self._shard), chunks, self._spec.shard_frame_bytes // FRAME_CHUNK)
 
     def _write(self, key: str, chunks: list[bytes], slots: int) -> None:
-        index = zarr_format.shard_index(np.array([len(chunk) for chunk in chunks], np.uint64), slots)
-        staging.write_whole(self._staging / "store" / key, [*chunks, index])
+        index = zarr_metadata.shard_index(np.array([len(chunk) for chunk in chunks], np.uint64), slots)
+        write_atomically(self._staging / "store" / key, [*chunks, index])
 
 
-def _receipt(records: list[_Record | None], spec: StoreSpec) -> dict[str, npt.NDArray[Any]]:
-    """The shard's rows of the columns that depend on the records, zeros where one was skipped."""
-    rows = len(records)
-    receipt: dict[str, npt.NDArray[Any]] = {
-        "written": np.array([record is not None for record in records], "|u1"),
-        "peak": np.zeros((rows, spec.views, spec.joints), "<f4"),
-        "checksum": np.zeros((rows, spec.views + 1), "<u4"),
-        "nbytes": np.array([len(record.frame) if record else 0 for record in records], "<u4"),
-        "digest": np.frombuffer(b"".join(r.digest if r else UNWRITTEN_DIGEST for r in records), "|u1").reshape(
-            rows, 32
-        ),
-        "error": np.zeros((rows, 3, len(ERROR_KINDS))),  # sum, worst and number of maps
-    }
-    for row, record in enumerate(records):
-        if record:
-            receipt["peak"][row] = record.peak
-            receipt["checksum"][row] = record.checksum
-            receipt["error"][row] = _summary(record.error.reshape(-1, len(ERROR_KINDS)))
-    return receipt
-
-
-def _summary(error: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(sum, worst, number) over maps (n, kinds) of the divergences that exist."""
-    exists = ~np.isnan(error)
-    known = np.where(exists, error, 0)
-    return np.stack([known.sum(axis=0), known.max(axis=0), exists.sum(axis=0)])
-
-
-ErrorOf = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float64]]
-
-
-def _unknown(peak: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """The teacher's own maps are not in a store: the error of a copy cannot be measured."""
+def _unknown_error(peak: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """(V, K, kinds) of nan: the error of a copy cannot be measured, since a store lacks the teacher's own maps."""
     return np.full((*peak.shape, len(ERROR_KINDS)), np.nan)
 
 
-def copy_record(store: Store, shard: ShardWriter, index: int, error_of: ErrorOf = _unknown) -> None:
-    """Put an instance as `store` has it, every checksum checked, or skip what was never written.
+def copy_record(store: Store, shard: ShardWriter, index: int, error_of: ErrorOf = _unknown_error) -> None:
+    """Copy an instance from `store` as it is, after checking its checksums; skip one that was never written.
 
-    `error_of` gives what to note as the codec's error, (V, K, kinds) in nats, of the peaks (V, K).
+    `error_of` returns the error of the codec to record, (V, K, kinds) in nats, for peaks (V, K).
     """
     if not store.written[index]:
         shard.skip(index)
@@ -181,3 +157,31 @@ def copy_record(store: Store, shard: ShardWriter, index: int, error_of: ErrorOf 
 def frame_or_none(store: Store, index: int) -> bytes | None:
     """The frame's bytes, if the store has frames."""
     return store.frame(index) if store.has_frames else None
+
+
+def _receipt(records: list[_Record | None], spec: StoreSpec) -> dict[str, npt.NDArray[Any]]:
+    """The shard's rows of the columns that depend on the records; zeros for a skipped instance."""
+    rows = len(records)
+    receipt: dict[str, npt.NDArray[Any]] = {
+        "written": np.array([record is not None for record in records], "|u1"),
+        "peak": np.zeros((rows, spec.views, spec.joints), "<f4"),
+        "checksum": np.zeros((rows, spec.views + 1), "<u4"),
+        "nbytes": np.array([len(record.frame) if record else 0 for record in records], "<u4"),
+        "digest": np.frombuffer(b"".join(r.digest if r else UNWRITTEN_DIGEST for r in records), "|u1").reshape(
+            rows, 32
+        ),
+        "error": np.zeros((rows, 3, len(ERROR_KINDS))),  # sum, worst, number of maps
+    }
+    for row, record in enumerate(records):
+        if record:
+            receipt["peak"][row] = record.peak
+            receipt["checksum"][row] = record.checksum
+            receipt["error"][row] = _summary(record.error.reshape(-1, len(ERROR_KINDS)))
+    return receipt
+
+
+def _summary(error: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(3, kinds): sum, worst and number of the divergences (n, kinds) that are not nan."""
+    exists = ~np.isnan(error)
+    known = np.where(exists, error, 0)
+    return np.stack([known.sum(axis=0), known.max(axis=0), exists.sum(axis=0)])

@@ -1,12 +1,12 @@
-"""The staging directory `PATH.partial`, where a store grows until it is whole.
+"""The staging directory `PATH.partial`, where a store is written until it is complete.
 
-    lock               one run at a time (cache/lock.py)
-    plan.json          what is being made; a run that would make something else is refused
+    lock               held by the current run (cache/writing/lock.py)
+    plan.json          identifies the run; a run with another plan is refused
     receipts/K.npz     the columns of shard K, written after its files: the shard is done
-    store/...          shard files where the Zarr form has them (for HDF5 they hold deflated chunks, joined at the end)
-    store.h5           the HDF5 form, once joined
+    store/...          shard files in the Zarr layout (for HDF5 they hold deflated chunks, which are copied at the end)
+    store.h5           the store in the HDF5 layout, once assembled
 
-Every file is written beside its place, synchronised and renamed, so that what has its name is whole.
+Every file is written under a temporary name, synchronised and renamed: a file under its own name is complete.
 """
 
 import hashlib
@@ -21,32 +21,30 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import StoreError, StoreFormatError, StoreNotFoundError
-from cache.files.durable import write_whole
+from cache.files.durable import write_atomically
 from cache.format.manifest import VOLATILE, differences
 from cache.format.spec import FORMAT_NAME, PLAN
 from cache.writing.lock import LOCK
 
-REPAIR = "repair"  # entry of the plan: what is known of the damaged store that this one replaces
-
-
-Receipt = Mapping[str, npt.NDArray[Any]]
+REPAIR = "repair"  # entry of the plan: facts about the damaged store that the new one replaces
+Receipt = Mapping[str, npt.NDArray[Any]]  # name -> the shard's rows of a column
 
 
 def staging_path(path: Path) -> Path:
-    """Where the store `path` is staged."""
+    """The staging directory of the store `path`."""
     return path.with_name(path.name + ".partial")
 
 
 def make_plan(
-    form: str, spec: Mapping[str, Any], provenance: Any, columns: Mapping[str, npt.NDArray[Any]] | None
+    layout: str, spec: Mapping[str, Any], provenance: Any, columns: Mapping[str, npt.NDArray[Any]] | None
 ) -> dict[str, Any]:
-    """The document that identifies a run, with the SHA-256 of the columns that the caller gave, if they are known."""
+    """The document that identifies a run, with the SHA-256 of the columns that the caller gave (None if unknown)."""
     hashes = {name: hashlib.sha256(column.data).hexdigest() for name, column in (columns or {}).items()} or None
-    return {"format": FORMAT_NAME, "form": form, "spec": spec, "columns": hashes, "provenance": provenance}
+    return {"format": FORMAT_NAME, "form": layout, "spec": spec, "columns": hashes, "provenance": provenance}
 
 
 def read_plan(staging: Path) -> dict[str, Any]:
-    """The plan of a staging directory; `StoreFormatError` if it is not one of ours."""
+    """The plan of a staging directory; `StoreError` if it is not the staging directory of a store."""
     try:
         plan = json.loads((staging / PLAN).read_bytes())
     except FileNotFoundError:
@@ -59,23 +57,23 @@ def read_plan(staging: Path) -> dict[str, Any]:
 
 
 def awaits_repair(path: Path) -> bool:
-    """Is the store `path` a damaged one whose repair was begun: good shards are staged, the others to be made again?"""
+    """Whether a repair of the store `path` is staged: good shards are kept, and the others must be written again."""
     staging = staging_path(path)
     return (staging / PLAN).is_file() and REPAIR in read_plan(staging)
 
 
-def is_unbegun(staging: Path, plan: str = PLAN) -> bool:
-    """Was the run killed before its plan was whole, so that there is nothing but an attempt at it?"""
+def has_no_plan(staging: Path, plan: str = PLAN) -> bool:
+    """Whether there is only a lock and temporary files: the run was killed before its plan was written."""
     return staging.is_dir() and all(
         entry.name == LOCK or entry.name.startswith(f".{plan}.") for entry in staging.iterdir()
     )
 
 
 def refuse_changed_plan(staging: Path, plan: Mapping[str, Any]) -> None:
-    """Raise `StoreError` naming the fields in which `plan` differs from the one that the directory was begun with."""
+    """Raise `StoreError` if `plan` differs from the plan of the staging directory; the message names the fields."""
     begun = read_plan(staging)
     ignored = [REPAIR, *(f"provenance.{name}" for name in VOLATILE)]
-    if begun.get("columns") is None:  # a repair that cannot tell whether the store's columns are sound
+    if begun.get("columns") is None:  # a repair of a store whose columns may be damaged
         ignored.append("columns")
     changed = differences(begun, plan, ignore=ignored)
     if changed:
@@ -87,10 +85,10 @@ def refuse_changed_plan(staging: Path, plan: Mapping[str, Any]) -> None:
 
 
 def write_receipt(staging: Path, shard: int, receipt: Receipt) -> None:
-    """Mark a shard, whose files are on the disk, as done."""
+    """Mark a shard as done; its files must be on the disk."""
     buffer = io.BytesIO()
     np.savez(buffer, **receipt)  # type: ignore[arg-type]
-    write_whole(_receipt_path(staging, shard), [buffer.getvalue()])
+    write_atomically(_receipt_path(staging, shard), [buffer.getvalue()])
 
 
 def read_receipt(staging: Path, shard: int) -> dict[str, npt.NDArray[Any]]:
@@ -104,7 +102,7 @@ def read_receipt(staging: Path, shard: int) -> dict[str, npt.NDArray[Any]]:
 
 
 def has_receipt(staging: Path, shard: int) -> bool:
-    """Is the shard done?"""
+    """Whether the shard is done."""
     return _receipt_path(staging, shard).is_file()
 
 

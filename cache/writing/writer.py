@@ -1,4 +1,4 @@
-"""Making a store: `create_store`, shards, `assemble`, `publish`.
+"""Writing a store with `create_store`, shard by shard.
 
     writer = create_store(path, spec, provenance, instances, ground_truth, frame_affine, view_affine, view_flip)
     for number in writer.pending_shards():
@@ -8,9 +8,9 @@
     store = writer.assemble()
     writer.publish(metrics)
 
-Killed anywhere, the same calls with `resume=True` go on after the last whole shard and end with the same content.
-Several processes may write different shards of one staging directory: one begins, assembles and publishes, the others
-say `join=True`.
+If the process is killed at any point, the same calls with `resume=True` continue after the last complete shard and give
+the same content. Several processes may write different shards of one staging directory: one creates, assembles and
+publishes the store, the others pass `join=True`.
 """
 
 import shutil
@@ -28,15 +28,16 @@ from cache.format.columns import given_columns, record_columns
 from cache.format.integrity import content_hash, seal
 from cache.format.manifest import plain_json
 from cache.format.spec import FORMAT_NAME, FORMAT_VERSION, PLAN, StoreSpec
+from cache.layouts.base import LayoutWriter
 from cache.reading.opening import open_store
 from cache.reading.store import Store
 from cache.writing import staging
 from cache.writing.lock import StagingLock, lock
 from cache.writing.shard import ShardWriter
-from cache.writing.target import form_of, make_way, put_in_place
+from cache.writing.target import layout_of, move_into_place, prepare_target
 
 
-def create_store(  # noqa: PLR0913 - all that identifies a run
+def create_store(  # noqa: PLR0913 - everything that identifies a run
     path: str | Path,
     spec: StoreSpec,
     provenance: Mapping[str, Any],
@@ -50,30 +51,32 @@ def create_store(  # noqa: PLR0913 - all that identifies a run
     overwrite: bool = False,
     join: bool = False,
 ) -> "Writer":
-    """Begin, or go on with, a store at `path`, which must end in `.zarr`, `.h5` or `.hdf5`.
+    """Create a store at `path`, or continue an unfinished one.
 
     Args:
-        path: the finished store; until then everything is in `path.partial`.
-        spec: sizes and codec.
-        provenance: JSON values; all but `software` and `created` identify the run.
-        instances: columns of N rows, those of `cache.format.spec.INSTANCE_COLUMNS` and any further numeric ones.
-        ground_truth: columns of all annotations of the instances' images, crowd and unlabelled ones too.
+        path: The finished store; it must end in `.zarr`, `.h5` or `.hdf5`, which chooses the layout. Until the store is
+            published, all its files are in `path.partial`.
+        spec: Sizes and codec.
+        provenance: JSON values; all entries except `software` and `created` identify the run.
+        instances: Columns of N rows: those of `cache.format.spec.INSTANCE_COLUMNS`, and any further numeric ones.
+        ground_truth: Columns of all annotations of the instances' images, including crowds and unlabelled ones.
         frame_affine: (N, 2, 3) image pixels -> frame pixels.
-        view_affine: (N, V, 2, 3) frame pixels -> teacher input pixels, including the mirror.
-        view_flip: (V,) which views are mirrored.
-        resume: go on with `path.partial` if it is there.
-        overwrite: start anew, and replace the store at `path` when the new one is whole.
-        join: write shards of a run that another process has begun and will publish; nothing is made or removed.
+        view_affine: (N, V, 2, 3) frame pixels -> teacher input pixels, including the mirroring of a flipped view.
+        view_flip: (V,) nonzero for a mirrored view.
+        resume: Continue with `path.partial` if it exists.
+        overwrite: Start again, and replace the store at `path` when the new one is complete.
+        join: Write shards of a run that another process has created and will publish; nothing is made or removed.
 
     Raises:
         StoreError: `path` or its staging directory exists and neither `resume` nor `overwrite` allows it; the staging
-            directory belongs to a different run (its fields are named) or is being written; columns of wrong shape.
+            directory belongs to a different run (the message names the fields) or is being written; a column is missing
+            or has a wrong shape.
     """
     target = Path(path)
     columns = given_columns(spec, instances, ground_truth, frame_affine, view_affine, view_flip)
-    plan = staging.make_plan(form_of(target), spec.to_json(), plain_json(provenance, "provenance"), columns)
+    plan = staging.make_plan(layout_of(target), spec.to_json(), plain_json(provenance, "provenance"), columns)
     if not join:
-        make_way(target, resume=resume, overwrite=overwrite)
+        prepare_target(target, resume=resume, overwrite=overwrite)
     return begin(target, spec, plan, columns, join=join)
 
 
@@ -85,22 +88,22 @@ def begin(
     *,
     join: bool = False,
 ) -> "Writer":
-    """Lock the staging directory of `path` and write its plan, or see that it has the same one."""
+    """Lock the staging directory of `path` and write its plan, or check that it has the same plan."""
     directory = staging.staging_path(path)
     if join:
         staging.read_plan(directory)
-    with durable.writing(directory.parent, 0):
+    with durable.disk_errors(directory.parent, 0):
         durable.make_folder(directory)
     held = lock(directory, join=join)
     if (directory / PLAN).exists():
         staging.refuse_changed_plan(directory, plan)
     else:
-        staging.write_whole(directory / PLAN, [durable.json_bytes(plan)])
+        durable.write_atomically(directory / PLAN, [durable.json_bytes(plan)])
     return Writer(path, spec, plan, columns, held)
 
 
 class Writer:
-    """A store that is being made; see `create_store`."""
+    """A store that is being written; `create_store` makes it."""
 
     def __init__(
         self,
@@ -113,7 +116,7 @@ class Writer:
         self.path = path
         self.spec = spec
         self._lock = held
-        self._form: str = plan["form"]
+        self._layout: str = plan["form"]
         self._plan = plan
         self._columns = columns
         self._staging = staging.staging_path(path)
@@ -122,51 +125,57 @@ class Writer:
 
     @property
     def replaces(self) -> str | None:
-        """The content hash that a damaged store had when it was whole, if this run repairs one."""
+        """The original content hash of the damaged store that this run repairs; None for any other run."""
         return self._damaged.get("content_sha256")
 
     def pending_shards(self) -> list[int]:
-        """The shards that are not yet written."""
+        """The shards that are not written yet."""
         return [shard for shard in range(self.spec.shards) if not staging.has_receipt(self._staging, shard)]
 
     def shard_range(self, shard: int) -> range:
-        """The instances of a shard."""
+        """The rows of a shard."""
         return self.spec.shard_range(shard)
 
     def shard(self, shard: int) -> ShardWriter:
-        """A context that writes one shard when it is left."""
-        return ShardWriter(self._staging, self.spec, self._form, shard)
+        """A context manager that writes one shard at the end of its block."""
+        return ShardWriter(self._staging, self.spec, self._layout, shard)
 
     def assemble(self) -> Store:
-        """Complete the staged store from its shards and open it for a look before `publish`, which takes it away."""
+        """Complete the staged store from its shards and open it; it is moved by `publish`.
+
+        Raises:
+            StoreError: Some shards are not written yet.
+        """
         pending = self.pending_shards()
         if pending:
             raise StoreError(f"{self._staging}: {len(pending)} of {self.spec.shards} shards are still to be written")
         receipts = [staging.read_receipt(self._staging, shard) for shard in range(self.spec.shards)]
-        columns = {**self._columns, **record_columns(self.spec, self._form, receipts)}
+        columns = {**self._columns, **record_columns(self.spec, self._layout, receipts)}
         self._manifest = self._describe(columns, receipts)
-        _form_writer(self._form).complete(self._staging / "store", self._staged, self.spec, columns, self._manifest)
+        _layout_writer(self._layout).complete(self._staging / "store", self._staged, self.spec, columns, self._manifest)
         return open_store(self._staged, allow_incomplete=True)
 
     def publish(
         self, metrics: Mapping[str, Any] | None = None, *, codec_error: Mapping[str, Any] | None = None
     ) -> Path:
-        """Give the store its final name, complete, with the teacher's `metrics`; returns the path.
+        """Complete the manifest and give the store its final name; returns the path.
 
-        `codec_error` replaces what was measured while writing, for a store that was copied from another.
+        Args:
+            metrics: The teacher's accuracy, measured from this store; JSON values.
+            codec_error: Replaces the error that was measured while writing, for a copy of another store.
         """
         if self._manifest is None:
             self.assemble()
         assert self._manifest is not None  # noqa: S101 - assemble sets it
         manifest = {**self._manifest, "teacher_metrics": plain_json(metrics, "metrics"), "complete": True}
-        manifest["codec_error"] = codec_error or self._of_all_shards(manifest)
-        _form_writer(self._form).write_manifest(self._staged, seal(manifest))
-        put_in_place(self._staged, self.path)
+        manifest["codec_error"] = codec_error or self._combine_errors(manifest)
+        _layout_writer(self._layout).write_manifest(self._staged, seal(manifest))
+        move_into_place(self._staged, self.path)
         shutil.rmtree(self._staging)
         return self.path
 
-    def _of_all_shards(self, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The codec's error; the shards kept in a repair are known by the whole store's mean and worst alone."""
+    def _combine_errors(self, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The codec's error; after a repair, only mean and worst of the old store are known for the kept shards."""
         measured, before = manifest["codec_error"], self._damaged.get("codec_error")
         if before is None or manifest["content_sha256"] == self.replaces:
             return before or measured
@@ -175,12 +184,12 @@ class Writer:
 
     @property
     def _staged(self) -> Path:
-        return self._staging / ("store" if self._form == "zarr" else "store.h5")
+        return self._staging / ("store" if self._layout == "zarr" else "store.h5")
 
     def _describe(
         self, columns: Mapping[str, npt.NDArray[Any]], receipts: list[dict[str, npt.NDArray[Any]]]
     ) -> dict[str, Any]:
-        """The manifest of the assembled, not yet published, store."""
+        """The manifest of the store, assembled but not published."""
         entries = {
             "format": FORMAT_NAME,
             "version": FORMAT_VERSION,
@@ -197,7 +206,7 @@ class Writer:
 
 
 def _codec_error(summaries: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """Mean and worst divergence in nats over all maps, from rows (N, 3, kinds) of sum, worst and number."""
+    """Mean and worst divergence in nats over all maps, from (N, 3, kinds): sum, worst and number per instance."""
     total, _, maps = summaries.sum(axis=0)
     worst = summaries[:, 1].max(axis=0)
     mean = np.divide(total, maps, out=np.zeros_like(total), where=maps > 0)
@@ -205,9 +214,9 @@ def _codec_error(summaries: npt.NDArray[np.float64]) -> dict[str, Any]:
     return {kind: {"mean": float(m), "worst": float(w), "maps": int(n)} for kind, m, w, n in values}
 
 
-def _form_writer(form: str) -> Any:
-    """The module that completes a store of this form; h5py is imported only where it is needed."""
-    if form == "zarr":
+def _layout_writer(layout: str) -> LayoutWriter:
+    """The module that completes a store of this layout; h5py is imported only if it is needed."""
+    if layout == "zarr":
         from cache.layouts import zarr_writer
 
         return zarr_writer

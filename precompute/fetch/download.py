@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from filelock import FileLock
 
-from kdcli.progress import Tell, progress
+from kdcli.progress import Progress, show_progress
 from precompute.errors import PrecomputeError
 
 CHUNK: Final = 1 << 20
@@ -100,8 +100,8 @@ def _part(path: Path) -> Path:
 def _fetch(remote: RemoteFile, path: Path) -> None:
     part = _part(path)
     begun = part.stat().st_size // MEGABYTE if part.exists() else 0
-    with progress(f"download {remote.name}", "MB", begun) as tell:
-        _receive(remote, part, tell)
+    with show_progress(f"download {remote.name}", "MB", begun) as progress:
+        _receive(remote, part, progress)
     _verify(remote, part, path)
     with part.open("rb+") as file:
         os.fsync(file.fileno())
@@ -109,13 +109,13 @@ def _fetch(remote: RemoteFile, path: Path) -> None:
     _note_of(part).unlink(missing_ok=True)
 
 
-def _receive(remote: RemoteFile, part: Path, tell: Tell) -> None:
+def _receive(remote: RemoteFile, part: Path, progress: Progress) -> None:
     """Send requests until the file is complete, or until `ATTEMPTS` of them in a row bring no new byte."""
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            _request(remote, part, tell)
+            _request(remote, part, progress)
             return
         except urllib.error.HTTPError as error:
             if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -142,7 +142,7 @@ def _with_progress(reason: str, part: Path) -> str:
     return f"{reason}; {received:.0f} MB were received, run the same command again to continue from there"
 
 
-def _request(remote: RemoteFile, part: Path, tell: Tell) -> None:
+def _request(remote: RemoteFile, part: Path, progress: Progress) -> None:
     """Request the missing bytes.
 
     Raises:
@@ -170,7 +170,7 @@ def _request(remote: RemoteFile, part: Path, tell: Tell) -> None:
             while chunk := response.read(CHUNK):
                 file.write(chunk)
                 done += len(chunk)
-                tell(done // MEGABYTE, total // MEGABYTE)
+                progress(done // MEGABYTE, total // MEGABYTE)
     if total and done < total:
         raise _ConnectionBrokenError(f"the connection was lost after {done} of {total} bytes")
 

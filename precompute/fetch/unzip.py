@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from kdcli.progress import progress
+from kdcli.progress import show_progress
 from precompute.errors import PrecomputeError
 from precompute.fetch.download import CHUNK, MEGABYTE
 
@@ -92,14 +92,14 @@ def _members(opened: zipfile.ZipFile, inside: str, archive: Path) -> list[zipfil
 def _extract(opened: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: Path, archive: Path) -> list[str]:
     total, done = sum(m.file_size for m in members), 0
     names = []
-    with progress(f"unzip {archive.name}", "MB") as tell:
+    with show_progress(f"unzip {archive.name}", "MB") as progress:
         for member in members:
             name = PurePosixPath(member.filename).name
             if not _is_unpacked(folder / name, member):
                 _write(opened, member, folder / name)
             names.append(name)
             done += member.file_size
-            tell(done // MEGABYTE, total // MEGABYTE)
+            progress(done // MEGABYTE, total // MEGABYTE)
     return names
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cache import Store
 from cache.codec.divergence import divergences
-from kdcli.progress import Tell, silently
+from kdcli.progress import Progress, no_progress
 from kdlib.heatmaps import peaks
 from precompute.data.crops import Prepared, stack_crops
 from precompute.errors import PrecomputeError
@@ -127,14 +127,14 @@ def _row(gap: Gap) -> tuple[str, str, str, str]:
     return f"{gap.mean:.1e}", f"{gap.worst:.1e}", f"{gap.difference:.1e}", str(gap.moved)
 
 
-def check(job: Job, store: Store, count: int, tell: Tell = silently) -> Check:
+def check(job: Job, store: Store, count: int, progress: Progress = no_progress) -> Check:
     """Compare ``count`` random instances of a store with the teacher's heatmaps of their images.
 
     Args:
         job: The job that the store is checked against.
         store: The store.
         count: Number of instances; all, if the store has fewer.
-        tell: Called with (done, total) before each batch.
+        progress: Called with (done, total) before each batch.
 
     Raises:
         PrecomputeError: If the store was made by another teacher or from other instances, or an image cannot be used.
@@ -143,7 +143,7 @@ def check(job: Job, store: Store, count: int, tell: Tell = silently) -> Check:
     rows = np.random.default_rng(0).permutation(np.flatnonzero(store.written))[:count]
     against_store, control, confident = _Tally(store.codec.floor), _Tally(store.codec.floor), 0
     for start in range(0, len(rows), BATCH):
-        tell(start, len(rows))
+        progress(start, len(rows))
         batch = rows[start : start + BATCH]
         recomputed, again = _compute_twice(job, _prepare(job, batch))
         against_store.add(recomputed, store.heatmaps(batch))

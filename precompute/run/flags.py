@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from cache.codec.registry import CODEC_HELP
 from kdcli.config_file import add_config
 from kdcli.flags import DEVICE, Parser, positive
 from precompute.data.folder import split_name
@@ -86,7 +87,7 @@ def _add_teacher(group: argparse._ArgumentGroup) -> None:
 
 def _add_store(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--store", type=Path, required=True, help="PATH.zarr or PATH.h5")
-    group.add_argument("--codec", default="root4", help="root4, root4:LEVELS, float16 or float32 (default: root4)")
+    group.add_argument("--codec", default="root4", help=f"{CODEC_HELP} (default: root4)")
     group.add_argument("--no-frames", action="store_true", help="store no pixels; training then needs --images")
     group.add_argument(
         "--frame-scale", type=float, default=1.0, help="frame pixels per teacher input pixel (default: 1)"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import cache
 from cache.format.manifest import VOLATILE, differences
-from kdcli.progress import progress, say
+from kdcli.progress import say, show_progress
 from kdlib.geometry import compose_affines
 from kdlib.metrics.evaluation import evaluate_points, teacher_predictions
 from precompute.errors import PrecomputeError
@@ -132,10 +132,10 @@ def fill(job: Job, writer: cache.Writer, team: SingleProcess | Team | None = Non
     team = team or SingleProcess()
     total = len(job.instances)
     begun = total - sum(len(writer.shard_range(shard)) for shard in writer.pending_shards())
-    with progress("teacher", "instances", begun, shown=show) as tell, Pipeline(job, writer) as pipeline:
-        tell(begun, total)
+    with show_progress("teacher", "instances", begun, shown=show) as progress, Pipeline(job, writer) as pipeline:
+        progress(begun, total)
         for done in pipeline.run(team.shards(writer)):
-            tell(begun + team.advance(done), total)
+            progress(begun + team.advance(done), total)
     return pipeline.skipped
 
 
@@ -160,10 +160,10 @@ def teacher_metrics(store: cache.Store) -> dict[str, Any]:
     teacher = store.manifest["provenance"]["teacher"]
     affines = compose_affines(store.view_affine[rows], store.frame_affine[rows][:, None])
     stride = teacher["input_size"][0] / teacher["heatmap_size"][0]
-    with progress("read back", "instances", passing=True) as tell:
+    with show_progress("read back", "instances", transient=True) as progress:
 
         def heatmaps(batch: NDArray[np.int64]) -> NDArray[np.floating]:
-            tell(int(batch[0]), len(rows))
+            progress(int(batch[0]), len(rows))
             maps: NDArray[np.floating] = store.heatmaps(rows[batch])
             return maps
 

@@ -19,14 +19,16 @@ from precompute.sample.spec import SampleSpec
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    from kdcli.progress import progress
+    from kdcli.progress import show_progress
     from precompute.sample.dataset import SampleError, write_sample
 
     spec = SampleSpec(arguments.seed, arguments.train, arguments.val, arguments.clean_train)
     out: Path = arguments.out
     try:
-        with progress("drawing people", "images") as tell:
-            written = write_sample(out, spec, workers=arguments.workers, overwrite=arguments.overwrite, progress=tell)
+        with show_progress("drawing people", "images") as progress:
+            written = write_sample(
+                out, spec, workers=arguments.workers, overwrite=arguments.overwrite, progress=progress
+            )
         print(f"{out}: {'written' if written else 'holds this sample already, nothing to do'}")
         if arguments.contact_sheet:
             from precompute.sample.sheet import write_sheet

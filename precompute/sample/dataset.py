@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 
 from cache.format.manifest import differences
-from kdcli.progress import Tell, silently
+from kdcli.progress import Progress, no_progress
 from kdlib.skeleton import JOINTS, LIMBS
 from precompute.sample.drawing.scene import draw_scene
 from precompute.sample.labels import LabelNoise, annotate
@@ -67,7 +67,7 @@ def make_image(spec: SampleSpec, split: str, index: int) -> SampleImage:
 
 
 def write_sample(
-    out: Path, spec: SampleSpec, *, workers: int = 1, overwrite: bool = False, progress: Tell = silently
+    out: Path, spec: SampleSpec, *, workers: int = 1, overwrite: bool = False, progress: Progress = no_progress
 ) -> bool:
     """Write a sample to a folder, unless the same sample is there already.
 
@@ -153,7 +153,7 @@ def _put_in_place(folder: Path, out: Path) -> None:
     shutil.rmtree(old)
 
 
-def _fill(folder: Path, spec: SampleSpec, workers: int, progress: Tell) -> None:
+def _fill(folder: Path, spec: SampleSpec, workers: int, progress: Progress) -> None:
     (folder / "images").mkdir()
     (folder / "annotations").mkdir()
     done, total = 0, spec.train + spec.val

@@ -118,21 +118,21 @@ def train_teacher(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _ensure_data(folder: Path, images: int, workers: int) -> None:
-    from kdcli.progress import progress
+    from kdcli.progress import show_progress
     from precompute.sample.dataset import read_marker, write_sample
     from precompute.sample.spec import SampleSpec
 
     if read_marker(folder) is None:
         spec = SampleSpec(DATA_SEED, images, VAL_IMAGES, clean_train=True)
-        with progress("drawing people", "images") as tell:
-            write_sample(folder, spec, workers=workers, progress=tell)
+        with show_progress("drawing people", "images") as progress:
+            write_sample(folder, spec, workers=workers, progress=progress)
 
 
 def _fit(model: "nn.Module", views: "InstanceViews", steps: int, seed: int) -> None:
     import numpy as np
     import torch
 
-    from kdcli.progress import progress
+    from kdcli.progress import show_progress
     from precompute.sample.training_views import shuffled_batches
 
     optimizer = torch.optim.AdamW(model.parameters(), PEAK_RATE, weight_decay=WEIGHT_DECAY)
@@ -140,13 +140,13 @@ def _fit(model: "nn.Module", views: "InstanceViews", steps: int, seed: int) -> N
         optimizer, PEAK_RATE, total_steps=steps + 1, pct_start=WARMUP, cycle_momentum=False
     )
     model.train()
-    with progress("training", "steps") as tell:
+    with show_progress("training", "steps") as progress:
         for step, batch in enumerate(shuffled_batches(views, BATCH, steps, np.random.default_rng(seed)), start=1):
             optimizer.zero_grad(set_to_none=True)
             _loss(model, batch).backward()
             optimizer.step()
             schedule.step()
-            tell(step, steps)
+            progress(step, steps)
 
 
 def _loss(model: "nn.Module", batch: "Views") -> "torch.Tensor":

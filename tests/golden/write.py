@@ -1,7 +1,7 @@
 """Write the golden stores of the format's current version: `python -m tests.golden.write FOLDER`.
 
-The stores beside this file are never written again: a new version of the format adds new ones. Everything follows from
-formulas, without random numbers, so that any later program can write the same store and compare.
+The stores beside this file must never be written again; a new version of the format adds new ones. All content follows
+from formulas without random numbers, so that later versions of the program can write the same stores and compare them.
 """
 
 import sys
@@ -23,7 +23,7 @@ PROVENANCE = {
 
 
 def maps():
-    """(N, V, K, H, W) float32: a bump each whose place and height depend on its indices, one map without any peak."""
+    """(N, V, K, H, W) float32: one bump per map, whose place and height depend on its indices; one map has no peak."""
     n, v, k, y, x = np.ogrid[:COUNT, :VIEWS, :K, :H, :W]
     height, width = 0.25 + 0.25 * k + 0.125 * n, 1.5 + 0.5 * v
     bump = height / (1 + ((x - (n + k) % W) ** 2 + (y - (2 * n + k + v) % H) ** 2) / width) ** 4
@@ -33,12 +33,12 @@ def maps():
 
 
 def frames():
-    """Bytes that begin as a JPEG does."""
+    """Bytes that begin like a JPEG file."""
     return [b"\xff\xd8\xff" + bytes(range(20 + 7 * n)) for n in range(COUNT)]
 
 
 def instances():
-    """The columns of the persons."""
+    """The columns of the instances."""
     n = np.arange(COUNT)
     k = np.arange(K)
     keypoints = np.stack(np.broadcast_arrays(10.5 * n[:, None] + k, 3.25 * k + n[:, None], k % 3), -1)
@@ -57,7 +57,7 @@ def instances():
 
 
 def affines(*shape):
-    """Affines (..., 2, 3) that can be told apart."""
+    """Affines (*shape, 2, 3), all different."""
     return np.arange(np.prod(shape) * 6, dtype=np.float64).reshape(*shape, 2, 3) / 4
 
 
@@ -83,7 +83,7 @@ def write(path, codec):
 
 
 def main():
-    """Write all stores of this version, and what they hold as plain arrays."""
+    """Write all stores of this version, and their maps as plain arrays."""
     version = cache.format.spec.FORMAT_VERSION
     folder = Path(sys.argv[1])
     for name, codec in STORES.items():

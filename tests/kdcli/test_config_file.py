@@ -1,4 +1,4 @@
-"""Flags from TOML files: they mean what the same flags mean on a command line, which wins over them."""
+"""Flags from TOML files mean the same as on the command line, which overrides them."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ PARSERS = {"train": train._parser, "precompute": precompute._parser}
 
 
 def flags():
-    """Every flag of the commands that take a file, as the parsers list them."""
+    """Every flag of the commands that accept a config file, from their parsers."""
     for room, make in PARSERS.items():
         parser = make()
         if room == "train":
@@ -32,7 +32,7 @@ def flags():
 
 
 def samples(action):
-    """A value other than the default: as it is typed, and as TOML spells it."""
+    """A value other than the default: as words of a command line, and in TOML."""
     if action.nargs == 0:
         return [], "true"
     if action.choices:
@@ -42,7 +42,7 @@ def samples(action):
         return ["some=text"], '["some=text"]'
     try:
         action.type("word")
-    except (ValueError, TypeError):  # of numbers; and of text, which has no type
+    except (ValueError, TypeError):  # ValueError: a number; TypeError: text, which has no type
         if action.type is not None:
             return ["7"], "7"
     return ["a b.c"], '"a b.c"'
@@ -102,14 +102,14 @@ def test_of_two_files_the_last_wins(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("learning_rate = 1e-3", "no flag --learning_rate; did you mean learning-rate?"),
         ("epoch = 3", "no flag --epoch; did you mean epochs?"),
         ("xyzzy = 3", "no flag --xyzzy; it has accumulate, backbone-norm,"),
-        ('config = "other.toml"', "config: a file cannot name another; give --config for each, the last wins"),
+        ('config = "other.toml"', "config: a file cannot name another; repeat --config instead, the last file wins"),
         ("help = true", "no flag --help"),
-        ("[recipe]\nepochs = 3", "[recipe] is a table; flags stand alone, without one above them"),
+        ("[recipe]\nepochs = 3", "[recipe] is a table; write flags at the top level of the file"),
         ('data = "data/coco"', "python -m train distill has no flag --data; it has accumulate,"),
         ("epochs = 3.0", "epochs: a whole number is needed, got 3.0"),
         ('epochs = "3"', 'epochs: a whole number is needed, got "3"'),
@@ -126,13 +126,13 @@ def test_of_two_files_the_last_wins(tmp_path):
         ("epochs = 3\nepochs = 4", "is not TOML: Cannot overwrite a value"),
     ],
 )
-def test_what_a_command_does_not_take_is_refused_in_one_line(tmp_path, capsys, line, said):
+def test_what_a_command_does_not_take_is_refused_in_one_line(tmp_path, capsys, line, message):
     file = tmp_path / "a run.toml"
     file.write_text(line + "\n")
     assert train.main([*REQUIRED["train"], "--config", str(file)]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {file}")
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 
@@ -148,7 +148,7 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there_are_refused(tmp_pat
 
 
 def test_a_file_of_another_editor_and_a_path_at_home_are_taken(tmp_path, monkeypatch):
-    """The mark that Windows' editors write; `~`, which a shell would have replaced."""
+    """A byte order mark, as editors on Windows write it; `~`, which a shell would have expanded."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     file = tmp_path / "run.toml"
     file.write_bytes(b'\xef\xbb\xbfepochs = 3\nstore = "~/stores/train.zarr"\n')
@@ -175,7 +175,7 @@ def test_what_neither_file_nor_command_line_gives_is_missed_by_name(tmp_path, ca
 
 
 def as_toml(command):
-    """The flags of a command line as a file would give them."""
+    """The TOML text for the flags of a command line."""
     numbers = {"--batch-size", "--epochs", "--threads", "--temperature"}
     pairs = zip(command[::2], command[1::2], strict=True)
     return "".join(f"{key[2:]} = {value if key in numbers else json.dumps(value)}\n" for key, value in pairs)
@@ -202,7 +202,7 @@ def test_a_store_by_file_is_the_store_by_flags(tmp_path, capsys):
     file = tmp_path / "run.toml"
     file.write_text(as_toml(command) + "resume = true\n")
     capsys.readouterr()
-    assert precompute.main(["--config", str(file)]) == 0  # --resume refuses a store that this command would not make
+    assert precompute.main(["--config", str(file)]) == 0  # --resume refuses a store that the command would not write
     assert "store.zarr" in capsys.readouterr().out
 
 
@@ -214,4 +214,4 @@ def test_every_example_is_taken_by_a_command(path):
     if room == "train":
         from train.recipe import Recipe
 
-        Recipe.from_arguments(arguments)  # ranges hold, too
+        Recipe.from_arguments(arguments)  # checks the ranges of the values

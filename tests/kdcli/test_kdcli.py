@@ -1,19 +1,20 @@
-"""What all commands have in common: how far they are, on a terminal and in a file, and mistakes in their flags."""
+"""What all commands share: their progress on a terminal and in a file, and their errors for wrong flags."""
 
 import importlib
 import io
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tqdm.std
 
 from kdcli.flags import Parser
-from kdcli.progress import LINES, progress
+from kdcli.progress import LINES, show_count, show_progress
 from kdcli.words import duration
 
 
 class Clock:
-    """A clock that only moves when it is told to."""
+    """A clock that the test sets."""
 
     def __init__(self):
         self.now = 1000.0
@@ -36,16 +37,16 @@ def clock(monkeypatch):
 
 
 def work(clock, total, seconds_each, begun=0):
-    """Count to the total, one after the other."""
-    with progress("teacher", "instances", begun) as tell:
+    """Report every number up to the total."""
+    with show_progress("teacher", "instances", begun) as progress:
         for done in range(begun + 1, total + 1):
             clock.now += seconds_each
-            tell(done, total)
+            progress(done, total)
 
 
 def test_durations_are_read_as_people_say_them():
-    said = [duration(seconds) for seconds in (0.4, 59.6, 232, 3599.7, 7500, 90000)]
-    assert said == ["0 s", "1 min 00 s", "3 min 52 s", "1 h 00 min", "2 h 05 min", "25 h 00 min"]
+    texts = [duration(seconds) for seconds in (0.4, 59.6, 232, 3599.7, 7500, 90000)]
+    assert texts == ["0 s", "1 min 00 s", "3 min 52 s", "1 h 00 min", "2 h 05 min", "25 h 00 min"]
 
 
 @pytest.mark.parametrize(("total", "seconds_each"), [(40, 1.0), (1000, 1.0), (100_000, 0.5), (7, 3600.0)])
@@ -76,20 +77,20 @@ def test_what_an_earlier_run_did_counts_neither_for_the_rate_nor_for_the_time_le
 
 
 def test_work_that_fails_is_not_said_to_be_done(clock, capsys):
-    def end(tell):
-        tell(3, 10)
+    def end(progress):
+        progress(3, 10)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), progress("teacher", "instances") as tell:
-        end(tell)
+    with pytest.raises(KeyboardInterrupt), show_progress("teacher", "instances") as progress:
+        end(progress)
     assert capsys.readouterr().err == ""
 
 
 def test_a_total_that_nobody_knows_and_work_that_begins_anew(clock, capsys):
-    with progress("download", "MB", 50) as tell:
-        for done in [51, 52, 1, 2, 3]:  # the server has another file by now
+    with show_progress("download", "MB", 50) as progress:
+        for done in [51, 52, 1, 2, 3]:  # the file on the server has changed
             clock.now += 10
-            tell(done, 0)
+            progress(done, 0)
     *_, before, last = capsys.readouterr().err.splitlines()
     assert before == "download: 3 MB, 0.1/s"
     assert last == "download: 2 MB in 20 s (0.1/s)"
@@ -97,20 +98,28 @@ def test_a_total_that_nobody_knows_and_work_that_begins_anew(clock, capsys):
 
 def test_of_works_that_follow_each_other_a_pipe_hears_only_of_the_long_ones(clock, capsys):
     for seconds_each in (1.0, 60.0):
-        with progress("epoch 1/3", "steps", passing=True) as tell:
+        with show_progress("epoch 1/3", "steps", transient=True) as progress:
             for done in range(1, 101):
                 clock.now += seconds_each
-                tell(done, 100)
+                progress(done, 100)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "epoch 1/3: 5/100 steps, 0.017/s, 1 h 35 min to go"
     assert len(lines) == LINES
 
 
 def test_a_silent_one_says_nothing(clock, capsys):
-    with progress("teacher", "instances", shown=False) as tell:
+    with show_progress("teacher", "instances", shown=False) as progress:
         clock.now += 100
-        tell(1, 2)
+        progress(1, 2)
     assert capsys.readouterr().err == ""
+
+
+def test_counts_are_summed_over_threads_and_bytes_are_shown_as_megabytes(clock, capsys):
+    with show_count("pull", "MB") as advance, ThreadPoolExecutor(4) as pool:
+        list(pool.map(advance, [500_000] * 1000))
+        clock.now += 20
+        advance(1_000_000)
+    assert capsys.readouterr().err.splitlines()[-1] == "pull: 501 MB in 20 s (25.1/s)"
 
 
 def test_a_terminal_gets_a_bar_whose_time_left_is_that_of_the_rest(clock, monkeypatch):
@@ -121,22 +130,22 @@ def test_a_terminal_gets_a_bar_whose_time_left_is_that_of_the_rest(clock, monkey
     assert ("950", "00:50") in states
     assert states[-1] == ("1000", "00:00")
     work(clock, 5, 4.0)
-    assert "5/5 [00:20<00:00,  0.25 instances/s]" in terminal.getvalue()  # not seconds an instance
+    assert "5/5 [00:20<00:00,  0.25 instances/s]" in terminal.getvalue()  # not seconds per instance
 
 
 def test_a_bar_of_an_unknown_total_promises_nothing(clock, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    with progress("download", "MB", passing=True) as tell:
+    with show_progress("download", "MB", transient=True) as progress:
         for done in (1, 2):
             clock.now += 4
-            tell(done, 0)
+            progress(done, 0)
     assert "download: 2 MB [00:08" in terminal.getvalue()
-    assert terminal.getvalue().endswith("\r")  # the bar is gone
+    assert terminal.getvalue().endswith("\r")  # the bar was removed
 
 
 @pytest.mark.parametrize(
-    ("module", "words", "said"),
+    ("module", "words", "message"),
     [
         (
             "train",
@@ -166,13 +175,13 @@ def test_a_bar_of_an_unknown_total_promises_nothing(clock, monkeypatch):
         ("benchmarks", "--quik", "python -m benchmarks has no flag --quik; did you mean --quick?"),
     ],
 )
-def test_a_mistake_in_the_flags_ends_in_one_line_with_the_nearest_flag(capsys, module, words, said):
+def test_a_mistake_in_the_flags_ends_in_one_line_with_the_nearest_flag(capsys, module, words, message):
     with pytest.raises(SystemExit) as stopped:
         importlib.import_module(f"{module}.__main__").main(words.split())
     assert stopped.value.code == 2
     line = capsys.readouterr().err
     assert line.startswith("error: ")
-    assert said in line
+    assert message in line
     assert line.count("\n") == 1
 
 

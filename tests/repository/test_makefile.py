@@ -105,8 +105,8 @@ def test_a_data_set_that_is_known_has_its_recipe(clone, data, recipe):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["predict"], "say what to look at: make predict SOURCE=photo.jpg"),
-        (["fiftyone", "DATA=my people"], "no validation images in my people; name their folder: IMAGES=DIR"),
+        (["predict"], "name an image, a folder or a video: make predict SOURCE=photo.jpg"),
+        (["fiftyone", "DATA=my people"], "no validation images in my people; name their folder with IMAGES=DIR"),
     ],
 )
 def test_what_is_missing_is_said_before_an_environment_is_made(clone, words, said):
@@ -121,4 +121,4 @@ def test_what_is_missing_is_said_before_an_environment_is_made(clone, words, sai
 def test_the_list_of_targets_shows_folders_with_spaces(clone):
     shown = make(clone, "help", "DATA=sets/my people").stdout
     assert "(stores/my people, runs/my people)" in shown
-    assert "sample, coco, or a data folder (sets/my people)" in shown
+    assert "sample, coco, or the path of a data folder (sets/my people)" in shown

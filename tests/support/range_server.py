@@ -104,9 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.owner.cuts -= 1
             data = data[: len(data) // 2]
             self.close_connection = True
+        self.owner.sent += len(data)  # before the client can go on and look at it
         with contextlib.suppress(ConnectionError):
             self.wfile.write(data)
-        self.owner.sent += len(data)
 
 
 def _basic(password):

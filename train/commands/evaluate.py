@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print one line, and write the metrics if ``--out`` is given; returns 0."""
     import cache
-    from kdcli.progress import progress
+    from kdcli.progress import show_progress
     from kdlib.students.cost import complexity
     from kdlib.students.loading import TorchStudent, load_student
     from train import evaluate
@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
             student.model.to(device)
         evaluate.check_joints(store, student.joints, str(arguments.student))
         loader = evaluate.student_loader(store, student.input_size, 64, device, arguments.images)
-        with progress("evaluate", "batches") as tell:
-            predictions = evaluate.predict(student, loader, decoder=decoder, tell=tell)
+        with show_progress("evaluate", "batches") as progress:
+            predictions = evaluate.predict(student, loader, decoder=decoder, progress=progress)
     metrics = {
         **evaluate.measure(store, predictions),
         **extra,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kdcli.flags import DEVICE
-from kdcli.progress import progress, say
+from kdcli.progress import say, show_progress
 from kdcli.words import counted
 from kdlib.readout import DECODER, DECODER_HELP
 from train.errors import TrainError
@@ -246,10 +246,10 @@ def _finish(arguments: argparse.Namespace, results: list[dict[str, Any]], outsid
 
 
 def _with_progress(items: Iterable[Item], unit: str, total: int) -> Iterator[Item]:
-    with progress("predict", unit) as tell:
+    with show_progress("predict", unit) as progress:
         done = 0
         for item in items:
-            tell(done, total)
+            progress(done, total)
             yield item
             done += 1
-        tell(done, total)
+        progress(done, total)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from kdcli.progress import progress
+from kdcli.progress import show_progress
 from kdlib.errors import KdlibError
 from kdlib.samples.loader import Loader
 from kdlib.students.loading import TorchStudent
@@ -134,8 +134,8 @@ class Trainer:
         """Compute the student's metrics from the predictions of all ranks; on other ranks than 0 they are None."""
         mine, problem = None, None
         try:
-            with progress("evaluate", "batches", shown=self.ranks.first, passing=True) as tell:
-                mine = predict(student, self.state.val_loader, tell=tell)
+            with show_progress("evaluate", "batches", shown=self.ranks.first, transient=True) as progress:
+                mine = predict(student, self.state.val_loader, progress=progress)
         except Exception as error:  # anything in the loader or on the device
             problem = f"in the evaluation: {describe_problem(error)}; {self.folder.describe_position()}"
         self.ranks.fail_if_any(problem)
@@ -172,12 +172,12 @@ class Trainer:
         first, length = self.progress.steps_of_epoch, len(self.loader)
         label = f"{self.run.name} epoch {self.progress.epoch + 1}/{self.run.recipe.epochs}"
         source = self.loader.epoch(self.progress.epoch, first)
-        bar = progress(label, "steps", first, shown=self.ranks.first, passing=True)
-        with bar as tell, contextlib.closing(source):  # type: ignore[type-var]
-            tell(first, length)
+        bar = show_progress(label, "steps", first, shown=self.ranks.first, transient=True)
+        with bar as progress, contextlib.closing(source):  # type: ignore[type-var]
+            progress(first, length)
             for step in range(first + 1, length + 1):
                 yield self._next_batch(source)
-                tell(step, length)
+                progress(step, length)
 
     def _next_batch(self, source: Iterator[Batch]) -> Batch:
         """The next batch, once all ranks have theirs and no signal was sent to any of them."""

@@ -1,4 +1,4 @@
-"""The codec keeps the argmax and the logits, and says truly how well."""
+"""The codecs keep the argmax and the logits, and state their error correctly."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ FLOOR = 0.003
 
 
 def kl(p_logits, q_logits):
-    """KL(softmax p || softmax q) over all pixels in float64, pixel by pixel: the definition and nothing else."""
+    """KL(softmax p || softmax q) over all pixels in float64, computed from the definition."""
     p = np.exp(np.float64(p_logits) - np.max(p_logits))
     q = np.exp(np.float64(q_logits) - np.max(q_logits))
     p, q = p / p.sum(), q / q.sum()
@@ -143,7 +143,7 @@ def test_tables_are_the_decoder():
 
 @pytest.mark.parametrize("width", [6, 8, 24])
 def test_interleaved_maps_are_the_decoded_ones_in_the_order_asked(codec, width):
-    """Into memory of any strides, whose surroundings stay as they were; of codes, only those above 0 are written."""
+    """The output may have any strides, and the memory around it does not change."""
     record = blobs(1, 1, joints=5, height=7, width=width)[0]
     record[0, 2] = -1  # nothing above the floor
     stored, peak, _ = codec.encode(record)
@@ -157,7 +157,7 @@ def test_interleaved_maps_are_the_decoded_ones_in_the_order_asked(codec, width):
 
 
 def test_eight_differences_are_summed_at_a_time_modulo_256():
-    """Any bytes, also such as no encoder makes, give the codes of plain sums."""
+    """Any bytes, also those that no encoder writes, give the codes of plain sums."""
     codec, order = cache.RootCodec(levels=255), np.arange(3)
     residuals = np.random.default_rng(3).integers(0, 256, (3, 9, 16), np.uint8)
     peak = np.array([1.0, 0.5, 0.9], np.float32)
@@ -208,8 +208,8 @@ def test_a_codec_survives_its_name_and_its_description(name):
         ("root4:2", "levels must be in 3..255, not 2"),
         ("root4:256", "levels must be in 3..255, not 256"),
         ("root4:x", "LEVELS of root4:LEVELS is a whole number"),
-        ("jpeg", "known are root4, root4:LEVELS, float16, float32"),
-        ("", "known are root4"),
+        ("jpeg", "known codecs: root4, root4:LEVELS, float16, float32"),
+        ("", "known codecs: root4"),
         ("rot4:64", r"did you mean root4\?"),
         ("float64", r"did you mean float16 or float32\?"),
     ],
@@ -225,7 +225,7 @@ def test_a_codec_of_a_newer_program_says_so():
 
 
 def test_the_manifest_states_the_error_of_what_is_read_back(tmp_path):
-    """Mean and worst of all four divergences over the written maps, from the exact maps and the store's."""
+    """Mean and worst of all four divergences over the written maps, between the exact and the stored maps."""
     store = small_store.make(tmp_path / "s.zarr", skip=(4,), codec=cache.RootCodec(levels=24))
     nats = {"log_t1": [], "log_t4": [], "raw_t1": [], "raw_t4": []}
     for index, exact in enumerate(blobs(20, 2)):

@@ -1,7 +1,9 @@
-"""`python -m cache`: what a person or a script is told about a store, and with which exit code."""
+"""`python -m cache`: the output and the exit codes of the commands."""
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import cache
 from cache.__main__ import main
 from cache.codec.divergence import log_divergence
+from cache.codec.registry import CODECS, SPELLINGS
 from cache.commands.diff import diff_stores
 from cache.format.integrity import seal
 from tests.support.stores import people as people_store
@@ -68,16 +71,16 @@ def test_verify_of_a_sound_store(path, capsys):
 
 
 def test_verify_survives_what_kills_hdf5s_library(tmp_path, capsys):
-    """A B-tree whose records have size 0, under a checksum made to match: HDF5 divides by it."""
+    """A B-tree whose records have size 0, with a matching checksum: HDF5 divides by the size."""
     data = bytearray((ROOT / "tests" / "golden" / "v1-root4.h5").read_bytes())
     start, length = next(b for b in sealed_blocks(bytes(data)) if data[b[0] : b[0] + 4] == b"BTHD")
     data[start + 10 : start + 12] = b"\0\0"
     data[start + length : start + length + 4] = lookup3(bytes(data[start : start + length])).to_bytes(4, "little")
-    path = tmp_path / "bent.h5"
+    path = tmp_path / "malicious.h5"
     path.write_bytes(data)
     assert main(["verify", str(path)]) == 1
     out, err = capsys.readouterr()
-    assert "dies of this file" in out + err
+    assert "crashes on this file" in out + err
     assert path.read_bytes() == data
 
 
@@ -110,11 +113,11 @@ def test_convert_loses_nothing(path, tmp_path, capsys, target):
 
 @pytest.mark.parametrize("sealed", [True, False])
 def test_convert_refuses_a_source_whose_content_hash_lies(path, tmp_path, capsys, sealed):
-    """With a manifest that vouches for the lie the content is compared, and else the manifest is refused."""
+    """If the manifest's own hash matches, the content is compared; otherwise the manifest is refused."""
     store = cache.open_store(path)
     manifest = {**store.manifest, "content_sha256": "0" * 64}
     manifest = seal(manifest) if sealed else manifest
-    if store.form == "zarr":
+    if store.layout == "zarr":
         document = json.loads((path / "zarr.json").read_text())
         document["attributes"]["manifest"] = manifest
         (path / "zarr.json").write_text(json.dumps(document))
@@ -132,7 +135,7 @@ def make_other(tmp_path, **changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"skip": (4, 7)}, "records: 1 are written in only one of the stores"),
         ({"metrics": {"ap": 0.4}}, "teacher_metrics.ap: 0.512 -> 0.4"),
@@ -143,10 +146,10 @@ def make_other(tmp_path, **changes):
         ({"with_frames": False}, "spec.frames: true -> false"),
     ],
 )
-def test_diff_says_what_differs(path, tmp_path, capsys, changes, said):
+def test_diff_says_what_differs(path, tmp_path, capsys, changes, message):
     code, out, _ = run(capsys, "diff", path, make_other(tmp_path, **changes))
     assert code == 1
-    assert said in out
+    assert message in out
 
 
 def test_diff_counts_maps_frames_and_rows(path, tmp_path, monkeypatch):
@@ -167,7 +170,7 @@ def test_diff_counts_maps_frames_and_rows(path, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("codec", ["root4", "root4:64", "float16"])
 def test_diff_knows_what_the_codecs_explain(path, tmp_path, capsys, codec):
-    """Two runs of one teacher, exact and coded: the same within the codec's error, measured by numpy here."""
+    """An exact and a coded store of one teacher are equal within the codec's error, which numpy measures here."""
     exact = make_other(tmp_path, codec=cache.codec_from_name("float32"))
     coded = small_store.make(tmp_path / "c.zarr", skip=(4,), metrics={"ap": 0.5}, codec=cache.codec_from_name(codec))
     code, out, _ = run(capsys, "diff", exact, coded.path)
@@ -187,7 +190,7 @@ def test_diff_knows_what_the_codecs_explain(path, tmp_path, capsys, codec):
 
 
 def test_diff_of_another_teacher_is_more_than_the_codec_explains(path, tmp_path, monkeypatch):
-    """Maps 2 % wider, and maps that vanish elsewhere, are not the codec's doing."""
+    """Maps that are 2 % wider or narrower differ by more than the codec's error."""
     blobs = small_store.blobs
     for power, apart in ((0.98, True), (1.02, True), (1.0, False)):
         monkeypatch.setattr(small_store, "blobs", lambda *sizes, power=power: np.maximum(blobs(*sizes), 0) ** power)
@@ -196,7 +199,7 @@ def test_diff_of_another_teacher_is_more_than_the_codec_explains(path, tmp_path,
 
 
 def test_a_float_store_converted_to_codes_is_the_store_of_codes(tmp_path, capsys):
-    """Encoding the exact maps later gives what encoding them at once gives: content, stated error and all."""
+    """Encoding exact maps later gives the same content and stated error as encoding them at once."""
     exact = small_store.make(tmp_path / "e.h5", skip=(4,), codec=cache.codec_from_name("float32"))
     coded = small_store.make(tmp_path / "c.zarr", skip=(4,), codec=cache.codec_from_name("root4:64"))
     assert run(capsys, "convert", exact.path, tmp_path / "t.zarr", "--codec", "root4:64")[0] == 0
@@ -228,7 +231,7 @@ def test_a_conversion_to_float32_and_back_loses_nothing(path, tmp_path, capsys):
 
 
 def test_the_error_of_two_codecs_adds_up_and_covers_the_truth(path, tmp_path, capsys):
-    """127 levels, then 40: the stated error is at least that against the teacher's own maps."""
+    """127 levels, then 40: the stated error is at least the error against the teacher's own maps."""
     assert run(capsys, "convert", path, tmp_path / "t.h5", "--codec", "root4:40")[0] == 0
     source, made = cache.open_store(path), cache.open_store(tmp_path / "t.h5")
     rows = np.flatnonzero(made.written)
@@ -243,7 +246,7 @@ def test_the_error_of_two_codecs_adds_up_and_covers_the_truth(path, tmp_path, ca
 def test_an_unknown_codec_is_refused(path, tmp_path, capsys):
     code, _, error = run(capsys, "convert", path, tmp_path / "t.h5", "--codec", "jpeg")
     assert code == 1
-    assert "known are root4, root4:LEVELS, float16, float32" in error
+    assert "known codecs: root4, root4:LEVELS, float16, float32" in error
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "diff", "convert"])
@@ -272,6 +275,17 @@ def test_help_answers_without_heavy_imports():
     assert shown.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("command", [["cache", "convert"], ["precompute"]])
+def test_help_lists_every_codec(capsys, command):
+    """The help texts are made from the registry: a new codec appears in them without further changes."""
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"{command[0]}.__main__").main([*command[1:], "--help"])
+    words = re.split(r"[\s,()]+", capsys.readouterr().out)
+    assert CODECS
+    assert set(SPELLINGS) >= set(CODECS)
+    assert [spelling for spelling in SPELLINGS if spelling not in words] == []
+
+
 def test_usage_errors_exit_with_2():
     with pytest.raises(SystemExit) as left:
         main(["inspect"])
@@ -283,7 +297,7 @@ def test_usage_errors_exit_with_2():
     [
         ("cache", ["info", "s.zarr"], {141}),
         ("train", ["evaluate", "--teacher", "--store", "s.zarr"], {141}),
-        ("precompute", ["--help"], {0, 141}),  # argparse itself forgives a closed pipe, if it notices
+        ("precompute", ["--help"], {0, 141}),  # argparse ignores a closed pipe, if it notices
     ],
 )
 def test_a_reader_that_stops_is_no_mistake(tmp_path, package, arguments, codes):

@@ -1,4 +1,4 @@
-"""`verify --repair`: bad shards are made again, good ones are kept, and the store is what it was."""
+"""`verify --repair`: bad shards are written again, good ones are kept, and the store is as before."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def path(request, tmp_path):
 def damage(path, instance):
     """Flip a bit in the maps of an instance."""
     store = cache.open_store(path)
-    extent = store._layout.view(store.spec, instance, 0)
+    extent = store._layout.view_extent(store.spec, instance, 0)
     file = path / extent.key if extent.key else path
     data = bytearray(file.read_bytes())
     data[extent.offset + extent.nbytes // 2] ^= 16
@@ -34,7 +34,7 @@ def damage(path, instance):
 
 
 def finish(path, monkeypatch=None):
-    """What the maker of a small store does with `--resume`; returns the shards that it had to make."""
+    """Resume as the maker of a small store does; returns the shards that it had to write."""
     writer = small_store.begin(path, resume=True)
     made = writer.pending_shards()
     small_store.fill(writer, skip=(4,))
@@ -46,11 +46,11 @@ def test_only_the_bad_shard_is_made_again(path, tmp_path, capsys):
     whole = small_store.make(tmp_path / f"whole{path.suffix}", skip=(4,))
     damage(path, 13)
     assert main(["verify", str(path), "--repair"]) == 1
-    said = capsys.readouterr().out
-    assert "instance 13 (annotation 139)" in said
-    assert "2 of 3 shards are sound and staged" in said
-    assert "--resume" in said
-    assert cache.open_store(path).heatmaps([0]).any(), "the damaged store is still there"
+    out = capsys.readouterr().out
+    assert "instance 13 (annotation 139)" in out
+    assert "2 of 3 shards are good and staged" in out
+    assert "--resume" in out
+    assert cache.open_store(path).heatmaps([0]).any(), "the damaged store is still in its place"
     assert cache.awaits_repair(path)
     assert finish(path) == [1]
     assert diff_stores(path, whole.path)["identical"]
@@ -73,7 +73,7 @@ def test_a_shard_that_is_gone_is_a_bad_shard(tmp_path):
 
 
 def test_a_damaged_column_of_the_maker_comes_from_the_maker_again(path, tmp_path):
-    """It cannot be told which column lies, so that all are taken from the run that resumes."""
+    """It is unknown which column is damaged, so the run that resumes gives all of them."""
     store, original = cache.open_store(path), cache.open_store(path).manifest["content_sha256"]
     extent = store._extents["instances/bbox"]
     file = path / extent.key if extent.key else path
@@ -86,7 +86,7 @@ def test_a_damaged_column_of_the_maker_comes_from_the_maker_again(path, tmp_path
 
 
 def killed_in_repair(path, deadly):
-    """Repair in a child that is killed before it gives its `deadly`-th file its name; did it get there?"""
+    """Repair in a child process that is killed before its `deadly`-th rename; returns whether it was killed."""
     child = os.fork()
     if not child:
         count, original = iter(range(1, 1000)), Path.replace
@@ -104,7 +104,7 @@ def killed_in_repair(path, deadly):
 
 @pytest.mark.parametrize("again", [True, False])
 def test_killed_in_the_middle_of_a_repair_nothing_is_lost(path, again):
-    """Whether the repair is begun again or the maker goes on at once."""
+    """Whether the repair is repeated first, or the maker resumes at once."""
     original = cache.open_store(path).manifest["content_sha256"]
     deadly = 1
     while True:
@@ -142,7 +142,7 @@ def test_more_than_shards_is_not_repaired(path, capsys):
         with h5py.File(path, "r+") as file:
             del file.attrs["manifest"]
     assert main(["verify", str(path), "--repair"]) == 1
-    assert "make it again with --overwrite" in capsys.readouterr().err
+    assert "make the store again with --overwrite" in capsys.readouterr().err
     assert not path.with_name(path.name + ".partial").exists()
 
 
@@ -154,7 +154,7 @@ def test_an_unfinished_run_is_not_mixed_with_a_repair(path, capsys):
 
 
 def test_the_teacher_rebuilds_the_bad_shard(tmp_path, monkeypatch, capsys):
-    """The whole way: a store of a teacher, damaged, repaired by the command that made it."""
+    """The whole procedure: the store of a teacher is damaged, and repaired by the command that made it."""
     monkeypatch.setattr("cache.format.spec.default_shard_instances", lambda _: 3)
     data = tiny_precompute.write(tmp_path / "data")
     path = tmp_path / "s.zarr"

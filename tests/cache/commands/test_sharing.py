@@ -1,4 +1,4 @@
-"""Push, pull, parts and archives: whole or not at all, checked, and going on where they were interrupted."""
+"""Push, pull, parts and archives: complete or absent, checked, and resumable."""
 
 import copy
 import fcntl
@@ -45,7 +45,7 @@ def server(folder, monkeypatch):
 
 
 def tree(path):
-    """Every file of a store: key -> bytes."""
+    """Key -> bytes of every file of a store."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
@@ -61,7 +61,7 @@ def test_pull_copies_every_byte(server, folder, name, tmp_path):
 
 @pytest.mark.parametrize(("name", "requests"), [("pushed/train.zarr", 60), ("val.h5", 25)])
 def test_an_interrupted_pull_goes_on(server, folder, name, requests, monkeypatch, tmp_path):
-    """What came before the interruption does not come again."""
+    """What was fetched before the interruption is not fetched again."""
     monkeypatch.setattr(pull, "_PIECE", 2000)
     target = tmp_path / os.path.basename(name)
     server.dies_after = requests
@@ -73,7 +73,7 @@ def test_an_interrupted_pull_goes_on(server, folder, name, requests, monkeypatch
     held = sum(len(data) for data in tree(target.with_name(target.name + ".pulling")).values())
     server.dies_after, before = None, server.sent
     added = []
-    pull_store(f"{server.url}/{name}", target, progress=added.append)
+    pull_store(f"{server.url}/{name}", target, advance=added.append)
     assert tree(target) == tree(folder / name)
     size = sum(map(len, tree(target).values()))
     assert 0 < held < size
@@ -83,10 +83,10 @@ def test_an_interrupted_pull_goes_on(server, folder, name, requests, monkeypatch
 
 @pytest.mark.parametrize("name", ["pushed/train.zarr", "train.zarr"])
 def test_a_file_that_changed_on_this_disk_is_fetched_again(server, folder, name, monkeypatch, tmp_path):
-    """With a list by its digest, without one by the store's own checksums."""
+    """It is found by its digest if there is a list, otherwise by the store's own checksums."""
     target, key = tmp_path / "t.zarr", "heatmaps/codes/c/1/0/0/0/0"
     staged = tmp_path / "t.zarr.pulling" / "store.zarr"
-    monkeypatch.setattr(pull, "put_in_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(pull, "move_into_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         pull_store(f"{server.url}/{name}", target)
     monkeypatch.undo()
@@ -98,15 +98,15 @@ def test_a_file_that_changed_on_this_disk_is_fetched_again(server, folder, name,
             pull_store(f"{server.url}/{name}", target)
     pull_store(f"{server.url}/{name}", target)
     assert tree(target) == tree(folder / name)
-    assert len(server.ranges("codes/c/1")) <= 6  # twice itself, and what opening the source needs
+    assert len(server.ranges("codes/c/1")) <= 6  # the shard twice, and what opening the source needs
 
 
-def test_a_file_that_is_damaged_there_is_never_put_in_place(server, folder, tmp_path):
+def test_a_file_that_is_damaged_there_is_never_move_into_place(server, folder, tmp_path):
     shutil.copytree(folder / "pushed" / "train.zarr", folder / "bad.zarr", dirs_exist_ok=True)
     shutil.copy(folder / "pushed" / "train.zarr.files.json", folder / "bad.zarr.files.json")
     path = folder / "bad.zarr" / "frames" / "data" / "c" / "0"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    with pytest.raises(cache.StoreFormatError, match=r"frames/data/c/0: came twice"):
+    with pytest.raises(cache.StoreFormatError, match=r"frames/data/c/0: fetched twice"):
         pull_store(f"{server.url}/bad.zarr", tmp_path / "b.zarr")
     assert not (tmp_path / "b.zarr").exists()
 
@@ -118,7 +118,7 @@ def test_pull_refuses_to_replace_another_store(server, folder, tmp_path):
         pull_store(f"{server.url}/train.zarr", target)
     assert cache.open_store(target).manifest["content_sha256"] == other
     pull_store(f"{server.url}/train.zarr", target, overwrite=True)
-    assert pull_store(f"{server.url}/train.zarr", target) == target  # there already
+    assert pull_store(f"{server.url}/train.zarr", target) == target  # it is already there
     assert tree(target) == tree(folder / "train.zarr")
 
 
@@ -129,7 +129,7 @@ def test_an_unfinished_pull_of_another_store_is_not_continued(server, tmp_path):
     with pytest.raises(cache.StoreError, match="unfinished pull of another store"):
         pull_store(f"{server.url}/train.zarr", tmp_path / "t.zarr")
     (staging / "pull.json").write_text("mine")
-    with pytest.raises(cache.StoreError, match="in the way"):
+    with pytest.raises(cache.StoreError, match="not an unfinished pull"):
         pull_store(f"{server.url}/train.zarr", tmp_path / "t.zarr", overwrite=True)
 
 
@@ -137,7 +137,7 @@ def test_two_pulls_to_one_place_do_not_mix(server, folder, tmp_path):
     """The second is refused while the first holds the lock, which ends with its process."""
     target, staging = tmp_path / "t.zarr", tmp_path / "t.zarr.pulling"
     staging.mkdir()
-    (staging / ".pull.json.1.ab.tmp").write_text("{")  # of a pull that was killed at its first write
+    (staging / ".pull.json.1.ab.tmp").write_text("{")  # left by a pull that was killed at its first write
     with (staging / "lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         other.write("process 7 on a host")
@@ -150,7 +150,7 @@ def test_two_pulls_to_one_place_do_not_mix(server, folder, tmp_path):
 
 
 def test_the_form_of_a_copy_is_that_of_the_store(server, tmp_path):
-    with pytest.raises(cache.StoreError, match=r"t.h5: .*zarr form: name its copy .zarr"):
+    with pytest.raises(cache.StoreError, match=r"t.h5: .*zarr layout: name its copy .zarr"):
         pull_store(f"{server.url}/train.zarr", tmp_path / "t.h5")
 
 
@@ -183,9 +183,9 @@ def test_the_first_instances_are_a_store_of_their_own(server, folder, name, form
         for row, image in zip(*map(whole.ground_truth.get, ("annotation_id", "image_id")), strict=True)
         if image in images
     ]
-    said = part.manifest["provenance"]["part_of"]
-    assert said["content_sha256"] == whole.manifest["content_sha256"]
-    assert (said["first"], said["instances"], said["teacher_metrics"]) == (11, 20, {"ap": 0.5})
+    part_of = part.manifest["provenance"]["part_of"]
+    assert part_of["content_sha256"] == whole.manifest["content_sha256"]
+    assert (part_of["first"], part_of["instances"], part_of["teacher_metrics"]) == (11, 20, {"ap": 0.5})
     assert part.manifest["teacher_metrics"] is None  # not measured from this store
     assert part.manifest["content_sha256"] != whole.manifest["content_sha256"]
 
@@ -200,7 +200,7 @@ def test_push_to_a_folder_is_whole_and_listed(folder, tmp_path):
 
 
 def test_push_over_http_is_refused(folder):
-    with pytest.raises(cache.StoreError, match="nothing can be pushed over https"):
+    with pytest.raises(cache.StoreError, match="cannot push over https"):
         push_store(folder / "train.zarr", "https://me:secret@host/x.zarr")
 
 
@@ -226,7 +226,7 @@ def test_an_archive_is_the_same_for_the_same_store_and_unpacks(folder, tmp_path,
 
 
 def rewrite(source, target, change):
-    """Copy an archive member by member; `change` gets and returns (info, data), or a list of several."""
+    """Copy an archive member by member; `change` maps (info, data) to the list of members to write."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for info in old.infolist():
             for entry, data in change(info, old.read(info)):
@@ -249,7 +249,7 @@ def linked(info, data):
     [
         (compressed, "is compressed"),
         (linked, "is a link"),
-        (lambda info, data: [(info, data), (copy.copy(info), data)], "is there twice"),
+        (lambda info, data: [(info, data), (copy.copy(info), data)], "occurs twice"),
         (lambda info, data: [(info, data), ("../" + info.filename, data)], "has a name"),
         (lambda info, data: [(info, data), ("/etc/" + info.filename, data)], "has a name"),
         (lambda info, data: [("s.zarr/" + info.filename, data)], "zarr.json: not in the archive"),
@@ -263,7 +263,7 @@ def test_archives_that_lie_are_refused(folder, change, message, tmp_path):
 
 
 def test_members_that_overlap_are_refused(folder, tmp_path):
-    """The second member's entry in the directory points to the first."""
+    """The directory's entry of the second member points to the first."""
     data = bytearray((folder / "packed.zip").read_bytes())
     first = data.index(b"PK\x01\x02")
     second = data.index(b"PK\x01\x02", first + 4)

@@ -1,4 +1,4 @@
-"""Push to, and read from, S3 (moto's server on loopback) and the Hugging Face Hub (a filesystem in its place)."""
+"""Push to and read from S3 (a moto server on loopback) and the Hugging Face Hub (a filesystem that replaces it)."""
 
 import socket
 
@@ -39,7 +39,7 @@ def endpoint():
 
 @pytest.fixture
 def bucket(endpoint, monkeypatch, tmp_path, request):
-    """An empty bucket; credentials come from the environment, as they do for every S3 program."""
+    """An empty bucket; the credentials come from environment variables."""
     import s3fs
 
     settings = {
@@ -75,15 +75,15 @@ def test_a_pushed_store_streams_verifies_and_comes_back(bucket, stores, name, tm
     assert digest(cache.open_store(url)) == digest(cache.open_store(stores / name))
     assert verify_store(url) == []
     assert tree(pull_store(url, tmp_path / name)) == tree(stores / name)
-    assert main(["push", str(stores / name), url]) == 0  # there already
+    assert main(["push", str(stores / name), url]) == 0  # it is already there
     if name.endswith(".zarr"):
         s3fs.S3FileSystem().pipe_file(f"{url}/heatmaps/notes.txt", b"mine")
-        stranger = "heatmaps/notes.txt: no part of the store, or a link or device"
-        assert [problem.what for problem in verify_store(url)] == [stranger]
+        foreign = "heatmaps/notes.txt: does not belong to the store, or is a link or device"
+        assert [problem.message for problem in verify_store(url)] == [foreign]
 
 
 def test_an_interrupted_push_is_no_store_and_goes_on(bucket, stores, monkeypatch):
-    """The same command sends what is missing; the document that makes it a store comes last."""
+    """The same command uploads what is missing; the document that makes it a store comes last."""
     url, sent = f"s3://{bucket}/t.zarr", []
     put = remote.Remote.put
 
@@ -129,7 +129,7 @@ def test_a_bucket_that_is_not_there(bucket, stores, capsys):
 
 
 class Hub:
-    """What push needs of `HfFileSystem` and its `HfApi`: a repository in memory that takes commits."""
+    """The part of `HfFileSystem` and `HfApi` that push uses, with a repository in memory."""
 
     def __init__(self):
         self.files, self.commits, self._api = {}, [], self
@@ -164,7 +164,7 @@ class Hub:
 
 
 def test_a_push_to_the_hub_is_one_commit(stores, monkeypatch, tmp_path):
-    """The Hub itself cannot be had on loopback: its filesystem and its API are replaced by a repository in memory."""
+    """The Hub is not available on loopback: a repository in memory replaces its filesystem and its API."""
     pytest.importorskip("huggingface_hub", reason="needs the extra [share]")
     hub, url = Hub(), "hf://datasets/me/coco/store/train.zarr"
     monkeypatch.setattr(remote, "_connect", lambda root: hub)
@@ -183,7 +183,7 @@ def test_a_push_to_the_hub_is_one_commit(stores, monkeypatch, tmp_path):
 
 
 def test_the_hubs_own_filesystem_takes_our_urls():
-    """`hf://` addresses are understood by huggingface_hub as we mean them, without a request."""
+    """huggingface_hub accepts our `hf://` URLs; this needs no request."""
     hub = pytest.importorskip("huggingface_hub", reason="needs the extra [share]")
     import fsspec
 

@@ -1,4 +1,4 @@
-"""A store at a URL reads like a store here: over ranges, kept in a bounded folder, whatever the server does."""
+"""A remote store reads like a local one: by ranges, kept in a folder of limited size, whatever the server does."""
 
 import multiprocessing
 import os
@@ -26,7 +26,7 @@ pytest.importorskip("aiohttp", reason="needs the extra [share]")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One store in all its forms, and a copy with the list that `push` writes beside it."""
+    """One store in both layouts and as an archive, and a copy with the list that `push` writes."""
     folder = tmp_path_factory.mktemp("served")
     small_store.make(folder / "s.zarr", skip=(4,))
     small_store.make(folder / "s.h5", skip=(4,))
@@ -44,7 +44,7 @@ def server(folder, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def own_folder(monkeypatch, tmp_path):
-    """No test touches the user's own folder of blocks."""
+    """No test uses the user's own folder of blocks."""
     monkeypatch.setenv("POSE_TEACHER_CACHE_DIR", str(tmp_path / "default"))
 
 
@@ -54,7 +54,7 @@ def name(request):
 
 
 def few(store):
-    """Three records of the store: for tests in which every read is a request."""
+    """A few records of the store, for tests in which every read is a request."""
     return store.heatmaps([17, 2, 9]).tobytes(), store.frame(11)
 
 
@@ -73,7 +73,7 @@ def test_a_remote_store_reads_like_the_local_one(server, folder, name, tmp_path)
 
 
 def test_a_path_made_of_a_url_is_the_url():
-    """Commands that parse their arguments as paths take URLs too."""
+    """Commands that parse their arguments as paths accept URLs, too."""
     for url in ("http://h:80/a/s.zarr", "s3://bucket/s.h5", "hf://datasets/me/x/s.zarr"):
         assert str(locate(Path(url))) == url
     assert locate("file:///a%20b/s.zarr") == Path("/a b/s.zarr")
@@ -140,7 +140,7 @@ def test_a_server_that_goes_away_while_a_store_is_opened(server, short, tmp_path
 def test_a_server_that_ignores_ranges_is_noticed(server, monkeypatch, tmp_path):
     monkeypatch.setattr(remote_files, "BLOCK", 4096)
     server.ignores_ranges = True
-    with pytest.raises(cache.StoreError, match="the server ignores ranges"):
+    with pytest.raises(cache.StoreError, match="the server ignores range requests"):
         digest(cache.open_store(f"{server.url}/s.h5", local=tmp_path))
 
 
@@ -208,9 +208,9 @@ def test_the_block_used_last_stays(tmp_path):
         read(name)
         os.utime(blocks._path(name), (number, number))
     blocks._used.clear()
-    assert read("aa1") == b"1" * 10  # used again: bb2 is the oldest now
+    assert read("aa1") == b"1" * 10  # used again: now bb2 is the oldest
     read("dd4")
-    assert sorted(path.name for path in blocks_of(tmp_path)) == ["1", "4"]  # room is made in steps
+    assert sorted(path.name for path in blocks_of(tmp_path)) == ["1", "4"]  # blocks are deleted in large steps
     assert fetched == ["aa1", "bb2", "cc3", "dd4"]
 
 
@@ -251,7 +251,7 @@ def test_the_environment_says_where_and_how_much(server, monkeypatch, tmp_path):
 @pytest.mark.parametrize(("method", "count"), [("fork", 2), ("spawn", 1)])
 def test_children_and_parent_share_the_folder(server, folder, name, method, count, tmp_path):
     if method == "spawn" and name != "s.zarr":
-        pytest.skip("a process of its own takes seconds to start: once is enough")
+        pytest.skip("spawning a process takes seconds: once is enough")
     store = cache.open_store(f"{server.url}/{name}", local=tmp_path)
     store.heatmap(0)
     context = multiprocessing.get_context(method)
@@ -302,7 +302,7 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
 
 
 def test_the_trainer_streams_a_store(tmp_path, capsys):
-    """The commands of `train` take a URL where they take a path, and measure the same."""
+    """The commands of `train` accept a URL in place of a path, with the same results."""
     from tests.support.stores import people as people_store
     from train.__main__ import main
 

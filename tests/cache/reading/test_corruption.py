@@ -1,4 +1,4 @@
-"""Damaged, foreign and lying stores end in a `StoreError`, and `verify` finds what reading alone would not."""
+"""Damaged and forged stores give a `StoreError`, and `verify` finds what reading alone does not."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from cache.commands.verify import verify_store
 from cache.format import compress, integrity
 from cache.format.integrity import seal
 from cache.format.manifest import parse_document
-from tests.support.stores import lies as store_lies
+from tests.support.stores import forged
 from tests.support.stores import small as small_store
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
-    """One store of each form, never touched."""
+    """One undamaged store of each layout, which no test changes."""
     folder = tmp_path_factory.mktemp("pristine")
     for suffix in (".zarr", ".h5"):
         small_store.make(folder / f"s{suffix}", skip=(4,))
@@ -38,7 +38,7 @@ def hdf5_path(pristine, tmp_path):
 
 
 def read_everything(path):
-    """Open and read all records; raises a StoreError, or returns what a sound store returns."""
+    """Open a store and read all records; raises a `StoreError`, or returns all content."""
     store = cache.open_store(path)
     records = np.flatnonzero(store.written)
     images = [store.frame(int(index)) for index in records] if store.has_frames else []
@@ -50,9 +50,9 @@ def read_everything(path):
 
 
 def edit_manifest(path, *, sealed=True, **changes):
-    """Change entries of the manifest in place, of either form; `a__b` reaches into mappings.
+    """Change entries of the manifest in place, in either layout; `a__b` is entry `b` of mapping `a`.
 
-    An attacker seals it again; an accident does not.
+    If `sealed`, the hash of the manifest is recomputed, as in a forged store.
     """
     finish = seal if sealed else lambda manifest: manifest
     if path.suffix == ".zarr":
@@ -96,7 +96,7 @@ FILES = {
     "instances/bbox/c/0/0": "content hash",
     "integrity/checksum/c/0/0": "content hash",
     "frames/affine/c/0/0/0": "content hash",
-    "integrity/shard_sha256/c/0/0": "records are sound, but are not those that were written",
+    "integrity/shard_sha256/c/0/0": "all records are readable, but they are not those that were written",
 }
 
 
@@ -104,7 +104,7 @@ FILES = {
 def test_a_flipped_bit_is_found(zarr_path, name, found):
     flip(zarr_path / name, 30)
     problems = verify_store(zarr_path)
-    assert found in "; ".join(problem.what for problem in problems)
+    assert found in "; ".join(problem.message for problem in problems)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -132,7 +132,7 @@ def test_a_truncated_or_missing_zarr_file_is_found(zarr_path, name, share):
         os.truncate(file, int(file.stat().st_size * share))
     problems = verify_store(zarr_path)
     assert problems
-    assert str(zarr_path) in problems[0].what
+    assert str(zarr_path) in problems[0].message
 
 
 @pytest.mark.parametrize("view", [0, 1])
@@ -140,7 +140,7 @@ def test_views_that_are_read_together_are_told_apart_where_one_is_damaged(zarr_p
     store = cache.open_store(zarr_path)
     records = [(3, 0), (3, 1), (0, 0), (0, 1)]
     assert len(list(store.stored_many(records))) == 4
-    extent = store._layout.view(store.spec, 0, view)
+    extent = store._layout.view_extent(store.spec, 0, view)
     flip(zarr_path / extent.key, extent.offset + extent.nbytes // 2)
     with pytest.raises(cache.StoreFormatError, match=rf"instance 0 \(annotation 100\), view {view}: "):
         list(store.stored_many(records))
@@ -156,14 +156,14 @@ def test_reading_a_store_with_a_missing_shard_names_the_file(zarr_path):
 
 
 def test_exchanged_records_do_not_pass_for_each_other(zarr_path):
-    """Two shards that exchanged their names are sound files with sound indices, and still not what was written."""
+    """Two shards with exchanged names are intact files with intact indices, but not what was written."""
     a, b, aside = (zarr_path / "heatmaps/codes/c" / name for name in ("0", "1", "aside"))
     a.rename(aside), b.rename(a), aside.rename(b)
     with pytest.raises(cache.StoreFormatError, match=r"instance 0 \(annotation 100\), view 0: .* checksum"):
         cache.open_store(zarr_path).heatmap(0)
 
 
-LIES = {
+FORGED = {
     "version": (2, "upgrade it"),
     "format": ("parquet", "this program reads"),
     "complete": (False, "not complete"),
@@ -172,13 +172,13 @@ LIES = {
     "spec__instances ": (-1, "positive integer"),
     "spec__instances  ": (10**30, "positive integer"),
     "spec__joints": (17, "expected"),
-    "spec__height": (2**26, "beyond any pose heatmap"),
+    "spec__height": (2**26, "larger than any store"),
     "spec__instances   ": (2**40, "positive integer"),
-    "spec__width": (13, "asks for"),
+    "spec__width": (13, "declares|requires"),
     "spec__views": ("2", "positive integer"),
     "spec__frames": (1, "must be true or false"),
     "spec__shard_instances": (16, "expected"),
-    "spec__frame_limit": (1, "bytes|asks for"),
+    "spec__frame_limit": (1, "bytes|declares|requires"),
     "spec__codec": ({"name": "jpeg", "version": 1}, "upgrade"),
     "spec__codec__levels": (300, "levels must be"),
     "spec__codec__levels ": (50, "above 50"),
@@ -186,30 +186,30 @@ LIES = {
     "spec__codec__floor ": ("0.003", "not a number"),
     "spec__extra": (1, "spec: expected the entries"),
     "spec": (None, "spec: expected the entries"),
-    "provenance": ("me", "not what the format says"),
-    "codec_error": ({"log_t1": 3}, "not what the format says"),
-    "codec_error ": ([], "not what the format says"),
-    "teacher_metrics": ([1], "not what the format says"),
-    "written ": (True, "not what the format says"),
+    "provenance": ("me", "not of the types"),
+    "codec_error": ({"log_t1": 3}, "not of the types"),
+    "codec_error ": ([], "not of the types"),
+    "teacher_metrics": ([1], "not of the types"),
+    "written ": (True, "not of the types"),
     "columns": ({}, "declares no column"),
-    "columns ": ([], "not path"),
+    "columns ": ([], "form path"),
     "columns__instances/bbox": (["<f8", [20, 5]], "expected <f8"),
     "columns__instances/bbox ": (["|O", [20, 4]], "expected <f8"),
     "columns__instances/../../../etc/passwd": (["|u1", [20]], "forbids"),
-    "columns__instances/huge": (["<f8", [20, 10**15]], "beyond any annotation"),
-    "columns__ground_truth/annotation_id": (["<i8", [10**15]], "beyond any annotation"),
+    "columns__instances/huge": (["<f8", [20, 10**15]], "larger than any annotation"),
+    "columns__ground_truth/annotation_id": (["<i8", [10**15]], "larger than any annotation"),
     "columns__integrity/written": (["|u1", [20, 1]], "expected"),
 }
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
-@pytest.mark.parametrize(("name", "lie"), LIES.items())
-def test_a_manifest_that_lies_is_refused(pristine, tmp_path, suffix, name, lie):
+@pytest.mark.parametrize(("name", "change"), FORGED.items())
+def test_a_manifest_that_lies_is_refused(pristine, tmp_path, suffix, name, change):
     path = tmp_path / f"s{suffix}"
     source = pristine / path.name
     shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
-    edit_manifest(path, **{name.strip(): lie[0]})
-    with pytest.raises(cache.StoreError, match=lie[1]):
+    edit_manifest(path, **{name.strip(): change[0]})
+    with pytest.raises(cache.StoreError, match=change[1]):
         read_everything(path)
 
 
@@ -247,7 +247,7 @@ def test_links_are_refused(zarr_path, hdf5_path, tmp_path):
     shard.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(cache.StoreFormatError, match="cannot be opened"):
         read_everything(zarr_path)
-    assert any("link or device" in problem.what for problem in verify_store(zarr_path))
+    assert any("link or device" in problem.message for problem in verify_store(zarr_path))
     with h5py.File(tmp_path / "other.h5", "w") as other, h5py.File(hdf5_path, "r+") as file:
         other["bbox"] = file["instances/bbox"][:]
         del file["instances/bbox"]
@@ -269,8 +269,8 @@ def test_what_is_no_part_of_the_store_is_found(zarr_path, hdf5_path):
     with h5py.File(hdf5_path, "r+") as file:
         file["heatmaps/notes"] = h5py.SoftLink("/instances/bbox")
     for path in (zarr_path, hdf5_path):
-        found = [problem.what for problem in verify_store(path)]
-        assert found == ["heatmaps/notes: no part of the store, or a link or device"]
+        found = [problem.message for problem in verify_store(path)]
+        assert found == ["heatmaps/notes: does not belong to the store, or is a link or device"]
 
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "a/../../b.jpg", "..\\b.jpg", ""])
@@ -283,7 +283,7 @@ def test_a_file_name_that_leads_out_of_its_folder_is_refused(tmp_path, monkeypat
 
 
 def test_a_decompression_bomb_costs_no_memory(zarr_path):
-    """A chunk that would decode to 64 MiB is refused by the size that its record must have."""
+    """A chunk that would decompress to 64 MiB is refused, because its record has another size."""
     bomb = compress.zstd_compress(np.zeros(1 << 26, np.uint8))
     with pytest.raises(cache.StoreFormatError, match="zstd"):
         compress.zstd_decompress(bomb, 480)
@@ -293,16 +293,16 @@ def test_a_decompression_bomb_costs_no_memory(zarr_path):
 
 
 def test_a_store_whose_shard_digest_was_made_to_match_is_still_checked_by_the_content_hash(zarr_path):
-    """Someone who rewrites a column and its checksums, but not the content hash, is found out."""
+    """A changed column is found by the content hash, even if no record is read."""
     store = cache.open_store(zarr_path)
     column = store.column("integrity/checksum").copy()
-    column[4] = 7  # the row of a record that was never written, which no read looks at
+    column[4] = 7  # the row of an unwritten record, which is never read
     (zarr_path / "integrity/checksum/c/0/0").write_bytes(column.tobytes())
-    assert [problem.what[:12] for problem in verify_store(zarr_path)] == ["content hash"]
+    assert [problem.message[:12] for problem in verify_store(zarr_path)] == ["content hash"]
 
 
 def test_checksums_are_crc32c():
-    """The check value of the Castagnoli polynomial, so that other programs can verify a store."""
+    """The check value of the Castagnoli polynomial: other programs can verify a store."""
     assert integrity.crc32c(b"123456789") == 0xE3069283
 
 
@@ -320,7 +320,7 @@ def _sound_or_refused(path, expected):
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
 @pytest.mark.parametrize("name", ["teacher_metrics", "provenance__teacher"])
 def test_an_account_that_was_edited_is_told_from_the_makers(pristine, tmp_path, suffix, name):
-    """What no column vouches for, such as the teacher's AP, cannot change by accident."""
+    """The manifest's own hash covers entries without a column, such as the teacher's AP."""
     path = tmp_path / f"s{suffix}"
     source = pristine / path.name
     shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
@@ -330,7 +330,7 @@ def test_an_account_that_was_edited_is_told_from_the_makers(pristine, tmp_path, 
 
 
 def test_sizes_that_would_make_memory_are_refused(zarr_path):
-    """A manifest of 2**28 instances whose columns are sparse files of the right size: no size contradicts it."""
+    """A manifest with 2**28 instances, whose columns are sparse files of matching sizes."""
     count = 2**28
     document = json.loads((zarr_path / "zarr.json").read_text())
     manifest = document["attributes"]["manifest"]
@@ -377,38 +377,38 @@ def test_deep_nesting_is_refused(depth):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("path", ["frames/affine", "views/affine", "instances/bbox", "ground_truth/keypoints"])
 def test_a_column_that_is_not_finite_is_refused_under_right_checksums(tmp_path, suffix, value, path):
-    def lie(column):
+    def forge_column(column):
         return np.where(np.arange(column.size).reshape(column.shape) == 7, value, column).astype(column.dtype)
 
-    store_lies.forge(tmp_path / f"s{suffix}", {path: lie})
+    forged.forge(tmp_path / f"s{suffix}", {path: forge_column})
     with pytest.raises(cache.StoreFormatError, match=f"column {path} holds values that are not finite"):
         cache.open_store(tmp_path / f"s{suffix}").column(path)
-    assert [problem.what for problem in verify_store(tmp_path / f"s{suffix}")]
+    assert [problem.message for problem in verify_store(tmp_path / f"s{suffix}")]
 
 
 @pytest.mark.parametrize("codec", [cache.FloatCodec("float16"), cache.FloatCodec()])
 @pytest.mark.parametrize("part", ["stored", "peak"])
 def test_maps_that_are_not_finite_are_refused_under_right_checksums(tmp_path, codec, part):
-    def lie(encoded):
+    def forge_record(encoded):
         changed = getattr(encoded, part).copy()
         changed.reshape(-1)[1] = np.nan
         return encoded._replace(**{part: changed})
 
-    store_lies.forge(tmp_path / "s.zarr", record=lie, codec=codec)
+    forged.forge(tmp_path / "s.zarr", record=forge_record, codec=codec)
     with pytest.raises(cache.StoreFormatError, match=r"instance 0 \(annotation 100\), view 0: .* not finite"):
         cache.open_store(tmp_path / "s.zarr").heatmap(0)
     assert verify_store(tmp_path / "s.zarr")
 
 
 def test_codes_beyond_the_table_are_refused_wherever_they_are_read(tmp_path):
-    """Whoever looks values up in `codec.tables` would read past their end."""
+    """A lookup in `codec.tables` would read past the end of the table."""
 
-    def lie(encoded):
+    def forge_record(encoded):
         stored = np.zeros_like(encoded.stored)
         stored[0, 0, 0, 0] = 200
         return encoded._replace(stored=stored)
 
-    store_lies.forge(tmp_path / "s.zarr", record=lie)
+    forged.forge(tmp_path / "s.zarr", record=forge_record)
     store = cache.open_store(tmp_path / "s.zarr")
     out, order = np.zeros((*store.spec.map_shape[1:], store.spec.joints), np.float32), np.arange(store.spec.joints)
 
@@ -422,13 +422,13 @@ def test_codes_beyond_the_table_are_refused_wherever_they_are_read(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
 def test_a_frame_size_that_wraps_around_is_refused(tmp_path, suffix):
-    """Offset + nbytes beyond 2**64 must not come back to the beginning."""
+    """Offset + nbytes beyond 2**64 must not wrap around to the beginning."""
     for path, value in (("frames/offset", 2**64 - 8), ("frames/nbytes", 2**32 - 1), ("frames/nbytes", 0)):
 
-        def lie(column, value=value):
+        def forge_column(column, value=value):
             return np.where(np.arange(len(column)) == 3, column.dtype.type(value), column)
 
-        store_lies.forge(tmp_path / f"s{suffix}", {path: lie})
+        forged.forge(tmp_path / f"s{suffix}", {path: forge_column})
         with pytest.raises(cache.StoreFormatError, match="instance 3"):
             cache.open_store(tmp_path / f"s{suffix}").frame(3)
 
@@ -436,7 +436,7 @@ def test_a_frame_size_that_wraps_around_is_refused(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
 @pytest.mark.parametrize("instance", [4, 5, 19])
 def test_a_frame_that_is_said_to_lie_elsewhere_is_found(pristine, tmp_path, suffix, instance):
-    """No hash covers the places, and nobody reads the frame of an instance that was never written, as 4 is."""
+    """No hash covers the offsets, and the frame of an unwritten instance (4) is never read."""
     path = tmp_path / f"s{suffix}"
     source = pristine / path.name
     shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
@@ -446,7 +446,7 @@ def test_a_frame_that_is_said_to_lie_elsewhere_is_found(pristine, tmp_path, suff
     with file.open("r+b") as opened:
         opened.seek(extent.offset + 8 * instance)
         opened.write((int(store.column("frames/offset")[instance]) + 8).to_bytes(8, "little"))
-    problems = [problem.what for problem in verify_store(path)]
+    problems = [problem.message for problem in verify_store(path)]
     assert any(f"frames/offset is wrong for 1 of 20 instances; the first is {instance}" in what for what in problems)
 
 
@@ -458,7 +458,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_chunk_that_inflates_to_gigabytes_is_refused_in_little_memory(tmp_path, bomb):
-    store_lies.forge(tmp_path / "s.zarr", squeeze=BOMBS[bomb])
+    forged.forge(tmp_path / "s.zarr", compress=BOMBS[bomb])
     store = cache.open_store(tmp_path / "s.zarr")
     tracemalloc.start()
     with pytest.raises(cache.StoreFormatError, match="instance 0"):
@@ -499,12 +499,12 @@ HDF5 = {
         lambda file, name, kept: file.create_dataset(name, kept.shape, "f8", external=[("/etc/passwd", 0, 640)]),
         "not a dataset of this file",
     ),
-    "variable length": (_variable, "asks for"),
-    "text": (lambda file, name, kept: file.create_dataset(name, kept.shape, h5py.string_dtype()), "asks for"),
-    "references": (lambda file, name, kept: file.create_dataset(name, kept.shape, h5py.ref_dtype), "asks for"),
-    "big-endian": (lambda file, name, kept: file.create_dataset(name, data=kept.astype(">f8")), "asks for"),
+    "variable length": (_variable, "declares"),
+    "text": (lambda file, name, kept: file.create_dataset(name, kept.shape, h5py.string_dtype()), "declares"),
+    "references": (lambda file, name, kept: file.create_dataset(name, kept.shape, h5py.ref_dtype), "declares"),
+    "big-endian": (lambda file, name, kept: file.create_dataset(name, data=kept.astype(">f8")), "declares"),
     "chunked": (lambda file, name, kept: file.create_dataset(name, data=kept, chunks=True), "contiguous"),
-    "huge": (lambda file, name, kept: file.create_dataset(name, (2**40, 4), "f8"), "asks for"),
+    "huge": (lambda file, name, kept: file.create_dataset(name, (2**40, 4), "f8"), "declares"),
     "never allocated": (lambda file, name, kept: file.create_dataset(name, kept.shape, "f8"), "contiguous"),
 }
 
@@ -518,11 +518,11 @@ def test_a_dataset_that_the_format_forbids_is_refused(hdf5_path, attack):
 
 
 def test_a_dataset_that_is_another_one_is_found(hdf5_path):
-    """A second hard link passes for a dataset of the right shape; its content is not what was written."""
+    """A second hard link gives a dataset of the right shape, but with other content than was written."""
     with h5py.File(hdf5_path, "r+") as file:
         del file["instances/area"]
         file["instances/area"] = file["instances/score"]
-    assert any("content hash" in problem.what for problem in verify_store(hdf5_path))
+    assert any("content hash" in problem.message for problem in verify_store(hdf5_path))
 
 
 def test_a_filter_that_a_chunk_skips_is_refused(hdf5_path):
@@ -544,10 +544,10 @@ def test_hdf5_without_checksums_of_its_structure_is_refused(hdf5_path, tmp_path)
 
 
 def test_verify_reports_links_that_hdf5_cannot_list(tmp_path, hdf5_path, monkeypatch):
-    """A tree of links that HDF5 fails to walk is a problem of the store, and no failure of `verify`."""
+    """If HDF5 cannot list the links, `verify` reports a problem instead of failing."""
 
     def fail(*_):
         raise RuntimeError("Link visitation failed")
 
     monkeypatch.setattr(h5py.File, "visit_links", fail)
-    assert [problem.what for problem in verify_store(hdf5_path)] == [f"{hdf5_path}: damaged: Link visitation failed"]
+    assert [problem.message for problem in verify_store(hdf5_path)] == [f"{hdf5_path}: damaged: Link visitation failed"]

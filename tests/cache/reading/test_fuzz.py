@@ -1,4 +1,4 @@
-"""Some hundreds of mutated stores end in a `StoreError` or in correct data; tests/support/stores/attack.py tries thousands."""
+"""200 mutated stores give a `StoreError` or correct data; `tests.support.stores.attack` runs any number of them."""
 
 import pytest
 
@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.stores import attack as attack_store
+from tests.support.stores import forged
 from tests.support.stores.hdf5_mutations import lookup3, sealed_blocks
-from tests.support.stores.oracle import Victim, contents, examine
+from tests.support.stores.oracle import Examiner, contents, examine
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +18,8 @@ def pristine(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def victim(pristine):
-    process = Victim(pristine)
+def examiner(pristine):
+    process = Examiner(pristine)
     yield process
     process.close()
 
@@ -33,29 +34,27 @@ KINDS = [(form, kind) for form, kinds in attack_store.KINDS.items() for kind in 
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(mutation=st.sampled_from(KINDS), seed=st.integers(0, 2**32))
-def test_a_mutated_store_is_refused_or_right(victim, pristine, folder, mutation, seed):
-    attack_store.attack(victim, pristine, folder, *mutation, seed)
+def test_a_mutated_store_is_refused_or_right(examiner, pristine, folder, mutation, seed):
+    attack_store.attack(examiner, pristine, folder, *mutation, seed)
 
 
 def test_the_oracle_sees_what_is_not_refused(pristine, tmp_path):
-    """A store with another record's maps, read as if it were the original, is a finding: the test above can fail."""
-    from tests.support.stores import lies as store_lies
-
+    """A store with other maps that is read without an error is a finding: the test above can fail."""
     path = tmp_path / "s.zarr"
-    store_lies.forge(path, record=lambda encoded: encoded._replace(stored=encoded.stored * 0))
+    forged.forge(path, record=lambda encoded: encoded._replace(stored=encoded.stored * 0))
     with pytest.raises(AssertionError, match="are not what was stored"):
         examine(path, contents(pristine / "s.zarr"))
 
 
-def test_a_process_that_dies_is_a_finding(victim, pristine):
-    victim._process.kill()
+def test_a_process_that_dies_is_a_finding(examiner, pristine):
+    examiner._process.kill()
     with pytest.raises(AssertionError, match="the process died: exit code -9"):
-        victim.examine(pristine / "s.zarr")
-    assert victim.examine(pristine / "s.zarr") == "same"
+        examiner.examine(pristine / "s.zarr")
+    assert examiner.examine(pristine / "s.zarr") == "same"
 
 
 def test_metadata_can_be_sealed(pristine):
-    """The checksum that HDF5 writes is the one that the mutations make to match."""
+    """The checksum that the mutations recompute is the one that HDF5 writes."""
     blocks = sealed_blocks((pristine / "s.h5").read_bytes())
     assert len(blocks) > 30
-    assert lookup3(b"Four score and seven years ago") == 0x17770551  # the check value of its author
+    assert lookup3(b"Four score and seven years ago") == 0x17770551  # the author's check value

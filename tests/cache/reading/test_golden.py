@@ -1,6 +1,6 @@
-"""Stores of every released version of the format are read as they were written, and today's writer still writes them.
+"""Stores of every released version of the format are read correctly, and the present writer still writes the same.
 
-If a test here fails, the format has changed: give it a new version, write new golden stores, and go on reading the old.
+If a test here fails, the format has changed: give it a new version, write new golden stores, and keep reading the old.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ HASHES = {
     "float16.zarr": "878649584aff211504faeb1a8afac7e4c8374dc0fbab702af4be74b3c7fdf61c",
     "float32.h5": "185203ec9aca0634678804198a933558eb139961ba4906a92038302090d55069",
 }
-"""The content hashes as they were when version 1 was released; these lines never change."""
+"""The content hashes at the release of version 1; they must never change."""
 
 
 @pytest.fixture(params=sorted(HASHES))
@@ -42,7 +42,7 @@ def test_a_store_of_version_1_is_sound(name):
 
 
 def test_its_maps_are_those_that_were_stored(name):
-    """As frozen then, and as near to the formula as the codec said; exact for float32."""
+    """They equal the frozen maps, and the formula to within the codec's step; float32 is exact."""
     store = open_golden(name)
     shown, exact = store.heatmaps(WRITTEN), golden.maps()[WRITTEN]
     codec = golden.STORES[name]
@@ -60,7 +60,7 @@ def test_its_maps_are_those_that_were_stored(name):
 
 
 def test_its_codes_follow_from_the_formula_of_the_format():
-    """docs/format.md, in float64 and without the codec's code."""
+    """The formula of docs/format.md, computed in float64 and without the codec."""
     store = open_golden("root4.h5")
     exact, low = golden.maps()[WRITTEN], float(np.float32(0.003)) ** 0.25
     for row, index in enumerate(WRITTEN):
@@ -94,7 +94,7 @@ def test_its_columns_and_frames_are_those_that_were_stored(name):
 
 
 def test_todays_writer_writes_the_same(name, tmp_path):
-    """The same content hash and, in Zarr, the same files, byte for byte but for what a library or a logarithm made."""
+    """The same content hash and, in Zarr, the same bytes, except for compressed chunks and measured errors."""
     made = golden.write(tmp_path / f"v1-{name}", golden.STORES[name])
     assert made.manifest["content_sha256"] == HASHES[name]
     old, new = ({f.relative_to(p): f for f in p.rglob("*") if f.is_file()} for p in (FOLDER / f"v1-{name}", made.path))

@@ -1,4 +1,4 @@
-"""A store can be read with nothing but zarr, or nothing but h5py and numpy, by following docs/format.md."""
+"""A store can be read with zarr alone, or with h5py and numpy alone, by following docs/format.md."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ SKIPPED = (2, 17)
 
 
 def decode(differences, peak, codec):
-    """docs/format.md, heatmaps/codes, codec root4."""
+    """Decode maps as docs/format.md specifies for the codec root4; other codecs store the values."""
     if codec["name"] != "root4":
         return np.float32(differences)
     codes = np.cumsum(np.cumsum(differences, axis=-1, dtype=np.uint8), axis=-2, dtype=np.uint8)
@@ -26,7 +26,7 @@ def decode(differences, peak, codec):
 
 
 def check(node, manifest, store):
-    """Read everything from `node`, a zarr group or an h5py file, and compare with `store`, our own reader."""
+    """Read everything from `node`, a zarr group or an h5py file, and compare it with our own reader `store`."""
     assert manifest["complete"] is True
     written = node["integrity/written"][:]
     assert np.flatnonzero(written == 0).tolist() == list(SKIPPED)
@@ -48,7 +48,7 @@ def check(node, manifest, store):
 
 
 def crc32c(data):
-    """CRC-32C by its definition: reflected polynomial 0x82F63B78, a bit at a time."""
+    """CRC-32C by its definition: reflected polynomial 0x82F63B78, one bit at a time."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
@@ -58,7 +58,7 @@ def crc32c(data):
 
 
 def check_integrity(node, manifest):
-    """docs/format.md, Integrity: checksums, digests and the content hash, from what the library read."""
+    """Compute checksums, digests and the content hash of docs/format.md from what the library read."""
     spec, written = manifest["spec"], node["integrity/written"][:]
     offset, nbytes = node["frames/offset"][:], node["frames/nbytes"][:]
     digests = []
@@ -113,7 +113,7 @@ def test_the_ten_lines_of_the_format_document(tmp_path, suffix, monkeypatch):
 
 
 def test_zarr_writes_the_same_documents(tmp_path):
-    """The metadata that we write by hand is what the library would write for the same arrays."""
+    """Our metadata are those that the library writes for the same arrays."""
     small_store.make(tmp_path / "s.zarr")
     group = zarr.open_group(tmp_path / "s.zarr", mode="r")
     for path in ("heatmaps/codes", "frames/data", "instances/bbox", "frames/affine"):
@@ -123,7 +123,7 @@ def test_zarr_writes_the_same_documents(tmp_path):
 
 
 def test_zarr_reads_a_shard_that_ends_early(tmp_path):
-    """The last shard holds fewer instances than its grid; the rest of the grid is absent."""
+    """The last shard holds fewer instances than its grid; the other chunks are absent."""
     store = small_store.make(tmp_path / "s.zarr", count=small_store.SHARD + 1)
     array = zarr.open_group(tmp_path / "s.zarr", mode="r")["heatmaps/codes"]
     assert array.shape[0] == small_store.SHARD + 1

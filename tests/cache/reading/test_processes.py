@@ -1,4 +1,4 @@
-"""A store may be pickled, forked with, spawned with and read by threads; it keeps few files open and little memory."""
+"""A store works after pickling, forking and spawning and in threads; it keeps few files open and uses little memory."""
 
 import gc
 import multiprocessing
@@ -23,7 +23,7 @@ def store(request, tmp_path_factory):
 
 
 def digest(store):
-    """Everything of the store, read in a shuffled order."""
+    """All content of the store, read in a shuffled order."""
     order = np.random.default_rng(0).permutation(np.flatnonzero(store.written))
     return store.heatmaps(order).tobytes(), [store.frame(int(index)) for index in order], store.instances["file_name"]
 
@@ -83,7 +83,7 @@ def test_a_pickle_is_small_and_reads(store):
 
 @pytest.mark.skipif(not os.path.isdir(DESCRIPTORS), reason="the system does not list open files")
 def test_a_store_that_is_dropped_closes_its_files_at_once(store):
-    """Counting references is enough: nothing waits for the search for cycles, which may not come for minutes."""
+    """Reference counting closes them, without the garbage collector, which may not run for minutes."""
     expected = digest(store)
     gc.collect()
     gc.disable()
@@ -102,7 +102,7 @@ def test_a_store_that_is_dropped_closes_its_files_at_once(store):
 
 
 def test_a_replaced_store_does_not_mix_with_the_old_one(tmp_path):
-    """An open store goes on reading the bytes it opened, or fails; it never returns a mixture."""
+    """An open store keeps reading the old bytes or fails; it never mixes both stores."""
     store = small_store.make(tmp_path / "s.h5")
     expected = store.heatmaps([3])
     writer = small_store.begin(tmp_path / "s.h5", overwrite=True, count=21)

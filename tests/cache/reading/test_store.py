@@ -1,4 +1,4 @@
-"""Both forms of a store hold what was put in, give it back in the order asked, and say truly what they are."""
+"""Both layouts hold what was put in, return it in the requested order, and describe themselves correctly."""
 
 import json
 
@@ -19,7 +19,7 @@ def path(request, tmp_path):
 
 @pytest.fixture(scope="module", params=SUFFIXES)
 def store(request, tmp_path_factory):
-    """One store of each form for the tests that only read."""
+    """One store of each layout, for the tests that only read."""
     return small_store.make(tmp_path_factory.mktemp("store") / f"s{request.param}", metrics={"ap": 0.71})
 
 
@@ -83,7 +83,7 @@ def test_a_map_may_be_decoded_into_memory_of_the_callers(store):
 
 
 def test_many_records_are_those_of_each(store):
-    """In the order asked, and more than are decompressed at once."""
+    """Records in the requested order, and more of them than are decompressed at once."""
     records = [(index, view) for index in (19, 3, 0, 7, 8, 11, 12, 1, 15, 2) for view in (1, 0)] + [(3, 1)]
     for (index, view), (stored, peak) in zip(records, store.stored_many(records), strict=True):
         expected = store.stored(index, view)

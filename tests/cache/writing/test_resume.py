@@ -1,4 +1,4 @@
-"""A store that was interrupted anywhere goes on, ends with the same content, and is never taken for a whole one."""
+"""An interrupted run can be resumed at any point, gives the same content, and never leaves half a store in place."""
 
 import errno
 import os
@@ -15,6 +15,7 @@ from cache.commands.diff import diff_stores
 from cache.commands.verify import verify_store
 from cache.format.spec import PLAN
 from cache.writing import staging
+from kdcli.files import TEMPORARY_FILES
 from tests.support.stores import small as small_store
 
 
@@ -31,7 +32,7 @@ def write(path):
 
 
 def die_at(path, deadly):
-    """Write a store in a child that is killed before it gives its `deadly`-th file its name; did it get there?"""
+    """Write a store in a child process that is killed before its `deadly`-th rename; returns whether it was killed."""
     child = os.fork()
     if not child:
         count = iter(range(1, 1000))
@@ -51,7 +52,7 @@ def die_at(path, deadly):
 
 
 def test_killed_and_resumed_equals_uninterrupted(path, tmp_path):
-    """Killed before every rename of a run (of the many columns of the Zarr form, before every twelfth)."""
+    """Killed before every rename of a run (for the many columns of the Zarr layout, before every twelfth)."""
     whole = small_store.make(tmp_path / f"whole{path.suffix}").path
     deadly = 1
     while die_at(path, deadly):
@@ -102,7 +103,7 @@ def test_an_unfinished_store_is_not_opened(path):
 
 def test_an_unfinished_run_is_neither_overwritten_nor_mixed_by_accident(path):
     small_store.fill(small_store.begin(path), only=[0])
-    with pytest.raises(cache.StoreError, match="unfinished run; go on with --resume"):
+    with pytest.raises(cache.StoreError, match="unfinished run; continue it with --resume"):
         small_store.begin(path)
     assert small_store.begin(path, overwrite=True).pending_shards() == [0, 1, 2]
 
@@ -221,7 +222,7 @@ def test_overwrite_deletes_nothing_that_is_not_ours(path):
         (path / "thesis.txt").write_text("irreplaceable")
     else:
         path.write_text("irreplaceable")
-    with pytest.raises(cache.StoreError, match="is not a store that this program could have made"):
+    with pytest.raises(cache.StoreError, match="is not a store of this program"):
         small_store.begin(path, overwrite=True)
     assert path.exists()
 
@@ -229,7 +230,7 @@ def test_overwrite_deletes_nothing_that_is_not_ours(path):
 def test_overwrite_spares_foreign_files_inside_a_store(tmp_path):
     small_store.make(tmp_path / "s.zarr")
     (tmp_path / "s.zarr" / "notes.txt").write_text("irreplaceable")
-    with pytest.raises(cache.StoreError, match=r"no part of a store \(\['notes\.txt'\]\)"):
+    with pytest.raises(cache.StoreError, match=r"do not belong to a store \(\['notes\.txt'\]\)"):
         small_store.begin(tmp_path / "s.zarr", overwrite=True)
 
 
@@ -247,7 +248,7 @@ def test_a_full_disk_is_said_and_survived(path, monkeypatch, written):
     partial, original = staging.staging_path(path), os.fsync
 
     def fsync(handle):
-        if (partial / PLAN).exists() and len(list(partial.glob("receipts/*.npz"))) >= written:
+        if (partial / PLAN).exists() and len(list(partial.glob("receipts/[0-9]*.npz"))) >= written:
             raise OSError(errno.ENOSPC, "No space left on device")
         original(handle)
 
@@ -263,7 +264,7 @@ def test_a_full_disk_is_said_and_survived(path, monkeypatch, written):
 
 
 def test_what_a_receipt_vouches_for_is_on_the_disk_before_it(path, monkeypatch):
-    """A power cut keeps what was synchronised: every file, and the entry of every folder on the way to it."""
+    """A power cut preserves what was synchronised: every file, and the entry of every folder above it."""
     synced, original = [], Path.replace
 
     def fsync(handle):
@@ -274,7 +275,7 @@ def test_what_a_receipt_vouches_for_is_on_the_disk_before_it(path, monkeypatch):
             root = staging.staging_path(path)
             made = [entry for entry in (root / "store").rglob("*") if entry.parent in synced]
             assert set(made) == set((root / "store").rglob("*"))
-            assert sum(entry.name.endswith(".tmp") for entry in synced) >= 3  # plan, codes, frames and this receipt
+            assert sum(entry.match(TEMPORARY_FILES) for entry in synced) >= 3  # plan, codes, frames and this receipt
             assert self in synced
         return original(self, target)
 
@@ -286,7 +287,7 @@ def test_what_a_receipt_vouches_for_is_on_the_disk_before_it(path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["store", "store.npz", "store.zarr.zip"])
 def test_the_suffix_chooses_the_form(tmp_path, name):
-    with pytest.raises(cache.StoreError, match="ends in one of"):
+    with pytest.raises(cache.StoreError, match="must end in one of"):
         small_store.begin(tmp_path / name)
 
 
@@ -296,7 +297,7 @@ def test_no_path_of_the_makers_machine_gets_into_a_store(path):
 
 
 def test_a_provenance_that_json_cannot_hold_is_refused(path):
-    with pytest.raises(cache.StoreError, match="made of JSON values"):
+    with pytest.raises(cache.StoreError, match="consist of JSON values"):
         small_store.begin(path, provenance={"mean": np.float32(0.5)})
 
 

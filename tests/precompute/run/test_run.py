@@ -199,7 +199,7 @@ def test_wrong_commands_are_refused_in_one_line(data, tmp_path, capsys):
     assert "did you mean hrnet_w32" in refused(capsys, [*nowhere, "hrnet_w23"])  # before the data are read
     assert "did you mean hrnet_w48" in refused(capsys, [*nowhere, "hrnet_w32", "--ensemble", "hrnet_w84=b.pth"])
     assert "did you mean root4?" in refused(capsys, [*nowhere, "hrnet_w32", "--codec", "rot4:64"])
-    assert "ends in one of" in refused(capsys, command(data, tmp_path / "s.npz"))
+    assert "must end in one of" in refused(capsys, command(data, tmp_path / "s.npz"))
 
 
 def test_the_limit_takes_the_first_persons_and_the_ground_truth_follows(data, tmp_path):

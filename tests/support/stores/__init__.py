@@ -1,1 +1,1 @@
-"""Small stores, sound and damaged ones."""
+"""Small stores for tests: intact, damaged and forged ones."""

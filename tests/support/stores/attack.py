@@ -1,10 +1,10 @@
-"""Thousands of mutations of small stores: each ends in a `StoreError`, or in correct data, and in nothing else.
+"""Fuzzing: each of thousands of damaged or forged small stores must give a `StoreError` or the correct data.
 
-    python -m tests.support.stores.attack --mutations 10000 --seed 1 [--form zarr] [--kind change_sealed] [--keep FOLDER]
+    python -m tests.support.stores.attack --mutations 10000 --seed 1 [--form zarr] [--kind change_sealed] [--keep DIR]
 
-Every store is opened and read in a process of its own, with bounded memory and time. What went wrong is printed with
-its form, kind and seed, which make it again (`--form F --kind K --seed S --mutations 1`), and the store is kept.
-tests/cache/reading/test_fuzz.py does some hundreds.
+Every store is opened and read in a separate process, with limited memory and time. A failure is printed with its
+layout, kind and seed, which reproduce it (`--form F --kind K --seed S --mutations 1`), and `--keep` keeps the store.
+tests/cache/reading/test_fuzz.py runs 200 of them.
 """
 
 import argparse
@@ -15,28 +15,34 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.support.stores import hdf5_mutations, small as small_store, lies as store_lies, mutations as store_mutations
-from tests.support.stores.oracle import Victim
+from tests.support.stores import forged, hdf5_mutations
+from tests.support.stores import mutations as store_mutations
+from tests.support.stores import small as small_store
+from tests.support.stores.oracle import Examiner
 
 DAMAGE = {
     "zarr": store_mutations.MUTATIONS,
     "h5": (*store_mutations.MUTATIONS, *hdf5_mutations.MUTATIONS),
 }
-KINDS = {form: {kind.__name__: kind for kind in (*damage, *store_lies.LIES)} for form, damage in DAMAGE.items()}
-LIES = {kind.__name__ for kind in store_lies.LIES}
+KINDS = {form: {kind.__name__: kind for kind in (*damage, *forged.FORGERIES)} for form, damage in DAMAGE.items()}
+FORGERIES = {kind.__name__ for kind in forged.FORGERIES}
 
 
 def make_pristine(folder: Path) -> Path:
-    """A store of each form below `folder`."""
+    """Write one undamaged store of each layout below `folder`."""
     for form in KINDS:
-        small_store.make(folder / f"s.{form}", skip=store_lies.SKIPPED, **store_lies.SIZES)
+        small_store.make(folder / f"s.{form}", skip=forged.SKIPPED, **forged.SIZES)
     return folder
 
 
-def attack(victim: Victim, pristine: Path, folder: Path, form: str, kind: str, seed: int) -> tuple[str, str]:
-    """The verdict on one mutated store, and what was done to it; an `AssertionError` if it is a finding.
+def attack(examiner: Examiner, pristine: Path, folder: Path, form: str, kind: str, seed: int) -> tuple[str, str]:
+    """Mutate a store and examine it.
 
-    "unmade": the library does not write such a thing.
+    Returns:
+        The verdict of `examine`, or "unmade" if the library refuses to write the mutation; and what was changed.
+
+    Raises:
+        AssertionError: A finding.
     """
     path = folder / f"s.{form}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -46,21 +52,21 @@ def attack(victim: Victim, pristine: Path, folder: Path, form: str, kind: str, s
     try:
         what = KINDS[form][kind](path, random.Random(seed))
     except (OSError, RuntimeError, TypeError, ValueError, KeyError) as error:
-        return "unmade", str(error)  # HDF5 itself refuses to write what was asked for
+        return "unmade", str(error)  # HDF5 itself refuses to write this
     try:
-        return victim.examine(path, damage=kind not in LIES), what
+        return examiner.examine(path, damage=kind not in FORGERIES), what
     except AssertionError as error:
         raise AssertionError(f"{form} {kind} {seed}: {what}\n{error}") from None
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Attack; 1 if anything was found."""
+    """Run the mutations; returns 1 if there was a finding."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutations", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--form", choices=sorted(KINDS))
     parser.add_argument("--kind", choices=sorted({*KINDS["zarr"], *KINDS["h5"]}))
-    parser.add_argument("--keep", type=Path, help="where the stores that were findings go")
+    parser.add_argument("--keep", type=Path, help="folder for the stores of findings")
     arguments = parser.parse_args(argv)
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
@@ -73,21 +79,21 @@ def main(argv: list[str] | None = None) -> int:
 def _attacks(arguments: argparse.Namespace, folder: Path) -> dict[tuple[str, str], collections.Counter[str]]:
     (folder / "pristine").mkdir()
     pristine = make_pristine(folder / "pristine")
-    victim = Victim(pristine)
+    examiner = Examiner(pristine)
     verdicts: dict[tuple[str, str], collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for seed in range(arguments.seed, arguments.seed + arguments.mutations):
         form = arguments.form or sorted(KINDS)[seed % 2]
         kinds = sorted(KINDS[form])
         kind = arguments.kind or kinds[seed // 2 % len(kinds)]
         try:
-            verdict, _ = attack(victim, pristine, folder / "work", form, kind, seed)
+            verdict, _ = attack(examiner, pristine, folder / "work", form, kind, seed)
         except AssertionError as error:
             verdict = "finding"
             print(error, flush=True)
             if arguments.keep:
                 shutil.copytree(folder / "work", arguments.keep / f"{form}-{kind}-{seed}", symlinks=True)
         verdicts[form, kind][verdict] += 1
-    victim.close()
+    examiner.close()
     return verdicts
 
 

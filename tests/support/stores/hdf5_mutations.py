@@ -1,4 +1,4 @@
-"""Damage and malice in the structure of an HDF5 store, through h5py and, with checksums made to match, past it."""
+"""Damage to the structure of an HDF5 store: through h5py, and in its bytes with checksums that match."""
 
 import functools
 import random
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def change_objects(path: Path, rng: random.Random) -> str:
-    """Remove, rename, link, retype or replace one dataset, group or attribute."""
+    """Remove, link, retype or replace one dataset, group or attribute."""
     change = rng.choice((_relink, _retype, _redeclare, _change_attribute, _change_chunk))
     with h5py.File(path, "r+", libver=rng.choice((("v110", "v110"), ("earliest", "latest")))) as file:
         names: list[str] = []
@@ -21,7 +21,7 @@ def change_objects(path: Path, rng: random.Random) -> str:
 
 
 def _relink(file, name, rng):
-    """A link of another kind, or to another place, or none."""
+    """Replace a link by one of another kind or to another object, or remove it."""
     other = rng.choice(("/", "/heatmaps", "/instances/bbox", "/instances/area", "/heatmaps/codes", "/none"))
     links = {
         "removed": None,
@@ -43,7 +43,7 @@ def _relink(file, name, rng):
 
 
 def _retype(file, name, rng):
-    """The same shape in another dtype."""
+    """Replace a dataset by one of the same shape in another dtype."""
     node = file[name]
     if not isinstance(node, h5py.Dataset):
         return "a group"
@@ -68,7 +68,7 @@ def _retype(file, name, rng):
 
 
 def _redeclare(file, name, rng):
-    """The same dtype in another shape, layout or pipeline of filters."""
+    """Replace a dataset by one of the same dtype with another shape, storage or filters."""
     node = file[name]
     if not isinstance(node, h5py.Dataset):
         return "a group"
@@ -96,7 +96,7 @@ def _redeclare(file, name, rng):
 
 
 def _change_attribute(file, name, rng):
-    """An attribute that is missing, of another type or shape, or enormous."""
+    """Remove an attribute, or replace it by one of another type, shape or size."""
     node = rng.choice((file, file[name]))
     if not node.attrs:
         return "no attributes"
@@ -114,7 +114,7 @@ def _change_attribute(file, name, rng):
 
 
 def _change_chunk(file, name, rng):
-    """A chunk of the codes that is noise, raw, empty, far too long, or marked as not filtered."""
+    """Replace a chunk of the codes by one that is random, uncompressed, empty, too long, or marked as not filtered."""
     codes = file["heatmaps/codes"]
     where = (rng.randrange(codes.shape[0]), rng.randrange(codes.shape[1]), 0, 0, 0)
     data = rng.choice((rng.randbytes(60), b"\0", np.zeros(codes.chunks, codes.dtype).tobytes(), rng.randbytes(100000)))
@@ -123,7 +123,7 @@ def _change_chunk(file, name, rng):
 
 
 def change_sealed(path: Path, rng: random.Random) -> str:
-    """Change bytes of the file's metadata and make its checksums match, so that HDF5 believes them."""
+    """Change bytes of the file's metadata and recompute the checksums, so that HDF5 accepts them."""
     data = bytearray(path.read_bytes())
     start, length = rng.choice(sealed_blocks(bytes(data)))
     places = sorted(rng.randrange(start + 4, start + length) for _ in range(rng.choice((1, 1, 2, 4))))
@@ -141,14 +141,14 @@ SIGNATURES = (b"\x89HDF", b"OHDR", b"OCHK", b"FRHP", b"BTHD", b"BTLF", b"FAHD", 
 
 @functools.lru_cache(maxsize=8)
 def sealed_blocks(data: bytes) -> list[tuple[int, int]]:
-    """(start, length) of the file's metadata blocks that a checksum follows, found by their signatures."""
+    """(start, length) of the metadata blocks that are followed by a checksum, found by their signatures."""
     starts = [match.start() for match in re.finditer(b"|".join(map(re.escape, SIGNATURES)), data)]
     found = ((start, _sealed_length(data, start)) for start in starts)
     return [(start, length) for start, length in found if length]
 
 
 def _sealed_length(data: bytes, start: int) -> int:
-    """Bytes before the checksum of the block at `start`; 0: there is none."""
+    """The number of bytes before the checksum of the block at `start`; 0 if there is no checksum."""
     lengths = range(8, min(len(data) - start - 4, 400))
     if data[start : start + 4] == b"OHDR":
         flags = data[start + 5]

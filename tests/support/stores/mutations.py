@@ -1,6 +1,6 @@
-"""Damage of every kind to the files of a store, drawn from a seed. HDF5's own structure: tests/support/stores/hdf5_mutations.py.
+"""Random damage to the files of a store; the structure of HDF5 files is damaged by `hdf5_mutations`.
 
-A mutation takes the path of a store that may be spoilt and a `random.Random`, and says what it did.
+A mutation takes the path of a store, which it changes, and a `random.Random`, and returns a description of the change.
 """
 
 import json
@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 
 import cache
-from cache.format.manifest import parse_document
 from cache.format.integrity import seal
+from cache.format.manifest import parse_document
 
 STRANGE = (
     *(None, True, False, "", 0, -1, 1, 255, 256, 2**31, 2**32, 2**63, 2**64, 10**400, -(2**63), 0.5, -0.0, 1e308),
@@ -64,7 +64,7 @@ def resize(path: Path, rng: random.Random) -> str:
 
 
 def reorder_files(path: Path, rng: random.Random) -> str:
-    """Delete, add, exchange or replace a file or a directory by something else."""
+    """Delete, add, exchange or replace a file or a directory."""
     found = [file for file in sorted(path.rglob("*")) if path.is_dir()]
     if not found:
         return resize(path, rng)
@@ -88,23 +88,23 @@ def reorder_files(path: Path, rng: random.Random) -> str:
 
 
 def json_documents(path: Path, rng: random.Random) -> str:
-    """Change one place of one JSON document: the manifest or, in the Zarr form, any `zarr.json`."""
+    """Change one place in one JSON document: the manifest or, in the Zarr layout, any `zarr.json`."""
     if path.is_dir():
         documents = [file for file in files(path) if file.name == "zarr.json"]
-        file = rng.choice([path / "zarr.json", rng.choice(documents)])  # the manifest's document every second time
+        file = rng.choice([path / "zarr.json", rng.choice(documents)])  # the root's document in every second case
         text, what = mutate_json(json.loads(file.read_text()), rng)
         file.write_text(resealed(text, rng), errors="surrogatepass")
         return f"{file.relative_to(path)}: {what}"
     with h5py.File(path, "r+") as hdf5:
         text, what = mutate_json(json.loads(hdf5.attrs["manifest"]), rng)
         text = resealed(text, rng)
-        if len(text) < 60000:  # the largest attribute that HDF5 keeps with its object
+        if len(text) < 60000:  # larger attributes need other storage in HDF5
             hdf5.attrs["manifest"] = np.bytes_(text.encode(errors="surrogatepass"))
     return f"manifest: {what}"
 
 
 def resealed(text: str, rng: random.Random) -> str:
-    """The text; nine times in ten with the manifest in it sealed again, where it is still plain JSON with one."""
+    """The text, in 9 of 10 cases with a new hash of its manifest, if it still is a JSON document with a manifest."""
     try:
         document = parse_document(text, "mutated")
         if "columns" in document:
@@ -118,7 +118,7 @@ def resealed(text: str, rng: random.Random) -> str:
 
 
 def mutate_json(document, rng: random.Random) -> tuple[str, str]:
-    """The text of a document with one place changed, and what was changed."""
+    """(text of the document with one place changed, description of the change)."""
     places = list(_places(document))
     parent, key = rng.choice(places)
     what, kind = f"{key!r}", rng.randrange(8)
@@ -143,7 +143,7 @@ def mutate_json(document, rng: random.Random) -> tuple[str, str]:
 
 
 def _raw(document, marker: str, old, rng: random.Random) -> str:
-    """The text with something that `json.dumps` never writes in the place of the marker."""
+    """The text with something that `json.dumps` never writes in place of the marker."""
     text, old_text = json.dumps(document), json.dumps(old)
     raw = rng.choice((*RAW, f'{old_text}, "extra": 1, "extra": 2', f"{old_text},{old_text}", f"/**/{old_text}"))
     return text.replace(f'"{marker}"', raw)
@@ -159,7 +159,7 @@ def _places(node):
 
 
 def exchange_records(path: Path, rng: random.Random) -> str:
-    """Let two records, chunks or shards change places, all else sound."""
+    """Exchange two records, chunks or shards, and change nothing else."""
     if path.is_dir():
         folder = path / rng.choice(("heatmaps/codes/c", "frames/data/c"))
         one, other = sorted(file for file in folder.rglob("*") if file.is_file())[:2]
@@ -177,7 +177,7 @@ def exchange_records(path: Path, rng: random.Random) -> str:
 
 
 def _exchange_slots(shard: Path, path: Path, rng: random.Random) -> str:
-    """Exchange, empty or bend entries of a shard's index, whose checksum is made to match."""
+    """Exchange or change entries of a shard's index, and recompute its checksum."""
     from cache.format.compress import crc32c
 
     data = shard.read_bytes()

@@ -1,7 +1,7 @@
-"""What may come of opening a store that someone has tampered with: a `StoreError`, what was stored, or a report of it.
+"""Examining a damaged or forged store: it must give a `StoreError`, the stored data, or a report of `verify`.
 
-`Victim` looks at a store in a process of its own, with bounded memory and time, so that a crash, a hang or a flood of
-memory is a finding and not the end of the test.
+`Examiner` examines stores in a separate process, with limited memory and time, so that a crash, a hang or an excessive
+allocation is a finding and does not end the test.
 """
 
 import multiprocessing
@@ -16,12 +16,12 @@ import cache
 from cache.commands.info import describe, page
 from cache.commands.verify import verify_store
 
-MEMORY = 768 << 20  # bytes that looking at a small store may take beside what the process has
+MEMORY = 768 << 20  # bytes that examining a small store may allocate
 SECONDS = 60
 
 
 def contents(path):
-    """Every part of a store that can be read, by name: an array or bytes, or the `StoreError` that came instead."""
+    """Every part of a store that can be read, by name: an array, or the `StoreError` that was raised."""
     try:
         store = cache.open_store(path)
     except cache.StoreError as error:
@@ -43,7 +43,7 @@ def contents(path):
 
 
 def _interleaved(store, index):
-    """(V, H, W, K), as the trainer reads: all views at once where the form allows."""
+    """(V, H, W, K), read as by the trainer: all views at once if the layout allows it."""
     views, (joints, height, width) = range(store.spec.views), store.spec.map_shape
     found = np.zeros((len(views), height, width, joints), np.float32)
     for view, stored in enumerate(store.stored_many([(index, view) for view in views])):
@@ -59,21 +59,25 @@ def _outcome(read):
 
 
 def examine(path, expected, *, damage=True):
-    """The verdict on a store made from one with the contents `expected`; an `AssertionError` if it is a finding.
-
-    "refused": something could not be read. "changed": something reads differently, or `verify` says so. "same": all is
-    as it was.
+    """Examine a store that was made by changing one with the contents `expected`.
 
     Args:
-        path: the store.
-        expected: `contents` of the untouched store.
-        damage: whether checksums were left as they were; else the store may say anything, in well-formed arrays.
+        path: The store.
+        expected: `contents` of the unchanged store.
+        damage: Whether the checksums were left as they were. A forged store may hold any values, in well-formed arrays.
+
+    Returns:
+        "refused" if something cannot be read, "changed" if something reads differently or `verify` reports a problem,
+        otherwise "same".
+
+    Raises:
+        AssertionError: A finding: changed data are read without an error, or `verify` does not report a change.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.simplefilter("ignore", ResourceWarning)  # files are closed when their store goes
+        warnings.simplefilter("ignore", ResourceWarning)  # files are closed when their store is deleted
         found = contents(path)
-        problems = [problem.what for problem in verify_store(path)]
+        problems = [problem.message for problem in verify_store(path)]
         _show(path)
     refused = {name: str(value) for name, value in found.items() if isinstance(value, cache.StoreError)}
     read = {name: value for name, value in found.items() if name not in refused}
@@ -81,21 +85,21 @@ def examine(path, expected, *, damage=True):
         assert value.dtype.kind in "biufU", f"{name} is {value.dtype}"
         assert damage or value.dtype.kind != "f" or np.isfinite(value).all(), f"{name} holds values that are not finite"
     changed = [name for name, value in read.items() if name in expected and not _same(value, expected[name])]
-    news = [name for name in refused if not isinstance(expected.get(name), cache.StoreError)]
+    newly_refused = [name for name in refused if not isinstance(expected.get(name), cache.StoreError)]
     if damage:
-        _assert_found(changed, news, problems)
-    return "refused" if news else "changed" if changed or problems else "same"
+        _assert_found(changed, newly_refused, problems)
+    return "refused" if newly_refused else "changed" if changed or problems else "same"
 
 
 def _assert_found(changed, refused, problems):
-    """Whatever is not as it was must be in the report of `verify`; records must not even be readable."""
+    """Check that changed records cannot be read, and that `verify` reports every other change."""
     records = [name for name in changed if name.startswith(("maps", "codes", "frame "))]
     assert not records, f"{records} were read, but are not what was stored"
     assert problems or not (changed or refused), f"{changed or refused} differ, but verify finds nothing"
 
 
 def _show(path):
-    """Printing what is known of a store, as `info` does, on a terminal that knows UTF-8."""
+    """Print the facts about a store, as `info` does on a UTF-8 terminal."""
     try:
         facts = describe(path)
     except cache.StoreError as error:
@@ -110,8 +114,8 @@ def _same(value, expected):
     return value.tobytes() == expected.tobytes()
 
 
-class Victim:
-    """A process that examines one store after another; one that dies or hangs is replaced and is a finding."""
+class Examiner:
+    """A process that examines one store after another; if it dies or hangs, that is a finding, and it is replaced."""
 
     def __init__(self, pristine):
         self._pristine = pristine
@@ -126,7 +130,7 @@ class Victim:
         self._pipe.recv()  # ready
 
     def examine(self, path, *, damage=True):
-        """What `examine` returns; an `AssertionError` that says what went wrong."""
+        """The result of `examine`; raises `AssertionError` for a finding."""
         try:
             self._pipe.send((str(path), damage))
             if not self._pipe.poll(SECONDS):
@@ -149,10 +153,10 @@ class Victim:
 
 
 def _serve(pipe, pristine):
-    """Examine the stores whose paths come through the pipe, with little memory to spare."""
+    """Examine the stores whose paths come through the pipe, with limited memory."""
     expected = {Path(path).suffix: contents(path) for path in Path(pristine).iterdir()}
     for path in Path(pristine).iterdir():
-        examine(path, expected[path.suffix])  # imports and compiles what will be needed
+        examine(path, expected[path.suffix])  # imports and compiles everything before memory is limited
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
     signal.signal(signal.SIGINT, signal.SIG_IGN)

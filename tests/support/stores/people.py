@@ -1,4 +1,4 @@
-"""A small store whose content is known in closed form: dots for joints, Gaussians for the teacher's maps."""
+"""A small store with known content: the joints are dots in the frames, and the teacher's maps are Gaussians."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ MARGIN = 1.25
 
 
 def persons(count, seed=0):
-    """Columns of persons whose joints are spread over their boxes, a fifth of them unlabelled."""
+    """Columns of instances whose joints are spread over their boxes; a fifth of the joints is unlabelled."""
     rng = np.random.default_rng(seed)
     boxes = np.concatenate([rng.uniform(10, 60, (count, 2)), rng.uniform(60, 80, (count, 2))], axis=1)
     keypoints = np.zeros((count, 17, 3), np.float32)
@@ -35,7 +35,7 @@ def persons(count, seed=0):
 
 
 def picture(points, size, affine):
-    """A grey picture with a white dot at each point, seen under an affine."""
+    """A grey image with a white dot at each point, after an affine."""
     image = np.full((size[1], size[0], 3), 60, np.uint8)
     for x, y in transform_points(points, affine):
         cv2.circle(image, (round(float(x)), round(float(y))), 4, (255, 255, 255), -1, cv2.LINE_AA)
@@ -43,9 +43,16 @@ def picture(points, size, affine):
 
 
 def make_store(path, count=8, *, frames=True, shift=0.0, provenance=None, codec="root4", turned=False):
-    """Write the store; ``shift`` moves the teacher's opinion off the labels, in heatmap pixels along x.
+    """Write the store and open it.
 
-    With ``turned``, a third view looks at 1.2 times the region, turned by 30 degrees.
+    Args:
+        path: Where to write it.
+        count: Number of instances.
+        frames: Whether the store holds frames.
+        shift: Distance between the teacher's peaks and the labels, in heatmap pixels along x.
+        provenance: Further entries of the provenance.
+        codec: Name of the codec.
+        turned: Whether there is a third stored view, of 1.2 times the region, rotated by 30 degrees.
     """
     columns = persons(count)
     centers, sizes = box_to_region(columns["bbox"] - [0, 0, 1, 1], INPUT_SIZE)

@@ -1,4 +1,4 @@
-"""Small stores made by code: everything is non-square, K is not 17, and every value follows from a seed."""
+"""Small generated stores: all shapes are non-square, K is not 17, and every value follows from a seed."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ SHARD = 8
 
 
 def blobs(count, views, seed=0, joints=K, height=H, width=W):
-    """(count, views, joints, height, width) float32 maps as a teacher makes them: a Gaussian each, noise around 0."""
+    """(count, views, joints, height, width) float32 maps like a teacher's: one Gaussian per map, and noise."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(0, width, (count, views, joints, 1, 1))
     y = rng.uniform(0, height, (count, views, joints, 1, 1))
@@ -24,13 +24,13 @@ def blobs(count, views, seed=0, joints=K, height=H, width=W):
 
 
 def frames(count, seed=0):
-    """Bytes that stand for JPEG files, of different lengths."""
+    """Bytes in place of JPEG files, of different lengths."""
     rng = np.random.default_rng(seed)
     return [b"\xff\xd8" + rng.bytes(int(n)) for n in rng.integers(10, 300, count)]
 
 
 def instances(count, joints=K, seed=0):
-    """Columns of `count` instances, two an image."""
+    """Columns of `count` instances, two per image."""
     rng = np.random.default_rng(seed)
     return {
         "annotation_id": np.arange(count) * 3 + 100,
@@ -46,7 +46,7 @@ def instances(count, joints=K, seed=0):
 
 
 def ground_truth(count, joints=K):
-    """Columns of the annotations: those of the instances and as many again."""
+    """Columns of the annotations: those of the instances and as many others."""
     columns = instances(2 * count, joints, seed=1)
     return {name: columns[name] for name in ("annotation_id", "image_id", "bbox", "area", "iscrowd", "keypoints")}
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cache import Store
 from kdcli.files import replacing
-from kdcli.progress import progress
+from kdcli.progress import show_progress
 from kdlib.metrics.coco import person_scores
 from kdlib.metrics.keypoints import normalised_distances, oks
 from kdlib.skeleton import JOINTS, LIMBS
@@ -49,8 +49,8 @@ def predictions_by_name(
         check_joints(store, student.joints, str(path))
         loader = student_loader(store, student.input_size, 64, device, None if store.has_frames else images)
         name = _free_name(student.name, path, predictions)
-        with progress(f"evaluate {name}", "batches") as tell:
-            predictions[name] = predict(student, loader, tell=tell)
+        with show_progress(f"evaluate {name}", "batches") as progress:
+            predictions[name] = predict(student, loader, progress=progress)
     return predictions
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache import Store
-from kdcli.progress import progress
+from kdcli.progress import show_progress
 from kdlib.metrics.keypoints import oks
 from kdlib.students.cost import complexity
 from kdlib.students.loading import TorchStudent, load_checkpoint
@@ -97,8 +97,8 @@ def _student(store: Store, run: Path, name: str, images: Path | None) -> Trained
     config["recipe"] = LEGACY_DEFAULTS | config["recipe"]
     check_joints(store, config["joints"], str(run))
     loader = student_loader(store, student.input_size, 64, torch.device("cpu"), images)
-    with progress(f"evaluate {name}", "batches") as tell:
-        predictions = predict(student, loader, tell=tell)
+    with show_progress(f"evaluate {name}", "batches") as progress:
+        predictions = predict(student, loader, progress=progress)
     reported = _json(run / "metrics.json") if (run / "metrics.json").exists() else {}
     training = {name: reported.get(name) for name in TRAINING}
     return Trained(
