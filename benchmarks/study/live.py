@@ -24,7 +24,8 @@ from kdcli.flags import Parser
 from kdlib.machine.device import choose_device
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import Loader
-from kdlib.samples.views import Views
+from kdlib.samples.placement import Placer
+from kdlib.samples.views import AugmentedViews
 from precompute.teacher.loading import Teacher, load_teacher
 from train.recipe import Recipe, add_arguments
 from train.run.loop import Trainer
@@ -39,11 +40,28 @@ class EnlargedDataset(StoreDataset):
         super().__init__(
             small.store, size, small.augmentation, stride=small.stride, views=None, images=small.images, seed=small.seed
         )
-        self.small, self.factor = small, factor
+        self.placer = _EnlargedPlacer(self, small.placer, factor)
 
-    def _views(self, rows: NDArray[np.int64], epoch: int) -> Views:
-        views = self.small._views(rows, epoch)
-        return Views(self.factor * views.affines, views.flips)
+
+class _EnlargedPlacer(Placer):
+    """Places the samples of ``dataset`` in the augmented views of another placer, enlarged by a factor."""
+
+    def __init__(self, dataset: StoreDataset, small: Placer, factor: int) -> None:
+        super().__init__(
+            dataset.store,
+            dataset.input_size,
+            dataset.stride,
+            dataset.augmentation,
+            views=None,
+            from_images=dataset.images is not None,
+            seed=dataset.seed,
+        )
+        self._small, self._factor = small, factor
+
+    def augmented_views(self, rows: NDArray[np.int64], epoch: int) -> AugmentedViews:
+        """The other placer's views, enlarged."""
+        views = self._small.augmented_views(rows, epoch)
+        return AugmentedViews(self._factor * views.image_to_input, views.flips)
 
 
 class LiveLoader(Loader):

@@ -22,8 +22,9 @@ from cache import Store
 from kdlib.resample.maps import bordered_shape, interior, mean_heatmaps
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.pixels import frame_pixels
-from kdlib.samples.teacher_maps import SCRATCH, TeacherMaps
-from kdlib.samples.views import Augmentation, Views
+from kdlib.samples.placement import Placement
+from kdlib.samples.teacher_maps import BUFFERS, TeacherMaps
+from kdlib.samples.views import Augmentation
 from kdlib.skeleton import FLIP_ORDER
 from train.supervision import Batch
 
@@ -56,18 +57,11 @@ class _ReadMaps(TeacherMaps):
 
     read: NDArray[np.float32]
 
-    def fill(
-        self,
-        heatmaps: NDArray[np.float32],
-        slots: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        seen: Views,
-        to_image: NDArray[np.float64],
-    ) -> None:
-        bordered = SCRATCH.array("maps", (1, *bordered_shape(self.read.shape)), np.float32)
-        interior(bordered)[0] = (self.read[FLIP_ORDER] if seen.flips[0] else self.read).transpose(1, 2, 0)
+    def fill(self, heatmaps: NDArray[np.float32], slots: NDArray[np.int64], placement: Placement) -> None:
+        bordered = BUFFERS.array("maps", (1, *bordered_shape(self.read.shape)), np.float32)
+        interior(bordered)[0] = (self.read[FLIP_ORDER] if placement.flips[0] else self.read).transpose(1, 2, 0)
         size = self.read.shape[:0:-1]
-        mean_heatmaps(bordered, self.inverses(rows, to_image)[0, :1], size, heatmaps[slots[0]])
+        mean_heatmaps(bordered, placement.heatmap_to_maps[0, :1], size, heatmaps[slots[0]])
 
 
 class FilesDataset(StoreDataset):
@@ -79,7 +73,7 @@ class FilesDataset(StoreDataset):
 
     def __init__(self, store: Store, augmentation: Augmentation, folder: Path, workers: int) -> None:
         super().__init__(store, augmentation=augmentation, views="first")
-        self.folder, self._read_maps = folder, _ReadMaps(store, "first", self.stride)
+        self.folder, self._read_maps = folder, _ReadMaps(store)
         self.maps = self._read_maps
         self.work = torch.zeros(workers, 2, dtype=torch.float64).share_memory_()
 
@@ -91,7 +85,7 @@ class FilesDataset(StoreDataset):
             self.work[worker.id, 1] = time.process_time()
         return sample
 
-    def _pixels(self, rows: list[int]) -> Iterator[NDArray[np.uint8]]:
+    def _sources(self, rows: list[int]) -> Iterator[NDArray[np.uint8]]:
         for row in rows:  # a single one: each sample is made by itself
             content = torch.load(_path(self.folder, row), weights_only=True)
             self._read_maps.read = content["heatmaps"].numpy()

@@ -1,1 +1,1 @@
-"""Moving pictures and heatmaps by affines."""
+"""Resampling images and heatmaps under affines."""

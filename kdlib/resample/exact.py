@@ -1,8 +1,9 @@
-"""Resampling pictures under an affine: what the teacher sees, exactly, and a fast way for everything else.
+"""Resampling images under an affine: exactly, for stores, and with OpenCV, where speed matters more.
 
-OpenCV 4 rounds source coordinates to 1/32 pixel and OpenCV 5 does not, which moves a crop by up to 5 grey levels. What
-goes into a store must not depend on that, so `crop_image` uses exact coordinates; `warp_image` is OpenCV's faster way.
-Both read black outside. The loader's pictures go through `kdlib.resample.pictures`.
+OpenCV 4 rounds source coordinates to 1/32 pixel and OpenCV 5 does not; the same crop then differs by up to 5 grey
+levels. A store must not depend on the version of OpenCV, so `crop_image` uses exact coordinates (decision 0001).
+`warp_image` is OpenCV's own, faster function. In both, pixels outside the image are black. The training loader
+resamples with `kdlib.resample.pictures`.
 """
 
 import cv2
@@ -14,8 +15,8 @@ from kdlib.geometry import invert_affine
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def taps(inverse, u, v, rows, columns):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Source rows, columns and weights of the four neighbours of output pixel (u, v); weight 0 outside."""
+def taps(inverse, u, v, rows, columns):
+    """Source rows, columns and weights of the four neighbours of output pixel (u, v); weight 0 outside the source."""
     x = np.float32(inverse[0, 0] * u + inverse[0, 1] * v + inverse[0, 2])
     y = np.float32(inverse[1, 0] * u + inverse[1, 1] * v + inverse[1, 2])
     x = min(max(x, np.float32(-1)), np.float32(columns))
@@ -32,8 +33,8 @@ def taps(inverse, u, v, rows, columns):  # type: ignore[no-untyped-def] # noqa: 
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def resample_pixel(image, inverse, u, v, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Fill out[v, u] (C,) uint8 from image (H, W, C or more) uint8."""
+def _resample_pixel(image, inverse, u, v, out):
+    """Fill out[v, u] (C,) uint8 from image (H, W, C) uint8."""
     top, bottom, first, last, a, b, c, d = taps(inverse, u, v, image.shape[0], image.shape[1])
     for k in range(out.shape[2]):
         value = a * np.float32(image[top, first, k]) + b * np.float32(image[top, last, k])
@@ -42,17 +43,17 @@ def resample_pixel(image, inverse, u, v, out):  # type: ignore[no-untyped-def] #
 
 
 @numba.njit(nogil=True, cache=True)
-def _resample_image(image, inverse, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Fill out (h, w, C) uint8 from image (H, W, C) uint8; inverse takes out pixels to image pixels."""
+def _resample_image(image, inverse, out):
+    """Fill out (h, w, C) uint8 from image (H, W, C) uint8; inverse takes pixels of out to pixels of image."""
     for v in range(out.shape[0]):
         for u in range(out.shape[1]):
-            resample_pixel(image, inverse, u, v, out)
+            _resample_pixel(image, inverse, u, v, out)
 
 
 def crop_image(image: NDArray[np.uint8], affine: ArrayLike, output_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resample an image bilinearly with exact source coordinates: how teacher's crops and a store's frames are made.
+    """Resample an image bilinearly with exact source coordinates, as for the teacher's crops and a store's frames.
 
-    The result does not depend on the OpenCV that is installed.
+    The result does not depend on the installed version of OpenCV.
 
     Args:
         image: (H, W, C) uint8.
@@ -68,9 +69,15 @@ def crop_image(image: NDArray[np.uint8], affine: ArrayLike, output_size: tuple[i
 
 
 def warp_image(image: NDArray[np.uint8], affine: ArrayLike, output_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resample an image (H, W, C) with OpenCV: three times as fast as `crop_image`, a few grey levels less exact.
+    """Resample an image bilinearly with OpenCV: three times as fast as `crop_image`, and up to 5 grey levels off it.
 
-    The arguments are those of `crop_image`.
+    Args:
+        image: (H, W, C) uint8.
+        affine: (2, 3) image pixels to output pixels.
+        output_size: Width and height of the output.
+
+    Returns:
+        (height, width, C) uint8.
     """
     warped = cv2.warpAffine(image, np.asarray(affine, np.float64), output_size, flags=cv2.INTER_LINEAR)
     return np.asarray(warped, np.uint8)

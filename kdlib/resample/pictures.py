@@ -1,8 +1,8 @@
-"""The fast resampling of the loader: pictures of four bytes a pixel, in whole numbers, to 1/256 pixel.
+"""The training loader's image resampling: packed pixels of four bytes, fixed-point arithmetic, 1/256 pixel.
 
-A packed pixel is one 32-bit word, so that two neighbours are one load and two channels are weighted by one
-multiplication. It is nearer to exact interpolation than OpenCV 4's warp (1/32 pixel): within two grey levels, on
-photographs mostly one.
+A packed pixel is one 32-bit word, so one load reads two neighbours and one multiplication weights two channels. The
+result is closer to exact interpolation than OpenCV 4's warp (1/32 pixel): within two grey levels, mostly one on
+photographs. What it saves over OpenCV is in docs/decisions/0017-hand-written-kernels.md.
 """
 
 import math
@@ -12,17 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.resample.exact import taps
-from kdlib.resample.simd import PAIRS, copy_pairs
 
-LANES = 0x00FF00FF
-"""Two channels of a packed pixel, each with 8 bits of room above."""
+CHANNEL_PAIR = 0x00FF00FF
+"""Mask of two channels of a packed pixel; each has 8 bits of room above it."""
 LARGEST_SIDE = 32_767
-"""Pixels: positions are 32-bit numbers in 1/65536 pixel."""
+"""Pixels per side of the largest image: positions are 32-bit numbers in 1/65536 pixel."""
 
 
 @numba.njit(nogil=True, cache=True)
-def _span(slope, start, low, high, first, last):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """(first, last) of the whole u in first..last with low <= slope * u + start <= high; empty: last = first - 1."""
+def _span(slope, start, low, high, first, last):
+    """First and last u in first..last with low <= slope * u + start <= high; (first, first - 1) if there is none."""
     if last < first or high < low:
         return first, first - 1
     if abs(slope) < 1e-9:
@@ -34,7 +33,7 @@ def _span(slope, start, low, high, first, last):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _blacken(out, first, last):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _blacken(out, first, last):
     """Fill pixels first..last - 1 of out (3 * n,) uint8 with 0."""
     k = np.uint64(3 * first)
     for _ in range(3 * (last - first)):
@@ -43,8 +42,8 @@ def _blacken(out, first, last):  # type: ignore[no-untyped-def] # noqa: ANN001, 
 
 
 @numba.njit(nogil=True, cache=True)
-def _resample_border(flat, shape, inverse, v, first, last, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Fill out[v, first:last] from the packed pixels flat of an image of that shape; taps outside it are black."""
+def _resample_border(flat, shape, inverse, v, first, last, out):
+    """Fill out[v, first:last] from the packed pixels of an image of that shape; neighbours outside are black."""
     half, byte = np.float32(0.5), np.uint32(255)
     for u in range(first, last):
         top, bottom, left, right, a, b, c, d = taps(inverse, u, v, shape[0], shape[1])
@@ -58,10 +57,10 @@ def _resample_border(flat, shape, inverse, v, first, last, out):  # type: ignore
 
 
 @numba.njit(nogil=True, cache=True)
-def _place(x, y, dx, dy, columns, n, at, weights):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Fill n places of at, int32, with the first tap of each pixel and of weights with its fractions, x's the low byte.
+def _locate(x, y, dx, dy, columns, n, at, weights):
+    """Fill at (n,) int32 with the index of each pixel's upper left neighbour, and weights (n,) with its fractions.
 
-    All are in 1/65536 pixels.
+    x, y, dx and dy are in 1/65536 pixel. Of a weight, the low byte is the fraction of x and the next byte that of y.
     """
     for u in range(n):
         px, py = np.int32(x + dx * np.int32(u)), np.int32(y + dy * np.int32(u))
@@ -70,34 +69,30 @@ def _place(x, y, dx, dy, columns, n, at, weights):  # type: ignore[no-untyped-de
 
 
 @numba.njit(nogil=True, cache=True)
-def _gather(flat, at, columns, n, north, south):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Fill n places of north and south, uint64, with the upper and the lower two neighbours of each pixel.
-
-    Up to three further places are filled, too: at must have a first tap for them.
-    """
-    u, line = np.uint64(0), np.uint64(columns)
-    for _ in range((n + PAIRS - 1) // PAIRS):
-        copy_pairs(flat, at, np.uint64(0), u, north)
-        copy_pairs(flat, at, line, u, south)
-        u += np.uint64(PAIRS)
+def _gather(flat, at, columns, n, north, south):
+    """Copy the upper two neighbours of n pixels to north and the lower two to south: words 2 u and 2 u + 1 of each."""
+    left, one, line = np.uint64(0), np.uint64(1), np.uint64(columns)
+    for u in range(n):
+        p = np.uint64(np.uint32(at[u]))
+        q = p + line
+        north[left], north[left + one] = flat[p], flat[p + one]
+        south[left], south[left + one] = flat[q], flat[q + one]
+        left += one + one
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def _mix(p, q, r, s, a, b, c, d):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _mix(p, q, r, s, a, b, c, d):
     """Two channels of the weighted sum of four packed pixels, times 256, rounded half up; the weights add up to 256."""
-    mask, half = np.uint32(LANES), np.uint32(0x00800080)
+    mask, half = np.uint32(CHANNEL_PAIR), np.uint32(0x00800080)
     north = np.uint32(np.uint32(np.uint32(p & mask) * a) + np.uint32(np.uint32(q & mask) * b))
     south = np.uint32(np.uint32(np.uint32(r & mask) * c) + np.uint32(np.uint32(s & mask) * d))
     return np.uint32(north + np.uint32(south + half))
 
 
 @numba.njit(nogil=True, cache=True)
-def _blend(north, south, weights, n, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Fill n places of out, uint32, with interpolated pixels, three channels in the low bytes.
-
-    The neighbours of pixel u are words 2u and 2u + 1 of north and south, uint32.
-    """
-    byte, mask = np.uint32(8), np.uint32(LANES)
+def _blend(north, south, weights, n, out):
+    """Fill out (n,) uint32 with interpolated pixels, three channels in the low bytes; see `_gather` and `_locate`."""
+    byte, mask = np.uint32(8), np.uint32(CHANNEL_PAIR)
     left, one = np.uint64(0), np.uint64(1)
     for u in range(n):
         x, y = np.uint32(weights[u] & np.uint32(255)), np.uint32(weights[u] >> byte)
@@ -112,8 +107,8 @@ def _blend(north, south, weights, n, out):  # type: ignore[no-untyped-def] # noq
 
 
 @numba.njit(nogil=True, cache=True)
-def _unpack(packed, n, out, first):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Fill n pixels of out (3 * m,) uint8, from that one on, with the three low bytes of packed, uint32."""
+def _unpack(packed, n, out, first):
+    """Write the three low bytes of packed (n,) uint32 to pixels first..first + n - 1 of out (3 * m,) uint8."""
     k, one = np.uint64(3 * first), np.uint64(1)
     for u in range(n):
         pixel = packed[u]
@@ -124,21 +119,19 @@ def _unpack(packed, n, out, first):  # type: ignore[no-untyped-def] # noqa: ANN0
 
 
 @numba.njit(nogil=True, cache=True)
-def _resample(pixels, inverse, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _resample(pixels, inverse, out):
     """Fill out (h, w, 3) uint8 from packed pixels (H, W) uint32.
 
-    A row is black where no tap lies in the image, made pixel by pixel where some do, and in steps where all do: each
-    step is a loop that the compiler makes over eight pixels or more at a time, but the gathering. The steps get whole
-    arrays and a count: a slice of an array costs as much as a dozen pixels.
+    Of each row, pixels without a neighbour in the image are black, pixels with some neighbours outside are made one by
+    one, and the others in four steps over the whole row. Each step but the gathering is a loop that the compiler
+    vectorises. The steps take whole arrays and a count, because slicing an array costs as much as a dozen pixels.
     """
     (rows, columns), (height, width) = pixels.shape, out.shape[:2]
     flat, flat_out, unit = pixels.reshape(-1), out.reshape(-1), 65536.0
-    weights, packed = np.empty(width, np.uint32), np.empty(width, np.uint32)
-    at = np.zeros(width + PAIRS, np.int32)  # what a row leaves behind its pixels are taps in the image all the same
-    north, south = np.empty(width + PAIRS, np.uint64), np.empty(width + PAIRS, np.uint64)
-    north_words, south_words = north.view(np.uint32), south.view(np.uint32)
+    weights, packed, at = np.empty(width, np.uint32), np.empty(width, np.uint32), np.empty(width, np.int32)
+    north, south = np.empty(2 * width, np.uint32), np.empty(2 * width, np.uint32)
     dx, dy = np.int32(round(inverse[0, 0] * unit)), np.int32(round(inverse[1, 0] * unit))
-    margin = 0.01 + width / unit  # what rounding the steps may add up to
+    margin = 0.01 + width / unit  # bounds the sum of the rounding errors of dx and dy over a row
     for v in range(height):
         x, y = inverse[0, 1] * v + inverse[0, 2], inverse[1, 1] * v + inverse[1, 2]
         begin, end = _span(inverse[0, 0], x, -1.01, columns + 0.01, 0, width - 1)
@@ -153,20 +146,20 @@ def _resample(pixels, inverse, out):  # type: ignore[no-untyped-def] # noqa: ANN
         if n > 0:
             fx = np.int32(round((x + inverse[0, 0] * first) * unit))
             fy = np.int32(round((y + inverse[1, 0] * first) * unit))
-            _place(fx, fy, dx, dy, columns, n, at, weights)
+            _locate(fx, fy, dx, dy, columns, n, at, weights)
             _gather(flat, at, columns, n, north, south)
-            _blend(north_words, south_words, weights, n, packed)
+            _blend(north, south, weights, n, packed)
             _unpack(packed, n, flat_out, line + first)
         _resample_border(flat, pixels.shape, inverse, v, last + 1, end + 1, out)
         _blacken(flat_out, line + end + 1, line + width)
 
 
 def warp_packed(image: NDArray[np.uint8], inverse: NDArray[np.float64], out: NDArray[np.uint8]) -> None:
-    """Resample an image bilinearly, a dozen times as fast as `crop_image`.
+    """Resample an image bilinearly, about twelve times as fast as `kdlib.resample.exact.crop_image`.
 
     Args:
-        image: Contiguous (H, W, 4) uint8 of at most `LARGEST_SIDE` pixels a side; the last channel is ignored.
-        inverse: (2, 3) float64 pixels of the result to image pixels.
-        out: Contiguous (height, width, 3) uint8 array to fill.
+        image: (H, W, 4) uint8, contiguous, at most `LARGEST_SIDE` pixels per side; the last channel is ignored.
+        inverse: (2, 3) float64, pixels of the result to image pixels.
+        out: (height, width, 3) uint8, contiguous; is overwritten.
     """
     _resample(image.view(np.uint32)[..., 0], inverse, out)

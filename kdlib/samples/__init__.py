@@ -1,4 +1,4 @@
-"""A store becomes training samples: the only part of the library that reads stores."""
+"""Training samples from a store, the only part of the library that reads stores."""
 
 from kdlib.samples.distillation import DistillationDataset
 from kdlib.samples.views import Augmentation

@@ -1,7 +1,7 @@
-"""Batches of a store in a seeded order, made ahead by threads.
+"""Batches of a store in a seeded order, prepared ahead of time by threads.
 
-Decoding, warping and decompressing release the interpreter's lock, so threads of one process serve: nothing is forked,
-nothing is pickled between processes, and memory does not grow with workers.
+Decoding, warping and decompressing release Python's global interpreter lock, so the threads of one process are enough:
+nothing is forked, nothing is pickled, and memory does not grow with the number of workers.
 """
 
 import collections
@@ -20,31 +20,35 @@ from kdlib.errors import BadRecordError
 from kdlib.samples.dataset import StoreDataset, as_tensors
 
 BATCHES_AHEAD = 3
-
-
-AT_ONCE = 32
-"""So many samples a thread takes through each step together: their frames' bytes are in memory at once."""
-
-
-REPLACEMENTS = 16
-"""So many bad records one after the other are no accident: something else is wrong."""
+SAMPLES_PER_STEP = 32
+"""Samples that a thread takes through each step together; the bytes of their frames are in memory at the same time."""
+MAX_REPLACEMENTS = 16
+"""With this many bad records in a row, something other than single damaged records is wrong."""
+WINDOW = 8
+"""Shards whose rows are mixed with each other under the order ``shards``."""
+_Pending = tuple[dict[str, NDArray[Any]], list["Future[dict[int, str]]"]]
+"""A batch that is being filled, and what its threads will return: the bad records that they met."""
 
 
 class Loader:
     """Batches of a dataset.
 
-    The order of an epoch is a random permutation of (seed, epoch) alone, and so is every sample, whatever the number of
-    threads: a run resumed in the middle of an epoch sees what it would have seen.
+    The order of an epoch depends on (seed, epoch) alone and each sample on (seed, epoch, row) alone, not on the number
+    of threads. A run that is resumed in the middle of an epoch therefore sees the batches that it would have seen.
 
     Args:
         dataset: Where samples come from.
-        batch_size: Samples a batch, over all ranks.
-        shuffle: Random order, the last incomplete batch dropped; else the store's order, nothing dropped.
-        threads: Threads that make samples; a number for the machine where None.
-        device: Where batches go; pinned memory and asynchronous copies where it is a GPU.
-        order: How to shuffle, see `kdlib.samples.loader.epoch_order`.
-        part: Rank and number of ranks: this one's part of every batch; of an unshuffled epoch, whole batches.
-        skip_bad: Put the next good record of the store in the place of a corrupt one, and note it in ``bad``.
+        batch_size: Samples per batch, over all ranks.
+        shuffle: True gives a random order without the last incomplete batch; False gives the store's order, complete.
+        threads: Threads that prepare samples; None takes one per core, at most 8.
+        device: Where batches go. For a GPU they are pinned and copied asynchronously. None is the CPU.
+        order: How to shuffle, see `epoch_order`.
+        part: Rank and number of ranks. A rank gets its part of every batch of a shuffled epoch, and whole batches of
+            one that is not shuffled.
+        skip_bad: Replace a bad record by the next good one of the store, and note it in ``bad``.
+
+    Attributes:
+        bad: The bad records met so far: row -> what is wrong.
     """
 
     def __init__(
@@ -64,28 +68,32 @@ class Loader:
         self.threads = threads or min(8, os.cpu_count() or 1)
         self.order, self.part, self.skip_bad = order, part, skip_bad
         self.bad: dict[int, str] = {}
-        """Row -> what is wrong, of the bad records met so far."""
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Number of batches per epoch."""
         if self.shuffle:
             return len(self.dataset) // self.batch_size
         return len(self._batches(0))
 
-    def _batches(self, number: int) -> list[NDArray[np.int64]]:
-        """The rows of every batch of an epoch, as far as they are this rank's."""
-        rows, (rank, world) = self.dataset.rows, self.part
+    def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        """This rank's rows of every batch of an epoch."""
+        rows, (rank, ranks) = self.dataset.rows, self.part
         if not self.shuffle:
             starts = range(0, len(rows), self.batch_size)
-            return [rows[start : start + self.batch_size] for start in starts][rank::world]
+            return [rows[start : start + self.batch_size] for start in starts][rank::ranks]
         shard = self.dataset.store.spec.shard_instances
-        rows = epoch_order(rows, self.order, shard, (self.dataset.seed, number))
+        rows = epoch_order(rows, self.order, shard, (self.dataset.seed, epoch))
         whole = rows[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
-        return list(np.array_split(whole, world, axis=1)[rank])
+        return list(np.array_split(whole, ranks, axis=1)[rank])
 
     def epoch(self, number: int = 0, first: int = 0) -> Iterator[dict[str, torch.Tensor]]:
-        """The batches of one epoch, from the ``first`` on."""
-        cv2.setNumThreads(0)  # the samples are the parallel work
+        """The batches of an epoch from batch ``first`` on, as dicts of tensors (see `StoreDataset`) with a batch axis.
+
+        Raises:
+            BadRecordError: If a record cannot be used and ``skip_bad`` is False.
+            cache.StoreFormatError: The same for a record whose bytes are damaged.
+        """
+        cv2.setNumThreads(0)  # samples are prepared in parallel; OpenCV must not use threads on top of that
         with ThreadPoolExecutor(self.threads, thread_name_prefix="loader") as pool:
             pending: collections.deque[_Pending] = collections.deque()
             for rows in self._batches(number)[first:]:
@@ -95,7 +103,7 @@ class Loader:
             while pending:
                 yield self._finish(pending.popleft())
 
-    def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epoch: int) -> "_Pending":
+    def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epoch: int) -> _Pending:
         batch = self.dataset.empty_batch(len(rows))
         slots, count = np.arange(len(rows)), min(self.threads, len(rows))
         return batch, [pool.submit(self._fill, batch, slots[part::count], rows, epoch) for part in range(count)]
@@ -103,41 +111,44 @@ class Loader:
     def _fill(
         self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], rows: NDArray[np.int64], epoch: int
     ) -> dict[int, str]:
+        """Fill some slots of a batch; returns the bad records that were replaced."""
         bad: dict[int, str] = {}
-        for start in range(0, len(slots), AT_ONCE):
-            part = slots[start : start + AT_ONCE]
+        for start in range(0, len(slots), SAMPLES_PER_STEP):
+            part = slots[start : start + SAMPLES_PER_STEP]
             try:
                 self.dataset.fill(batch, part, rows[part], epoch)
             except (StoreFormatError, BadRecordError):
                 if not self.skip_bad:
                     raise
                 for slot in part:
-                    self._fill_slot(batch, slot, rows[slot], epoch, bad)
+                    self._fill_or_replace(batch, slot, rows[slot], epoch, bad)
         return bad
 
-    def _fill_slot(
+    def _fill_or_replace(
         self, batch: dict[str, NDArray[Any]], slot: np.int64, row: np.int64, epoch: int, bad: dict[int, str]
     ) -> None:
+        """Fill one slot with the sample of a row, or of the next good row; adds the bad ones to ``bad``."""
         rows = self.dataset.rows
         at = np.searchsorted(rows, row)
-        for further in range(REPLACEMENTS + 1):
+        for further in range(MAX_REPLACEMENTS + 1):
             chosen = rows[[(at + further) % len(rows)]]
             try:
                 return self.dataset.fill(batch, np.array([slot]), chosen, epoch)
             except (StoreFormatError, BadRecordError) as error:
-                if further == REPLACEMENTS or not is_bad_record(error):
+                if further == MAX_REPLACEMENTS or not is_bad_record(error):
                     raise
                 bad[int(chosen[0])] = str(error)
         return None
 
-    def _finish(self, pending: "_Pending") -> dict[str, torch.Tensor]:
+    def _finish(self, pending: _Pending) -> dict[str, torch.Tensor]:
+        """Wait for the threads of a batch and move it to the device."""
         batch, parts = pending
         for part in parts:
             self.bad |= part.result()
         tensors = as_tensors(batch)
         if self.device.type != "cuda":
             return tensors
-        host = ("affine", "row")  # bookkeeping that the device never needs
+        host = ("affine", "row")  # never used on the device
         return {
             name: tensor if name in host else tensor.pin_memory().to(self.device, non_blocking=True)
             for name, tensor in tensors.items()
@@ -145,7 +156,7 @@ class Loader:
 
 
 def is_bad_record(error: BaseException | None) -> bool:
-    """Does an error mean one damaged record, rather than that the system could not read at all?"""
+    """Is an error due to one bad record? False where an `OSError` caused it: the store could not be read at all."""
     if not isinstance(error, (StoreFormatError, BadRecordError)):
         return False
     while error is not None:
@@ -155,23 +166,15 @@ def is_bad_record(error: BaseException | None) -> bool:
     return True
 
 
-_Pending = tuple[dict[str, NDArray[Any]], list["Future[dict[int, str]]"]]
-
-
-WINDOW = 8
-"""Shards whose rows are mixed with each other under ``shards``."""
-
-
 def epoch_order(rows: NDArray[np.int64], order: str, shard: int, seed: tuple[int, int]) -> NDArray[np.int64]:
-    """A permutation of rows, decided by its arguments alone.
+    """A permutation of rows that depends on the arguments alone.
 
     Args:
         rows: Rows of a store, ascending.
-        order: ``instances``, every permutation alike; or ``shards``: shards in random order, and rows in random order
-            among those of `WINDOW` shards at a time, so that a store at the end of a network is read a few shards at a
-            time. The mixing is then only as good as the window is wide.
-        shard: Rows of a store's shard.
-        seed: Of the run, and the epoch.
+        order: ``instances``, a uniformly random permutation; or ``shards``, shards in random order, and rows in random
+            order within each group of `WINDOW` shards, so that a remote store is read a few shards at a time.
+        shard: Rows per shard of the store.
+        seed: Seed of the run, and the epoch.
     """
     rng = np.random.default_rng(seed)
     if order == "instances":

@@ -1,18 +1,19 @@
-"""The pixels that show a person: red, green, blue and a byte that nobody reads, as the loader resamples them.
+"""The pixels of frames and images, with four bytes per pixel as the loader resamples them: red, green, blue, unused.
 
-Where simplejpeg is installed, JPEG is decoded by libjpeg-turbo straight into such pixels, in a thread's own memory;
-else OpenCV decodes the same pixels, a little slower (docs/decisions/0010-simplejpeg.md).
+Where simplejpeg is installed, libjpeg-turbo decodes JPEG straight into such pixels, in a buffer of the thread. Without
+it, OpenCV decodes the same pixels a little more slowly (docs/decisions/0010-simplejpeg.md).
 """
 
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+import cache
 from kdlib.errors import BadRecordError
 from kdlib.images import UnreadableImageError, decode_image
 from kdlib.resample.pictures import LARGEST_SIDE
@@ -22,34 +23,39 @@ try:
 except ImportError:
     simplejpeg = None
 
-_UNALIGNED: Final = (16, 32)
-"""Remainder and divisor of the address that frames are decoded to."""
-_NOTHING: Final = np.empty(0, np.uint8)
+_ADDRESS: Final = (16, 32)
+"""Remainder and divisor of the address that JPEG is decoded to, see `_allocate`."""
+_EMPTY: Final = np.empty(0, np.uint8)
 _THREAD: Final = threading.local()
-"""`room`, where its frames are decoded."""
+"""Its attribute ``buffer`` is where the thread decodes."""
 
 
-def frame_pixels(store: Any, row: int, frame: bytes) -> NDArray[np.uint8]:
-    """(H, W, 4) uint8 of a row's frame as the store gives it; a thread's next call may overwrite it.
+def frame_pixels(store: cache.Store, row: int, frame: bytes) -> NDArray[np.uint8]:
+    """Decode a row's frame, the bytes that ``store.frame`` returned; (H, W, 4) uint8.
+
+    The thread's next call may overwrite the result.
 
     Raises:
-        BadRecordError: If it is truncated, no picture, or too large to be resampled.
+        BadRecordError: If the frame is truncated, damaged, not an image, or too large to resample.
     """
 
     def where() -> str:
         return f"row {row} of {store.path}: its stored frame"
 
     try:
-        return _fitting(decode(frame), where)
+        return _check_size(decode(frame), where)
     except UnreadableImageError as error:
         raise BadRecordError(f"{where()} {error}; it was stored so: make the store again") from error
 
 
-def image_pixels(store: Any, row: int, images: Path) -> NDArray[np.uint8]:
-    """The same of the original image, in the folder ``images``, unturned as its annotations are.
+def image_pixels(store: cache.Store, row: int, images: Path) -> NDArray[np.uint8]:
+    """Read a row's original image from a folder; (H, W, 4) uint8. EXIF orientation is ignored, as in annotations.
+
+    The thread's next call may overwrite the result.
 
     Raises:
-        BadRecordError: As above; also if the file is missing or not of the size that was annotated.
+        BadRecordError: If the file is missing, cannot be read or decoded, is too large to resample, or has another size
+            than the annotated image.
     """
     path = images / store.instances["file_name"][row]
 
@@ -57,7 +63,7 @@ def image_pixels(store: Any, row: int, images: Path) -> NDArray[np.uint8]:
         return f"row {row} of {store.path}: {path}"
 
     try:
-        pixels = _fitting(decode(path.read_bytes()), where)
+        pixels = _check_size(decode(path.read_bytes()), where)
     except FileNotFoundError:
         raise BadRecordError(
             f"{where()} is missing; is {images} the folder of the images that were annotated?"
@@ -73,44 +79,44 @@ def image_pixels(store: Any, row: int, images: Path) -> NDArray[np.uint8]:
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
-    """(H, W, 4) uint8 of an encoded picture; a thread's next call may overwrite it.
+    """Decode an image; (H, W, 4) uint8. The thread's next call may overwrite the result.
 
     Raises:
-        UnreadableImageError: If it is truncated, damaged as far as can be seen, or no picture.
+        UnreadableImageError: If it is truncated, visibly damaged, or not an image.
     """
     if simplejpeg is not None:
         try:
             return _decode_jpeg(data)
-        except ValueError:  # another format, truncated, or one of which libjpeg warns and that may still be whole
+        except ValueError:  # not a JPEG, truncated, or libjpeg warned: `decode_image` decides
             pass
     return np.asarray(cv2.cvtColor(decode_image(data), cv2.COLOR_RGB2RGBA), np.uint8)
 
 
 def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
-    """(H, W, 4) in the thread's own memory, which grows to the largest picture it met."""
-    room = getattr(_THREAD, "room", _NOTHING)
+    """Decode into the thread's buffer, which grows to the largest image so far; (H, W, 4)."""
+    buffer = getattr(_THREAD, "buffer", _EMPTY)
     try:
-        return np.asarray(simplejpeg.decode_jpeg(data, "RGBX", buffer=room), np.uint8)
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGBX", buffer=buffer), np.uint8)
     except ValueError:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
-        if height * width * 4 <= room.size:
+        if height * width * 4 <= buffer.size:
             raise
-    _THREAD.room = _room(height * width * 4)
-    return np.asarray(simplejpeg.decode_jpeg(data, "RGBX", buffer=_THREAD.room), np.uint8)
+    _THREAD.buffer = _allocate(height * width * 4)
+    return np.asarray(simplejpeg.decode_jpeg(data, "RGBX", buffer=_THREAD.buffer), np.uint8)
 
 
-def _room(nbytes: int) -> NDArray[np.uint8]:
-    """Memory that does not begin at a multiple of 32 bytes.
+def _allocate(nbytes: int) -> NDArray[np.uint8]:
+    """Allocate memory at an address that is 16 modulo 32.
 
-    There libjpeg-turbo would write past the caches, which takes up to a half longer.
+    At a multiple of 32, libjpeg-turbo writes past the caches, which takes up to half as long again (decision 0010).
     """
-    memory = np.empty(nbytes + _UNALIGNED[1], np.uint8)
-    start = (_UNALIGNED[0] - memory.ctypes.data) % _UNALIGNED[1]
+    memory = np.empty(nbytes + _ADDRESS[1], np.uint8)
+    start = (_ADDRESS[0] - memory.ctypes.data) % _ADDRESS[1]
     return memory[start : start + nbytes]
 
 
-def _fitting(pixels: NDArray[np.uint8], where: Callable[[], str]) -> NDArray[np.uint8]:
+def _check_size(pixels: NDArray[np.uint8], where: Callable[[], str]) -> NDArray[np.uint8]:
     if max(pixels.shape) > LARGEST_SIDE:
         height, width = pixels.shape[:2]
-        raise BadRecordError(f"{where()} is {width}x{height}, more than {LARGEST_SIDE:,} a side")
+        raise BadRecordError(f"{where()} is {width}x{height}, more than {LARGEST_SIDE:,} pixels per side")
     return pixels

@@ -69,7 +69,7 @@ def test_affines_that_lead_nowhere_end_before_compiled_code_follows_them(tmp_pat
     assert dataset[2]["image"].float().mean() > 0
     with (
         np.errstate(all="ignore"),
-        pytest.raises(BadRecordError, match=r"row 3 .* \(annotation 1003\): .* lead out of any"),
+        pytest.raises(BadRecordError, match=r"row 3 .* \(annotation 1003\): .* point far outside any"),
     ):
         dataset[3]
 
@@ -77,7 +77,7 @@ def test_affines_that_lead_nowhere_end_before_compiled_code_follows_them(tmp_pat
 def test_a_store_of_other_joints_than_cocos_is_refused(tmp_path):
     store = make_store(tmp_path / "s.zarr")
     store.spec = dataclasses.replace(store.spec, joints=16)
-    with pytest.raises(KdlibError, match=r"s\.zarr holds 16 joints a person; students learn COCO's 17"):
+    with pytest.raises(KdlibError, match=r"s\.zarr holds 16 joints per instance; students learn COCO's 17"):
         StoreDataset(store)
 
 
@@ -158,7 +158,7 @@ def test_unlabelled_joints_and_joints_outside_are_not_supervised(store):
 
 def test_a_store_without_frames_reads_the_image_folder(tmp_path):
     bare, whole = make_store(tmp_path / "bare.zarr", frames=False), make_store(tmp_path / "whole.zarr")
-    with pytest.raises(KdlibError, match="name the folder of its images"):
+    with pytest.raises(KdlibError, match="give the folder of its images"):
         StoreDataset(bare)
     images = tmp_path / "images"
     images.mkdir()
@@ -182,7 +182,7 @@ def test_a_picture_with_too_long_a_side_is_a_bad_record(store, monkeypatch):
     wide = cv2.imencode(".jpg", np.zeros((2, 40_000, 3), np.uint8))[1].tobytes()
     dataset = StoreDataset(store)
     monkeypatch.setattr(store, "frame", lambda row: wide)
-    with pytest.raises(KdlibError, match=r"row 1 of .*: its stored frame is 40000x2, more than 32,767 a side"):
+    with pytest.raises(KdlibError, match=r"row 1 of .*: its stored frame is 40000x2, more than 32,767 pixels per side"):
         dataset[1]
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from kdlib.geometry import PADDING, region_affine
-from kdlib.samples.views import HALF_BODY_JOINTS, NONE, Augmentation, draw_choices, draw_views
+from kdlib.samples.views import HALF_BODY_JOINTS, NO_AUGMENTATION, Augmentation, draw_choices, draw_views
 from kdlib.skeleton import UPPER_BODY
 
 INPUT_SIZE = (96, 128)
@@ -27,7 +27,7 @@ def people(count, labelled=17, seed=0):
 
 def seen(views, regions):
     """Relative width, rotation in degrees and mirror of each region, from the affines alone."""
-    linear = views.affines[..., :2]
+    linear = views.image_to_input[..., :2]
     mirrored = np.linalg.det(linear) < 0
     scale = np.sqrt(abs(np.linalg.det(linear)))
     rotation = np.degrees(np.arctan2(-linear[:, 1, 0], linear[:, 1, 1]))
@@ -75,7 +75,7 @@ def test_an_affine_is_that_of_its_region(drawn):
     for i in range(50):
         size, rotation, _ = (values[i] for values in seen(views, (centers, sizes)))
         expected = region_affine(centers[i], sizes[i] * size, INPUT_SIZE, rotation, flip=bool(views.flips[i]))
-        np.testing.assert_allclose(views.affines[i], expected, atol=1e-9)
+        np.testing.assert_allclose(views.image_to_input[i], expected, atol=1e-9)
 
 
 def test_a_view_depends_on_seed_epoch_and_row_alone():
@@ -84,7 +84,7 @@ def test_a_view_depends_on_seed_epoch_and_row_alone():
 
     def draw(seed=5, epoch=2, some=slice(None), which=rows):
         few = tuple(column[some] for column in regions)
-        return draw_views(seed, epoch, which[some], Augmentation(), few, keypoints[some], INPUT_SIZE).affines
+        return draw_views(seed, epoch, which[some], Augmentation(), few, keypoints[some], INPUT_SIZE).image_to_input
 
     whole = draw()
     np.testing.assert_array_equal(draw(some=slice(None, None, -3)), whole[::-3])
@@ -95,10 +95,10 @@ def test_a_view_depends_on_seed_epoch_and_row_alone():
 
 def test_without_augmentation_the_plain_crop_is_shown():
     (centers, sizes), keypoints = people(9)
-    views = draw_views(0, 0, np.arange(9), NONE, (centers, sizes), keypoints, INPUT_SIZE)
+    views = draw_views(0, 0, np.arange(9), NO_AUGMENTATION, (centers, sizes), keypoints, INPUT_SIZE)
     assert not views.flips.any()
     for i in range(9):
-        np.testing.assert_allclose(views.affines[i], region_affine(centers[i], sizes[i], INPUT_SIZE), atol=1e-9)
+        np.testing.assert_allclose(views.image_to_input[i], region_affine(centers[i], sizes[i], INPUT_SIZE), atol=1e-9)
 
 
 def half_body(keypoints, region_width, upper_first):
@@ -120,14 +120,14 @@ def half_body(keypoints, region_width, upper_first):
 def test_half_bodies_are_those_of_hrnet(labelled):
     """Of 11 labelled joints all are of the upper body, of 12 and 13 so few of the lower that the upper is taken."""
     (centers, sizes), keypoints = people(200, labelled)
-    always = dataclasses.replace(NONE, half_body=1.0)
+    always = dataclasses.replace(NO_AUGMENTATION, half_body=1.0)
     views = draw_views(1, 0, np.arange(200), always, (centers, sizes), keypoints, INPUT_SIZE)
     upper = 0
     for i in range(200):
         one, other = (half_body(keypoints[i], float(sizes[i, 0]), first) for first in (True, False))
         regions = [found or (*centers[i], sizes[i, 0]) for found in (one, other)]
         affines = [region_affine((x, y), (width, 0), INPUT_SIZE) for x, y, width in regions]
-        fits = [np.allclose(views.affines[i], affine, atol=1e-6) for affine in affines]
+        fits = [np.allclose(views.image_to_input[i], affine, atol=1e-6) for affine in affines]
         assert any(fits)
         upper += fits[0]
     assert upper == 200 if labelled < 14 else 60 < upper < 140

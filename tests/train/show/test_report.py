@@ -421,7 +421,7 @@ def test_what_is_no_run_is_refused_in_one_line(store, folder, tmp_path, capsys):
 
 def test_a_store_without_frames_needs_its_images(folder, tmp_path):
     bare = make_store(tmp_path / "bare.zarr", 4, frames=False)
-    with pytest.raises(KdlibError, match="name the folder of its images"):
+    with pytest.raises(KdlibError, match="give the folder of its images"):
         write_report(bare, [folder / "baseline"], tmp_path / "page.html")
 
 
