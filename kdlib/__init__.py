@@ -1,10 +1,11 @@
-"""The library: pose numerics, samples from a store, students, losses and metrics, for anybody's training loop.
+"""The library: training samples from a store, students, losses and metrics, for any training loop.
 
     import kdlib
     dataset = kdlib.samples.DistillationDataset("train.zarr")
     keypoints = kdlib.students.load_student("best.pt").predict("photo.jpg")
 
-Parts are imported when they are first used. None of them imports `precompute` or `train`.
+Importing `kdlib` does not import torch: each part is imported when it is first used. No part imports `precompute` or
+`train`.
 """
 
 import importlib
@@ -12,7 +13,7 @@ from types import ModuleType
 from typing import Final
 
 PARTS: Final = ("losses", "metrics", "samples", "skeleton", "students")
-"""What `import kdlib` alone makes available."""
+"""The modules that are attributes of `kdlib` without an import of their own."""
 
 
 def __getattr__(name: str) -> ModuleType:
@@ -22,4 +23,4 @@ def __getattr__(name: str) -> ModuleType:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *PARTS]
+    return sorted({*globals(), *PARTS})

@@ -1,8 +1,8 @@
 """Reading COCO-format keypoint annotations and detector boxes into plain columns.
 
-Which persons a teacher is run on follows deep-high-resolution-net.pytorch (lib/dataset/coco.py): no crowds, a box with
-some area inside the image, at least one labelled joint. The ground truth keeps every annotation of the images, crowds
-and unlabelled persons too, because COCO's average precision needs them.
+The instances that a teacher is run on are selected as in deep-high-resolution-net.pytorch (lib/dataset/coco.py): no
+crowds, a box with some area inside the image, at least one labelled joint. The ground truth keeps every annotation of
+the images, including crowds and instances without labels, because COCO's average precision needs them.
 """
 
 import dataclasses
@@ -14,32 +14,35 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from kdlib.errors import KdlibError
 from kdlib.geometry import clip_boxes
 from kdlib.skeleton import JOINTS
 
 
-class AnnotationError(ValueError):
-    """An annotation or detection file that cannot be used; the message names the file and what is wrong with it."""
+class AnnotationError(KdlibError):
+    """An annotation or detection file cannot be used; the message names the file and what is wrong with it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Persons:
-    """N annotated persons as columns; row i of every column is the same person."""
+    """N annotated instances as columns; row i of every column is the same instance."""
 
     annotation_id: NDArray[np.int64]
-    """(N,) COCO annotation id; detections without one are numbered -1, -2, ... in the order of their file."""
+    """(N,) COCO annotation id; detections, which have none, are numbered -1, -2, ... in the order of their file."""
     image_id: NDArray[np.int64]
+    """(N,) COCO image id."""
     file_name: list[str]
-    """Image file, relative to the image folder."""
+    """N paths of image files, relative to the image folder."""
     image_size: NDArray[np.int32]
-    """(N, 2) width, height."""
+    """(N, 2) width, height of the image in pixels."""
     bbox: NDArray[np.float64]
     """(N, 4) x, y, width, height in image pixels."""
     area: NDArray[np.float64]
-    """(N,) square image pixels, as annotated; the box's own where the file has none."""
+    """(N,) annotated area in square image pixels; the area of the box where the file has none."""
     iscrowd: NDArray[np.uint8]
+    """(N,) 1 for a crowd, else 0."""
     keypoints: NDArray[np.float32]
-    """(N, 17, 3) x, y in image pixels and COCO's visibility v: 0 unlabelled, 1 occluded, 2 visible."""
+    """(N, 17, 3) x, y in image pixels and COCO's visibility: 0 unlabelled, 1 occluded, 2 visible."""
     score: NDArray[np.float64]
     """(N,) the detector's confidence; 1 for annotated boxes."""
 
@@ -47,7 +50,7 @@ class Persons:
         return len(self.annotation_id)
 
     def select(self, rows: NDArray[np.generic]) -> Self:
-        """The persons at these rows (indices or a mask), in that order."""
+        """The instances at some rows (indices or a mask), in that order."""
         index = np.arange(len(self))[rows]
         columns = {name: column[index] for name, column in self.columns().items() if name != "file_name"}
         return type(self)(file_name=[self.file_name[i] for i in index], **columns)
@@ -59,14 +62,14 @@ class Persons:
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-    """What one annotation file says."""
+    """The content of one annotation file."""
 
     instances: Persons
-    """The persons to run a teacher on."""
+    """The instances to run a teacher on."""
     ground_truth: Persons
-    """Every annotated person of the images, for COCO's metrics."""
+    """Every annotated instance of the images, for COCO's metrics."""
     outside: NDArray[np.int64]
-    """Annotation ids of persons left out because their box has no area inside the image."""
+    """Annotation ids of instances left out because their box has no area inside the image."""
 
 
 def read_keypoint_annotations(
@@ -76,12 +79,12 @@ def read_keypoint_annotations(
 
     Args:
         path: JSON with COCO's ``images``, ``annotations`` and ``categories``.
-        boxes: COCO detection results (a JSON list of image_id, category_id, bbox, score); the instances are then these
-            boxes instead of the annotated ones.
-        unlabelled: Also take persons without a labelled joint as instances; only the teacher can teach on them.
+        boxes: COCO detection results, a JSON list of objects with image_id, category_id, bbox and score. The instances
+            are then these boxes instead of the annotated ones.
+        unlabelled: Also take instances without a labelled joint; only the teacher's heatmaps can train on them.
 
     Raises:
-        AnnotationError: If a file is no such JSON, contradicts itself, or leaves no usable person.
+        AnnotationError: If a file is missing, is not such JSON, contradicts itself, or leaves no usable instance.
     """
     path = Path(path)
     document = _read_json(path)
@@ -104,9 +107,9 @@ def _annotations(candidates: Persons, usable: NDArray[np.bool_], ground_truth: P
     instances = candidates.select(usable & inside)
     if not len(instances):
         raise AnnotationError(
-            f"{path}: no usable person among {len(candidates)}: {int((~usable).sum())} are crowds or have no labelled "
-            f"keypoint, {int((usable & ~inside).sum())} have a box outside their image; "
-            "give a file with labelled persons, or detector boxes (--boxes)"
+            f"{path}: no usable instance among {len(candidates)}: {int((~usable).sum())} are crowds or have no "
+            f"labelled keypoint, {int((usable & ~inside).sum())} have a box outside their image; "
+            "give a file with labelled persons, or a detector's boxes, boxes=... (--boxes FILE)"
         )
     return Annotations(instances, ground_truth, candidates.annotation_id[usable & ~inside])
 
@@ -124,17 +127,17 @@ def _check_document(document: Any, path: Path) -> None:
     required = ("images", "annotations", "categories")
     missing = [k for k in required if not isinstance(document, dict) or not isinstance(document.get(k), list)]
     if missing:
-        raise AnnotationError(f"{path} is not a COCO annotation file: it lacks the list(s) {', '.join(missing)}")
+        raise AnnotationError(f"{path} is not a COCO annotation file: these lists are missing: {', '.join(missing)}")
     _check_entries(document, path)
     if not any("keypoints" in a for a in document["annotations"]):
         raise AnnotationError(
             f"{path} has {len(document['annotations'])} annotations and none has keypoints; "
-            "COCO's person_keypoints_*.json is needed, not instances_*.json"
+            "give COCO's person_keypoints_*.json, not instances_*.json"
         )
 
 
 def _check_entries(document: dict[str, Any], path: Path) -> None:
-    """Refuse entries that are no COCO images, annotations or categories, naming the first."""
+    """Raise `AnnotationError` for the first entry that is not a COCO image, annotation or category."""
     for kind in ("images", "annotations", "categories"):
         for row in document[kind]:
             if not isinstance(row, dict) or "id" not in row:
@@ -144,22 +147,22 @@ def _check_entries(document: dict[str, Any], path: Path) -> None:
         if not isinstance(image.get("file_name"), str) or not all(isinstance(x, int) and x > 0 for x in size):
             raise AnnotationError(
                 f"{path}: image {image['id']} has file_name {image.get('file_name')!r} and width, height {size}; "
-                "a name and two positive whole numbers are needed"
+                "it must have a name and two positive whole numbers"
             )
 
 
 def _person_categories(document: dict[str, Any]) -> set[int]:
-    """Category ids that have COCO's 17 joints (all categories, where a file does not list its joints)."""
+    """Ids of the categories with COCO's 17 joints; all categories where the file does not list their joints."""
     with_joints = {c["id"]: len(c["keypoints"]) for c in document["categories"] if "keypoints" in c}
     if with_joints and len(JOINTS) not in with_joints.values():
         counts = sorted(set(with_joints.values()))
-        raise AnnotationError(f"the categories have {counts} keypoints, COCO's persons have {len(JOINTS)}")
+        raise AnnotationError(f"the categories have {counts} keypoints; COCO's person has {len(JOINTS)}")
     return {i for i, n in with_joints.items() if n == len(JOINTS)} or {c["id"] for c in document["categories"]}
 
 
 def _persons(annotations: list[dict[str, Any]], images: dict[int, dict[str, Any]], path: Path) -> Persons:
     for annotation in annotations:
-        problem = _problem(annotation, images)
+        problem = _find_problem(annotation, images)
         if problem:
             raise AnnotationError(f"{path}: annotation {annotation.get('id', '(without id)')} {problem}")
     ids = [a["id"] for a in annotations]
@@ -169,11 +172,11 @@ def _persons(annotations: list[dict[str, Any]], images: dict[int, dict[str, Any]
     return _columns(annotations, images)
 
 
-def _problem(annotation: dict[str, Any], images: dict[int, dict[str, Any]]) -> str | None:
-    """What makes an annotation unusable, or None."""
+def _find_problem(annotation: dict[str, Any], images: dict[int, dict[str, Any]]) -> str | None:
+    """What makes an annotation unusable, as the end of a sentence; None if it is usable."""
     missing = [key for key in ("image_id", "bbox") if key not in annotation]
     if missing:
-        return f"lacks {', '.join(missing)}"
+        return f"has no {', '.join(missing)}"
     if annotation["image_id"] not in images:
         return f"belongs to image {annotation['image_id']}, which the file does not list"
     box, joints = annotation["bbox"], annotation.get("keypoints") or []
@@ -183,16 +186,16 @@ def _problem(annotation: dict[str, Any], images: dict[int, dict[str, Any]]) -> s
         or len(box) != 4
         or not all(isinstance(x, int | float) and math.isfinite(x) for x in box)
     ):
-        return f"has the box {box}; four finite numbers x, y, width, height are needed"
+        return f"has the box {box}; it must be four finite numbers x, y, width, height"
     if joints and len(joints) != 3 * len(JOINTS):
-        return f"has {len(joints)} keypoint numbers; {3 * len(JOINTS)} are needed (x, y, v of {len(JOINTS)} joints)"
+        return f"has {len(joints)} keypoint numbers instead of {3 * len(JOINTS)} (x, y, v of {len(JOINTS)} joints)"
     if not all(isinstance(x, int | float) and math.isfinite(x) for x in joints):
         return "has a keypoint that is not a finite number"
     return None
 
 
 def _columns(rows: list[dict[str, Any]], images: dict[int, dict[str, Any]]) -> Persons:
-    of = [images[row["image_id"]] for row in rows]
+    images_of_rows = [images[row["image_id"]] for row in rows]
     keypoints = np.zeros((len(rows), len(JOINTS), 3), np.float32)
     for i, row in enumerate(rows):
         if row.get("keypoints"):
@@ -201,8 +204,8 @@ def _columns(rows: list[dict[str, Any]], images: dict[int, dict[str, Any]]) -> P
     return Persons(
         annotation_id=np.array([row["id"] for row in rows], np.int64),
         image_id=np.array([row["image_id"] for row in rows], np.int64),
-        file_name=[image["file_name"] for image in of],
-        image_size=np.array([(image["width"], image["height"]) for image in of], np.int32).reshape(-1, 2),
+        file_name=[image["file_name"] for image in images_of_rows],
+        image_size=np.array([(image["width"], image["height"]) for image in images_of_rows], np.int32).reshape(-1, 2),
         bbox=boxes,
         area=np.array([row.get("area", box[2] * box[3]) for row, box in zip(rows, boxes, strict=True)], np.float64),
         iscrowd=np.array([row.get("iscrowd", 0) for row in rows], np.uint8),
@@ -215,7 +218,7 @@ def _detections(path: Path, images: dict[int, dict[str, Any]]) -> Persons:
     rows = _read_json(path)
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "score" in row for row in rows):
         raise AnnotationError(
-            f"{path} is not a file of detections: a JSON list of image_id, category_id, bbox and score is needed"
+            f"{path} is not a detection file: it must be a JSON list of objects with image_id, category_id, bbox, score"
         )
     persons = [
         {**row, "id": -1 - i, "keypoints": None}

@@ -1,9 +1,10 @@
-"""From a person's box to the network's input and back, in HRNet's pixel convention.
+"""Boxes, regions, affines and sizes, in HRNet's pixel convention.
 
-A *region* is the padded box of fixed aspect that a crop shows: its centre and its size in image pixels. Every crop,
-frame and augmented view is one affine 2x3 matrix, so that image, keypoints and heatmaps move together. The convention
-is that of deep-high-resolution-net.pytorch (lib/dataset/coco.py, lib/utils/transforms.py): the region's centre lands on
-(width / 2, height / 2) of the crop, and heatmap pixel u lies at input pixel u * stride, without a half-pixel offset.
+A *region* is the padded box of fixed aspect ratio that a crop shows: its centre and its size in image pixels. Every
+crop, frame and augmented view is one affine 2x3 matrix, which moves image, keypoints and heatmaps together. The
+convention is that of deep-high-resolution-net.pytorch (lib/dataset/coco.py, lib/utils/transforms.py): the centre of the
+region lies at (width / 2, height / 2) of the crop, and heatmap pixel u lies at input pixel u * stride, without a
+half-pixel offset.
 """
 
 import math
@@ -16,25 +17,25 @@ from kdlib.errors import KdlibError
 
 Affine = NDArray[np.float64]
 """(2, 3) matrix that takes column vectors (x, y, 1) of one pixel grid to (x, y) of another."""
-
-
-LARGEST = 2.0**23
-"""The compiled resampling trusts that no number of an affine is larger; float32 then still knows whole pixels."""
-
-
-PADDING = 1.25
-"""HRNet's crops show the box grown by a quarter."""
+LARGEST: Final = 2.0**23
+"""Largest absolute value in an affine that the compiled resampling can work with: float32 is exact to a pixel there."""
+PADDING: Final = 1.25
+"""Side of HRNet's crops over that of the box."""
+MAP_STRIDES: Final = (2, 4, 8)
+"""Input pixels per heatmap pixel that students can have."""
+STRIDE: Final = 4
+"""The default stride, which is HRNet's."""
 
 
 def clip_boxes(boxes: ArrayLike, image_sizes: ArrayLike) -> NDArray[np.float64]:
-    """Clip boxes to their images as HRNet does: the last pixel is width - 1, and a box ends on its last pixel.
+    """Clip boxes to their images as HRNet does: the last pixel is width - 1, and a box ends at its last pixel.
 
     Args:
         boxes: (N, 4) x, y, width, height in image pixels.
         image_sizes: (N, 2) width, height of each box's image.
 
     Returns:
-        (N, 4) float64. A box outside its image comes back with zero width or height.
+        (N, 4) float64. A box outside its image gets zero width or height.
     """
     boxes, limits = np.asarray(boxes, np.float64), np.asarray(image_sizes, np.float64) - 1
     first = np.maximum(boxes[:, :2], 0)
@@ -47,12 +48,12 @@ def clip_boxes(boxes: ArrayLike, image_sizes: ArrayLike) -> NDArray[np.float64]:
 def box_to_region(
     boxes: ArrayLike, input_size: tuple[int, int], padding: float = PADDING
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Grow boxes to the aspect of the input and pad them (HRNet's ``_xywh2cs``, in pixels instead of pixels / 200).
+    """Grow boxes to the aspect ratio of the input and pad them (HRNet's ``_xywh2cs``, in pixels, not pixels / 200).
 
     Args:
         boxes: (N, 4) x, y, width, height in image pixels.
-        input_size: Width and height of the network input; only their ratio counts.
-        padding: Factor on both sides.
+        input_size: Width and height of the network input; only their ratio matters.
+        padding: Factor on width and height.
 
     Returns:
         Centres and sizes, both (N, 2) float32 in image pixels.
@@ -62,7 +63,7 @@ def box_to_region(
     width, height = boxes[:, 2], boxes[:, 3]
     centers = np.stack([boxes[:, 0] + width * 0.5, boxes[:, 1] + height * 0.5], axis=1).astype(np.float32)
     sizes = np.stack([np.maximum(width, height * aspect), np.maximum(height, width / aspect)], axis=1)
-    # The official code keeps size / 200 in float32; going the same way keeps the crops equal to the last bit.
+    # The official code keeps size / 200 in float32; the same rounding makes the crops equal to the last bit.
     return centers, (sizes / 200).astype(np.float32) * np.float32(padding) * np.float32(200)
 
 
@@ -78,34 +79,34 @@ def region_affine(
 
     Args:
         center: (2,) centre of the region in image pixels.
-        size: (2,) width and height of the region; the scale is taken from the width alone.
+        size: (2,) width and height of the region in image pixels; the scale is computed from the width alone.
         output_size: Width and height of the crop.
-        rotation: Degrees; positive turns the picture's content counter-clockwise.
+        rotation: Degrees; positive turns the content of the image counter-clockwise.
         flip: Mirror the crop left to right: crop column x becomes width - 1 - x.
 
     Returns:
         (2, 3) float64.
     """
-    (x, y), shown = np.asarray(center, np.float64).tolist(), float(np.asarray(size).reshape(-1)[0])
-    numbers = region_numbers(x, y, shown, math.radians(rotation), flip, *map(float, output_size))
+    (x, y), region_width = np.asarray(center, np.float64).tolist(), float(np.asarray(size).reshape(-1)[0])
+    numbers = region_numbers(x, y, region_width, math.radians(rotation), flip, *map(float, output_size))
     return np.array(numbers).reshape(2, 3)
 
 
 def region_numbers(
-    x: float, y: float, shown: float, angle: float, flip: bool, width: float, height: float
+    x: float, y: float, region_width: float, angle: float, flip: bool, width: float, height: float
 ) -> tuple[float, float, float, float, float, float]:
-    """The numbers of `region_affine`, row by row, of one region; numba compiles it as it stands (kdlib/samples/views.py).
+    """The six numbers of `region_affine`, row by row. kdlib/samples/views.py compiles this function with numba.
 
     Args:
-        x: Centre of the region.
-        y: The same, down the image.
-        shown: Width of the region.
-        angle: Radians.
+        x: Column of the region's centre in image pixels.
+        y: Row of the region's centre in image pixels.
+        region_width: Width of the region in image pixels.
+        angle: Rotation in radians.
         flip: Mirror the crop.
-        width: Of the crop.
-        height: Of the crop.
+        width: Width of the crop.
+        height: Height of the crop.
     """
-    scale = width / shown
+    scale = width / region_width
     a, b = scale * math.cos(angle), scale * math.sin(angle)
     u, v = width / 2 - a * x - b * y, height / 2 + b * x - a * y
     if flip:
@@ -114,35 +115,35 @@ def region_numbers(
 
 
 def scale_affine(scale: float) -> Affine:
-    """Multiply coordinates by a factor, as between heatmap and input pixels. (2, 3) float64."""
+    """The affine that multiplies coordinates by a factor, as from heatmap to input pixels. (2, 3) float64."""
     return np.array([[scale, 0.0, 0.0], [0.0, scale, 0.0]])
 
 
 def invert_affine(affine: ArrayLike) -> NDArray[np.float64]:
-    """Inverse of one or many affines, (..., 2, 3) float64. Raises numpy.linalg.LinAlgError if one is singular."""
+    """Invert affines (..., 2, 3); float64. Raises numpy.linalg.LinAlgError if one is singular."""
     affine = np.asarray(affine, np.float64)
     linear = np.linalg.inv(affine[..., :2])
     return np.concatenate([linear, -linear @ affine[..., 2:]], axis=-1)
 
 
 def compose_affines(outer: ArrayLike, inner: ArrayLike) -> NDArray[np.float64]:
-    """The affine that applies ``inner`` first and ``outer`` to its result; broadcasts, (..., 2, 3) float64."""
+    """The affines that apply ``inner`` first and then ``outer``; they broadcast, (..., 2, 3) float64."""
     outer, inner = np.asarray(outer, np.float64), np.asarray(inner, np.float64)
     linear = outer[..., :2] @ inner[..., :2]
     return np.concatenate([linear, outer[..., :2] @ inner[..., 2:] + outer[..., 2:]], axis=-1)
 
 
 def transform_points(points: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
-    """Move points (..., K, 2) by affines (..., 2, 3); returns float64 of the points' shape."""
+    """Transform points (..., K, 2) by affines (..., 2, 3); float64 of the points' shape."""
     points, affine = np.asarray(points, np.float64), np.asarray(affine, np.float64)
     return points @ np.swapaxes(affine[..., :2], -1, -2) + affine[..., None, :, 2]
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """The field's ``256x192`` (height x width) as (width, height).
+    """Parse an input size such as ``256x192``, height x width as usual in the field; returns (width, height).
 
     Raises:
-        KdlibError: If it is not two positive whole numbers.
+        KdlibError: If the text is not two positive whole numbers joined by ``x``.
     """
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
@@ -150,18 +151,13 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(parts[1]), int(parts[0])
 
 
-MAP_STRIDES: Final = (2, 4, 8)
-
-
-STRIDE: Final = 4
-"""Where no other is asked for: HRNet's."""
-
-
 def check_stride(stride: int) -> None:
-    """Refuse what is no stride of a student's maps.
+    """Check the stride of a student's maps.
 
     Raises:
-        KdlibError: If it is none of `MAP_STRIDES`.
+        KdlibError: If it is not one of `MAP_STRIDES`.
     """
     if stride not in MAP_STRIDES:
-        raise KdlibError(f"a student's maps have a stride of {', '.join(map(str, MAP_STRIDES))}, got {stride}")
+        raise KdlibError(
+            f"the stride of a student's maps must be one of {', '.join(map(str, MAP_STRIDES))}, got {stride}"
+        )

@@ -1,6 +1,6 @@
-"""Heatmaps to points and points to heatmaps, as numpy arrays.
+"""Encoding points as heatmaps and decoding heatmaps to points, with numpy.
 
-Arrays are (..., K, H, W); points are (x, y) in heatmap pixels. Decoding follows deep-high-resolution-net.pytorch
+Heatmaps are (..., K, H, W); points are (x, y) in heatmap pixels. Decoding follows deep-high-resolution-net.pytorch
 (lib/core/inference.py) and DarkPose (Zhang et al., CVPR 2020, arXiv 1910.06278). No function changes its arguments.
 """
 
@@ -14,12 +14,12 @@ from kdlib.skeleton import FLIP_ORDER
 def gaussian_heatmaps(
     points: NDArray[np.floating], visible: NDArray[np.generic], size: tuple[int, int], sigma: float
 ) -> NDArray[np.float32]:
-    """Gaussians of height 1 around the points, with sub-pixel centres.
+    """Draw a Gaussian of height 1 around each point, with a sub-pixel centre.
 
     Args:
-        points: (..., K, 2) heatmap pixels.
-        visible: (..., K) non-zero where the joint is labelled; other maps stay zero.
-        size: Width and height of the maps.
+        points: (..., K, 2) x, y in heatmap pixels.
+        visible: (..., K) positive where the joint is labelled; the maps of other joints are zero.
+        size: Width and height of the heatmaps.
         sigma: Standard deviation in heatmap pixels (HRNet: 2 at 64x48, 3 at 96x72).
 
     Returns:
@@ -34,7 +34,7 @@ def gaussian_heatmaps(
 
 
 def peaks(heatmaps: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Whole-pixel maxima, (..., K, 2) int64 as (x, y), and their heights, (..., K) float32."""
+    """The pixel (..., K, 2) int64, as (x, y), and the value (..., K) float32 of each heatmap's maximum."""
     flat = heatmaps.reshape(*heatmaps.shape[:-2], -1)
     index = flat.argmax(axis=-1)
     scores = np.take_along_axis(flat, index[..., None], axis=-1)[..., 0].astype(np.float32)
@@ -43,7 +43,7 @@ def peaks(heatmaps: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def _around(heatmaps: NDArray[np.floating], xy: NDArray[np.int64], dx: int, dy: int) -> NDArray[np.float64]:
-    """The maps' values beside (x, y), clamped to the map; (N,) for maps (N, H, W)."""
+    """The values (N,) of maps (N, H, W) at (x + dx, y + dy), clamped to the map."""
     height, width = heatmaps.shape[-2:]
     x = np.clip(xy[:, 0] + dx, 0, width - 1)
     y = np.clip(xy[:, 1] + dy, 0, height - 1)
@@ -51,10 +51,10 @@ def _around(heatmaps: NDArray[np.floating], xy: NDArray[np.int64], dx: int, dy: 
 
 
 def decode_argmax(heatmaps: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Maxima moved a quarter pixel towards the higher neighbour (HRNet's ``get_final_preds``).
+    """Decode by the maximum, moved a quarter pixel towards the higher neighbour (HRNet's ``get_final_preds``).
 
-    The quarter is added only where the maximum has neighbours on all four sides at least one pixel from the border;
-    a map without a positive value decodes to (0, 0), as in the official code.
+    The quarter is added only where column and row of the maximum are above 1 and below the last. A heatmap without a
+    positive value decodes to (0, 0). Both are as in the official code.
 
     Args:
         heatmaps: (..., K, H, W).
@@ -79,9 +79,9 @@ def decode_argmax(heatmaps: NDArray[np.floating]) -> tuple[NDArray[np.float32], 
 
 
 def dark_kernel(rows: int) -> int:
-    """Width of DARK's blur for maps of that height: the published 11 for 64 rows and 17 for 96, 5 for 32.
+    """Width in pixels of DARK's blur for maps with that many rows: 5 for 32, and the published 11 for 64 and 17 for 96.
 
-    These are 6 sigma - 1 of HRNet's Gaussian (sigma: a 32nd of the rows), made odd.
+    It is 6 sigma - 1, rounded to an odd number, where sigma is that of HRNet's Gaussian: rows / 32.
     """
     return max(3, 2 * round((6 * rows / 32 - 2) / 2) + 1)
 
@@ -89,22 +89,22 @@ def dark_kernel(rows: int) -> int:
 def decode_dark(
     heatmaps: NDArray[np.floating], kernel: int | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Maxima refined by a second-order Taylor step on the log of the blurred map (DARK, arXiv 1910.06278, eq. 9).
+    """Decode by the maximum, refined by a Newton step on the log of the blurred map (DARK, arXiv 1910.06278, eq. 9).
 
     Args:
         heatmaps: (..., K, H, W).
-        kernel: Odd width of the blur; None takes `dark_kernel`.
+        kernel: Width of the blur in pixels, odd and at least 3; None takes `dark_kernel`.
 
     Returns:
-        Points (..., K, 2) float32 in heatmap pixels and the maxima of the maps as given, (..., K) float32.
+        Points (..., K, 2) float32 in heatmap pixels and the maxima (..., K) float32 of the heatmaps before the blur.
 
     Raises:
-        ValueError: If the kernel is even or below 3.
+        ValueError: If the kernel is even or less than 3.
     """
     height, width = heatmaps.shape[-2:]
     kernel = dark_kernel(height) if kernel is None else kernel
     if kernel < 3 or kernel % 2 == 0:
-        raise ValueError(f"the blur of DARK decoding needs an odd kernel of at least 3, got {kernel}")
+        raise ValueError(f"the blur of DARK decoding must have an odd kernel of at least 3, got {kernel}")
     xy, scores = peaks(heatmaps)
     flat = np.where(scores.reshape(-1, 1) > 0, xy.reshape(-1, 2), 0)
     blurred = _blurred_around(heatmaps.reshape(-1, height, width), flat, kernel)
@@ -117,7 +117,7 @@ def decode_dark(
 
 
 def _blurred_around(heatmaps: NDArray[np.floating], xy: NDArray[np.int64], kernel: int) -> NDArray[np.float64]:
-    """Maps (N, H, W) after a Gaussian blur with zeros beyond the border, at the 5x5 pixels around (x, y): (N, 5, 5)."""
+    """The 5x5 pixels (N, 5, 5) around (x, y) of maps (N, H, W) after a Gaussian blur; zero outside the maps."""
     reach = (kernel - 1) // 2 + 2
     padded = np.pad(heatmaps, ((0, 0), (reach, reach), (reach, reach)))
     offsets = np.arange(2 * reach + 1)
@@ -129,7 +129,7 @@ def _blurred_around(heatmaps: NDArray[np.floating], xy: NDArray[np.int64], kerne
 
 
 def _newton_step(log: NDArray[np.float64]) -> NDArray[np.float64]:
-    """-Hessian^-1 gradient in the middle of (N, 5, 5), (N, 2); zero where the Hessian is singular or not a maximum."""
+    """-Hessian^-1 gradient (N, 2) in the middle of (N, 5, 5), at most 1 pixel; 0 if not towards a maximum."""
     here = log[:, 2, 2]
     dx, dy = 0.5 * (log[:, 2, 3] - log[:, 2, 1]), 0.5 * (log[:, 3, 2] - log[:, 1, 2])
     dxx = 0.25 * (log[:, 2, 4] - 2 * here + log[:, 2, 0])
@@ -143,10 +143,10 @@ def _newton_step(log: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def flip_back(heatmaps: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Bring the maps of a mirrored crop back onto the crop (HRNet's flip test with SHIFT_HEATMAP).
+    """Map the heatmaps of a mirrored crop back onto the crop (HRNet's flip test with SHIFT_HEATMAP).
 
     Mirrors the columns, swaps left and right joints, and shifts by one pixel to the right, because heatmap pixel u
-    lies at input pixel 4u; column 0 keeps its value.
+    lies at input pixel 4 u. Column 0 keeps its value.
 
     Args:
         heatmaps: (..., K, H, W) with COCO's 17 joints.
@@ -161,9 +161,9 @@ def flip_back(heatmaps: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def flip_average(heatmaps: NDArray[np.floating], mirrored: NDArray[np.floating]) -> NDArray[np.floating]:
-    """HRNet's flip test: the mean of a crop's maps and of its mirror's maps brought back, (..., K, H, W)."""
+    """HRNet's flip test: the mean (..., K, H, W) of a crop's heatmaps and those of its mirror, mapped back."""
     return (heatmaps + flip_back(mirrored)) * np.asarray(0.5, heatmaps.dtype)
 
 
 DECODERS = {"argmax": decode_argmax, "dark": decode_dark}
-"""Decoders by the name that commands and configurations use."""
+"""Decoders by the names that commands and configurations use."""

@@ -1,6 +1,6 @@
-"""How a student's maps become heatmaps, points and scores; measured in docs/decisions/0015-reading-students.md.
+"""How a student's maps are read: as heatmaps, points and scores. Measurements: docs/decisions/0015-reading-students.md.
 
-Importing this module does not import torch: command lines show its texts in their help.
+Importing this module does not import torch, because the help of commands shows its texts.
 """
 
 import dataclasses
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DECODER: Final = "dark"
-"""Finds joints between the pixels of a map, which matters where maps are small."""
+"""The default decoder. It places joints between the pixels of a map, which matters where maps are small."""
 DECODER_HELP: Final = (
-    "how points are read from a student's maps: dark (between the pixels; all joints count for the score), or argmax, "
-    "as in HRNet's evaluation"
+    "how points are decoded from a student's maps: dark (sub-pixel; all joints count for the score) or argmax (as in "
+    "HRNet's evaluation)"
 )
 
 
@@ -25,7 +25,7 @@ class Readout:
     Args:
         loss: Name of the loss that it was trained with, a key of `kdlib.losses.LOSSES`.
         sigma: Standard deviation of the labels' Gaussians in heatmap pixels.
-        temperature: Temperature at which the student's maps are probabilities; used where the loss is a density.
+        temperature: Temperature at which the softmax of its maps is taken, where the loss is a density.
     """
 
     loss: str
@@ -33,12 +33,13 @@ class Readout:
     temperature: float = 1.0
 
     @classmethod
-    def of(cls, supervision: Mapping[str, Any]) -> Self:
-        """The readout of a student whose checkpoint holds that entry ``supervision``.
+    def from_supervision(cls, supervision: Mapping[str, Any]) -> Self:
+        """The readout of a student whose checkpoint has that entry ``supervision``.
 
-        The temperature is that of the teacher's term where this term alone shaped the maps: at another temperature,
-        the probability far from the peak was never trained, and there is much of it. Labels and the MSE teach at
-        temperature 1; the softmax of raw maps is flat at any temperature, and flatter above 1.
+        The temperature is that of the teacher's term where that term alone shaped the maps: then the probability far
+        from the peak was trained at no other temperature, and it is a large part of the whole. In all other cases it is
+        1: labels and the MSE train at temperature 1, and the softmax of raw logits is almost uniform at temperature 1
+        and even more so above it.
         """
         teacher_alone = supervision["logits"] == "log" and not (
             supervision["gt_weight"] or supervision.get("mse_weight", 0.0)
@@ -47,12 +48,19 @@ class Readout:
         return cls(supervision["loss"], supervision["sigma"], temperature)
 
     @classmethod
-    def of_export(cls, facts: Mapping[str, str]) -> Self:
-        """The readout of an exported student with that metadata."""
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Self:
+        """The readout of an exported student with that metadata.
+
+        Raises:
+            KeyError: If the metadata lacks ``heatmaps``, ``sigma`` or ``temperature``.
+            ValueError: If a value is not one that an export writes.
+        """
         from kdlib.losses import LOSSES
 
-        loss = next(name for name, loss in LOSSES.items() if loss.meaning == facts["heatmaps"])
-        return cls(loss, float(facts["sigma"]), float(facts["temperature"]))
+        names = {loss.meaning: name for name, loss in LOSSES.items()}
+        if metadata["heatmaps"] not in names:
+            raise ValueError(f"unknown heatmaps {metadata['heatmaps']!r}")
+        return cls(names[metadata["heatmaps"]], float(metadata["sigma"]), float(metadata["temperature"]))
 
     def heatmaps(self, maps: "Tensor") -> "Tensor":
         """The student's maps as heatmaps (B, K, H, W) float32, on the scale where a label's Gaussian peaks at 1."""
@@ -61,9 +69,9 @@ class Readout:
         return LOSSES[self.loss].heatmaps(maps, self.sigma, self.temperature)
 
     def joint_threshold(self, decoder: str) -> float:
-        """Heatmap height above which joints count for a person's score.
+        """Heatmap height above which joints count for an instance's score.
 
-        0 for densities read with ``dark``, because no part of a softmax is background; otherwise HRNet's 0.2.
+        It is 0 for densities decoded with ``dark``, because a softmax has no background, and HRNet's 0.2 otherwise.
         """
         from kdlib.losses import LOSSES
         from kdlib.metrics.coco import JOINT_SCORE_THRESHOLD

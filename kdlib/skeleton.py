@@ -1,4 +1,4 @@
-"""The COCO person: 17 joints, who mirrors whom, which are joined by a limb, and how precisely people annotate them."""
+"""COCO's person skeleton: 17 joints, their left-right pairs, limbs and annotation spread."""
 
 from typing import Final
 
@@ -24,16 +24,10 @@ JOINTS: Final = (
     "right_ankle",
 )
 """COCO's keypoint names, in COCO's order. Left and right are the person's own."""
-
-
 FLIP_PAIRS: Final = tuple((left, left + 1) for left in range(1, len(JOINTS), 2))
-"""Joints that change places in a mirrored picture."""
-
-
+"""Joints that swap in a mirrored image."""
 FLIP_ORDER: Final = np.array([0, *(i for left, right in FLIP_PAIRS for i in (right, left))], dtype=np.int64)
 """``mirrored[k] = original[FLIP_ORDER[k]]``; its own inverse."""
-
-
 LIMBS: Final = (
     (15, 13),
     (13, 11),
@@ -56,17 +50,9 @@ LIMBS: Final = (
     (4, 6),
 )
 """COCO's skeleton as pairs of joint numbers from 0 (the annotation files count from 1)."""
-
-
 UPPER_BODY: Final = np.arange(len(JOINTS)) < 11
-"""(17,) Is a joint of the upper half, of the half-body augmentation: head, shoulders, elbows and wrists?"""
-
-
+"""(17,) bool, True for head, shoulders, elbows and wrists; the halves of the half-body augmentation."""
 SIGMAS: Final = (
     np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89], dtype=np.float64) / 1000
 )
-"""Spread of human annotators a joint, relative to sqrt(area) (COCO's OKS constants, as in pycocotools)."""
-
-
-FEWEST_LABELS: Final = 6
-"""A person with fewer labelled joints says little about a network."""
+"""(17,) spread of human annotations per joint, relative to sqrt(area): COCO's OKS constants, as in pycocotools."""

@@ -88,7 +88,7 @@ class Supervision:
     @property
     def readout(self) -> Readout:
         """How the maps of a student trained with this loss are read."""
-        return Readout.of(dataclasses.asdict(self))
+        return Readout.from_supervision(dataclasses.asdict(self))
 
     @property
     def needs_labels(self) -> bool:

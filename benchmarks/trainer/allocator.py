@@ -20,7 +20,7 @@ from benchmarks.support.alone import run_alone
 from benchmarks.support.report import Line
 from benchmarks.support.timing import interleave
 from benchmarks.support.workspace import ROOT, Workspace
-from kdlib.machine.process import CHOSEN
+from kdlib.machine.process import MALLOC_SETTINGS
 
 STEPS = """
 import json, resource, sys
@@ -65,7 +65,7 @@ def run(workspace: Workspace) -> Iterator[Line]:
 
     def measure(mode: str) -> tuple[int, float]:
         command = [sys.executable, "-c", STEPS, mode, str(size), str(steps)]
-        environment = {name: value for name, value in os.environ.items() if name not in CHOSEN}
+        environment = {name: value for name, value in os.environ.items() if name not in MALLOC_SETTINGS}
         done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
         found[mode].append(json.loads(done.stdout))
         return size * steps, found[mode][-1]["seconds"]

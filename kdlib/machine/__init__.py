@@ -1,1 +1,1 @@
-"""The machine a network runs on: devices, precision, memory, and the version of this project."""
+"""The machine that a network runs on (device, precision, memory, cost) and the version of this project."""

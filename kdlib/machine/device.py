@@ -1,18 +1,19 @@
-"""On which device and in which precision a network runs, decided by rules that give the same answer every time.
+"""The device and the precision that a network runs in, chosen by fixed rules.
 
-`auto` never measures: a decision that depends on how busy the machine was would make two stores of one command differ.
+`auto` does not measure anything: a choice that depended on the load of the machine could make two stores of the same
+command differ.
 
 | device | `auto` precision | why |
 |---|---|---|
-| CUDA, compute capability 8.0 and up | bf16 | tensor cores |
+| CUDA, compute capability 8.0 or higher | bf16 | tensor cores |
 | CUDA, older | fp32 | bf16 is emulated |
 | CPU with AVX512-BF16 or AMX-BF16 | bf16 | 1.9 times as fast as fp32, measured on HRNet-W32 at 256x192 |
 | any other CPU | fp32 | bf16 is emulated |
 
-fp32 is the reference; TF32 is not used. Manifests and run configurations record what was used. What bf16 costs a
-teacher, measured on a small HRNet trained for ten minutes and 478 COCO persons: the maximum moves in 3.1 % of the maps
-(4.7 % if the last convolution ran in bf16 too), by more than a pixel in 0.3 % of the confident ones; PCK stays within
-0.1 points.
+fp32 is the reference; TF32 is not used. Manifests and run configurations record the precision. The error of a teacher
+in bf16, measured on 478 COCO persons with a small HRNet that was trained for ten minutes: the maximum moves in 3.1 % of
+the maps (4.7 % if the last convolution also runs in bf16), by more than a pixel in 0.3 % of the confident ones; PCK
+changes by less than 0.1 points.
 """
 
 import torch
@@ -24,10 +25,10 @@ _CPU_BF16 = ("avx512_bf16", "amx_bf16")
 
 
 def choose_device(name: str) -> torch.device:
-    """The device for `auto` (CUDA if there is one, else the CPU), `cpu`, `cuda` or `cuda:N`.
+    """The device for `auto` (CUDA if available, else the CPU), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        KdlibError: If there is no such device here.
+        KdlibError: If the name is another or this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -42,7 +43,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """`fp32` or `bf16`; `auto` takes bf16 where the hardware computes in it (see the table above).
+    """`fp32` or `bf16`; `auto` takes bf16 where the hardware supports it, see the table of this module.
 
     Raises:
         KdlibError: If `name` is not one of `PRECISIONS`.

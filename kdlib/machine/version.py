@@ -1,4 +1,4 @@
-"""Which version and commit of this project made a file."""
+"""The version and commit of this project, which stores and exported files record."""
 
 import importlib.metadata
 import subprocess
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def project_version() -> str:
-    """The installed version, with the commit in brackets where the code lies in a git checkout."""
+    """The installed version, with the commit in brackets where the code is a git checkout."""
     try:
         version = importlib.metadata.version("pose-teacher-cache")
     except importlib.metadata.PackageNotFoundError:
@@ -16,7 +16,7 @@ def project_version() -> str:
     if (root / ".git").exists():
         try:
             commit = subprocess.run(git, capture_output=True, text=True, check=False)
-        except OSError:  # no git here
+        except OSError:  # git is not installed
             return version
         return f"{version} ({commit.stdout.strip()})" if commit.returncode == 0 else version
     return version

@@ -1,1 +1,18 @@
-"""AP, AR, PCK and CKA."""
+"""Metrics of predicted keypoints (COCO's AP and AR, OKS, PCK) and of features (CKA), with numpy."""
+
+from kdlib.metrics.cka import linear_cka
+from kdlib.metrics.coco import keypoint_ap, keypoint_matches, person_scores
+from kdlib.metrics.evaluation import decode_to_image, evaluate_points
+from kdlib.metrics.keypoints import normalised_distances, oks, pck
+
+__all__ = [
+    "decode_to_image",
+    "evaluate_points",
+    "keypoint_ap",
+    "keypoint_matches",
+    "linear_cka",
+    "normalised_distances",
+    "oks",
+    "pck",
+    "person_scores",
+]

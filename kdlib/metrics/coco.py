@@ -1,7 +1,9 @@
-"""COCO's keypoint average precision and recall, through pycocotools, from columns in memory.
+"""COCO's keypoint average precision and recall, computed by pycocotools from columns in memory.
 
-Scores follow deep-high-resolution-net.pytorch (lib/dataset/coco.py, ``evaluate``): a person's score is the box's times
-the mean of the joint scores above a threshold, and near-duplicates of one image are suppressed by OKS above 0.9.
+Scores follow deep-high-resolution-net.pytorch (lib/dataset/coco.py, ``evaluate``): the score of an instance is the
+score of its box times the mean of the joint scores above a threshold, and of instances of one image whose OKS is above
+0.9 only the best is kept. `keypoint_ap` computes COCO's numbers, `keypoint_matches` the matches behind them, from which
+average precisions of resampled images can be computed.
 """
 
 import contextlib
@@ -16,22 +18,17 @@ from kdlib.geometry import box_to_region
 from kdlib.skeleton import JOINTS, SIGMAS
 
 JOINT_SCORE_THRESHOLD = 0.2
-"""HRNet's, for maps that were regressed: the background of such a map is not zero."""
-
-
+"""HRNet's threshold, for regressed heatmaps, whose background is not zero."""
 NMS_THRESHOLD = 0.9
-
-
+"""OKS above which two predictions of one image are duplicates."""
 REGION_ASPECT = (3, 4)
-"""Width to height of the padded boxes whose area the suppression uses; every published COCO input has it."""
-
-
+"""Width and height, as a ratio, of the padded boxes whose area `suppress_duplicates` uses: that of COCO inputs."""
 METRICS = ("ap", "ap50", "ap75", "ap_medium", "ap_large", "ar", "ar50", "ar75", "ar_medium", "ar_large")
-"""The ten numbers of COCO's keypoint evaluation, in pycocotools' order."""
+"""The ten metrics of COCO's keypoint evaluation, in pycocotools' order."""
 
 
 class Columns(Protocol):
-    """Columns by name, as a store or `kdlib.annotations.Persons.columns` gives them."""
+    """Columns by name, such as a store's ``instances`` or `kdlib.annotations.Persons.columns`."""
 
     def __getitem__(self, name: str, /) -> Any:
         """The column of that name."""
@@ -40,21 +37,24 @@ class Columns(Protocol):
 def person_scores(
     box_scores: NDArray[np.floating], joint_scores: NDArray[np.floating], threshold: float = JOINT_SCORE_THRESHOLD
 ) -> NDArray[np.float64]:
-    """Confidence of each person: box score (N,) times the mean of its joint scores (N, K) above the threshold."""
+    """Score (N,) of each instance: its box score (N,) times the mean of its joint scores (N, K) above the threshold."""
     confident = joint_scores > threshold
     total = np.where(confident, joint_scores, 0.0).sum(axis=1, dtype=np.float64)
     return np.asarray(box_scores, np.float64) * total / np.maximum(confident.sum(axis=1), 1)
 
 
-def suppress(
+def suppress_duplicates(
     points: NDArray[np.floating], scores: NDArray[np.floating], areas: NDArray[np.floating]
 ) -> NDArray[np.int64]:
-    """Greedy OKS suppression within one image: rows to keep, best first.
+    """Suppress duplicates within one image greedily by OKS.
 
     Args:
-        points: (N, 17, 2) image pixels.
-        scores: (N,).
-        areas: (N,) padded boxes in square image pixels; a pair is compared at its mean area.
+        points: (N, 17, 2) x, y in image pixels.
+        scores: (N,) scores of the instances.
+        areas: (N,) areas of the padded boxes in square image pixels; OKS of a pair uses their mean.
+
+    Returns:
+        The indices of the instances to keep, best first.
     """
     kept: list[int] = []
     variance = (2 * SIGMAS) ** 2
@@ -76,17 +76,17 @@ def keypoint_ap(
     """COCO's keypoint metrics over the images of the ground truth.
 
     Args:
-        ground_truth: Columns annotation_id, image_id, bbox, area, iscrowd, keypoints of every annotated person of the
-            images, crowds and unlabelled ones too.
-        instances: Columns image_id, bbox, score of the persons that were predicted.
-        predictions: (N, 17, 2) image pixels, a row an instance.
-        joint_scores: (N, 17) heatmap heights.
-        threshold: Of the joint scores that make a person's score.
+        ground_truth: Columns annotation_id, image_id, bbox, area, iscrowd, keypoints of every annotated instance of the
+            images, including crowds and instances without labels.
+        instances: Columns image_id, bbox, score of the N predicted instances.
+        predictions: (N, 17, 2) x, y in image pixels.
+        joint_scores: (N, 17) maxima of the heatmaps.
+        threshold: Joint score above which a joint counts for the instance's score.
 
     Returns:
-        The ten `METRICS` in percent; NaN where COCO says -1 (no ground truth of that kind).
+        The ten `METRICS` in percent; NaN where COCO's value is -1, which means no ground truth of that kind.
     """
-    evaluation = _evaluated(ground_truth, instances, predictions, joint_scores, threshold)
+    evaluation = _evaluate(ground_truth, instances, predictions, joint_scores, threshold)
     with _quietly():
         evaluation.accumulate()
         evaluation.summarize()
@@ -98,63 +98,63 @@ def keypoint_ap(
 
 @dataclasses.dataclass(frozen=True)
 class Matches:
-    """Predictions of D persons in I pictures, the most confident first, at each of T OKS thresholds.
+    """D predictions in I images, the best first, at each of T OKS thresholds.
 
-    Predictions that COCO leaves out at a threshold (they lie on a crowd or on a person without labels) are neither
-    ``found`` nor ``wrong`` there.
+    Predictions that COCO ignores at a threshold, because they lie on a crowd or on an instance without labels, are
+    neither true nor false positives there.
     """
 
     image_ids: NDArray[np.int64]
-    """(I,) the pictures, ascending."""
-    picture: NDArray[np.int64]
-    """(D,) position of the prediction's picture, 0 to I - 1."""
-    found: NDArray[np.bool_]
-    """(T, D) a labelled person was found."""
-    wrong: NDArray[np.bool_]
-    """(T, D) nobody was there."""
-    persons: NDArray[np.int64]
-    """(I,) labelled persons of each picture."""
+    """(I,) COCO image ids, ascending."""
+    image: NDArray[np.int64]
+    """(D,) the position of the prediction's image in ``image_ids``."""
+    true: NDArray[np.bool_]
+    """(T, D) True where the prediction matches a labelled instance."""
+    false: NDArray[np.bool_]
+    """(T, D) True where it matches nothing."""
+    labelled: NDArray[np.int64]
+    """(I,) number of labelled instances of each image."""
     recalls: NDArray[np.float64]
-    """Where precision is looked at."""
+    """(101,) the recalls at which COCO samples precision."""
 
     @classmethod
-    def of(cls, evaluation: Any) -> Self:
-        """Take them from a `COCOeval` of one category that was evaluated."""
+    def from_evaluation(cls, evaluation: Any) -> Self:
+        """Take the matches out of an evaluated `pycocotools.cocoeval.COCOeval` of one category."""
         images = evaluation.params.imgIds
         of_all_sizes = evaluation.evalImgs[: len(images)]
-        seen = [(i, found) for i, found in enumerate(of_all_sizes) if found is not None]
-        persons = np.zeros(len(images), np.int64)
-        for i, found in seen:
-            persons[i] = np.count_nonzero(np.asarray(found["gtIgnore"]) == 0)
+        evaluated = [(i, result) for i, result in enumerate(of_all_sizes) if result is not None]
+        labelled = np.zeros(len(images), np.int64)
+        for i, result in evaluated:
+            labelled[i] = np.count_nonzero(np.asarray(result["gtIgnore"]) == 0)
         thresholds = len(evaluation.params.iouThrs)
 
         def of_predictions(name: str) -> NDArray[Any]:
-            parts = [np.asarray(found[name]).reshape(thresholds, -1) for _, found in seen]
+            parts = [np.asarray(result[name]).reshape(thresholds, -1) for _, result in evaluated]
             return np.concatenate([np.zeros((thresholds, 0)), *parts], axis=1) != 0
 
-        scores = np.concatenate([np.zeros(0), *(found["dtScores"] for _, found in seen)])
-        picture = np.concatenate([np.zeros(0, np.int64), *(np.full(len(f["dtScores"]), i) for i, f in seen)])
+        scores = np.concatenate([np.zeros(0), *(result["dtScores"] for _, result in evaluated)])
+        image = np.concatenate([np.zeros(0, np.int64), *(np.full(len(r["dtScores"]), i) for i, r in evaluated)])
         order = np.argsort(-scores, kind="stable")
         matched, ignored = of_predictions("dtMatches")[:, order], of_predictions("dtIgnore")[:, order]
-        found, wrong = matched & ~ignored, ~matched & ~ignored
+        true, false = matched & ~ignored, ~matched & ~ignored
         recalls = np.asarray(evaluation.params.recThrs)
-        return cls(np.asarray(images, np.int64), picture[order], found, wrong, persons, recalls)
+        return cls(np.asarray(images, np.int64), image[order], true, false, labelled, recalls)
 
     def average_precision(self, counts: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Average precision in percent at each OKS threshold (T,); NaN where no person is labelled.
+        """Average precision in percent at each OKS threshold (T,); NaN where no instance is labelled.
 
         Args:
-            counts: (I,) how often each picture counts. Ones give COCO's numbers: AP50 is the first, AP their mean.
+            counts: (I,) how often each image counts. Ones give COCO's numbers: the first is AP50, the mean is AP.
         """
-        people = int((self.persons * counts).sum())
-        if not people:
-            return np.full(len(self.found), np.nan)
-        weights = counts[self.picture]
-        found, wrong = np.cumsum(self.found * weights, axis=1), np.cumsum(self.wrong * weights, axis=1)
-        precision = found / (found + wrong + np.spacing(1))
+        labelled = int((self.labelled * counts).sum())
+        if not labelled:
+            return np.full(len(self.true), np.nan)
+        weights = counts[self.image]
+        true, false = np.cumsum(self.true * weights, axis=1), np.cumsum(self.false * weights, axis=1)
+        precision = true / (true + false + np.spacing(1))
         best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        ends = np.pad(best_from_here, ((0, 0), (0, 1)))  # recall that is never reached has precision 0
-        reached = [np.searchsorted(row, self.recalls) for row in found / people]
+        ends = np.pad(best_from_here, ((0, 0), (0, 1)))  # a recall that is never reached has precision 0
+        reached = [np.searchsorted(row, self.recalls) for row in true / labelled]
         return 100 * np.array([row[at].mean() for row, at in zip(ends, reached, strict=True)])
 
 
@@ -165,21 +165,21 @@ def keypoint_matches(
     joint_scores: NDArray[np.floating],
     threshold: float = JOINT_SCORE_THRESHOLD,
 ) -> Matches:
-    """Which predictions find a person, picture by picture, for average precisions of weighted pictures.
+    """Match predictions with the ground truth, image by image, for average precisions of resampled images.
 
-    The arguments are those of `keypoint_ap`. The pictures are those of ground truth and instances, by ascending id.
+    The arguments are those of `keypoint_ap`. The images are those of the ground truth and of the instances.
     """
-    return Matches.of(_evaluated(ground_truth, instances, predictions, joint_scores, threshold))
+    return Matches.from_evaluation(_evaluate(ground_truth, instances, predictions, joint_scores, threshold))
 
 
-def _evaluated(
+def _evaluate(
     ground_truth: Columns,
     instances: Columns,
     predictions: NDArray[np.floating],
     joint_scores: NDArray[np.floating],
     threshold: float,
 ) -> Any:
-    """An evaluation of pycocotools with predictions and persons matched and nothing summed up yet."""
+    """A `COCOeval` of pycocotools after ``evaluate`` and before ``accumulate``."""
     scores = person_scores(np.asarray(instances["score"]), joint_scores, threshold)
     results = _results(instances, predictions, scores)
     document = _document(ground_truth, np.asarray(instances["image_id"]))
@@ -197,27 +197,27 @@ def _evaluated(
 
 
 def _quietly() -> contextlib.AbstractContextManager[Any]:
-    """Nothing on the terminal: pycocotools reports its progress by print."""
+    """Suppress standard output: pycocotools prints its progress."""
     return contextlib.redirect_stdout(io.StringIO())
 
 
 def _results(
     instances: Columns, predictions: NDArray[np.floating], scores: NDArray[np.floating]
 ) -> list[dict[str, Any]]:
-    """Predictions of N persons with their scores (N,) in COCO's result format, near-duplicates removed."""
+    """Predictions of N instances with their scores (N,) in COCO's result format, without duplicates."""
     image_ids = np.asarray(instances["image_id"])
     areas = box_to_region(instances["bbox"], REGION_ASPECT)[1].prod(axis=1)
-    rows = np.concatenate([predictions, np.ones((*predictions.shape[:2], 1))], axis=2)
+    keypoints = np.concatenate([predictions, np.ones((*predictions.shape[:2], 1))], axis=2)
     results = []
     for image_id in np.unique(image_ids):
-        (of_image,) = np.nonzero(image_ids == image_id)
-        for i in of_image[suppress(predictions[of_image], scores[of_image], areas[of_image])]:
-            keypoints = rows[i].reshape(-1).tolist()
+        (rows_of_image,) = np.nonzero(image_ids == image_id)
+        kept = suppress_duplicates(predictions[rows_of_image], scores[rows_of_image], areas[rows_of_image])
+        for i in rows_of_image[kept]:
             results.append(
                 {
                     "image_id": int(image_id),
                     "category_id": 1,
-                    "keypoints": keypoints,
+                    "keypoints": keypoints[i].reshape(-1).tolist(),
                     "score": float(scores[i]),
                 }
             )
@@ -225,7 +225,7 @@ def _results(
 
 
 def _document(ground_truth: Columns, predicted_images: NDArray[np.integer]) -> dict[str, Any]:
-    """Ground truth in COCO's annotation format; a predicted person in an image without one is a false positive."""
+    """Ground truth in COCO's annotation format; it lists images that have only predictions, which are all false."""
     keypoints = np.asarray(ground_truth["keypoints"], np.float64)
     boxes = np.asarray(ground_truth["bbox"], np.float64)
     annotations = [

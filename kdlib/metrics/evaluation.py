@@ -1,4 +1,4 @@
-"""From heatmaps to the numbers of an evaluation: the same path for the cached teacher and for every student."""
+"""From heatmaps to the metrics of an evaluation, in the same way for a store's teacher and for every student."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +12,7 @@ from kdlib.metrics.coco import JOINT_SCORE_THRESHOLD, Columns, keypoint_ap
 from kdlib.metrics.keypoints import pck
 
 BATCH = 64
+"""Instances whose stored heatmaps are in memory at the same time."""
 
 
 def decode_to_image(
@@ -22,11 +23,11 @@ def decode_to_image(
     Args:
         heatmaps: (B, K, H, W).
         affines: (B, 2, 3) image pixels to network input pixels.
-        stride: Input pixels a heatmap pixel.
-        decoder: ``argmax`` (quarter offset) or ``dark``.
+        stride: Input pixels per heatmap pixel.
+        decoder: ``argmax`` (quarter-pixel offset) or ``dark``.
 
     Returns:
-        Points (B, K, 2) in image pixels and peak heights (B, K).
+        Points (B, K, 2) in image pixels and the maxima (B, K) of the heatmaps.
     """
     points, scores = DECODERS[decoder](heatmaps)
     back = invert_affine(compose_affines(scale_affine(1 / stride), affines))
@@ -40,25 +41,25 @@ def teacher_predictions(
     stride: float,
     decoder: str = "argmax",
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """What a cached teacher says: view 0, averaged with its mirror where the store holds that as view 1.
+    """Predictions of a store's teacher: stored view 0, averaged with its mirror where that is stored view 1.
 
     Args:
-        heatmaps: Rows (n,) -> (n, V, K, H, W), as a store's ``heatmaps``.
+        heatmaps: Function from rows (n,) to heatmaps (n, V, K, H, W), such as the ``heatmaps`` of a store.
         view_affines: (N, V, 2, 3) image pixels to teacher input pixels.
         view_flip: (V,) non-zero for mirrored views.
-        stride: Teacher input pixels a heatmap pixel.
+        stride: Teacher input pixels per heatmap pixel.
         decoder: ``argmax`` or ``dark``.
 
     Returns:
-        Points (N, K, 2) in image pixels and peak heights (N, K).
+        Points (N, K, 2) in image pixels and the maxima (N, K) of the heatmaps.
     """
     mirrored = len(view_flip) > 1 and bool(view_flip[1])
     points, scores = [], []
     for start in range(0, len(view_affines), BATCH):
         rows = np.arange(start, min(start + BATCH, len(view_affines)))
         maps = heatmaps(rows)
-        seen = flip_average(maps[:, 0], maps[:, 1]) if mirrored else maps[:, 0]
-        batch_points, batch_scores = decode_to_image(seen, view_affines[rows, 0], stride, decoder)
+        averaged = flip_average(maps[:, 0], maps[:, 1]) if mirrored else maps[:, 0]
+        batch_points, batch_scores = decode_to_image(averaged, view_affines[rows, 0], stride, decoder)
         points.append(batch_points)
         scores.append(batch_scores)
     return np.concatenate(points), np.concatenate(scores)
@@ -74,15 +75,16 @@ def evaluate_points(
     """AP, AR and PCK of predicted points.
 
     Args:
-        ground_truth: Columns of every annotated person of the images.
-        instances: Columns of the N predicted persons: image_id, bbox, score, keypoints.
-        points: (N, K, 2) image pixels.
-        joint_scores: (N, K) heatmap heights.
-        threshold: Of the joint scores that make a person's score.
+        ground_truth: Columns of every annotated instance of the images, see `kdlib.metrics.coco.keypoint_ap`.
+        instances: Columns image_id, bbox, score, keypoints of the N predicted instances.
+        points: (N, K, 2) x, y in image pixels.
+        joint_scores: (N, K) maxima of the heatmaps.
+        threshold: Joint score above which a joint counts for the instance's score.
 
     Returns:
-        `kdlib.metrics.coco.METRICS`, ``pck@...``, ``per_joint`` and ``instances``, percentages throughout.
+        The ten `kdlib.metrics.coco.METRICS` and the entries of `kdlib.metrics.keypoints.pck`, in percent, and
+        ``instances``, which is N.
     """
-    distances = pck(points, np.asarray(instances["keypoints"]), np.asarray(instances["bbox"]))
+    percentages = pck(points, np.asarray(instances["keypoints"]), np.asarray(instances["bbox"]))
     average_precision = keypoint_ap(ground_truth, instances, points, joint_scores, threshold)
-    return {**average_precision, **distances, "instances": len(points)}
+    return {**average_precision, **percentages, "instances": len(points)}

@@ -1,4 +1,4 @@
-"""How far predicted joints are from labelled ones: PCK and OKS, as numpy."""
+"""Distances of predicted joints from their labels, PCK and OKS, with numpy."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,20 +9,21 @@ from numpy.typing import ArrayLike, NDArray
 from kdlib.skeleton import JOINTS, SIGMAS
 
 PCK_THRESHOLDS = (0.05, 0.1, 0.2)
+"""Fractions of the longer side of an instance's box."""
 
 
 def normalised_distances(
     predictions: ArrayLike, keypoints: NDArray[np.floating], bbox: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """Distance of each prediction from its label over the longer side of the person's box; NaN where unlabelled.
+    """Distance of each prediction from its label, divided by the longer side of the instance's box.
 
     Args:
-        predictions: (N, K, 2) image pixels.
+        predictions: (N, K, 2) x, y in image pixels.
         keypoints: (N, K, 3) x, y in image pixels and visibility (0: unlabelled).
         bbox: (N, 4) x, y, width, height in image pixels.
 
     Returns:
-        (N, K) float64.
+        (N, K) float64; NaN where unlabelled.
     """
     offsets = np.asarray(predictions, np.float64) - keypoints[..., :2]
     sides = np.maximum(np.asarray(bbox, np.float64)[:, 2:].max(axis=1), np.finfo(np.float64).tiny)
@@ -38,14 +39,14 @@ def pck(
     """Percentage of labelled joints predicted within a fraction of the box's longer side (Yang & Ramanan, TPAMI 2013).
 
     Args:
-        predictions: (N, K, 2) image pixels.
+        predictions: (N, K, 2) x, y in image pixels.
         keypoints: (N, K, 3) x, y in image pixels and visibility.
-        bbox: (N, 4) image pixels.
+        bbox: (N, 4) x, y, width, height in image pixels.
         thresholds: Fractions of max(width, height).
 
     Returns:
-        ``{"pck@0.05": percent, ..., "per_joint": {"pck@0.05": {joint: percent}}}``; every labelled joint counts once,
-        and a value is NaN where nothing is labelled.
+        ``{"pck@0.05": percent, ..., "per_joint": {"pck@0.05": {joint: percent}}}``. Every labelled joint counts once. A
+        value is NaN where nothing is labelled.
     """
     distances = normalised_distances(predictions, keypoints, bbox)
     labelled = ~np.isnan(distances)
@@ -61,15 +62,15 @@ def pck(
 
 
 def oks(predictions: ArrayLike, keypoints: NDArray[np.floating], area: ArrayLike) -> NDArray[np.float64]:
-    """Object keypoint similarity of each person, as COCO computes it (pycocotools ``computeOks``).
+    """Object keypoint similarity of each instance, as COCO computes it (pycocotools ``computeOks``).
 
     Args:
-        predictions: (N, 17, 2) image pixels.
+        predictions: (N, 17, 2) x, y in image pixels.
         keypoints: (N, 17, 3) x, y in image pixels and visibility.
-        area: (N,) square image pixels.
+        area: (N,) area of each instance in square image pixels.
 
     Returns:
-        (N,) float64 in [0, 1]; NaN for a person without labels.
+        (N,) float64 in [0, 1]; NaN for an instance without labels.
     """
     offsets = np.asarray(predictions, np.float64) - keypoints[..., :2]
     variance = (2 * SIGMAS) ** 2

@@ -1,4 +1,4 @@
-"""Student networks: building them, starting them from pretrained weights, and loading trained ones."""
+"""Student networks: building them, starting them from pretrained weights, loading trained ones, predicting."""
 
 from kdlib.students.loading import LoadedStudent, load_student
 from kdlib.students.networks import build_student

@@ -1,9 +1,9 @@
-"""Reading checkpoints, the files that a training run keeps its student in.
+"""Reading checkpoints, the files in which a training run keeps its student.
 
 A checkpoint is a dict of tensors and plain values, read with ``weights_only=True``. ``best.pt`` holds a student as it
-was evaluated, with the batch norms that it trained with folded into its convolutions; ``last.pt`` the weights that
-train, their average, the optimiser and the run's progress. Whoever changes what a student of the same entries computes
-raises `VERSION`.
+was evaluated: the batch norms that it was trained with are folded into its convolutions. ``last.pt`` holds the weights
+that are being trained, their average, the optimiser and the progress of the run. A change to what a student computes
+from the same entries must raise `VERSION`.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ def read(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        KdlibError: If there is none or it is something else.
+        KdlibError: If the file is missing, cannot be read, or is not a checkpoint of this `VERSION`.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -30,8 +30,10 @@ def read(path: Path) -> dict[str, Any]:
         raise KdlibError(f"{path} is a folder; a run's student is {path / 'best.pt'}") from error
     except PermissionError as error:
         raise KdlibError(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error:  # torch.load raises whatever the bytes of a foreign file lead it to
-        raise KdlibError(f"{path} is not a student's checkpoint: it is cut short, or no file of PyTorch") from error
+    except Exception as error:  # torch.load raises many kinds for files of other formats
+        raise KdlibError(
+            f"{path} is not a student's checkpoint: it is cut short or was not written by PyTorch"
+        ) from error
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise KdlibError(f"{path} is not a student's checkpoint of version {VERSION}")
     return content

@@ -1,4 +1,4 @@
-"""What a student costs: parameters, multiply-adds, bytes, and milliseconds on this machine's CPU."""
+"""The cost of a student: parameters, multiply-adds, bytes, and milliseconds on this machine's CPU."""
 
 import statistics
 import time
@@ -10,23 +10,24 @@ from kdlib.machine.cost import multiply_adds, parameter_count
 from kdlib.students.networks import Student
 
 WARMUP, REPEATS = 3, 20
+"""Forward passes that `latency` discards, and those that it takes the median of."""
 
 
 @torch.inference_mode()
 def latency(model: Student, input_size: tuple[int, int]) -> float:
-    """Median milliseconds for one picture in float32 on the CPU, with torch's current number of threads."""
+    """Median milliseconds per image in float32 on the CPU, with torch's current number of threads."""
     model = model.cpu().eval()
-    picture = torch.zeros(1, 3, input_size[1], input_size[0]).contiguous(memory_format=torch.channels_last)
+    image = torch.zeros(1, 3, input_size[1], input_size[0]).contiguous(memory_format=torch.channels_last)
     times = []
     for _ in range(WARMUP + REPEATS):
         started = time.perf_counter()
-        model(picture)
+        model(image)
         times.append(time.perf_counter() - started)
     return 1000 * statistics.median(times[WARMUP:])
 
 
 def complexity(model: Student, input_size: tuple[int, int]) -> dict[str, Any]:
-    """Parameters, multiply-adds, bytes of the weights in float32, and CPU latency of a student."""
+    """Parameters, multiply-adds, bytes of the float32 weights, and CPU latency in milliseconds of a student."""
     parameters = parameter_count(model)
     return {
         "parameters": parameters,

@@ -1,10 +1,10 @@
-"""Where on the picture a network's features look, found by walking through its operators.
+"""The positions of a network's features on the image, found by tracing its operators.
 
-Feature u of a tensor looks at input pixel ``first + u * step``, the centre of what it sees. A convolution or a pool
-with kernel k, stride s and padding p moves that by ((k - 1) / 2 - p) steps and multiplies the step by s; padding and
-resampling move it too; where paths meet, the mean of their centres counts. The walk runs the network once on torch's
-meta device, which computes shapes alone, so that it sees every operator whatever modules the network is made of.
-Attention and other operators that mix distant pixels have no centre; a residual path beside them keeps its own.
+Feature u of a tensor lies at input pixel ``first + u * step``, the centre of its receptive field. A convolution or pool
+with kernel k, stride s and padding p moves it by ((k - 1) / 2 - p) steps and multiplies the step by s. Padding and
+resampling move it too. Where paths meet, the mean of their centres is taken. The trace runs the network once on torch's
+meta device, which computes shapes only, so every operator is seen, whatever modules the network consists of. Operators
+that mix distant pixels, such as attention, have no centre; a residual path beside them keeps its own.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,30 +18,33 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Grid(NamedTuple):
-    """Centres of features: ``first`` and ``step`` in input pixels, (2,) as y, x."""
+    """Positions of features in input pixels, each (2,) as y, x."""
 
     first: NDArray[np.float64]
+    """Position of feature 0."""
     step: NDArray[np.float64]
+    """Distance between neighbours."""
 
 
 def _pair(value: Any) -> NDArray[np.float64]:
+    """One or two numbers as two."""
     pair = np.atleast_1d(np.asarray(value, np.float64))
     return np.repeat(pair, 2) if len(pair) == 1 else pair
 
 
-def _window(grid: Grid, kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> Grid:
-    reach = (_pair(kernel) - 1) * _pair(dilation) / 2 - _pair(padding)
-    return Grid(grid.first + reach * grid.step, grid.step * _pair(stride))
+def _apply_window(grid: Grid, kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> Grid:
+    offset = (_pair(kernel) - 1) * _pair(dilation) / 2 - _pair(padding)
+    return Grid(grid.first + offset * grid.step, grid.step * _pair(stride))
 
 
 def _convolution(grid: Grid, args: Any, out: Tensor) -> Grid | None:
     _, weight, _, stride, padding, dilation, transposed, *_ = args
-    return None if transposed or weight.ndim != 4 else _window(grid, weight.shape[2:], stride, padding, dilation)
+    return None if transposed or weight.ndim != 4 else _apply_window(grid, weight.shape[2:], stride, padding, dilation)
 
 
 def _pool(grid: Grid, args: Any, out: Tensor) -> Grid | None:
     _, kernel, *rest = args
-    return _window(grid, kernel, rest[0] if rest and rest[0] else kernel, rest[1] if len(rest) > 1 else 0)
+    return _apply_window(grid, kernel, rest[0] if rest and rest[0] else kernel, rest[1] if len(rest) > 1 else 0)
 
 
 def _pad(grid: Grid, args: Any, out: Tensor) -> Grid | None:
@@ -63,7 +66,7 @@ MOVING: Final[dict[str, Callable[[Grid, Any, Tensor], Grid | None]]] = {
     "aten::upsample_nearest2d": _resample,
     "aten::upsample_bilinear2d": _resample,
 }
-"""Operators that move features."""
+"""Operators that move features: from the grid of their input, their arguments and output to the grid of the output."""
 MIXING: Final = frozenset(
     f"aten::{name}"
     for name in (
@@ -72,29 +75,29 @@ MIXING: Final = frozenset(
         *("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math"),
     )
 )
-"""Operators whose output has no centre of its own; all that are in neither set leave features where they are."""
+"""Operators whose output has no centre. Operators in neither set leave features where they are."""
 
 
-class _Walk(TorchDispatchMode):
-    """Keeps the grid of every tensor that is made while it is entered."""
+class _Trace(TorchDispatchMode):
+    """Records the grid of every tensor that is made while it is entered."""
 
-    def __init__(self, picture: Tensor) -> None:
+    def __init__(self, image: Tensor) -> None:
         super().__init__()
         start = Grid(np.zeros(2), np.ones(2))
-        self.grids: dict[int, Grid] = {id(picture): start}
-        self.alive: list[Any] = [picture]  # so that no id is given twice
+        self.grids: dict[int, Grid] = {id(image): start}
+        self._kept: list[Any] = [image]  # keeps all tensors alive, so that no id is used twice
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        outputs = [out for out in _tensors(found) if out.ndim > 1]
-        self.alive.append(found)
+        result = func(*args, **(kwargs or {}))
+        outputs = [out for out in _tensors(result) if out.ndim > 1]
+        self._kept.append(result)
         grid = self._grid_of(func._schema.name, args, outputs[0]) if outputs else None
         for out in outputs:
             if grid is None:
                 self.grids.pop(id(out), None)
             else:
                 self.grids[id(out)] = grid
-        return found
+        return result
 
     def _grid_of(self, name: str, args: Any, out: Tensor) -> Grid | None:
         inputs = [self.grids[id(tensor)] for tensor in _tensors(args) if id(tensor) in self.grids]
@@ -106,6 +109,7 @@ class _Walk(TorchDispatchMode):
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
+    """The tensors in nested lists and tuples."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, list | tuple):
@@ -113,17 +117,17 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def walk(network: nn.Module, size: tuple[int, int]) -> list[tuple[tuple[int, ...], Grid | None]]:
-    """Shape and grid of each tensor that a network puts out for one picture of that (width, height).
+def trace_grids(network: nn.Module, size: tuple[int, int]) -> list[tuple[tuple[int, ...], Grid | None]]:
+    """The shape and the grid of each tensor that a network returns for one image.
 
     Args:
-        network: On the meta device, in evaluation mode; puts out a list or a tuple of tensors.
-        size: Width and height of the picture.
+        network: A module on the meta device, in evaluation mode, that returns a list or a tuple of tensors.
+        size: Width and height of the image in pixels.
 
     Returns:
-        The shape of every output, and its grid or None where it has no centre.
+        For every output its shape, and its grid or None where it has no centre.
     """
-    picture = torch.empty(1, 3, size[1], size[0], device="meta")
-    with torch.no_grad(), _Walk(picture) as seen:
-        outputs = list(network(picture))
-    return [(tuple(out.shape), seen.grids.get(id(out))) for out in outputs]
+    image = torch.empty(1, 3, size[1], size[0], device="meta")
+    with torch.no_grad(), _Trace(image) as trace:
+        outputs = list(network(image))
+    return [(tuple(out.shape), trace.grids.get(id(out))) for out in outputs]

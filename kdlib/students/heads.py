@@ -1,7 +1,7 @@
-"""Heads: from a backbone's features to one map a joint.
+"""Heads: the part of a student that turns the backbone's features into one map per joint.
 
-Every head doubles the resolution of the features of stride 16 until it has that of its maps (`train.stride`): once for
-stride 8, twice for 4, three times for 2.
+Every head doubles the resolution of the features of stride 16 until it has that of the maps: once for stride 8, twice
+for stride 4, three times for stride 2. `HEADS` names the heads; docs/extending.md shows how to add one.
 """
 
 from collections.abc import Callable
@@ -13,21 +13,53 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 
-
 WIDTHS: Final = {8: 128, 4: 64, 2: 64}
-"""Channels behind the doubling to each stride."""
+"""Channels after the doubling to each stride."""
 
 
 class Taps(NamedTuple, Generic[T]):
-    """Something of the features at each stride, finest first."""
+    """One value per stride of the backbone's features, finest first: the features, or their channels, for example."""
 
     stride4: T
     stride8: T
     stride16: T
 
 
-def _initialised(final: nn.Conv2d) -> nn.Conv2d:
-    """A last convolution that starts with almost uniform maps, as Simple Baselines' does."""
+def crop(x: Tensor, first: int, rows: int, columns: int) -> Tensor:
+    """Crop features (B, C, H, W) to (B, C, rows, columns), from index ``first`` on along both axes.
+
+    Raises:
+        ValueError: If there are fewer features.
+    """
+    right, below = x.shape[-1] - first - columns, x.shape[-2] - first - rows
+    if right < 0 or below < 0:
+        raise ValueError(f"cannot crop {rows}x{columns} features from index {first} of {x.shape[-2]}x{x.shape[-1]}")
+    return nn.functional.pad(x, (-first, -right, -first, -below)) if first or right or below else x
+
+
+class Between(nn.Module):
+    """Interpolates features linearly between neighbours on both axes: (B, C, H, W) to (B, C, H - 1, W - 1).
+
+    Args:
+        channels: C.
+        fraction: Position between two neighbours, in [0, 1]; one half gives the mean of four features.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, channels: int, fraction: float) -> None:
+        super().__init__()
+        shares = torch.tensor([1 - fraction, fraction])
+        kernel = torch.outer(shares, shares).expand(channels, 1, 2, 2).contiguous()
+        self.register_buffer("kernel", kernel, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Interpolate features (B, C, H, W)."""
+        return nn.functional.conv2d(x, self.kernel, groups=len(self.kernel))
+
+
+def _initialise_final(final: nn.Conv2d) -> nn.Conv2d:
+    """Initialise a head's last convolution so that its maps are almost uniform, as in Simple Baselines."""
     nn.init.normal_(final.weight, std=0.001)
     nn.init.zeros_(final.bias)  # type: ignore[arg-type]
     return final
@@ -38,31 +70,31 @@ def _norm_relu(channels: int) -> list[nn.Module]:
 
 
 def _doubling(inputs: int, outputs: int) -> nn.Module:
-    """Twice the resolution with a learnt 4x4 kernel: pixel u comes to lie at 2 u + 1/2."""
+    """A learnt 4x4 kernel that doubles the resolution: pixel u moves to 2 u + 1/2."""
     return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
 
 
 def _around(finer: Tensor, doubled: Tensor, first: int) -> Tensor:
-    """Of finer features those that lie around the pixels of the doubled ones: from ``first`` on, one more each way."""
+    """The finer features around the pixels of the doubled ones: from index ``first`` on, one more per axis."""
     rows, columns = doubled.shape[-2:]
     return crop(finer, first, rows + 1, columns + 1)
 
 
 class InterpHead(nn.Module):
-    """The teaching notebook's head: bilinear upsampling and one 3x3 convolution."""
+    """The head of the original notebook: bilinear upsampling and one 3x3 convolution."""
 
     def __init__(self, channels: Taps[int], joints: int, stride: int) -> None:
         super().__init__()
         self.upsample = nn.Upsample(scale_factor=16 // stride, mode="bilinear")
-        self.final = _initialised(nn.Conv2d(channels.stride16, joints, 3, padding=1))
+        self.final = _initialise_final(nn.Conv2d(channels.stride16, joints, 3, padding=1))
 
     def forward(self, features: Taps[Tensor]) -> Tensor:
-        """(B, K, H / stride, W / stride)."""
+        """Maps (B, K, H / stride, W / stride)."""
         return self.final(self.upsample(features.stride16))
 
 
 class DeconvHead(nn.Module):
-    """A light head of Simple Baselines (Xiao et al. 2018, arXiv 1804.06208): learnt doublings, a 1x1 kernel."""
+    """A light version of Simple Baselines' head (Xiao et al. 2018, arXiv 1804.06208): learnt doublings, 1x1 kernel."""
 
     def __init__(self, channels: Taps[int], joints: int, stride: int) -> None:
         super().__init__()
@@ -70,18 +102,18 @@ class DeconvHead(nn.Module):
         doublings: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
             doublings += [_doubling(inputs, outputs), *_norm_relu(outputs)]
-        self.layers = nn.Sequential(*doublings, _initialised(nn.Conv2d(widths[-1], joints, 1)))
+        self.layers = nn.Sequential(*doublings, _initialise_final(nn.Conv2d(widths[-1], joints, 1)))
 
     def forward(self, features: Taps[Tensor]) -> Tensor:
-        """(B, K, H / stride, W / stride)."""
+        """Maps (B, K, H / stride, W / stride)."""
         return self.layers(features.stride16)
 
 
 class PyramidHead(nn.Module):
-    """Doublings that take in the finer features on their way, as in feature pyramids (Lin et al., arXiv 1612.03144).
+    """Doublings to which finer features are added, as in feature pyramids (Lin et al., arXiv 1612.03144).
 
-    There are such features for strides 8 and 4; a doubling to stride 2 stands alone. They lie between the pixels of the
-    doubled coarse ones; a 2x2 kernel without padding brings them onto the same grid.
+    The backbone has finer features of strides 8 and 4; nothing is added after a doubling to stride 2. Finer features
+    lie between the pixels of the doubled ones; a 2x2 kernel without padding moves them onto the same grid.
     """
 
     def __init__(self, channels: Taps[int], joints: int, stride: int) -> None:
@@ -97,10 +129,10 @@ class PyramidHead(nn.Module):
             self.merge4 = nn.Sequential(*_norm_relu(64), nn.Conv2d(64, 64, 3, padding=1, bias=False), *_norm_relu(64))
         if stride <= 2:
             self.double4 = nn.Sequential(_doubling(64, 64), *_norm_relu(64))
-        self.final = _initialised(nn.Conv2d(WIDTHS[stride], joints, 1))
+        self.final = _initialise_final(nn.Conv2d(WIDTHS[stride], joints, 1))
 
     def forward(self, features: Taps[Tensor]) -> Tensor:
-        """(B, K, H / stride, W / stride)."""
+        """Maps (B, K, H / stride, W / stride)."""
         x = self.double16(self.narrow(features.stride16))
         x = self.merge8(x + self.lateral8(_around(features.stride8, x, 0)))
         if self.stride <= 4:
@@ -112,12 +144,12 @@ class PyramidHead(nn.Module):
 
 
 class FusedHead(nn.Module):
-    """The doublings of `DeconvHead`, to which the features of their resolution are added at strides 8 and 4.
+    """The doublings of `DeconvHead`, to which the backbone's features of strides 8 and 4 are added.
 
-    Each side of a sum has a batch norm of its own, as where HRNet fuses its branches: SqueezeNet as published has none,
-    and from ImageNet weights a fine side would start a hundred times as large as the coarse one and drown it. The fine
-    side's norm starts at zero, so the head begins as a `DeconvHead`. Finer features lie between the pixels of the
-    doubled ones; the mean of four brings them onto the grid.
+    Each summand has its own batch norm, as where HRNet fuses its branches. SqueezeNet was published without norms, and
+    with its ImageNet weights the finer features would otherwise start a hundred times as large as the doubled ones. The
+    scale of the finer features' norm starts at 0, so the head starts as a `DeconvHead`. Finer features lie between the
+    pixels of the doubled ones; the mean of four moves them onto the same grid.
     """
 
     def __init__(self, channels: Taps[int], joints: int, stride: int) -> None:
@@ -130,10 +162,10 @@ class FusedHead(nn.Module):
             self.lateral4 = _lateral(channels.stride4, 64)
         if stride <= 2:
             self.double4, self.norm4 = _doubling(64, 64), nn.BatchNorm2d(64)
-        self.final = _initialised(nn.Conv2d(WIDTHS[stride], joints, 1))
+        self.final = _initialise_final(nn.Conv2d(WIDTHS[stride], joints, 1))
 
     def forward(self, features: Taps[Tensor]) -> Tensor:
-        """(B, K, H / stride, W / stride)."""
+        """Maps (B, K, H / stride, W / stride)."""
         x = self.norm16(self.double16(features.stride16))
         x = (x + self.lateral8(_around(features.stride8, x, 0))).relu()
         if self.stride <= 4:
@@ -145,6 +177,7 @@ class FusedHead(nn.Module):
 
 
 def _lateral(inputs: int, outputs: int) -> nn.Module:
+    """Finer features on the grid of the doubled ones; they start at 0."""
     norm = nn.BatchNorm2d(outputs)
     nn.init.zeros_(norm.weight)
     return nn.Sequential(Between(inputs, 0.5), nn.Conv2d(inputs, outputs, 1, bias=False), norm)
@@ -156,37 +189,4 @@ HEADS: Final[dict[str, Callable[[Taps[int], int, int], nn.Module]]] = {
     "deconv": DeconvHead,
     "interp": InterpHead,
 }
-"""Heads by the name that recipes use; each takes the features' channels, the number of joints, and its maps' stride."""
-
-
-def crop(x: Tensor, first: int, rows: int, columns: int) -> Tensor:
-    """Features ``first``, ``first + 1``, ... of both axes: (B, C, H, W) to (B, C, rows, columns).
-
-    Raises:
-        ValueError: If there are fewer.
-    """
-    right, below = x.shape[-1] - first - columns, x.shape[-2] - first - rows
-    if right < 0 or below < 0:
-        raise ValueError(f"{rows}x{columns} features from {first} on, of {x.shape[-2]}x{x.shape[-1]}")
-    return nn.functional.pad(x, (-first, -right, -first, -below)) if first or right or below else x
-
-
-class Between(nn.Module):
-    """Features a fraction of a step further on both axes, interpolated linearly: (B, C, H, W) to (B, C, H - 1, W - 1).
-
-    Args:
-        channels: C.
-        fraction: In [0, 1]; one half gives the mean of four neighbours.
-    """
-
-    kernel: Tensor
-
-    def __init__(self, channels: int, fraction: float) -> None:
-        super().__init__()
-        shares = torch.tensor([1 - fraction, fraction])
-        kernel = torch.outer(shares, shares).expand(channels, 1, 2, 2).contiguous()
-        self.register_buffer("kernel", kernel, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        return nn.functional.conv2d(x, self.kernel, groups=len(self.kernel))
+"""Heads by the names that recipes use. A head is called with channels of the features, joints K and stride."""

@@ -1,7 +1,9 @@
-"""A trained student from its file, ready to predict keypoints.
+"""Loading a trained student from its file, and predicting keypoints with it.
 
-student = load_student("runs/distilled/best.pt")    # or an exported student.onnx
-keypoints = student.predict("photo.jpg", boxes=[[48, 20, 180, 400]])    # (1, 17, 3)
+    student = load_student("runs/distilled/best.pt")    # or an exported student.onnx
+    keypoints = student.predict("photo.jpg", boxes=[[48, 20, 180, 400]])    # (1, 17, 3)
+
+`LoadedStudent` is common to both kinds of files; `TorchStudent` runs in PyTorch, `OnnxStudent` in onnxruntime.
 """
 
 import abc
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from kdlib.errors import KdlibError
 from kdlib.geometry import box_to_region, clip_boxes, parse_size, region_affine
+from kdlib.heatmaps import DECODERS
 from kdlib.images import UnreadableImageError, decode_image, normalise_images
 from kdlib.machine.device import choose_device
 from kdlib.metrics.evaluation import decode_to_image
@@ -23,21 +26,29 @@ from kdlib.resample.exact import warp_image
 from kdlib.students.checkpoint import read
 from kdlib.students.networks import Student, build_student
 from kdlib.students.norms import fold_norms
+from kdlib.students.pretrained import describe_misfit
 
 FORMAT: Final = "pose-student-1"
-INPUT, OUTPUT = "image", "heatmaps"
+"""Entry ``format`` in the metadata of an exported student."""
+INPUT: Final = "image"
+"""Name of an exported student's input."""
+OUTPUT: Final = "heatmaps"
+"""Name of an exported student's output."""
 INSTALL: Final = "pip install -e '.[export]'"
+"""Command that installs the packages for exported students."""
+_FIRST_STRIDE: Final = 4
+"""Stride of the students whose checkpoints do not record it."""
 
 
 class LoadedStudent(abc.ABC):
-    """A trained student, whatever file it came from.
+    """A trained student that predicts keypoints.
 
     Attributes:
-        name: How reports call it.
+        name: Its name in reports.
         input_size: Width and height of its crops in pixels.
-        joints: Number of maps K.
+        joints: Number of joints K.
         readout: How its maps are read.
-        device: Where it runs.
+        device: The device of the crops that `heatmaps` takes as tensors.
     """
 
     name: str
@@ -48,12 +59,21 @@ class LoadedStudent(abc.ABC):
 
     @abc.abstractmethod
     def heatmaps(self, crops: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
-        """Heatmaps (B, K, H, W) of crops (B, H, W, 3) uint8 RGB; pixel u lies at crop pixel stride * u."""
+        """Heatmaps (B, K, H, W) of crops (B, height, width, 3) uint8 RGB; pixel u lies at crop pixel stride * u."""
 
     def points(
         self, crops: NDArray[np.uint8] | Tensor, affines: NDArray[np.float64], decoder: str = DECODER
     ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Points (B, K, 2) in image pixels and heatmap heights (B, K) of crops with their affines, see `crop_boxes`."""
+        """Decode the heatmaps of crops.
+
+        Args:
+            crops: (B, height, width, 3) uint8 RGB.
+            affines: (B, 2, 3) image pixels to crop pixels, see `crop_boxes`.
+            decoder: ``dark`` or ``argmax``.
+
+        Returns:
+            Points (B, K, 2) as x, y in image pixels, and the maxima (B, K) of the heatmaps.
+        """
         maps = self.heatmaps(crops)
         return decode_to_image(maps, affines, self.input_size[0] / maps.shape[-1], decoder)
 
@@ -65,43 +85,48 @@ class LoadedStudent(abc.ABC):
         decoder: str = DECODER,
         batch_size: int = 32,
     ) -> NDArray[np.float64]:
-        """Keypoints of the persons in one picture.
+        """Predict the keypoints of the instances in one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB, or a file, which is turned upright as its EXIF says.
-            boxes: (N, 4) x, y, width, height of the persons in image pixels; None takes the whole picture as one box.
-            decoder: ``dark`` (between the pixels) or ``argmax`` (HRNet's quarter pixel).
-            batch_size: Persons that the network sees at a time.
+            image: (H, W, 3) uint8 RGB, or the path of an image file, whose EXIF orientation is applied.
+            boxes: (N, 4) x, y, width, height of the instances in image pixels. None takes the whole image as one box.
+            decoder: ``dark`` (sub-pixel) or ``argmax`` (HRNet's quarter-pixel offset).
+            batch_size: Instances per forward pass of the network.
 
         Returns:
-            (N, K, 3): x and y in image pixels, and the height of the joint's heatmap. A box without area inside the
-            picture gives NaN points of height 0.
+            (N, K, 3) float64: x and y in image pixels, and the maximum of the joint's heatmap. Where a box has no area
+            inside the image, x and y are NaN and the maximum is 0.
 
         Raises:
-            KdlibError: If the picture cannot be read or is no such array, or the boxes are no such numbers.
+            KdlibError: If the image cannot be read or is not such an array, the boxes are not such numbers, the decoder
+                is another, or the batch size is not positive.
         """
-        pixels = _pixels(image)
-        found = _boxes(boxes, pixels)
-        kept = np.flatnonzero((clip_boxes(found, _sizes(pixels, found))[:, 2:] > 0).all(axis=1))
-        keypoints = np.full((len(found), self.joints, 3), np.nan)
+        if decoder not in DECODERS:
+            raise KdlibError(f"unknown decoder {decoder!r}; choose {', '.join(DECODERS)}")
+        if batch_size < 1:
+            raise KdlibError(f"the batch size must be positive, got {batch_size}")
+        pixels = _read_pixels(image)
+        checked = _check_boxes(boxes, pixels)
+        inside = np.flatnonzero((clip_boxes(checked, _image_sizes(pixels, checked))[:, 2:] > 0).all(axis=1))
+        keypoints = np.full((len(checked), self.joints, 3), np.nan)
         keypoints[..., 2] = 0
-        for start in range(0, len(kept), batch_size):
-            rows = kept[start : start + batch_size]
-            points, heights = self.points(*crop_boxes(pixels, found[rows], self.input_size), decoder)
+        for start in range(0, len(inside), batch_size):
+            rows = inside[start : start + batch_size]
+            points, heights = self.points(*crop_boxes(pixels, checked[rows], self.input_size), decoder)
             keypoints[rows, :, :2], keypoints[rows, :, 2] = points, heights
         return keypoints
 
 
 class TorchStudent(LoadedStudent):
-    """A student of PyTorch: of a checkpoint, or one that is still training.
+    """A student that runs in PyTorch: one of a checkpoint, or one that is being trained.
 
     Args:
-        model: The network. It is used as it is, where it is; in evaluation mode while it predicts.
+        model: The network. It is neither copied nor moved to another device; `heatmaps` sets it to evaluation mode.
         readout: How its maps are read.
-        input_size: Width and height of its crops.
-        name: How reports call it.
-        backbone: What it was built from, see `kdlib.students.networks.build_student`.
-        head: The same.
+        input_size: Width and height of its crops in pixels.
+        name: Its name in reports.
+        backbone: Name of its backbone, see `kdlib.students.networks.build_student`.
+        head: Name of its head.
     """
 
     def __init__(
@@ -120,12 +145,12 @@ class TorchStudent(LoadedStudent):
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """Where the network's weights are."""
+        """The device of the network's weights."""
         return next(self.model.parameters()).device
 
     @torch.inference_mode()
     def heatmaps(self, crops: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
-        """See `LoadedStudent.heatmaps`."""
+        """Heatmaps (B, K, H, W) of crops (B, height, width, 3) uint8 RGB, see `LoadedStudent.heatmaps`."""
         self.model.eval()
         maps = self.model(normalise_images(torch.as_tensor(crops).to(self.device)))
         heatmaps: NDArray[np.float32] = self.readout.heatmaps(maps).cpu().numpy()
@@ -133,38 +158,40 @@ class TorchStudent(LoadedStudent):
 
 
 class OnnxStudent(LoadedStudent):
-    """An exported student under onnxruntime (extra ``[export]``).
+    """An exported student that runs in onnxruntime (extra ``export``).
+
+    Args:
+        path: An ONNX file that `python -m train export` wrote.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. ``auto`` takes a GPU only if onnxruntime supports one.
 
     Attributes:
-        facts: The file's metadata, text by key.
+        metadata: The metadata of the file, texts by key.
+
+    Raises:
+        KdlibError: If onnxruntime or the file is missing, or the file is not an exported student.
     """
 
     device = torch.device("cpu")
-    """Where its crops come from; onnxruntime copies them itself."""
+    """Crops are on the CPU; onnxruntime copies them to its own device."""
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
-        """Open the file.
-
-        Args:
-            path: An ONNX file that `python -m train export` wrote.
-            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes a GPU only if onnxruntime has one.
-
-        Raises:
-            KdlibError: If onnxruntime or the file is missing, or if it is no exported student.
-        """
-        self.session = _open(path, device)
-        self.facts = dict(self.session.get_modelmeta().custom_metadata_map)
-        if self.facts.get("format") != FORMAT:
+        self.session = _open_session(path, device)
+        self.metadata = dict(self.session.get_modelmeta().custom_metadata_map)
+        if self.metadata.get("format") != FORMAT:
             raise KdlibError(
-                f"{path} is no student that `python -m train export` wrote: its metadata lack format {FORMAT!r}"
+                f"{path} is not a student that `python -m train export` wrote: its metadata lack format {FORMAT!r}"
             )
-        self.name, self.input_size = self.facts["run"], parse_size(self.facts["input_size"])
+        try:
+            self.name, self.input_size = self.metadata["run"], parse_size(self.metadata["input_size"])
+            self.readout = Readout.from_metadata(self.metadata)
+            self._is_normalised = self.metadata["input"] == "normalised"
+        except (KeyError, ValueError) as error:
+            raise KdlibError(f"the metadata of {path} are not those of an exported student: {error}") from error
         self.joints = int(self.session.get_outputs()[0].shape[1])
-        self.readout = Readout.of_export(self.facts)
 
     def heatmaps(self, crops: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
-        """See `LoadedStudent.heatmaps`."""
-        if self.facts["input"] == "normalised":
+        """Heatmaps (B, K, H, W) of crops (B, height, width, 3) uint8 RGB, see `LoadedStudent.heatmaps`."""
+        if self._is_normalised:
             inputs = np.ascontiguousarray(normalise_images(torch.as_tensor(crops)).numpy())
         else:
             inputs = np.ascontiguousarray(crops)
@@ -175,48 +202,57 @@ class OnnxStudent(LoadedStudent):
 def load_student(path: str | Path, device: str = "auto") -> LoadedStudent:
     """Load a run's checkpoint (``best.pt``) or an exported student (``.onnx``).
 
+    Args:
+        path: The file; its suffix decides which of the two it is.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes a GPU if there is one.
+
     Raises:
-        KdlibError: If the file is missing or is neither, or there is no such device.
+        KdlibError: If the file is missing or is neither of the two, or there is no such device.
     """
     path = Path(path)
     return OnnxStudent(path, device) if path.suffix == ".onnx" else load_checkpoint(path, device)
 
 
 def load_checkpoint(path: Path, device: str = "cpu") -> TorchStudent:
-    """Rebuild the student of a checkpoint, in evaluation mode: the average of its weights where the run kept one.
+    """Load the student of a checkpoint in evaluation mode, with averaged weights where the run kept an average.
 
     Raises:
-        KdlibError: If the file is missing or is no checkpoint, or there is no such device.
+        KdlibError: If the file is missing, is not a checkpoint or does not fit the student that it describes, or there
+            is no such device.
     """
     where, content = choose_device(device), read(path)
-    recipe, input_size = content["recipe"], parse_size(content["input_size"])
-    stride = recipe.get("stride", 4)  # absent from the first checkpoints, whose maps all had HRNet's
-    model = build_student(recipe["student"], recipe["head"], content["joints"], input_size, stride)
-    model.load_state_dict(fold_norms(content.get("ema", content["model"])))
-    return TorchStudent(
-        model.eval().to(where),
-        Readout.of(content["supervision"]),
-        input_size,
-        name=content["name"],
-        backbone=recipe["student"],
-        head=recipe["head"],
-    )
+    try:
+        recipe, joints, name = content["recipe"], content["joints"], content["name"]
+        backbone, head, input_size = recipe["student"], recipe["head"], parse_size(content["input_size"])
+        readout = Readout.from_supervision(content["supervision"])
+        state = fold_norms(content["ema"] if "ema" in content else content["model"])
+        model = build_student(backbone, head, joints, input_size, recipe.get("stride", _FIRST_STRIDE))
+    except KdlibError as error:
+        raise KdlibError(f"cannot build the student of {path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise KdlibError(f"{path} is not a complete checkpoint of a student: {error!r}") from error
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        misfit = describe_misfit(model.state_dict(), state, "student")
+        raise KdlibError(f"{path} does not fit its student, {backbone} with the head {head}: {misfit}") from error
+    return TorchStudent(model.eval().to(where), readout, input_size, name=name, backbone=backbone, head=head)
 
 
 def crop_boxes(
     pixels: NDArray[np.uint8], boxes: NDArray[np.float64], input_size: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Cut persons out of a picture, as HRNet's evaluation does.
+    """Crop instances out of an image, as in HRNet's evaluation.
 
     Args:
-        pixels: (H, W, 3) uint8, in any order of colours.
-        boxes: (N, 4) x, y, width, height in image pixels, each with some area inside the picture.
-        input_size: Width and height of the crops.
+        pixels: (H, W, 3) uint8, in any order of channels.
+        boxes: (N, 4) x, y, width, height in image pixels, each with some area inside the image.
+        input_size: Width and height of the crops in pixels.
 
     Returns:
         Crops (N, height, width, 3) uint8, and affines (N, 2, 3) from image pixels to crop pixels.
     """
-    centers, sizes = box_to_region(clip_boxes(boxes, _sizes(pixels, boxes)), input_size)
+    centers, sizes = box_to_region(clip_boxes(boxes, _image_sizes(pixels, boxes)), input_size)
     affines = np.empty((len(boxes), 2, 3))
     crops = np.empty((len(boxes), input_size[1], input_size[0], 3), np.uint8)
     for i in range(len(boxes)):
@@ -225,36 +261,47 @@ def crop_boxes(
     return crops, affines
 
 
-def _sizes(pixels: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(N, 2) width and height of the picture, for each box."""
+def _image_sizes(pixels: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Width and height of the image, once for each box: (N, 2)."""
     return np.tile(np.array(pixels.shape[1::-1]), (len(boxes), 1))
 
 
-def _pixels(image: NDArray[np.uint8] | str | Path) -> NDArray[np.uint8]:
+def _read_pixels(image: NDArray[np.uint8] | str | Path) -> NDArray[np.uint8]:
     if isinstance(image, str | Path):
         try:
             return decode_image(Path(image).read_bytes(), upright=True)
         except OSError as error:
-            raise KdlibError(f"cannot read the picture {image}: {error.strerror}") from error
+            raise KdlibError(f"cannot read the image {image}: {error.strerror}") from error
         except UnreadableImageError as error:
-            raise KdlibError(f"{image} {error}") from error
+            raise KdlibError(f"the image {image} {error}") from error
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise KdlibError(f"a picture is an array (H, W, 3) of uint8 RGB, got {pixels.shape} of {pixels.dtype}")
+        raise KdlibError(
+            f"an image must be an array (H, W, 3) of uint8 RGB, got shape {pixels.shape} and dtype {pixels.dtype}"
+        )
     return pixels
 
 
-def _boxes(boxes: ArrayLike | None, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    height, width = pixels.shape[:2]
-    found = np.array([[0, 0, width, height]] if boxes is None else boxes, np.float64)
-    if found.size == 0:
-        return found.reshape(0, 4)
-    if found.ndim != 2 or found.shape[1] != 4 or not np.isfinite(found).all():
-        raise KdlibError(f"boxes are finite numbers (N, 4): x, y, width, height; got an array {found.shape}")
-    return found
+def _check_boxes(boxes: ArrayLike | None, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The boxes (N, 4) as float64; one box around the whole image where they are None."""
+    if boxes is None:
+        height, width = pixels.shape[:2]
+        return np.array([[0, 0, width, height]], np.float64)
+    try:
+        numbers = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError) as error:
+        raise KdlibError(f"boxes must be numbers (N, 4), x, y, width, height: {error}") from error
+    if numbers.shape in ((0,), (1, 0)):
+        return numbers.reshape(0, 4)
+    if numbers.ndim != 2 or numbers.shape[1] != 4:
+        raise KdlibError(f"boxes must be numbers (N, 4), x, y, width, height; got an array of shape {numbers.shape}")
+    if not np.isfinite(numbers).all():
+        row = int(np.flatnonzero(~np.isfinite(numbers).all(axis=1))[0])
+        raise KdlibError(f"boxes must be finite; box {row} is {numbers[row].tolist()}")
+    return numbers
 
 
-def _open(path: Path, device: str) -> Any:
+def _open_session(path: Path, device: str) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -262,19 +309,22 @@ def _open(path: Path, device: str) -> Any:
     if not path.is_file():
         raise KdlibError(f"no student at {path}; make one with `python -m train export`, or `make export`")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only; they are raised as well
+    options.log_severity_level = 3  # log errors only; they are raised as well
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         return onnxruntime.InferenceSession(path, options, providers=_providers(device, onnxruntime))
-    except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+    except KdlibError:
+        raise
+    except Exception as error:  # the only common base of onnxruntime's exceptions
         raise KdlibError(f"onnxruntime cannot open {path}: {str(error).splitlines()[0]}") from error
 
 
 def _providers(device: str, onnxruntime: Any) -> list[Any]:
+    """The execution providers of onnxruntime for a device."""
     has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if device == "cpu" or (device == "auto" and not has_cuda):
         return ["CPUExecutionProvider"]
     if not has_cuda:
-        raise KdlibError(f"this onnxruntime has no CUDA, {device} was asked for; install onnxruntime-gpu or use cpu")
+        raise KdlibError(f"this onnxruntime does not support CUDA; for {device} install onnxruntime-gpu, or use cpu")
     index = choose_device(device).index or 0
     return [("CUDAExecutionProvider", {"device_id": index}), "CPUExecutionProvider"]

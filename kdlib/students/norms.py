@@ -1,8 +1,9 @@
-"""Batch norms that a backbone without any is given while it trains, and that its student file no longer holds.
+"""Batch norms for training a backbone that was published without any; the finished student has them folded in.
 
-SqueezeNet was published without them. With one after every convolution of its Fire modules the same steps go further
-(docs/decisions/0014). A norm at rest is a scale and a shift of what its convolution puts out, so it folds into the
-convolution's own weights: what is evaluated, exported and handed on is the plain network.
+SqueezeNet was published without batch norms. With one after every convolution of its Fire modules, the same number of
+steps trains it further (docs/decisions/0014). In evaluation mode a norm only scales and shifts the output of its
+convolution, so it can be folded into the weights of the convolution: the network that is evaluated and exported has no
+norms.
 """
 
 import contextlib
@@ -16,23 +17,19 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from kdlib.images import normalise_images
 
 EPS: Final = 1e-5
-
-
-KERNEL: Final = 4
-"""Axes of a convolution's weights."""
-
-
-PARTS: Final = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-
-
-LAST: Final = ".norm.num_batches_tracked"
-"""How the last entry of a norm's state ends."""
+"""Added to the variance, as in torch."""
+_NORM_ENTRIES: Final = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+"""Entries of a norm's state."""
+_LAST_ENTRY: Final = ".norm.num_batches_tracked"
+"""Suffix of the last entry of a norm that was added to a convolution."""
+_CONVOLUTION_AXES: Final = 4
+"""Axes of the weights of a convolution."""
 
 
 class NormedConv2d(nn.Conv2d):
-    """A convolution with a batch norm behind it; its own weights keep the names that they have without.
+    """A convolution followed by a batch norm; the entries of its own state keep their names.
 
-    Its bias stays what it was: the norm takes it away again, so its gradient would be rounding alone.
+    The bias is not trained: the norm subtracts it again, so its gradient would be rounding errors only.
     """
 
     def __init__(self, plain: nn.Conv2d) -> None:
@@ -41,19 +38,19 @@ class NormedConv2d(nn.Conv2d):
         self._parameters = plain._parameters
         self.bias.requires_grad_(False)  # type: ignore[union-attr]
         self.norm = nn.BatchNorm2d(plain.out_channels, EPS, device=plain.weight.device)
-        self.observing = False
+        self.is_starting = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W')."""
         y = super().forward(x)
-        if self.observing:
-            self._stand_aside(y)
+        if self.is_starting:
+            self._start_as_identity(y)
             return y
         return self.norm(y)
 
     @torch.no_grad()
-    def _stand_aside(self, y: Tensor) -> None:
-        """Take the statistics of y for the norm's own, and for its scale and shift: it changes nothing of y."""
+    def _start_as_identity(self, y: Tensor) -> None:
+        """Set the norm's statistics, and its scale and shift, to the statistics of y, so that it does not change y."""
         variance, mean = torch.var_mean(y.float(), (0, 2, 3), correction=0)
         self.norm.running_mean.copy_(mean)  # type: ignore[union-attr]
         self.norm.running_var.copy_(variance)  # type: ignore[union-attr]
@@ -62,7 +59,7 @@ class NormedConv2d(nn.Conv2d):
 
 
 def add_norms(parent: nn.Module) -> None:
-    """Give a norm to every convolution below a module, in place."""
+    """Add a norm to every convolution inside a module, in place."""
     for module in list(parent.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Conv2d:
@@ -70,30 +67,30 @@ def add_norms(parent: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def observed(model: nn.Module) -> Iterator[None]:
-    """Norms that see pictures in here start so that the model answers as it would without them."""
+def starting_norms(model: nn.Module) -> Iterator[None]:
+    """Within this context, a forward pass starts the added norms so that they do not change what the model computes."""
     convs = [module for module in model.modules() if isinstance(module, NormedConv2d)]
     for conv in convs:
-        conv.observing = True
+        conv.is_starting = True
     try:
         yield
     finally:
         for conv in convs:
-            conv.observing = False
+            conv.is_starting = False
 
 
 def norm_entries(model: nn.Module) -> dict[str, Tensor]:
-    """The entries of a model's state that belong to added norms."""
+    """The entries of a model's state dict that belong to added norms."""
     norms = tuple(f"{name}.norm." for name, module in model.named_modules() if isinstance(module, NormedConv2d))
     return {key: value for key, value in model.state_dict().items() if key.startswith(norms)}
 
 
 def fold_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a model as that of the plain one, without added norms, that answers the same at rest."""
+    """Fold added norms into their convolutions: the state dict of a network without norms that computes the same."""
     folded = dict(state)
-    for conv in [key.removesuffix(LAST) for key in state if key.endswith(LAST)]:
-        if f"{conv}.bias" in folded and folded[f"{conv}.weight"].ndim == KERNEL:
-            norm = {part: folded.pop(f"{conv}.norm.{part}") for part in PARTS}
+    for conv in [key.removesuffix(_LAST_ENTRY) for key in state if key.endswith(_LAST_ENTRY)]:
+        if f"{conv}.bias" in folded and folded[f"{conv}.weight"].ndim == _CONVOLUTION_AXES:
+            norm = {part: folded.pop(f"{conv}.norm.{part}") for part in _NORM_ENTRIES}
             names = f"{conv}.weight", f"{conv}.bias"
             statistics = norm["running_mean"], norm["running_var"], EPS, norm["weight"], norm["bias"]
             fused = fuse_conv_bn_weights(folded[names[0]], folded[names[1]], *statistics)
@@ -101,21 +98,21 @@ def fold_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return folded
 
 
-class Taps(Protocol):
-    """A student, as far as its backbone goes."""
+class _Backbone(Protocol):
+    """The part of a student that runs its backbone."""
 
     def taps(self, images: Tensor) -> object:
-        """Run the backbone on (B, 3, H, W) normalised pictures."""
+        """Run the backbone on normalised images (B, 3, H, W)."""
 
 
-def start_norms(model: nn.Module, pictures: Tensor) -> None:
+def start_norms(model: nn.Module, images: Tensor) -> None:
     """Start a student's added norms so that the network computes what its pretrained weights compute.
 
     Args:
         model: A student (`kdlib.students.networks.Student`); one without added norms is left unchanged.
-        pictures: (B, H, W, 3) uint8 RGB, from which the norms take their statistics.
+        images: (B, H, W, 3) uint8 RGB, from which the norms take their statistics.
     """
     if norm_entries(model):
         device = next(model.parameters()).device
-        with torch.no_grad(), observed(model):
-            cast(Taps, model).taps(normalise_images(pictures.to(device)))
+        with torch.no_grad(), starting_norms(model):
+            cast(_Backbone, model).taps(normalise_images(images.to(device)))

@@ -1,9 +1,10 @@
-"""A network's state dict from a file: a dict of tensors by name, and nothing else.
+"""Starting a student's backbone from ImageNet weights: the library's download, or a file with a state dict.
 
-Libraries say of any other file what their reader ran into, or advise to load it unsafely; here it is said what it is.
+A file that is not a state dict is refused with a message that says what it is. The errors of the libraries' readers
+describe the reader instead, or suggest to load the file unsafely.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,66 +18,69 @@ from kdlib.students.networks import Student
 from kdlib.students.norms import norm_entries
 
 
-class NoStateDictError(ValueError):
-    """What a file holds in place of a state dict, as the end of a sentence about the file."""
+class NotAStateDictError(ValueError):
+    """A file does not hold the state dict that is needed; the message is a clause about the file, "it ..."."""
 
 
 def read_state_dict(path: Path, load: Callable[[Path], Any]) -> dict[str, Tensor]:
-    """The state dict in a file.
+    """Read the state dict in a file.
 
     Args:
-        path: What ``torch.save(network.state_dict(), path)`` wrote, or another form that ``load`` knows.
-        load: A library's reader, which runs no code from the file.
+        path: File written by ``torch.save(network.state_dict(), path)``, or another format that ``load`` reads.
+        load: The library's reader; it must not run code from the file.
 
     Raises:
-        FileNotFoundError: If there is nothing at the path.
-        NoStateDictError: If it is something else.
+        FileNotFoundError: If the file is missing.
+        NotAStateDictError: If the file is something else.
     """
     if not path.exists():
         raise FileNotFoundError(path)
     if path.is_dir():
-        raise NoStateDictError("it is a folder")
+        raise NotAStateDictError("it is a folder")
     if not path.stat().st_size:
-        raise NoStateDictError("it is empty")
+        raise NotAStateDictError("it is empty")
     try:
         content = load(path)
     except PermissionError as error:
-        raise NoStateDictError("it may not be read") from error
-    except Exception as error:  # readers raise whatever the bytes of a foreign file lead them to
-        kind = "an ONNX network" if path.suffix == ".onnx" else "cut short, or no file of tensors alone"
-        raise NoStateDictError(f"it is {kind}") from error
+        raise NotAStateDictError("reading it is not permitted") from error
+    except Exception as error:  # the readers raise many kinds for files of other formats
+        kind = "an ONNX network" if path.suffix == ".onnx" else "cut short, or not a file of tensors only"
+        raise NotAStateDictError(f"it is {kind}") from error
     if not isinstance(content, dict):
-        raise NoStateDictError(f"it holds a {type(content).__name__}, no dict of tensors")
+        raise NotAStateDictError(f"it holds a {type(content).__name__} instead of a dict of tensors")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise NoStateDictError(f"its entry {key!r} is no tensor under a name")
+            raise NotAStateDictError(f"its entry {key!r} is not a named tensor")
     return content
 
 
 def load_tensors(path: Path) -> Any:
-    """What torch reads of a file without running code from it, on the CPU."""
+    """Read a file with torch onto the CPU, without running code from it."""
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def misfit(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str:
-    """How tensors fail to fill the wanted ones, as the end of a sentence about their file."""
-    needed = [key for key in wanted if not key.endswith("num_batches_tracked")]  # torch does without
-    there = [key for key in needed if key in found]
-    if len(there) < len(needed):
-        return f"it has {len(there)} of the {len(needed)} tensors of the backbone"
-    other = [key for key in there if found[key].shape != wanted[key].shape]
-    return f"{len(other)} of the {len(needed)} tensors of the backbone have other shapes in it"
+def describe_misfit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], part: str) -> str:
+    """How a state dict differs from the wanted one, as a clause about its file; ``part`` is the part of the network."""
+    needed = [key for key in wanted if not key.endswith("num_batches_tracked")]  # torch loads without these
+    present = [key for key in needed if key in found]
+    if len(present) < len(needed):
+        return f"it has {len(present)} of the {len(needed)} tensors of the {part}"
+    others = [key for key in present if found[key].shape != wanted[key].shape]
+    if others:
+        return f"{len(others)} of the {len(needed)} tensors of the {part} have other shapes in it"
+    unknown = next((key for key in found if key not in wanted), "")
+    return f"its entry {unknown!r} does not belong to the {part}"
 
 
 def timm_pretrained(network: str, path: Path | None) -> dict[str, Tensor]:
-    """Pretrained weights under the names of `open_backbone`'s module: timm's own from the web, or a file's.
+    """Pretrained weights under the names of `open_timm`'s module, from a file, or downloaded by timm if path is None.
 
-    A file holds the whole network in timm's layout; modules that only take features have dots of some names turned into
-    underscores.
+    A file holds the whole network in timm's layout. In modules that only return features, some dots of that layout's
+    names are underscores.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        NoStateDictError: If it is something else.
+        FileNotFoundError: If the file is missing.
+        NotAStateDictError: If the file is something else.
     """
     timm = import_timm()
     if path is None:
@@ -91,11 +95,13 @@ def timm_pretrained(network: str, path: Path | None) -> dict[str, Tensor]:
 
 
 def torchvision_pretrained(network: str, path: Path | None) -> dict[str, Tensor]:
-    """The whole network's pretrained weights under the names of `open_backbone`'s module; more than it has.
+    """The whole network's pretrained weights under the names of `open_backbone`'s module, which has only some of them.
+
+    They come from a file, or are downloaded by torchvision if path is None.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        NoStateDictError: If it is something else.
+        FileNotFoundError: If the file is missing.
+        NotAStateDictError: If the file is something else.
     """
     if path:
         state = read_state_dict(path, load_tensors)
@@ -106,19 +112,19 @@ def torchvision_pretrained(network: str, path: Path | None) -> dict[str, Tensor]
 
 
 def load_pretrained(student: Student, name: str, source: str) -> tuple[str, bool]:
-    """Start the backbone from ImageNet weights.
+    """Start a student's backbone from ImageNet weights.
 
     Args:
-        student: Changed in place.
-        name: What the student was built from.
-        source: ``none``, ``auto`` (the library's download; random weights where that is not to be had) or a file with
-            its state dict.
+        student: The student; it is changed in place.
+        name: Name that the student was built with.
+        source: ``none`` for random weights, ``auto`` for the library's download (random weights where it fails), or the
+            path of a file with the whole network's state dict.
 
     Returns:
-        One line that says what was done, and whether the backbone has ImageNet weights now.
+        One line that says what was done, and True if the backbone now has ImageNet weights.
 
     Raises:
-        KdlibError: If the file is missing or is no such state dict.
+        KdlibError: If the file is missing or does not hold such a state dict.
     """
     if source == "none":
         return "student starts from random weights", False
@@ -128,18 +134,20 @@ def load_pretrained(student: Student, name: str, source: str) -> tuple[str, bool
     try:
         _fill(student, _pretrained(name, path))
     except FileNotFoundError as error:
-        raise KdlibError(f"no pretrained weights at {path}; give another file, or --pretrained none") from error
-    except NoStateDictError as error:
+        raise KdlibError(
+            f"no pretrained weights at {path}; give another file, or none for random weights (--pretrained none)"
+        ) from error
+    except NotAStateDictError as error:
         layout = "timm" if name.startswith("timm:") else "torchvision"
         raise KdlibError(
-            f"{path} does not hold ImageNet weights of {name}: {error}; expected is the whole network's state dict in "
+            f"{path} does not hold ImageNet weights of {name}: {error}; give the whole network's state dict in "
             f"{layout}'s layout, as torch.save(network.state_dict(), FILE) writes it"
         ) from error
     return f"student starts from {path.name}", True
 
 
 def _pretrained(name: str, path: Path | None) -> dict[str, Tensor]:
-    """ImageNet weights of a file, or of the library's download, under the names of the student's ``features``."""
+    """ImageNet weights from a file or the library's download, under the names of the student's ``features``."""
     source, _, network = name.rpartition(":")
     if source == "timm":
         return timm_pretrained(network, path)
@@ -155,18 +163,18 @@ def _download(student: Student, name: str) -> tuple[str, bool]:
         _fill(student, _pretrained(name, None))
     except KdlibError:
         raise
-    except Exception as error:  # no network, no such weights, another hash: each library raises its own kinds
+    except Exception as error:  # no network, no such weights or a wrong hash: each library raises its own kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         line = (
             f"ImageNet weights of {name} could not be downloaded ({reason}): the student starts from "
-            "random weights; give a file with --pretrained FILE, or --pretrained none to say so"
+            "random weights; give a file (--pretrained FILE), or none for random weights (--pretrained none)"
         )
         return line, False
     return f"student starts from the ImageNet weights of {name}", True
 
 
 def _fill(student: Student, weights: dict[str, Tensor]) -> None:
-    """Every weight of the backbone, and no other, out of those of the whole network; added norms stay as they are."""
+    """Load the backbone's weights out of those of the whole network; all must be there. Added norms are unchanged."""
     features = student.features
     added, own = norm_entries(features), features.state_dict()
     published = {key: weights[key] for key in own if key in weights}
@@ -174,4 +182,4 @@ def _fill(student: Student, weights: dict[str, Tensor]) -> None:
         features.load_state_dict(added | published)
     except RuntimeError as error:
         wanted = {key: value for key, value in own.items() if key not in added}
-        raise NoStateDictError(misfit(wanted, published)) from error
+        raise NotAStateDictError(describe_misfit(wanted, published, "backbone")) from error

@@ -1,4 +1,4 @@
-"""COCO keypoint files as they are met: what is read, what is left out, and what is refused in one clear line."""
+"""Reading COCO keypoint files: what is read, what is left out, and what is refused with a clear message."""
 
 import json
 
@@ -77,10 +77,10 @@ def changed(key, value, row=0):
     [
         ("{", "is not JSON"),
         ("[]", "not a COCO annotation file"),
-        ({"images": [], "annotations": []}, "lacks the list"),
+        ({"images": [], "annotations": []}, "these lists are missing: categories"),
         ({**document(), "annotations": [{"id": 1, "image_id": 7, "bbox": [1, 2, 3, 4]}]}, "none has keypoints"),
         ({**document(), "categories": [{"id": 1, "keypoints": ["j"] * 5}]}, "have \\[5\\] keypoints"),
-        (changed("keypoints", [1, 2, 3]), "annotation 3 has 3 keypoint numbers; 51 are needed"),
+        (changed("keypoints", [1, 2, 3]), "annotation 3 has 3 keypoint numbers instead of 51"),
         (changed("image_id", 55), "belongs to image 55"),
         (changed("bbox", [1, 2, float("nan"), 4]), "annotation 3 has the box"),
         (changed("bbox", None), "annotation 3 has the box None"),
@@ -88,7 +88,7 @@ def changed(key, value, row=0):
         ({**document(), "images": [{"id": 7, "file_name": "a.jpg"}]}, "image 7 has file_name 'a.jpg' and width"),
         ({**document(), "images": ["a"]}, "images holds 'a', not an object with an id"),
         (changed("id", 1), "annotation id 1 occurs more than once"),
-        ({**document(), "annotations": document()["annotations"][2:4]}, "no usable person among 2"),
+        ({**document(), "annotations": document()["annotations"][2:4]}, "no usable instance among 2"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why(write, content, message):
@@ -99,5 +99,5 @@ def test_a_file_that_cannot_be_used_says_why(write, content, message):
 def test_missing_files_and_wrong_detections_are_refused(write, tmp_path):
     with pytest.raises(AnnotationError, match="no annotation file at"):
         read_keypoint_annotations(tmp_path / "nothing.json")
-    with pytest.raises(AnnotationError, match="not a file of detections"):
+    with pytest.raises(AnnotationError, match="not a detection file"):
         read_keypoint_annotations(write(document()), boxes=write({"boxes": []}, "boxes.json"))

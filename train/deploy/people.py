@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.geometry import box_to_region, clip_boxes
-from kdlib.metrics.coco import REGION_ASPECT, person_scores, suppress
+from kdlib.metrics.coco import REGION_ASPECT, person_scores, suppress_duplicates
 from kdlib.readout import DECODER
 from kdlib.skeleton import JOINTS
 from kdlib.students.loading import LoadedStudent, crop_boxes
@@ -110,7 +110,7 @@ def _ranked(
     """Sort persons by score; for COCO's joints, near-duplicates are left out as in HRNet's evaluation."""
     scores = person_scores(boxes.scores, joint_scores, threshold)
     if points.shape[1] == len(JOINTS):
-        order = suppress(points, scores, box_to_region(boxes.xywh, REGION_ASPECT)[1].prod(axis=1))
+        order = suppress_duplicates(points, scores, box_to_region(boxes.xywh, REGION_ASPECT)[1].prod(axis=1))
     else:
         order = np.argsort(-scores, kind="stable")
     outside = len(scene.boxes.xywh) - len(boxes.xywh)

@@ -1,4 +1,4 @@
-"""Freed memory stays: its second use costs no page faults. A process a case, as the choice cannot be undone."""
+"""Memory that is kept causes no page faults when it is used again. Each case is a process: the setting is permanent."""
 
 import os
 import platform

@@ -103,7 +103,7 @@ def test_tensors_and_huge_or_tiny_features_are_taken():
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (features(0, 20), features(0, 21), "x has 20 and y has 21"),
+        (features(0, 20), features(0, 21), "x has 20 samples and y has 21"),
         (features(0, 20), np.full((20, 3), 0.1), "y is the same for all 20 samples"),
         (features(0, 3), features(0, 3), "4 samples or more; got shape (3, 7)"),
         (np.ones((5, 2, 2)), features(0, 5), "x as (samples, channels)"),
@@ -118,6 +118,6 @@ def test_what_has_no_cka_is_refused_with_the_reason(x, y, message, unbiased):
 
 def test_samples_that_are_all_equally_unlike_have_no_unbiased_cka():
     corners = orthogonal(11, 6)
-    with pytest.raises(ValueError, match="unbiased CKA has no value: the 6 samples of y"):
+    with pytest.raises(ValueError, match="unbiased CKA is undefined: the 6 samples of y"):
         linear_cka(features(0, 6), corners, unbiased=True)
     assert 0 < linear_cka(features(0, 6), corners) < 1

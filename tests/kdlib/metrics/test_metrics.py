@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from kdlib.metrics.coco import METRICS, keypoint_ap, keypoint_matches, person_scores, suppress
+from kdlib.metrics.coco import METRICS, keypoint_ap, keypoint_matches, person_scores, suppress_duplicates
 from kdlib.metrics.keypoints import oks, pck
 
 
@@ -165,7 +165,7 @@ def test_a_picture_that_counts_twice_counts_like_two_equal_pictures():
 def test_duplicates_are_suppressed_and_the_most_confident_stays():
     points = np.random.default_rng(0).uniform(0, 100, (1, 17, 2)).repeat(3, axis=0)
     points[2] += 80
-    assert suppress(points, np.array([0.2, 0.9, 0.5]), np.full(3, 5000.0)).tolist() == [1, 2]
+    assert suppress_duplicates(points, np.array([0.2, 0.9, 0.5]), np.full(3, 5000.0)).tolist() == [1, 2]
 
 
 def test_a_persons_score_is_the_box_times_the_mean_of_confident_joints():

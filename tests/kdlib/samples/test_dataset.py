@@ -132,7 +132,7 @@ def test_a_doubled_stride_is_every_second_pixel_of_the_same_view(store):
 
 
 def test_a_stride_that_no_student_has_is_refused(store):
-    with pytest.raises(KdlibError, match="a stride of 2, 4, 8, got 16"):
+    with pytest.raises(KdlibError, match="must be one of 2, 4, 8, got 16"):
         StoreDataset(store, stride=16)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from kdlib import images as encoded_image
 from kdlib.errors import BadRecordError
-from kdlib.images import UnreadableImageError, damage_within, decode_image, is_truncated
+from kdlib.images import UnreadableImageError, decode_image, find_damage, is_truncated
 from kdlib.samples import pixels
 from tests.support.shared_data import COCO_REAL, needs_coco
 from tests.support.stores.people import IMAGE_SIZE, make_store
@@ -129,7 +129,7 @@ def test_a_truncated_picture_is_refused_and_named(kind, share, decoder, read):
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8", b"\xff\xd8\xff\xd9", b"no image", b"GIF8", bytes(3000)])
 def test_what_is_no_picture_is_refused(content, decoder, read):
-    with pytest.raises(BadRecordError, match=r"is truncated|is no image that OpenCV can read"):
+    with pytest.raises(BadRecordError, match=r"is truncated|is not an image that OpenCV can read"):
         read(content)
 
 
@@ -148,7 +148,7 @@ def damaged(content, share=0.4):
 
 
 @pytest.mark.parametrize("kind", ["plain", "grey", "CMYK", "4:4:4", "with a thumbnail", "turned by EXIF"])
-def test_damage_within_a_jpeg_is_refused_and_named_where_simplejpeg_is_installed(kind, read):
+def test_find_damage_a_jpeg_is_refused_and_named_where_simplejpeg_is_installed(kind, read):
     pytest.importorskip("simplejpeg")
     content = damaged(JPEG[kind])
     assert not is_truncated(content)
@@ -179,7 +179,7 @@ def test_a_run_over_a_folder_with_a_damaged_picture_names_it_or_replaces_it(tmp_
 def test_no_photograph_of_coco_is_taken_for_damaged():
     photographs = list(COCO_REAL.rglob("*.jpg"))
     assert len(photographs) > 500
-    assert [path.name for path in photographs if damage_within(path.read_bytes()) is not None] == []
+    assert [path.name for path in photographs if find_damage(path.read_bytes()) is not None] == []
 
 
 def test_every_cut_of_a_jpeg_is_seen_and_no_whole_one_is_taken_for_cut():
@@ -204,7 +204,7 @@ def test_an_image_of_another_size_is_refused(store, tmp_path, decoder):
 
 
 def test_a_picture_is_no_image_with_its_reason():
-    with pytest.raises(UnreadableImageError, match=r"^is no image that OpenCV can read \(8 bytes\)$"):
+    with pytest.raises(UnreadableImageError, match=r"^is not an image that OpenCV can read \(8 bytes\)$"):
         decode_image(b"no image")
 
 

@@ -1,4 +1,4 @@
-"""The affines of a sample agree with each other: a point reaches the same place on every way through its pixel grids."""
+"""The affines of a sample agree: a point has one position, whichever pixel grids it passes through."""
 
 import numpy as np
 import pytest

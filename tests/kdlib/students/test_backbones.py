@@ -9,10 +9,10 @@ from torch import nn
 
 from kdlib.errors import KdlibError
 from kdlib.geometry import MAP_STRIDES
-from kdlib.students.alignment import BEYOND, STRIDES, align
-from kdlib.students.feature_grid import walk
+from kdlib.students.alignment import EXTRA, STRIDES, align
+from kdlib.students.feature_grid import trace_grids
 from kdlib.students.heads import Taps
-from kdlib.students.networks import SqueezeNetStudent, build_student, padding
+from kdlib.students.networks import build_student, padding
 from kdlib.students.pretrained import load_pretrained
 from tests.support.stores.people import make_store
 from train.__main__ import main
@@ -52,7 +52,7 @@ def place_of_gradient(network, size, i):
 @pytest.mark.parametrize(("kernel", "padding", "pool"), [(3, 1, False), (2, 0, False), (3, 0, True), (5, 1, False)])
 def test_the_walk_finds_what_the_gradient_says(kernel, padding, pool):
     network = Ladder(kernel, padding, pool)
-    found = walk(network.to("meta"), (192, 256))
+    found = trace_grids(network.to("meta"), (192, 256))
     network = Ladder(kernel, padding, pool)
     for i, (_, grid) in enumerate(found):
         place, feature = place_of_gradient(network, (192, 256), i)
@@ -88,7 +88,7 @@ def test_aligned_features_lie_on_the_heads_grid(network, stride, firsts):
             if firsts[i] is None:
                 assert tap is found[i]  # no head takes it, so nothing is done to it
                 continue
-            assert tap.shape[2:] == (size[1] // STRIDES[i] + BEYOND[i], size[0] // STRIDES[i] + BEYOND[i])
+            assert tap.shape[2:] == (size[1] // STRIDES[i] + EXTRA[i], size[0] // STRIDES[i] + EXTRA[i])
             line = tap[0, 0].select(3 - axis, 3).detach() if axis == 2 else tap[0, 0, 3].detach()
             u = torch.arange(len(line))
             inner = (u * STRIDES[i] > 40) & (u * STRIDES[i] < len(coordinates) - 40)
@@ -130,11 +130,11 @@ def test_maps_are_a_quarter_of_the_input(head, size):
     [
         ("timm:mobilenetv3_smal_050", "there is no timm:mobilenetv3_smal_050; did you mean .*mobilenetv3_small_050"),
         ("torchvision:resnet19", "there is no torchvision:resnet19; did you mean resnet18"),
-        ("torchvision:xyzzy", "there is no torchvision:xyzzy; torchvision has [0-9]+ models, and none"),
+        ("torchvision:xyzzy", "there is no torchvision:xyzzy; torchvision has [0-9]+ models, none of them"),
         ("timm:vit_tiny_patch16_224", r"has features of strides \[16, 16, 16\]; take a convolutional backbone"),
-        ("timm:swin_tiny_patch4_window7_224", "does not run on pictures of 144x112 .*; take a convolutional backbone"),
+        ("timm:swin_tiny_patch4_window7_224", "does not run on images of 144x112 .*; take a convolutional backbone"),
         ("torchvision:swin_t", "has no features of stride 8; take a convolutional backbone"),
-        ("torchvision:vit_b_16", "takes pictures of one fixed size, as transformers do, .*; take a convolutional"),
+        ("torchvision:vit_b_16", "takes images of one fixed size, as transformers do, .*; take a convolutional"),
         ("keras:resnet18", "timm:NAME and torchvision:NAME"),
     ],
 )
@@ -177,4 +177,4 @@ def test_a_run_an_evaluation_and_a_prediction_of_another_backbone(tmp_path):
 
 
 def test_squeezenets_weights_keep_their_names():
-    assert "features.0.weight" in SqueezeNetStudent("squeezenet1_1", "pyramid", 17).state_dict()
+    assert "features.0.weight" in build_student("squeezenet1_1", "pyramid", 17, (96, 128)).state_dict()

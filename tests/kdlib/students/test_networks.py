@@ -13,12 +13,12 @@ from kdlib.geometry import MAP_STRIDES
 from kdlib.machine.cost import multiply_adds
 from kdlib.students.cost import complexity
 from kdlib.students.heads import HEADS, Between, crop
-from kdlib.students.networks import BACKBONES, build_student
+from kdlib.students.networks import STUDENTS, build_student
 from kdlib.students.pretrained import load_pretrained
 from tests.support.shared_data import SQUEEZENET
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", STUDENTS)
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("stride", MAP_STRIDES)
 def test_maps_are_a_strides_part_of_the_input_for_any_divisible_size(name, head, stride):
@@ -43,7 +43,7 @@ def feature_positions(features):
     return [*seen[1:], (centre, step)]
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", STUDENTS)
 @pytest.mark.parametrize("stride", MAP_STRIDES)
 def test_features_of_every_stride_meet_on_the_heatmap_grid(name, stride):
     # A doubling, bilinear or a 4x4 transposed convolution, puts pixel u at 2 u + 1/2, so fine pixel 0 lies a quarter of
@@ -150,7 +150,7 @@ def test_cropped_features_are_a_part_of_them_or_an_error():
     assert torch.equal(crop(x, 1, 4, 3), x[..., 1:5, 1:4])
     assert crop(x, 0, 7, 5) is x
     for rows, columns in ((7, 4), (6, 5)):
-        with pytest.raises(ValueError, match=f"{rows}x{columns} features from 1 on, of 7x5"):
+        with pytest.raises(ValueError, match=f"cannot crop {rows}x{columns} features from index 1 of 7x5"):
             crop(x, 1, rows, columns)
 
 
@@ -210,7 +210,7 @@ def test_what_is_no_student_is_refused(name, head, size, message):
 
 
 def test_a_stride_that_no_head_ends_at_is_refused():
-    with pytest.raises(KdlibError, match="a student's maps have a stride of 2, 4, 8, got 3"):
+    with pytest.raises(KdlibError, match="the stride of a student's maps must be one of 2, 4, 8, got 3"):
         build_student("squeezenet1_1", "fused", 17, (96, 128), 3)
 
 
@@ -231,14 +231,14 @@ def published(name="squeezenet1_1"):
 
 
 FOREIGN = {
-    "text.pth": (b"hello world\n", "it is cut short, or no file of tensors alone"),
-    "page.html": (b"<html>", "it is cut short, or no file of tensors alone"),
-    "module.pth": (lambda: nn.Conv2d(1, 1, 1), "it is cut short, or no file of tensors alone"),
+    "text.pth": (b"hello world\n", "it is cut short, or not a file of tensors only"),
+    "page.html": (b"<html>", "it is cut short, or not a file of tensors only"),
+    "module.pth": (lambda: nn.Conv2d(1, 1, 1), "it is cut short, or not a file of tensors only"),
     "student.onnx": (b"\x08\x08\x12\x07pytorch\x1a\x032.0" * 9, "it is an ONNX network"),
     "empty.pth": (b"", "it is empty"),
-    "list.pth": (lambda: [1, 2], "it holds a list, no dict of tensors"),
-    "nested.pth": (lambda: {"model": published()}, "its entry 'model' is no tensor under a name"),
-    "numbers.pth": (lambda: {3: torch.zeros(2)}, "its entry 3 is no tensor under a name"),
+    "list.pth": (lambda: [1, 2], "it holds a list instead of a dict of tensors"),
+    "nested.pth": (lambda: {"model": published()}, "its entry 'model' is not a named tensor"),
+    "numbers.pth": (lambda: {3: torch.zeros(2)}, "its entry 3 is not a named tensor"),
     "resnet18.pth": (lambda: published("resnet18"), "it has 0 of the 50 tensors of the backbone"),
     "squeezenet1_0.pth": (lambda: published("squeezenet1_0"), "of the 50 tensors of the backbone"),
 }

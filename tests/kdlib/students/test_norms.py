@@ -14,8 +14,8 @@ from kdlib.images import normalise_images
 from kdlib.samples.dataset import StoreDataset
 from kdlib.students.checkpoint import read
 from kdlib.students.loading import load_checkpoint
-from kdlib.students.networks import BACKBONES, build_student
-from kdlib.students.norms import NormedConv2d, fold_norms, norm_entries, observed
+from kdlib.students.networks import STUDENTS, build_student
+from kdlib.students.norms import NormedConv2d, fold_norms, norm_entries, starting_norms
 from kdlib.students.pretrained import load_pretrained
 from tests.support.stores.people import make_store
 from train.errors import TrainError
@@ -57,7 +57,7 @@ def run_of(store, out, **knobs):
     return Run(store, store, out, recipe, distil=True, device=torch.device("cpu"), threads=1, overwrite=True)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", STUDENTS)
 def test_every_fire_convolution_gets_one_and_keeps_its_name(name):
     student, before = normed(name), plain(name)
     assert sum(isinstance(module, NormedConv2d) for module in student.modules()) == FIRE_CONVOLUTIONS
@@ -94,7 +94,7 @@ def test_norms_that_have_seen_pictures_change_none_of_the_features(imagenet):
         load_pretrained(model, "squeezenet1_1", str(imagenet))
     pictures = 2 * torch.randn(4, 3, 128, 96)
     untouched = student.taps(pictures).stride16
-    with torch.no_grad(), observed(student):
+    with torch.no_grad(), starting_norms(student):
         student.taps(pictures)
     expected = before.taps(pictures).stride16
     assert torch.linalg.vector_norm(untouched - expected) > 0.5 * torch.linalg.vector_norm(expected)

@@ -69,7 +69,7 @@ def test_the_exported_file_says_its_stride_and_gives_the_checkpoints_joints(run,
     assert main(["export", "--student", str(best), "--out", str(out), *flags]) == 0
     exported = OnnxStudent(out)
     maps = exported.heatmaps(np.zeros((1, *reversed(exported.input_size), 3), np.uint8))
-    assert int(exported.facts["stride"]) == 8 == exported.input_size[0] / maps.shape[-1]
+    assert int(exported.metadata["stride"]) == 8 == exported.input_size[0] / maps.shape[-1]
     store, student = cache.open_store(stores / "val.h5"), load_checkpoint(best)
     loader = student_loader(store, student.input_size, 4, torch.device("cpu"))
     one = predict(student, loader)

@@ -171,7 +171,7 @@ def test_a_truncated_image_stops_the_run_and_the_mended_one_resumes(data, tmp_pa
             "1 boxes have no area inside their image",
         ),
         (lambda d: d["images"][0].update(width=77), "annotated as 77x"),
-        (lambda d: [a.update(keypoints=[0] * 51) for a in d["annotations"]], "no usable person among 11"),
+        (lambda d: [a.update(keypoints=[0] * 51) for a in d["annotations"]], "no usable instance among 11"),
         (lambda d: [a.pop("keypoints") for a in d["annotations"]], "none has keypoints"),
     ],
 )

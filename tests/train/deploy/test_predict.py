@@ -108,7 +108,7 @@ def test_a_folder_gives_coco_results_and_pictures_and_goes_on_past_what_is_broke
     out = tmp_path / "out"
     assert main(["predict", str(tmp_path / "in"), "--student", str(checkpoint), "--out", str(out)]) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert "000000000300.jpg is no image that OpenCV can read (10 bytes)" in lines[0]
+    assert "000000000300.jpg is not an image that OpenCV can read (10 bytes)" in lines[0]
     assert lines[-1] == "error: 1 of 3 images could not be read; the others are done"
     assert [(r["image_id"], r["file_name"]) for r in keypoints(out)] == [
         (139, "000000000139.jpg"),

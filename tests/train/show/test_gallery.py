@@ -16,7 +16,8 @@ import pytest
 import cache
 from kdlib.metrics.coco import person_scores
 from kdlib.metrics.keypoints import oks
-from kdlib.skeleton import FEWEST_LABELS, JOINTS, LIMBS
+from kdlib.skeleton import JOINTS, LIMBS
+from train.show.drawing import FEWEST_LABELS
 from tests.support.stores.people import IMAGE_SIZE, make_store
 from train.__main__ import main
 from train.errors import TrainError

@@ -11,7 +11,7 @@ import pytest
 
 import cache
 from kdlib.errors import KdlibError
-from kdlib.skeleton import FEWEST_LABELS
+from train.show.drawing import FEWEST_LABELS
 from tests.support.stores.people import HEATMAP_SIZE, INPUT_SIZE, make_store
 from train.__main__ import main
 from train.errors import TrainError

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, Final
 
-from kdlib.skeleton import FEWEST_LABELS
 from train.errors import TrainError
+from train.show.drawing import FEWEST_LABELS
 from train.show.gallery import GROUND_TRUTH
 from train.show.gallery.read import Figure, Gallery, GalleryImage
 

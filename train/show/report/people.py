@@ -13,7 +13,6 @@ from kdlib.geometry import compose_affines, invert_affine, scale_affine, transfo
 from kdlib.heatmaps import flip_average
 from kdlib.resample.exact import warp_image
 from kdlib.samples.pixels import decode, image_pixels
-from kdlib.skeleton import FEWEST_LABELS
 from train.evaluate import student_loader
 from train.show.report.evidence import Evidence, Subject, Trained
 from train.show.report.markup import Markup, compact, element, fixed
