@@ -26,10 +26,6 @@ FRACTION_BITS: Final = 4
 """OpenCV takes coordinates in sixteenths of a pixel."""
 
 
-FEWEST_LABELS = 6
-"""Labelled joints that a person needs to be chosen as an example."""
-
-
 def limb_side(a: int, b: int) -> str:
     """The side of a limb between two joints: ``left``, ``right``, or ``mid`` across; the nose counts as either."""
     sides = {SIDES[a], SIDES[b]}

@@ -19,9 +19,9 @@ from kdlib.geometry import STRIDE
 from kdlib.heatmaps import DECODERS, decode_argmax
 from kdlib.readout import DECODER
 from kdlib.samples.dataset import StoreDataset, as_tensors
-from kdlib.skeleton import FEWEST_LABELS
 from kdlib.students.loading import TorchStudent
 from train.errors import not_written
+from train.show import FEWEST_LABELS
 from train.show.drawing import heat_pixels, paint_skeleton
 
 if TYPE_CHECKING:

@@ -180,7 +180,7 @@ def test_an_onnx_file_of_somebody_else_is_no_student(folder, tmp_path, capsys):
     onnx.save(model, tmp_path / "other.onnx")
     (tmp_path / "text.onnx").write_text("hello")
     for name, message in (
-        ("other.onnx", "is no student"),
+        ("other.onnx", "is not a student"),
         ("text.onnx", "cannot open"),
         ("gone.onnx", "no student at"),
     ):

@@ -17,11 +17,11 @@ import cache
 from kdlib.metrics.coco import person_scores
 from kdlib.metrics.keypoints import oks
 from kdlib.skeleton import JOINTS, LIMBS
-from train.show.drawing import FEWEST_LABELS
 from tests.support.stores.people import IMAGE_SIZE, make_store
 from train.__main__ import main
 from train.errors import TrainError
 from train.evaluate import cached_teacher, measure
+from train.show import FEWEST_LABELS
 from train.show.gallery.__main__ import main as gallery_main
 from train.show.gallery.app import check_fiftyone, check_port_free
 from train.show.gallery.read import read_gallery, relative_box, relative_points

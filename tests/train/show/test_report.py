@@ -11,11 +11,11 @@ import pytest
 
 import cache
 from kdlib.errors import KdlibError
-from train.show.drawing import FEWEST_LABELS
 from tests.support.stores.people import HEATMAP_SIZE, INPUT_SIZE, make_store
 from train.__main__ import main
 from train.errors import TrainError
 from train.evaluate import cached_teacher, measure
+from train.show import FEWEST_LABELS
 from train.show.drawing import SIDES, limb_side
 from train.show.report.charts import Line, Style, line_chart, nice_ticks, spread
 from train.show.report.comparison import _ends, checks, intervals, pairs

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any, Final
 
 from train.errors import TrainError
-from train.show.drawing import FEWEST_LABELS
+from train.show import FEWEST_LABELS
 from train.show.gallery import GROUND_TRUTH
 from train.show.gallery.read import Figure, Gallery, GalleryImage
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from cache import Store
 from kdcli.files import replacing
-from kdlib.skeleton import FEWEST_LABELS
 from train.errors import TrainError, check_is_no_folder
+from train.show import FEWEST_LABELS
 from train.show.report import facts, figures, tables
 from train.show.report.comparison import Check, Pair, checks, pairs
 from train.show.report.confidence import MIN_JOINTS, confidence

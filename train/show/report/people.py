@@ -14,6 +14,7 @@ from kdlib.heatmaps import flip_average
 from kdlib.resample.exact import warp_image
 from kdlib.samples.pixels import decode, image_pixels
 from train.evaluate import student_loader
+from train.show import FEWEST_LABELS
 from train.show.report.evidence import Evidence, Subject, Trained
 from train.show.report.markup import Markup, compact, element, fixed
 from train.show.report.overlays import data_uri, heat_layer, panel, skeleton
