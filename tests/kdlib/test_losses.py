@@ -18,7 +18,7 @@ def random_maps(seed):
 
 
 def numpy_kl(student, teacher, weight, temperature):
-    """T^2 KL in float64, a map at a time."""
+    """T^2 KL in float64, map by map."""
     total = 0.0
     for b, k in np.ndindex(*weight.shape):
         t, s = teacher[b, k].ravel() / temperature, student[b, k].ravel() / temperature
@@ -103,7 +103,7 @@ EXTREME = {
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 8.0])
 @pytest.mark.parametrize("teach", [raw_logits, log_logits, None])
 def test_maps_of_any_size_give_finite_losses_and_gradients(name, temperature, teach):
-    """As the teacher's maps, and as the student's; ``None``: under the MSE."""
+    """As the teacher's maps and as the student's; ``None`` is the MSE."""
     usual, extreme, weight = random_maps(11).float(), EXTREME[name], torch.ones(SHAPE[:2])
     for start, maps in ((usual, extreme), (extreme, usual)):
         student = start.clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""How a student's maps are read: joints between the pixels, and every height a part of the person's score."""
+"""How a student's maps are read: sub-pixel joints, and scores from all joints."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def store(tmp_path_factory):
 
 
 def predictions(store, shift, height, stride=4):
-    """Of a student that knows the labels; ``shift`` (N,) input pixels off, with peaks of ``height`` (N,)."""
+    """Predictions that are ``shift`` (N,) input pixels off the labels, from maps with peaks of ``height`` (N,)."""
     loader = student_loader(store, (96, 128), 4, torch.device("cpu"))
     batches = iter([(batch["row"].numpy(), batch["affine"].numpy()) for batch in loader.epoch()])
 
@@ -54,7 +54,7 @@ def test_joints_are_found_between_the_pixels_of_small_maps(store, stride):
 
 
 def test_persons_are_ranked_by_heights_that_hrnets_threshold_would_leave_out(store):
-    """Wrong persons come first in the store, and have the lower peaks; all lie below 0.2."""
+    """The wrong predictions come first in the store and have lower peaks; all peaks are below 0.2."""
     wrong = np.arange(8) < 4
     said = predictions(store, np.where(wrong, 30.0, 0.0), np.where(wrong, 0.05, 0.15).astype(np.float32))
     similarity = oks(said.points, np.asarray(store.instances["keypoints"]), np.asarray(store.instances["area"]))

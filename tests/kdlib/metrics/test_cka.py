@@ -1,4 +1,4 @@
-"""CKA against Gram matrices in float64, and the changes it must and must not notice."""
+"""CKA against a computation with Gram matrices in float64, and the changes of features that it is invariant to."""
 
 import re
 

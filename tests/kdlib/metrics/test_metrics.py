@@ -1,4 +1,4 @@
-"""PCK and OKS against loops and pycocotools; average precision through a file that pycocotools reads itself."""
+"""PCK and OKS against loops and pycocotools; average precision against pycocotools run on files."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from kdlib.metrics.keypoints import oks, pck
 
 
 def persons(count=30, seed=0):
-    """Persons in images wider than high, some joints unlabelled, one crowd and one unlabelled person more."""
+    """Columns of persons of whom some joints are unlabelled, predictions beside their joints, and joint scores."""
     rng = np.random.default_rng(seed)
     boxes = np.concatenate([rng.uniform(0, 100, (count, 2)), rng.uniform(40, 160, (count, 2))], axis=1)
     keypoints = np.zeros((count, 17, 3), np.float32)
@@ -135,13 +135,13 @@ def test_a_picture_that_counts_twice_counts_like_two_equal_pictures():
     columns = {name: np.asarray(column)[predicted] for name, column in columns.items()}
     columns["image_id"][-2:] = [90, 990]
     predictions, scores = predictions[predicted], scores[predicted]
-    scores[-2:] *= 0.9  # the order of ties is nobody's
+    scores[-2:] *= 0.9  # avoids ties, whose order is not defined
     matches = keypoint_matches(truth, columns, predictions, scores)
     assert len(matches.image_ids) == 12
     counts = np.random.default_rng(1).integers(0, 4, len(matches.image_ids))
 
     def repeated(rows):
-        """The same columns with every picture as often as it counts, under ids of its own."""
+        """The same columns with each image repeated as often as it counts, under new ids."""
         parts = []
         for copy in range(counts.max()):
             taken = np.flatnonzero(counts[np.searchsorted(matches.image_ids, rows["image_id"])] > copy)

@@ -64,7 +64,7 @@ def test_heatmaps_are_interpolated_joint_by_joint():
 
 
 def packed(image, affine, size):
-    """The loader's resampling of a picture of three channels."""
+    """The loader's resampling of an image with three channels."""
     out = np.full((size[1], size[0], 3), 77, np.uint8)
     warp_packed(np.concatenate([image, np.full_like(image[..., :1], 255)], axis=2), invert_affine(affine), out)
     return out
@@ -130,7 +130,7 @@ def test_views_are_averaged_over_those_that_see_a_pixel():
 
 @pytest.mark.parametrize("joints", [1, 8, 17, 31])
 def test_every_joint_is_interpolated_however_many_there_are(joints):
-    """Eight at a time, and the rest one by one; nothing is read of what the result held before."""
+    """The previous content of the result must not matter."""
     maps = np.random.default_rng(7).random((2, 21, 34, joints), np.float32)
     mean = mean_of(maps, [AFFINE, AFFINE], (30, 40))
     total = np.stack([exact(maps[:, :, :, k].sum(axis=0), AFFINE, (30, 40)) for k in range(joints)], axis=2)
@@ -156,7 +156,7 @@ sys.stdout.buffer.write(maps.tobytes() + image.tobytes())
 
 
 def test_a_kernel_compiled_here_gives_the_bits_of_one_compiled_before(tmp_path):
-    """Other machine code runs after compiling than from numba's cache: rounding must not be left to the compiler."""
+    """Fresh machine code can differ from that in numba's cache, so the compiler must not choose how to round."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     cold, cached = (
         subprocess.run([sys.executable, "-c", RESAMPLE], cwd=ROOT, env=environment, capture_output=True, check=True)

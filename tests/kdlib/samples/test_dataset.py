@@ -1,4 +1,4 @@
-"""One affine moves picture, keypoints and heatmaps; the loader's order and content depend on the seed alone."""
+"""Image, keypoints and heatmaps share one affine; the loader's order and content depend on the seed alone."""
 
 import dataclasses
 
@@ -178,7 +178,7 @@ def test_a_store_without_frames_reads_the_image_folder(tmp_path):
 
 
 def test_a_picture_with_too_long_a_side_is_a_bad_record(store, monkeypatch):
-    """Its positions would not fit the 32-bit numbers of the loader's resampling."""
+    """Its positions do not fit the 32-bit numbers of the loader's resampling."""
     wide = cv2.imencode(".jpg", np.zeros((2, 40_000, 3), np.uint8))[1].tobytes()
     dataset = StoreDataset(store)
     monkeypatch.setattr(store, "frame", lambda row: wide)

@@ -1,4 +1,4 @@
-"""The plain dataset for other people's loops: what it gives, that it travels to workers, and the documented example."""
+"""The plain dataset for other training loops: its samples, worker processes, and the documented example."""
 
 import math
 import pickle

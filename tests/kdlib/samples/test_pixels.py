@@ -1,4 +1,4 @@
-"""A picture of any kind is decoded as Pillow does, or refused in one line; with simplejpeg and without."""
+"""Images of every kind are decoded as by Pillow or refused with a clear message, with and without simplejpeg."""
 
 import io
 import subprocess
@@ -23,7 +23,7 @@ TURNED[0x112] = 6  # a viewer turns it by 90 degrees; annotations are of the pix
 
 
 def scene(width=IMAGE_SIZE[0], height=IMAGE_SIZE[1]):
-    """A picture without symmetry: gradients of colour and a red block."""
+    """An image without symmetry: gradients of colour and a red block."""
     y, x = np.mgrid[0:height, 0:width]
     colours = np.stack([x, y * 1.5, (x + y) / 2], axis=-1).clip(0, 255).astype(np.uint8)
     colours[20:40, 30:60] = 250, 20, 10
@@ -43,7 +43,7 @@ def translucent():
 
 
 def thumbnailed():
-    """A JPEG that has another one, with an end marker of its own, in a segment before its pixels."""
+    """A JPEG with a thumbnail, a second JPEG with its own end marker, in a segment before its pixels."""
     plain, inner = encoded(scene()), encoded(scene(32, 24))
     return plain[:2] + b"\xff\xe1" + (len(inner) + 2).to_bytes(2, "big") + inner + plain[2:]
 
@@ -95,7 +95,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(params=["frame", "image"])
 def read(request, store, tmp_path):
-    """A function that lets the trainer read a picture, from its store or from a folder of images."""
+    """A function that reads an image as the loader does, from its store or from a folder of images."""
 
     def read_content(content):
         if request.param == "frame":
@@ -108,7 +108,7 @@ def read(request, store, tmp_path):
 
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_whole_picture_is_what_pillow_makes_of_it(kind, decoder, read):
-    """To a grey level, which CMYK and 16 bits may differ by; unturned, and whatever lies under transparency."""
+    """CMYK may differ by one grey level. EXIF orientation and transparency are ignored."""
     opened = Image.open(io.BytesIO(WHOLE[kind]))
     expected = np.asarray(opened.convert("RGB"), np.int16)
     found = read(WHOLE[kind])
@@ -119,7 +119,7 @@ def test_a_whole_picture_is_what_pillow_makes_of_it(kind, decoder, read):
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, "end"])
 @pytest.mark.parametrize("kind", CUT)
 def test_a_truncated_picture_is_refused_and_named(kind, share, decoder, read):
-    """What libjpeg makes of it is grey below some row: nothing to learn from."""
+    """Libjpeg would return an image that is grey below some row."""
     content = CUT[kind]
     kept = content[: -2 if share == "end" else int(len(content) * share)]
     with pytest.raises(BadRecordError, match=rf"^row 0 of .*people\.zarr: .* is .*{len(kept)} bytes") as refusal:
@@ -134,14 +134,14 @@ def test_what_is_no_picture_is_refused(content, decoder, read):
 
 
 def test_a_file_that_lost_its_second_half_to_zeros_is_refused(decoder, read):
-    """As a download that was interrupted leaves it: of the right size."""
+    """An interrupted download can leave a file of the right size."""
     content = JPEG["plain"]
     with pytest.raises(BadRecordError, match="is truncated"):
         read(content[: len(content) // 2].ljust(len(content), b"\0"))
 
 
 def damaged(content, share=0.4):
-    """Zeros over a share of a JPEG's coded pixels, from their middle on; its beginning and its end are as they were."""
+    """A JPEG with zeros over a share of its coded pixels, from their middle on."""
     begin = content.rfind(b"\xff\xda")
     middle, nothing = (begin + len(content)) // 2, bytes(int(share * (len(content) - begin)))
     return content[:middle] + nothing + content[middle + len(nothing) :]

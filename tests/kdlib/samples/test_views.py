@@ -1,4 +1,4 @@
-"""Random views: HRNet's distributions, its half bodies, and nothing but seed, epoch and row behind them."""
+"""Augmented views: HRNet's distributions and half bodies; a view depends on seed, epoch and row alone."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ COUNT = 20_000
 
 
 def people(count, labelled=17, seed=0):
-    """Regions of persons wider than others are high, and their keypoints, of which the first so many are labelled."""
+    """Random regions and their keypoints, of which the first ``labelled`` are labelled."""
     rng = np.random.default_rng(seed)
     centers, widths = rng.uniform(50, 400, (count, 2)).astype(np.float32), rng.uniform(30, 200, count)
     sizes = np.stack([widths, widths * INPUT_SIZE[1] / INPUT_SIZE[0]], axis=1).astype(np.float32)
@@ -26,7 +26,7 @@ def people(count, labelled=17, seed=0):
 
 
 def seen(views, regions):
-    """Relative width, rotation in degrees and mirror of each region, from the affines alone."""
+    """Relative width, rotation in degrees and mirror of each view, computed from its affine."""
     linear = views.image_to_input[..., :2]
     mirrored = np.linalg.det(linear) < 0
     scale = np.sqrt(abs(np.linalg.det(linear)))
@@ -118,7 +118,7 @@ def half_body(keypoints, region_width, upper_first):
 
 @pytest.mark.parametrize("labelled", [8, 11, 12, 13, 15, 17])
 def test_half_bodies_are_those_of_hrnet(labelled):
-    """Of 11 labelled joints all are of the upper body, of 12 and 13 so few of the lower that the upper is taken."""
+    """Of 11 labelled joints all belong to the upper body; of 12 and 13 too few belong to the lower one."""
     (centers, sizes), keypoints = people(200, labelled)
     always = dataclasses.replace(NO_AUGMENTATION, half_body=1.0)
     views = draw_views(1, 0, np.arange(200), always, (centers, sizes), keypoints, INPUT_SIZE)

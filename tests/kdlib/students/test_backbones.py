@@ -1,5 +1,6 @@
-"""Students of other libraries' networks: features where the heads want them, and a student's whole life."""
+"""Students from networks of other libraries: positions of features, refused networks, and a complete run."""
 
+import functools
 import re
 
 import numpy as np
@@ -12,7 +13,7 @@ from kdlib.geometry import MAP_STRIDES
 from kdlib.students.alignment import EXTRA, STRIDES, align
 from kdlib.students.feature_grid import trace_grids
 from kdlib.students.heads import Taps
-from kdlib.students.networks import build_student, padding
+from kdlib.students.networks import STUDENTS, BackboneStudent, build_student, padding
 from kdlib.students.pretrained import load_pretrained
 from tests.support.stores.people import make_store
 from train.__main__ import main
@@ -23,7 +24,7 @@ NETWORKS = ("torchvision:resnet18", SMALL, "timm:tf_efficientnet_lite0", "timm:r
 
 
 class Ladder(nn.Module):
-    """Features of strides 4, 8 and 16 with kernels and paddings of choice."""
+    """A network with features of strides 4, 8 and 16 and the given kernel and padding."""
 
     def __init__(self, kernel, padding, pool=False):
         super().__init__()
@@ -36,7 +37,7 @@ class Ladder(nn.Module):
 
 
 def place_of_gradient(network, size, i):
-    """Input pixel (y, x) and feature at the middle of output i: the gradient's centre of mass, all weights positive."""
+    """Input pixel (y, x) and index of output i's middle feature: the gradient's centre of mass, weights positive."""
     with torch.no_grad():
         for p in network.parameters():
             p.fill_(0.1)
@@ -174,6 +175,18 @@ def test_a_run_an_evaluation_and_a_prediction_of_another_backbone(tmp_path):
     assert main(["distill", *stores, *flags, "--out", str(tmp_path / "run"), "--device", "cpu"]) == 0
     best = ["--student", str(tmp_path / "run/best.pt")]
     assert main(["evaluate", "--store", str(tmp_path / "train.zarr"), *best]) == 0
+
+
+def test_a_backbone_of_ones_own_becomes_a_student_by_one_entry(monkeypatch):
+    def open_ladder(name):
+        return Ladder(3, 1), Taps(3, 3, 3)
+
+    monkeypatch.setitem(STUDENTS, "ladder", functools.partial(BackboneStudent, open_features=open_ladder))
+    student = build_student("ladder", "fused", 17, (96, 128))
+    assert student(torch.zeros(2, 3, 128, 96)).shape == (2, 17, 32, 24)
+    line, is_pretrained = load_pretrained(student, "ladder", "auto")
+    assert "the student starts from random weights" in line
+    assert not is_pretrained
 
 
 def test_squeezenets_weights_keep_their_names():

@@ -1,4 +1,4 @@
-"""Students: shapes on non-square inputs, where their features look, and the weights they start from."""
+"""Students: shapes on non-square inputs, positions of features, and initial weights."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_maps_are_a_strides_part_of_the_input_for_any_divisible_size(name, head,
 
 
 def feature_positions(features):
-    """Input pixel of feature 0 and pixels a feature, before every pool and at the end; nothing padded in front."""
+    """Input pixel of feature 0 and pixels per feature, before every pool and at the end, without padding the input."""
     centre, step, seen = 0.0, 1, []
     for module in features:
         if isinstance(module, nn.MaxPool2d):
@@ -66,7 +66,7 @@ def test_features_of_every_stride_meet_on_the_heatmap_grid(name, stride):
 
 
 def with_centred_filters(student):
-    """Every convolution a mean around its middle and every doubling bilinear: one linear map for bright pictures."""
+    """Make every convolution a mean around its centre and every doubling bilinear, so that the network is linear."""
     doubling = torch.outer(*[torch.tensor([1.0, 3, 3, 1])] * 2) / 16
     with torch.no_grad():
         for module in student.modules():

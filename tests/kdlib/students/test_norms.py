@@ -1,4 +1,4 @@
-"""Norms that a student trains with: they change nothing where they begin, and leave nothing behind where they end."""
+"""Batch norms for training: they start without changing the network, and they are folded into the finished student."""
 
 import copy
 import dataclasses

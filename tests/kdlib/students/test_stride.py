@@ -1,4 +1,4 @@
-"""Maps of another stride, from training to prediction; and files of before there was a choice."""
+"""Maps of other strides, from training to prediction, and checkpoints that do not record the stride."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def stores(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(stores):
-    """A run of one epoch whose maps have a stride of 8, on pictures of 96x64."""
+    """A run of one epoch with maps of stride 8 and inputs of 96x64."""
     flags = {"epochs": 1, "stride": 8, "input_size": "96x64"}
     assert main(command(stores, stores / "run", **flags)) == 0
     return stores / "run"
