@@ -45,7 +45,7 @@ def frame_pixels(store: cache.Store, row: int, frame: bytes) -> NDArray[np.uint8
     try:
         return _check_size(decode(frame), where)
     except UnreadableImageError as error:
-        raise BadRecordError(f"{where()} {error}; it was stored so: make the store again") from error
+        raise BadRecordError(f"{where()} {error}; it was stored like this: make the store again") from error
 
 
 def image_pixels(store: cache.Store, row: int, images: Path) -> NDArray[np.uint8]:

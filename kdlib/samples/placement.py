@@ -144,5 +144,5 @@ def check_affines(store: cache.Store, rows: NDArray[np.int64], affines: NDArray[
         box = ", ".join(f"{number:.6g}" for number in store.instances["bbox"][row])
         raise BadRecordError(
             f"row {row} of {store.path} (annotation {store.instances['annotation_id'][row]}): its box [{box}] and its "
-            "stored affines point far outside any picture; make the store again, with another box if this one is wrong"
+            "stored affines point far outside any image; make the store again, with another box if this one is wrong"
         )

@@ -331,7 +331,7 @@ def test_photographs_are_rgb_unrotated_and_whole(tmp_path):
     grey = read_image_file(tmp_path / "g.jpg", (31, 20))
     assert (grey == grey[:, :, :1]).all()
     for content, message in (
-        (b"", "no image that OpenCV can read"),
+        (b"", "not an image that OpenCV can read"),
         (b"\xff\xd8 junk", "truncated"),
         (b"GIF8", "no image"),
     ):
