@@ -23,7 +23,7 @@ from kdlib.students.norms import add_norms
 FEATURE_STRIDE: Final = 16
 """Inputs must be divisible by the stride of the coarsest features."""
 _FIRST_FEATURE: Final = {"squeezenet1_1": 15, "squeezenet1_0": 17}
-"""Input pixel of SqueezeNet's first feature of stride 16 without padding; 1.0's first kernel is centred 2 pixels further."""
+"""Input pixel of SqueezeNet's first feature of stride 16 without padding; 1.0's first kernel lies 2 pixels further."""
 _PADDING: Final = 15
 """Pixels of padding per axis with which SqueezeNet has one feature per 16 pixels."""
 

@@ -333,7 +333,7 @@ def test_photographs_are_rgb_unrotated_and_whole(tmp_path):
     for content, message in (
         (b"", "not an image that OpenCV can read"),
         (b"\xff\xd8 junk", "truncated"),
-        (b"GIF8", "no image"),
+        (b"GIF8", "not an image"),
     ):
         (tmp_path / "x").write_bytes(content)
         with pytest.raises(ImageFileError, match=message):
