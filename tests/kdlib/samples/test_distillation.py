@@ -1,11 +1,7 @@
-"""The plain dataset for other training loops: its samples, worker processes, and the documented example."""
+"""The plain dataset for other training loops: its samples, and that it works in worker processes."""
 
 import math
 import pickle
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +10,6 @@ from kdlib.heatmaps import decode_dark
 from kdlib.samples.distillation import DistillationDataset
 from kdlib.samples.views import Augmentation
 from tests.support.stores.people import make_store
-
-ROOT = Path(__file__).resolve().parents[3]
-PAGE = ROOT / "docs" / "interop.md"
 
 
 @pytest.fixture(scope="module")
@@ -70,30 +63,3 @@ def test_views_are_new_at_every_access_and_follow_torchs_seed(path):
     torch.manual_seed(1)
     assert torch.equal(dataset[0]["image"], first)
     assert not torch.equal(first, second)
-
-
-def test_the_page_lists_every_key_of_a_sample_with_its_type(path):
-    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
-    listed = {
-        key: "int64" if "int64" in shape else "float32" for keys, shape in rows for key in re.findall(r"`(\w+)`", keys)
-    }
-    sample = DistillationDataset(path)[0]
-    assert listed == {key: str(value.dtype).removeprefix("torch.") for key, value in sample.items()}
-
-
-def test_the_documented_example_is_short_and_runs(path, tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(code.strip().splitlines()) < 40
-    (tmp_path / "stores" / "sample").mkdir(parents=True)
-    (tmp_path / "stores" / "sample" / "train.zarr").symlink_to(path)
-    (tmp_path / "example.py").write_text(code)
-    done = subprocess.run(
-        [sys.executable, "example.py"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(re.findall(r"epoch \d: loss \d+\.\d+", done.stdout)) == 2
