@@ -57,11 +57,11 @@ CORE_HOUR = 0.04
 """Assumed price of a rented core."""
 LABELS = {
     "teacher": "the teacher's forward pass, t",
-    "step": "a student's distilling step, its batch in memory",
-    "loss": "its loss, forward and backward",
-    "normalise": "its normalisation",
-    "load": "the loader without maps",
-    "load_maps": "the loader with maps",
+    "step": "a student's distillation step, with its batch in memory",
+    "loss": "of this, the loss, forward and backward",
+    "normalise": "of this, normalising the images",
+    "load": "the loader without heatmaps",
+    "load_maps": "the loader with heatmaps",
 }
 
 
@@ -226,11 +226,11 @@ def tables(columns: Sequence[Figures]) -> str:
 
     measured = [row(text, *(str(figures.milliseconds[name]) for figures in columns)) for name, text in LABELS.items()]
     instance = [
-        row("bytes of a view's maps", *(f"{figures.view_bytes:,}" for figures in columns)),
+        row("bytes of a view's heatmaps", *(f"{figures.view_bytes:,}" for figures in columns)),
         row("bytes of a frame", *(f"{figures.frame_bytes:,}" for figures in columns)),
-        row("r, reading the maps", *(f"{figures.reading:.2f}" for figures in columns)),
-        row("epochs after which a store has paid for itself", *(f"{figures.paid_after:.2f}" for figures in columns)),
-        row("an epoch online over one from the store", *(f"{_gain(figures):.2f}" for figures in columns)),
+        row("r, reading the heatmaps", *(f"{figures.reading:.2f}" for figures in columns)),
+        row("epochs after which a store pays off", *(f"{figures.paid_after:.2f}" for figures in columns)),
+        row("an epoch with an online teacher / from the store", *(f"{_gain(figures):.2f}" for figures in columns)),
     ]
     all_instances = [row(label, *(cell(figures) for figures in columns)) for label, cell in _TOTALS.items()]
     first = [head[0].format("milliseconds per instance"), head[1], *measured, *instance]
@@ -253,15 +253,15 @@ def _hours(milliseconds: float) -> float:
 
 _EPOCHS = Recipe().epochs
 _TOTALS = {
-    "store: maps + frames": lambda figures: (
+    "store: heatmaps + frames": lambda figures: (
         f"{_gigabytes(figures.views * figures.view_bytes):.1f} + {_gigabytes(figures.frame_bytes):.1f} GB"
     ),
-    "float32 maps instead": lambda figures: f"{_gigabytes(figures.exact_bytes):.0f} GB",
+    "heatmaps in float32 instead": lambda figures: f"{_gigabytes(figures.exact_bytes):.0f} GB",
     "the teacher, once": lambda figures: f"{_hours(figures.passes * figures['teacher']):.0f} core-hours",
-    f"the teacher online, a student of {_EPOCHS} epochs": lambda figures: (
+    f"an online teacher, a student of {_EPOCHS} epochs": lambda figures: (
         f"{_hours(_EPOCHS * figures['teacher']):.0f} core-hours"
     ),
-    f"reading the maps, a student of {_EPOCHS} epochs": lambda figures: (
+    f"reading the heatmaps, a student of {_EPOCHS} epochs": lambda figures: (
         f"{_hours(_EPOCHS * figures.reading):.1f} core-hours"
     ),
     f"the teacher, once, at {CORE_HOUR} per core-hour (assumed)": lambda figures: (

@@ -196,7 +196,7 @@ def read_tables(text):
                 name: cost.Measured(*(float(number) for number in re.findall(r"[\d.e-]+", cells[what][i])))
                 for name, what in cost.LABELS.items()
             },
-            view_bytes=int(cells["bytes of a view's maps"][i].replace(",", "")),
+            view_bytes=int(cells["bytes of a view's heatmaps"][i].replace(",", "")),
             frame_bytes=int(cells["bytes of a frame"][i].replace(",", "")),
         )
         for i in range(len(names))
