@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -33,10 +34,11 @@ class Browser:
         process: The running browser.
         commands: File descriptor to which commands are written.
         replies: File descriptor from which messages are read.
+        log: File with what the browser writes to stderr, shown where it ends too early.
     """
 
-    def __init__(self, process, commands, replies):
-        self.process, self.commands, self.replies = process, commands, replies
+    def __init__(self, process, commands, replies, log):
+        self.process, self.commands, self.replies, self.log = process, commands, replies, log
         self.events, self.buffer, self.count, self.session = [], b"", 0, None
         self.poll = select.poll()  # select() does not support descriptors above 1,023
         self.poll.register(replies, select.POLLIN)
@@ -64,7 +66,7 @@ class Browser:
             if not self.poll.poll(1000 * max(0, deadline - time.monotonic())):
                 raise TimeoutError(f"no message from the browser for {PATIENCE} s")
             data = os.read(self.replies, 1 << 20)
-            assert data, "the browser ended"
+            assert data, f"the browser ended with {self.process.wait(PATIENCE)}: {self.log.read_text()[-2000:]}"
             self.buffer += data
         message, _, self.buffer = self.buffer.partition(b"\0")
         return json.loads(message)
@@ -113,16 +115,19 @@ def browser(profile):
     ]  # so that dup2 to 3 and 4 overwrites neither
     start = "import os, sys; [os.dup2(int(sys.argv[i]), i + 2) for i in (1, 2)]; os.execv(sys.argv[3], sys.argv[3:])"
     command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", start, *map(str, inside), *command],
-        pass_fds=inside,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    log = Path(profile) / "stderr.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", start, *map(str, inside), *command],
+            pass_fds=inside,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
     for end in (read_end, write_end, *inside):
         os.close(end)
     try:
-        yield Browser(process, commands, replies)
+        yield Browser(process, commands, replies, log)
     finally:
         os.close(commands)
         os.close(replies)
