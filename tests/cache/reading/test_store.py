@@ -167,7 +167,7 @@ def test_a_store_without_frames(path):
     store = small_store.make(path, with_frames=False)
     assert not store.has_frames
     assert store.heatmaps([1]).shape == (1, 2, K, H, W)
-    with pytest.raises(cache.MissingRecordError, match="without frames"):
+    with pytest.raises(cache.MissingRecordError, match="the store has no frames"):
         store.frame(0)
 
 
