@@ -21,7 +21,7 @@ from cache.errors import MissingRecordError, StoreError, StoreFormatError, Store
 from cache.format.spec import StoreSpec
 from cache.reading.opening import open_store
 from cache.reading.store import Store
-from cache.writing.staging import awaits_repair
+from cache.writing.staging import has_staged_repair
 from cache.writing.writer import Writer, create_store
 
 __all__ = [
@@ -36,8 +36,8 @@ __all__ = [
     "StoreSpaceError",
     "StoreSpec",
     "Writer",
-    "awaits_repair",
     "codec_from_name",
     "create_store",
+    "has_staged_repair",
     "open_store",
 ]

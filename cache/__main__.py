@@ -1,7 +1,7 @@
 """Inspect, verify, compare, convert and share stores.
 
-    python -m cache info train.zarr             # what is in the store?
-    python -m cache verify train.zarr           # is it undamaged? exit code 1 if not
+    python -m cache info train.zarr             # show what is in the store
+    python -m cache verify train.zarr           # check it for damage; exit code 1 if there is any
 
 Commands that read a store also accept a URL: http(s)://, s3://, hf://datasets/... The --help of each command has
 examples; docs/sharing.md explains how to share stores.
@@ -18,13 +18,13 @@ from kdcli.flags import Parser, exit_with
 
 COMMANDS: Final = {
     "info": (info, "show what is in a store, or how much of an unfinished one is written"),
-    "verify": (verify, "read and check every record, the mask, the hashes and the manifest"),
-    "diff": (diff, "show whether two stores hold the same, and what differs"),
+    "verify": (verify, "read and check every record, hash and entry of the manifest"),
+    "diff": (diff, "compare the content of two stores"),
     "convert": (convert, "write a store in the other layout or in another codec"),
-    "push": (push, "copy a store to a folder, s3:// or hf:// URL, completely or not at all"),
-    "pull": (pull, "copy a store from a folder or URL, checked, completely or not at all"),
-    "pack": (pack, "write a Zarr store as one .zip file, which opens without unpacking"),
-    "unpack": (unpack, "write an archive as a .zarr directory again"),
+    "push": (push, "copy a store to a folder, an s3:// or an hf:// URL"),
+    "pull": (pull, "copy a store from a folder or URL, and check it"),
+    "pack": (pack, "write a Zarr store as one .zip file, which can be read without unpacking"),
+    "unpack": (unpack, "unpack an archive into a .zarr directory"),
 }
 """Name of each command, its module, whose docstring is the --help text, and one line about it."""
 

@@ -1,6 +1,6 @@
 """The errors of a store. Each message says what was requested, what was found, where, and what to do.
 
-StoreError                                  the root; also raised itself (store exists, changed run, not finished)
+StoreError                                  the root; raised itself, e.g. if a store exists or is not finished
 ├── StoreNotFoundError (FileNotFoundError)  no store at this path
 ├── StoreFormatError   (ValueError)         not a store, of a newer version, damaged, or inconsistent
 ├── MissingRecordError (IndexError)         no such instance or stored view, or never written

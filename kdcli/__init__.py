@@ -1,1 +1,1 @@
-"""What all commands share: flags, config files, wording, progress, whole files. It imports no other room."""
+"""What all commands share: flags, config files, wording, progress, atomic writes. Imports neither cache nor kdlib."""

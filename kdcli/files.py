@@ -1,4 +1,4 @@
-"""Writing a file whole: it appears under its name when it is complete, or not at all."""
+"""Writing a file atomically: it appears under its name only when it is complete."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""argparse as all commands use it: flags in full, and one-line errors that name the nearest flag.
+"""argparse as all commands use it: flags without abbreviations, and one-line errors that name the most similar flag.
 
 $ python -m train distill --tempature 2
 error: python -m train distill has no flag --tempature; did you mean --temperature?
@@ -17,7 +17,9 @@ DEVICE: Final = "auto, cpu, cuda or cuda:N (default: auto)"
 """Help text of ``--device``."""
 PIPE_CLOSED: Final = 141
 """The exit code that a shell reports for a program that was ended by SIGPIPE."""
-_FLAG = re.compile(r"--?[a-zA-Z][^\s=]*(?==|$)")  # as argparse: not a number, and not a text with spaces
+_FLAG = re.compile(
+    r"--?[a-zA-Z][^\s=]*(?==|$)"
+)  # what argparse takes for a flag: not a number, and no text with spaces
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,12 +81,12 @@ def positive(text: str) -> int:
 
 
 def no_command(program: str, given: str, names: Collection[str]) -> str:
-    """The error for an unknown command, with the nearest known one or, if none is near, all of them."""
+    """The error for an unknown command, with the most similar command or, if none is similar, all commands."""
     return f"{program} has no command {given}; {did_you_mean(given, names, _list_names(names))}"
 
 
 def no_flag(command: str, given: str, names: Collection[str]) -> str:
-    """The error for an unknown flag, with the nearest known one or, if none is near, all of them."""
+    """The error for an unknown flag, with the most similar flag or, if none is similar, all flags."""
     return f"{command} has no flag {given}; {did_you_mean(given, names, _list_names(names))}"
 
 

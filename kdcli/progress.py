@@ -3,13 +3,13 @@
     with show_progress("teacher", "instances") as progress:
         progress(done, total)
 
-writes to stderr, where stderr is not a terminal:
+writes these lines to stderr if stderr is not a terminal:
 
     teacher: 214/1918 instances, 21.3/s, 1 min 20 s to go
     teacher: 1918 instances in 1 min 28 s (21.8/s)
 
 A function that does long work takes one of two callbacks: `Progress`, which is called with (done, total), or `Advance`,
-which is called with what was done since the last call and may be called from several threads in any order.
+which is called with the number of units done since the last call, from several threads in any order.
 """
 
 import sys
@@ -30,11 +30,11 @@ Advance = Callable[[int], object]
 
 MEGABYTE: Final = 1_000_000
 FIRST_LINE: Final = 10.0
-"""Seconds before the first line in a file or a pipe, and the least time between two lines."""
+"""Seconds before the first line in a file or a pipe, and the shortest time between two lines."""
 FIRST_LINE_TRANSIENT: Final = 300.0
 """The same for transient work, e.g. an epoch, which ends in a line of its own."""
 LINES: Final = 10
-"""Work that takes long writes its first line, and then one line per tenth of the work."""
+"""Number of lines that long work writes: one per tenth of the work."""
 BAR: Final = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 """tqdm's own format for a known total, except that the rate is always units per second, never seconds per unit."""
 
@@ -56,7 +56,7 @@ def show_progress(
     Args:
         what: The name of the work.
         unit: What is counted, in the plural.
-        initial: How much an earlier run did: it counts as done, but not for the rate and the time left.
+        initial: Units that an earlier run did. They count as done, but not for the rate and the time left.
         shown: Whether to show anything; of several processes, only one does.
         transient: Whether the work is one of many that each end in a line of their own. The bar is then removed at the
             end, and a file or a pipe gets lines only if the work takes more than `FIRST_LINE_TRANSIENT` seconds.
@@ -88,7 +88,7 @@ def show_count(what: str, unit: str) -> Iterator[Advance]:
     """Show the progress of work whose total is unknown; as `show_progress`.
 
     Yields:
-        The function to call with what was done since the last call, in units or, if the unit is "MB", in bytes.
+        The function to call with the number of units or, if the unit is "MB", of bytes done since the last call.
     """
     with show_progress(what, unit) as progress:
         done, size, lock = 0, MEGABYTE if unit == "MB" else 1, threading.Lock()
@@ -113,7 +113,7 @@ class _Lines:
         self.what, self.unit, self.pause = what, unit, pause
         self.initial = self.done = initial
         self.start = self.last_line = time.monotonic()
-        self.next = initial  # the amount that is due for the next line
+        self.next = initial  # the next line is written when this amount is done
 
     def progress(self, done: int, total: int) -> None:
         now = time.monotonic()

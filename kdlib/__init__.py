@@ -2,10 +2,16 @@
 
     import kdlib
     dataset = kdlib.samples.DistillationDataset("train.zarr")
-    keypoints = kdlib.students.load_student("best.pt").predict("photo.jpg")
+    keypoints = kdlib.students.load_student("best.pt").predict("photo.jpg")     # (1, 17, 3): x, y, heatmap maximum
 
-Importing `kdlib` does not import torch: each part is imported when it is first used. No part imports `precompute` or
-`train`.
+    samples     DistillationDataset: image, label target and teacher's logits of each instance of a store
+    students    load_student: a trained student that predicts keypoints; build_student: a new one
+    losses      spatial_kl, heatmap_mse, and the logits that they compare
+    metrics     keypoint_ap, pck, oks, linear_cka
+    skeleton    COCO's 17 joints, their left-right pairs, limbs and sigmas
+
+Importing `kdlib` does not import torch: each of these parts is imported when it is first used. Other modules, such as
+`kdlib.heatmaps`, need an import of their own. No part imports `precompute` or `train`.
 """
 
 import importlib

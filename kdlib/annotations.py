@@ -24,7 +24,7 @@ class AnnotationError(KdlibError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Persons:
+class Instances:
     """N annotated instances as columns; row i of every column is the same instance."""
 
     annotation_id: NDArray[np.int64]
@@ -38,7 +38,7 @@ class Persons:
     bbox: NDArray[np.float64]
     """(N, 4) x, y, width, height in image pixels."""
     area: NDArray[np.float64]
-    """(N,) annotated area in square image pixels; the area of the box where the file has none."""
+    """(N,) annotated area in square image pixels; the area of the box if the file gives none."""
     iscrowd: NDArray[np.uint8]
     """(N,) 1 for a crowd, else 0."""
     keypoints: NDArray[np.float32]
@@ -64,9 +64,9 @@ class Persons:
 class Annotations:
     """The content of one annotation file."""
 
-    instances: Persons
+    instances: Instances
     """The instances to run a teacher on."""
-    ground_truth: Persons
+    ground_truth: Instances
     """Every annotated instance of the images, for COCO's metrics."""
     outside: NDArray[np.int64]
     """Annotation ids of instances left out because their box has no area inside the image."""
@@ -81,17 +81,18 @@ def read_keypoint_annotations(
         path: JSON with COCO's ``images``, ``annotations`` and ``categories``.
         boxes: COCO detection results, a JSON list of objects with image_id, category_id, bbox and score. The instances
             are then these boxes instead of the annotated ones.
-        unlabelled: Also take instances without a labelled joint; only the teacher's heatmaps can train on them.
+        unlabelled: Also take instances without a labelled joint. Students can learn from the teacher's heatmaps of
+            these, but not from labels.
 
     Raises:
-        AnnotationError: If a file is missing, is not such JSON, contradicts itself, or leaves no usable instance.
+        AnnotationError: If a file is missing, is not JSON in this format, is inconsistent, or holds no usable instance.
     """
     path = Path(path)
     document = _read_json(path)
     _check_document(document, path)
     images = {image["id"]: image for image in document["images"]}
     persons = [a for a in document["annotations"] if a.get("category_id", 1) in _person_categories(document)]
-    ground_truth = _persons(persons, images, path)
+    ground_truth = _instances(persons, images, path)
     if boxes is not None:
         candidates = _detections(Path(boxes), images)
         usable = np.ones(len(candidates), bool)
@@ -102,7 +103,7 @@ def read_keypoint_annotations(
     return _annotations(candidates, usable, ground_truth, path)
 
 
-def _annotations(candidates: Persons, usable: NDArray[np.bool_], ground_truth: Persons, path: Path) -> Annotations:
+def _annotations(candidates: Instances, usable: NDArray[np.bool_], ground_truth: Instances, path: Path) -> Annotations:
     inside = (clip_boxes(candidates.bbox, candidates.image_size)[:, 2:] > 0).all(axis=1)
     instances = candidates.select(usable & inside)
     if not len(instances):
@@ -152,7 +153,7 @@ def _check_entries(document: dict[str, Any], path: Path) -> None:
 
 
 def _person_categories(document: dict[str, Any]) -> set[int]:
-    """Ids of the categories with COCO's 17 joints; all categories where the file does not list their joints."""
+    """Ids of the categories with COCO's 17 joints; all categories if the file does not list their joints."""
     with_joints = {c["id"]: len(c["keypoints"]) for c in document["categories"] if "keypoints" in c}
     if with_joints and len(JOINTS) not in with_joints.values():
         counts = sorted(set(with_joints.values()))
@@ -160,7 +161,7 @@ def _person_categories(document: dict[str, Any]) -> set[int]:
     return {i for i, n in with_joints.items() if n == len(JOINTS)} or {c["id"] for c in document["categories"]}
 
 
-def _persons(annotations: list[dict[str, Any]], images: dict[int, dict[str, Any]], path: Path) -> Persons:
+def _instances(annotations: list[dict[str, Any]], images: dict[int, dict[str, Any]], path: Path) -> Instances:
     for annotation in annotations:
         problem = _find_problem(annotation, images)
         if problem:
@@ -194,14 +195,14 @@ def _find_problem(annotation: dict[str, Any], images: dict[int, dict[str, Any]])
     return None
 
 
-def _columns(rows: list[dict[str, Any]], images: dict[int, dict[str, Any]]) -> Persons:
+def _columns(rows: list[dict[str, Any]], images: dict[int, dict[str, Any]]) -> Instances:
     images_of_rows = [images[row["image_id"]] for row in rows]
     keypoints = np.zeros((len(rows), len(JOINTS), 3), np.float32)
     for i, row in enumerate(rows):
         if row.get("keypoints"):
             keypoints[i] = np.reshape(row["keypoints"], (-1, 3))
     boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
-    return Persons(
+    return Instances(
         annotation_id=np.array([row["id"] for row in rows], np.int64),
         image_id=np.array([row["image_id"] for row in rows], np.int64),
         file_name=[image["file_name"] for image in images_of_rows],
@@ -214,7 +215,7 @@ def _columns(rows: list[dict[str, Any]], images: dict[int, dict[str, Any]]) -> P
     )
 
 
-def _detections(path: Path, images: dict[int, dict[str, Any]]) -> Persons:
+def _detections(path: Path, images: dict[int, dict[str, Any]]) -> Instances:
     rows = _read_json(path)
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "score" in row for row in rows):
         raise AnnotationError(
@@ -227,4 +228,4 @@ def _detections(path: Path, images: dict[int, dict[str, Any]]) -> Persons:
     ]
     if not persons:
         raise AnnotationError(f"{path}: none of its {len(rows)} detections is a person in the annotated images")
-    return _persons(persons, images, path)
+    return _instances(persons, images, path)

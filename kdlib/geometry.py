@@ -17,10 +17,11 @@ from kdlib.errors import KdlibError
 
 Affine = NDArray[np.float64]
 """(2, 3) matrix that takes column vectors (x, y, 1) of one pixel grid to (x, y) of another."""
-LARGEST: Final = 2.0**23
-"""Largest absolute value in an affine that the compiled resampling can work with: float32 is exact to a pixel there."""
+LARGEST_COEFFICIENT: Final = 2.0**23
+"""Largest absolute value of a number in an affine that the compiled resampling accepts: up to here, float32 represents
+every whole pixel."""
 PADDING: Final = 1.25
-"""Side of HRNet's crops over that of the box."""
+"""Ratio of the side of HRNet's crop to the side of the box."""
 MAP_STRIDES: Final = (2, 4, 8)
 """Input pixels per heatmap pixel that students can have."""
 STRIDE: Final = 4
@@ -88,14 +89,14 @@ def region_affine(
         (2, 3) float64.
     """
     (x, y), region_width = np.asarray(center, np.float64).tolist(), float(np.asarray(size).reshape(-1)[0])
-    numbers = region_numbers(x, y, region_width, math.radians(rotation), flip, *map(float, output_size))
-    return np.array(numbers).reshape(2, 3)
+    coefficients = region_coefficients(x, y, region_width, math.radians(rotation), flip, *map(float, output_size))
+    return np.array(coefficients).reshape(2, 3)
 
 
-def region_numbers(
+def region_coefficients(
     x: float, y: float, region_width: float, angle: float, flip: bool, width: float, height: float
 ) -> tuple[float, float, float, float, float, float]:
-    """The six numbers of `region_affine`, row by row. kdlib/samples/views.py compiles this function with numba.
+    """The six coefficients of `region_affine`, row by row. kdlib/samples/views.py compiles this function with numba.
 
     Args:
         x: Column of the region's centre in image pixels.
@@ -103,8 +104,8 @@ def region_numbers(
         region_width: Width of the region in image pixels.
         angle: Rotation in radians.
         flip: Mirror the crop.
-        width: Width of the crop.
-        height: Height of the crop.
+        width: Width of the crop in pixels.
+        height: Height of the crop in pixels.
     """
     scale = width / region_width
     a, b = scale * math.cos(angle), scale * math.sin(angle)

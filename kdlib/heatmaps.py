@@ -42,7 +42,7 @@ def peaks(heatmaps: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np
     return np.stack([columns, rows], axis=-1), scores
 
 
-def _around(heatmaps: NDArray[np.floating], xy: NDArray[np.int64], dx: int, dy: int) -> NDArray[np.float64]:
+def _values_at(heatmaps: NDArray[np.floating], xy: NDArray[np.int64], dx: int, dy: int) -> NDArray[np.float64]:
     """The values (N,) of maps (N, H, W) at (x + dx, y + dy), clamped to the map."""
     height, width = heatmaps.shape[-2:]
     x = np.clip(xy[:, 0] + dx, 0, width - 1)
@@ -51,10 +51,10 @@ def _around(heatmaps: NDArray[np.floating], xy: NDArray[np.int64], dx: int, dy: 
 
 
 def decode_argmax(heatmaps: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Decode by the maximum, moved a quarter pixel towards the higher neighbour (HRNet's ``get_final_preds``).
+    """Decode to the maximum, moved a quarter pixel towards the higher neighbour (HRNet's ``get_final_preds``).
 
-    The quarter is added only where column and row of the maximum are above 1 and below the last. A heatmap without a
-    positive value decodes to (0, 0). Both are as in the official code.
+    As in the official code, the quarter is added only if column and row of the maximum are above 1 and below the last,
+    and a heatmap without a positive value decodes to (0, 0).
 
     Args:
         heatmaps: (..., K, H, W).
@@ -69,8 +69,8 @@ def decode_argmax(heatmaps: NDArray[np.floating]) -> tuple[NDArray[np.float32], 
     inner = (flat[:, 0] > 1) & (flat[:, 0] < width - 1) & (flat[:, 1] > 1) & (flat[:, 1] < height - 1)
     slope = np.stack(
         [
-            _around(maps, flat, 1, 0) - _around(maps, flat, -1, 0),
-            _around(maps, flat, 0, 1) - _around(maps, flat, 0, -1),
+            _values_at(maps, flat, 1, 0) - _values_at(maps, flat, -1, 0),
+            _values_at(maps, flat, 0, 1) - _values_at(maps, flat, 0, -1),
         ],
         axis=1,
     )
@@ -89,7 +89,7 @@ def dark_kernel(rows: int) -> int:
 def decode_dark(
     heatmaps: NDArray[np.floating], kernel: int | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Decode by the maximum, refined by a Newton step on the log of the blurred map (DARK, arXiv 1910.06278, eq. 9).
+    """Decode to the maximum, refined by a Newton step on the log of the blurred map (DARK, arXiv 1910.06278, eq. 9).
 
     Args:
         heatmaps: (..., K, H, W).
@@ -129,7 +129,7 @@ def _blurred_around(heatmaps: NDArray[np.floating], xy: NDArray[np.int64], kerne
 
 
 def _newton_step(log: NDArray[np.float64]) -> NDArray[np.float64]:
-    """-Hessian^-1 gradient (N, 2) in the middle of (N, 5, 5), at most 1 pixel; 0 if not towards a maximum."""
+    """-Hessian^-1 gradient (N, 2) in the middle of (N, 5, 5), at most 1 pixel per axis; 0 if there is no maximum."""
     here = log[:, 2, 2]
     dx, dy = 0.5 * (log[:, 2, 3] - log[:, 2, 1]), 0.5 * (log[:, 3, 2] - log[:, 1, 2])
     dxx = 0.25 * (log[:, 2, 4] - 2 * here + log[:, 2, 0])

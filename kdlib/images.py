@@ -1,4 +1,4 @@
-"""Images on their way into a network: decoding files, refusing damaged ones, and ImageNet's normalisation."""
+"""Images as the input of networks: decoding files, detecting damaged ones, and ImageNet's normalisation."""
 
 import re
 from typing import Final
@@ -51,11 +51,11 @@ def normalise_images(images: Tensor) -> Tensor:
 
 
 class UnreadableImageError(ValueError):
-    """Bytes are not a complete image; the message is the end of a sentence whose subject is the file."""
+    """Bytes are not a complete image; the message is the end of a sentence that begins with the file's name."""
 
 
 def decode_image(content: bytes, *, upright: bool = False, bgr: bool = False) -> NDArray[np.uint8]:
-    """Decode an image; (H, W, 3) uint8 RGB. Grey images get three equal channels, transparency is dropped.
+    """Decode an image; (H, W, 3) uint8 RGB. Grey images get three equal channels, transparency is removed.
 
     Args:
         content: The bytes of an image file of any format that OpenCV reads.
@@ -63,7 +63,7 @@ def decode_image(content: bytes, *, upright: bool = False, bgr: bool = False) ->
         bgr: Return the channels as BGR, the order in which OpenCV writes and draws.
 
     Raises:
-        UnreadableImageError: If the bytes are truncated, visibly damaged, or not an image.
+        UnreadableImageError: If the bytes are truncated, not an image, or damaged (as far as `find_damage` detects it).
     """
     if is_truncated(content):
         raise UnreadableImageError(f"is truncated: {len(content)} bytes without an end marker")
@@ -81,9 +81,9 @@ def decode_image(content: bytes, *, upright: bool = False, bgr: bool = False) ->
 
 
 def find_damage(content: bytes) -> str | None:
-    """The warning of libjpeg about a damaged JPEG; None for other formats and for JPEGs without visible damage.
+    """The warning of libjpeg about a damaged JPEG; None for other formats and if no damage is detected.
 
-    Damage is found only where simplejpeg is installed, and only where it leaves invalid codes. The check decodes at an
+    Damage is detected only if simplejpeg is installed, and only if it makes codes invalid. The check decodes at an
     eighth of the resolution, which takes half as long as a full decode.
     """
     if simplejpeg is None or not content.startswith(_JPEG):
@@ -96,14 +96,14 @@ def find_damage(content: bytes) -> str | None:
 
 
 def is_truncated(content: bytes) -> bool:
-    """Does a JPEG or PNG lack its end marker? Bytes after the marker are ignored."""
+    """Whether a JPEG or PNG lacks its end marker. Bytes after the marker are ignored."""
     if content.startswith(_JPEG):
         return not _has_jpeg_end(content)
     return content.startswith(_PNG) and not _has_png_end(content)
 
 
 def _has_jpeg_end(content: bytes) -> bool:
-    """Is there an end marker outside the segments? A thumbnail inside a segment has an end marker of its own."""
+    """Whether there is an end marker outside the segments. A thumbnail in a segment has an end marker of its own."""
     position = len(_JPEG)
     while found := _MARKER.search(content, position):
         if found[1][0] == _END_OF_IMAGE:

@@ -2,16 +2,16 @@
 
 HRNet is trained to regress Gaussians of height 1 without an activation, so its heatmap is not a logit: the softmax of a
 real heatmap has 99.98 % of the entropy of a uniform distribution, and 99.999 % at temperature 4. The transform ``log``
-takes the logarithm of the heatmap. The softmax of that at temperature 1 is the heatmap normalised to sum 1, as for the
-labels' target. Values below the floor get probability 0 at every temperature, because at T > 1 a background of small
-values would dominate. The transform ``raw`` takes the heatmap unchanged, as early recipes did.
+takes the logarithm of the heatmap. The softmax of this logarithm at temperature 1 is the heatmap normalised to sum 1,
+as for the labels' target. Values below the floor get probability 0 at every temperature, because at T > 1 a background
+of small values would dominate. The transform ``raw`` takes the heatmap unchanged, as early recipes did.
 
 Temperature and the factor T^2 follow Hinton et al. 2015 (arXiv 1503.02531): the gradients of softened distributions
 shrink with 1 / T^2, and the factor restores their size. The gradient with respect to a student's logit is T times the
 difference of the two softmaxes. Both distributions are over all pixels of a map.
 
 Losses and gradients are finite for values up to 1e15 of either sign, for constant maps, and for maps of one pixel. They
-are computed in float32, or in float64 where the maps of either side are float64.
+are computed in float32, or in float64 if either input is float64.
 
 `LOSSES` names the losses that a training run can choose; docs/extending.md shows how to add one.
 """
@@ -120,7 +120,7 @@ def spatial_kl(student: Tensor, teacher: Tensor, weight: Tensor, temperature: fl
         temperature: Positive; 1 leaves the distributions unchanged.
 
     Returns:
-        Scalar in nats (times T^2), at least 0 up to rounding; 0 where no map counts.
+        Scalar in nats (times T^2), at least 0 up to rounding; 0 if no map has weight.
     """
     log_p = log_softmax(teacher, temperature).flatten(-2).detach()
     # A student's logits are finite, so none of its maps is -inf everywhere and the plain log_softmax is safe.
@@ -162,7 +162,7 @@ class Loss(Protocol):
     meaning: str
     """One line about the maps for the metadata of exported files; unique among the losses."""
     is_density: bool
-    """Are the maps logits, whose softmax over the pixels is a density? Otherwise they are heatmaps."""
+    """Whether the maps are logits, whose softmax over the pixels is a density; otherwise they are heatmaps."""
 
     def term(self, maps: Tensor, target: Target, temperature: float) -> Tensor:
         """The loss of a student's maps (B, K, H, W), averaged over joints by weight; a scalar."""

@@ -1,6 +1,6 @@
 """How a student's maps are read: as heatmaps, points and scores. Measurements: docs/decisions/0015-reading-students.md.
 
-Importing this module does not import torch, because the help of commands shows its texts.
+Importing this module does not import torch, because `--help` shows its texts and must be fast.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DECODER: Final = "dark"
-"""The default decoder. It places joints between the pixels of a map, which matters where maps are small."""
+"""The default decoder. It places joints between the pixels of a map, which matters for small maps."""
 DECODER_HELP: Final = (
     "how points are decoded from a student's maps: dark (sub-pixel; all joints count for the score) or argmax (as in "
     "HRNet's evaluation)"
@@ -25,7 +25,7 @@ class Readout:
     Args:
         loss: Name of the loss that it was trained with, a key of `kdlib.losses.LOSSES`.
         sigma: Standard deviation of the labels' Gaussians in heatmap pixels.
-        temperature: Temperature at which the softmax of its maps is taken, where the loss is a density.
+        temperature: Temperature at which the softmax of its maps is taken, if the loss trains a density.
     """
 
     loss: str
@@ -34,12 +34,12 @@ class Readout:
 
     @classmethod
     def from_supervision(cls, supervision: Mapping[str, Any]) -> Self:
-        """The readout of a student whose checkpoint has that entry ``supervision``.
+        """The readout of a student, from the entry ``supervision`` of its checkpoint.
 
-        The temperature is that of the teacher's term where that term alone shaped the maps: then the probability far
-        from the peak was trained at no other temperature, and it is a large part of the whole. In all other cases it is
-        1: labels and the MSE train at temperature 1, and the softmax of raw logits is almost uniform at temperature 1
-        and even more so above it.
+        If the loss has only the teacher's term, on log logits, the temperature is that of this term: the probability
+        far from the peak, a large part of the whole, was trained at this temperature only. In all other cases it is 1:
+        labels and the MSE train at temperature 1, and the softmax of raw logits is almost uniform at temperature 1 and
+        even more so above it.
         """
         teacher_alone = supervision["logits"] == "log" and not (
             supervision["gt_weight"] or supervision.get("mse_weight", 0.0)
@@ -49,7 +49,7 @@ class Readout:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Self:
-        """The readout of an exported student with that metadata.
+        """The readout of an exported student, from its metadata.
 
         Raises:
             KeyError: If the metadata lacks ``heatmaps``, ``sigma`` or ``temperature``.

@@ -51,7 +51,7 @@ LIMBS: Final = (
 )
 """COCO's skeleton as pairs of joint numbers from 0 (the annotation files count from 1)."""
 UPPER_BODY: Final = np.arange(len(JOINTS)) < 11
-"""(17,) bool, True for head, shoulders, elbows and wrists; the halves of the half-body augmentation."""
+"""(17,) bool, True for head, shoulders, elbows and wrists; half-body augmentation shows these joints or the others."""
 SIGMAS: Final = (
     np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89], dtype=np.float64) / 1000
 )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kdlib.annotations import Persons
+from kdlib.annotations import Instances
 
 BATCH_SIZE = 30
 SIGMA = 2.0
@@ -29,7 +29,7 @@ class NotebookDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         input_size: Width and height of the input.
     """
 
-    def __init__(self, images: Path, persons: Persons, input_size: tuple[int, int]) -> None:
+    def __init__(self, images: Path, persons: Instances, input_size: tuple[int, int]) -> None:
         self.images, self.persons, self.input_size = images, persons, input_size
 
     def __len__(self) -> int:
@@ -71,6 +71,6 @@ def _targets(
     return targets, mask
 
 
-def notebook_loader(images: Path, persons: Persons, input_size: tuple[int, int]) -> DataLoader[tuple[Tensor, ...]]:
+def notebook_loader(images: Path, persons: Instances, input_size: tuple[int, int]) -> DataLoader[tuple[Tensor, ...]]:
     """Return a loader of the notebook's batches, made in this process."""
     return DataLoader(NotebookDataset(images, persons, input_size), BATCH_SIZE, shuffle=True)

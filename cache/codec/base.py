@@ -1,7 +1,7 @@
-"""What every codec offers: the `Codec` protocol, the result of encoding, and the checks that codecs share.
+"""The interface of all codecs: the `Codec` protocol, the result of encoding, and the checks that codecs share.
 
-A codec turns heatmaps (V, K, H, W) into an array of the same shape in a dtype of its own. It is judged by what it does
-to the logits, not only to the map: log logits amplify small values. `Encoded.error` is therefore the Kullback-Leibler
+A codec turns heatmaps (V, K, H, W) into an array of the same shape in a dtype of its own. Its error is measured on the
+logits rather than on the maps, because log logits amplify small values: `Encoded.error` is the Kullback-Leibler
 divergence between the softmax distributions of the exact and of the stored maps.
 
 Axes: V views, K joints, H rows, W columns.
@@ -28,7 +28,7 @@ class Encoded(NamedTuple):
 
 
 class Codec(Protocol):
-    """What a store needs of a codec. Implementations are frozen dataclasses, equal if they store the same bytes."""
+    """The interface of a codec. Implementations are frozen dataclasses; equal ones encode a map to the same bytes."""
 
     @property
     def name(self) -> str:
@@ -55,7 +55,7 @@ class Codec(Protocol):
         """Decode stored maps with peaks (..., K) to maps (..., K, H, W) float32, into `out` (contiguous) if given.
 
         Raises:
-            StoreFormatError: A code, value or peak that no encoder writes.
+            StoreFormatError: A code, value or peak is invalid.
         """
 
     def decode_interleaved(
@@ -65,7 +65,7 @@ class Codec(Protocol):
         order: npt.NDArray[np.int64],
         out: npt.NDArray[np.float32],
     ) -> None:
-        """Decode one view into `out` (H, W, K) float32, which has any strides and is filled with 0.
+        """Decode one view into `out` (H, W, K) float32, which may have any strides and must be filled with 0.
 
         Map k of `out` is map order[k] of `stored`. Raises as `decode` does.
         """
@@ -95,4 +95,4 @@ def read_number(description: Mapping[str, Any], entry: str, kind: type) -> Any:
 
 def not_finite(view: int, joint: int) -> StoreFormatError:
     """The error for a map that cannot be encoded."""
-    return StoreFormatError(f"the map of view {view}, joint {joint} holds a value that is not finite or too large")
+    return StoreFormatError(f"the map of view {view}, joint {joint} holds a value that is too large or not finite")

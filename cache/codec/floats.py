@@ -18,7 +18,8 @@ FLOATS = ("float16", "float32")
 class FloatCodec:
     """The values themselves, as float32 (exact) or as float16.
 
-    float16 rounds to nearest, but never across the floor, and never up to the peak of the map.
+    float16 rounds to the nearest value, except that no value crosses the floor and no other value becomes equal to the
+    peak of its map.
     """
 
     name: str = "float32"
@@ -60,7 +61,7 @@ class FloatCodec:
     ) -> npt.NDArray[np.float32]:
         """As `Codec.decode`; raises `StoreFormatError` for a value or a peak that is not finite."""
         if not np.isfinite(peak).all():
-            raise StoreFormatError(f"codec {self.name}: a peak that is not finite")
+            raise StoreFormatError(f"codec {self.name}: a peak is not finite")
         maps = np.empty(stored.shape, np.float32) if out is None else out
         maps[...] = self.codes(stored)
         return maps
@@ -78,7 +79,7 @@ class FloatCodec:
     def codes(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The stored values, which are their own codes; raises `StoreFormatError` for one that is not finite."""
         if not np.isfinite(stored).all():
-            raise StoreFormatError(f"codec {self.name}: a value that is not finite")
+            raise StoreFormatError(f"codec {self.name}: a value is not finite")
         return stored
 
     def to_json(self) -> dict[str, Any]:

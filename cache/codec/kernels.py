@@ -36,7 +36,7 @@ def _peak(row: Array) -> tuple[int, float]:
 
 @njit(nogil=True, cache=True)
 def _fourth_root(value: float) -> float:
-    """value^(1/4) in float64, as two square roots, which every IEEE 754 machine rounds alike."""
+    """value^(1/4) in float64, as two square roots, which every IEEE 754 machine rounds identically."""
     return math.sqrt(math.sqrt(np.float64(value)))
 
 
@@ -140,9 +140,9 @@ def decode_root_interleaved(words: Array, peaks: Array, order: Array, floor: flo
     Returns:
         False if a code is above `levels` or a peak is not finite.
     """
-    count, height, each = words.shape
+    count, height, row_words = words.shape
     values = np.full(256, np.nan, np.float32)
-    rows = np.empty(each, np.uint64)  # running sums of the residuals down the columns
+    rows = np.empty(row_words, np.uint64)  # running sums of the residuals down the columns
     largest = np.uint64(0)
     for c in range(count):
         j = order[c]
@@ -150,12 +150,12 @@ def decode_root_interleaved(words: Array, peaks: Array, order: Array, floor: flo
         rows[:] = 0
         for y in range(height):
             above_floor = np.uint64(0)
-            for w in range(each):
+            for w in range(row_words):
                 rows[w] = _add_bytes(rows[w], words[j, y, w])
                 above_floor |= rows[w]
             if above_floor:  # most rows are entirely background
                 code = np.uint64(0)
-                for w in range(each):
+                for w in range(row_words):
                     codes, code = _sum_bytes(rows[w], code)
                     if codes:
                         for i in range(8):
@@ -196,9 +196,8 @@ def undo_differences(residuals: Array, codes: Array) -> int:
 def _difference(codes: Array) -> None:
     """Replace `codes` (H, W) by their differences along both axes, modulo 256."""
     height, width = codes.shape
-    for y in range(
-        height - 1, -1, -1
-    ):  # from the last pixel to the first: each difference needs the original neighbour
+    # From the last pixel to the first, because each difference needs the original neighbour.
+    for y in range(height - 1, -1, -1):
         if y:
             for x in range(width):
                 codes[y, x] -= codes[y - 1, x]

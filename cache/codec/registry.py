@@ -18,9 +18,9 @@ from kdcli.words import did_you_mean
 class CodecEntry(NamedTuple):
     """How a codec is made from its name on the command line and from its description in the manifest."""
 
-    create: Callable[[float], Codec]  # from the floor in heatmap units, with all else at its default
+    create: Callable[[float], Codec]  # from the floor in heatmap units; other parameters at their defaults
     from_json: Callable[[Mapping[str, Any]], Codec]
-    parameter: str = ""  # name of what may follow the codec's name after a colon, e.g. LEVELS in root4:LEVELS
+    parameter: str = ""  # what may follow the codec's name after a colon, e.g. LEVELS in root4:LEVELS
     create_with: Callable[[float, str], Codec] | None = None  # from the floor and the text of the parameter
 
 

@@ -33,7 +33,7 @@ ENTRIES = ("mean", "worst")  # of a codec's error
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("src", metavar="SRC", help=STORE)
-    parser.add_argument("dst", metavar="DST", help="the new store: NAME.zarr, a directory, or NAME.h5, one file")
+    parser.add_argument("dst", metavar="DST", help="the new store: NAME.zarr (a directory) or NAME.h5 (one file)")
     parser.add_argument("--codec", metavar="NAME", help=f"{CODEC_HELP} (default: that of SRC)")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted conversion")
     add_overwrite(parser, "DST")
@@ -67,7 +67,7 @@ def convert_store(
 
     In the same codec, maps, peaks and frames are copied as they are, and both stores have the same content hash. In
     another codec, the decoded maps are encoded again, with the same floor. The error is measured against the decoded
-    maps, because the store does not hold the teacher's own. The new store therefore states the largest error that both
+    maps, because the store lacks the teacher's exact maps. The new store therefore states the largest error that both
     codecs together can have, and its provenance keeps codec, hash, error and metrics of the source. All checksums are
     verified.
 
@@ -118,7 +118,7 @@ def _publish_copy(store: Store, writer: Writer) -> Path:
     copied, original = writer.assemble().manifest["content_sha256"], store.manifest["content_sha256"]
     if copied != original:
         raise StoreFormatError(
-            f"{store.path}: its manifest has the content hash {original}, but its content has {copied}; not copied"
+            f"{store.path}: the manifest states the content hash {original}, but the content has {copied}; not copied"
         )
     return writer.publish(store.manifest["teacher_metrics"], codec_error=store.manifest["codec_error"])
 

@@ -1,10 +1,11 @@
-"""Compare two stores; exit code 0 if they hold the same, or 1 with the instances, maps and fields that differ.
+"""Compare the content of two stores, and list the instances, maps and fields that differ.
 
     python -m cache diff train.zarr train.h5
     python -m cache diff train.zarr https://host/coco/train.zarr
-    python -m cache diff exact.zarr coded.zarr --within-codec-error     # accept what both codecs' errors explain
+    python -m cache diff exact.zarr coded.zarr --within-codec-error     # accept what the codecs' errors explain
 
-The content is compared, not the layout: a Zarr and an HDF5 store can hold the same.
+The exit code is 0 if both hold the same content, and 1 if not. The layout is not compared: a Zarr and an HDF5 store can
+hold the same content.
 """
 
 import argparse
@@ -28,16 +29,12 @@ from cache.format.spec import PLACE_COLUMNS, SHARD_DIGESTS
 from cache.reading.opening import open_store
 from cache.reading.store import Store
 
-HIGHER_ORDERS = 1.05  # the divergence may exceed half a squared distance, its leading term, by so much
+HIGHER_ORDERS = 1.05  # factor by which a divergence may exceed half a squared distance, its leading term
 ROUNDING = 1e-9  # nats; error of float32 arithmetic
 GROUPS = ("teacher_metrics", "codec_error", "provenance.conversions")  # parts of a manifest that may differ throughout
 FEW = 3  # differing entries of such a part that are listed one by one
-_OF_RECORDS = (
-    "heatmaps/peak",
-    "integrity/checksum",
-    "frames/nbytes",
-    SHARD_DIGESTS,
-)  # differ exactly if records differ
+# Columns that differ exactly if records differ:
+_OF_RECORDS = ("heatmaps/peak", "integrity/checksum", "frames/nbytes", SHARD_DIGESTS)
 _COMPARED = ("spec", "provenance", "teacher_metrics", "codec_error")  # entries of the manifest
 _OF_CODING = ("spec.codec", "spec.shard_instances", "spec.frame_limit", "codec_error", "teacher_metrics")
 _CONVERSIONS = "provenance.conversions"  # earlier codecs of a store, written by cache/commands/convert.py
@@ -51,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--within-codec-error",
         action="store_true",
-        help="exit with 0 also if the maps differ by no more than both codecs' stated errors explain",
+        help="also exit with 0 if the maps differ by no more than the stated errors of both codecs explain",
     )
 
 
@@ -103,7 +100,7 @@ def diff_stores(first: str | Path, second: str | Path) -> dict[str, Any]:
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-    """The result of `diff_stores` in a few words."""
+    """The result of `diff_stores` as a short phrase."""
     if found["identical"]:
         return "identical"
     return "equal within the codecs' error" if found["within_codec_error"] else "different"
@@ -145,7 +142,10 @@ class MapTally:
         return float(gap.max()), float(gap.mean()), divergences(exact, other, floor)
 
     def divergence(self) -> dict[str, dict[str, float]]:
-        """Mean and worst of each kind over all written maps, in nats; infinite if maps vanish at different pixels."""
+        """Mean and worst of each kind over all written maps, in nats.
+
+        They are infinite for log logits if two maps fall below the floor at different pixels.
+        """
         means = (self._sum / np.maximum(1, self._maps)).tolist()
         return {
             kind: {"mean": mean, "worst": float(worst)}
@@ -206,11 +206,11 @@ def _is_comparable(a: Store, b: Store) -> bool:
 def _diff_records(a: Store, b: Store, tally: MapTally) -> dict[str, Any]:
     """How many maps and frames differ, and by how much; only shards with different digests are read."""
     both = a.written & b.written
-    suspects = [index for index in _suspects(a, b) if both[index]]
+    candidates = [index for index in _candidates(a, b) if both[index]]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for found in pool.map(tally.measure, suspects):
+        for found in pool.map(tally.measure, candidates):
             tally.add(found)
-    frames = [index for index in suspects if a.has_frames and b.has_frames and a.frame(index) != b.frame(index)]
+    frames = [index for index in candidates if a.has_frames and b.has_frames and a.frame(index) != b.frame(index)]
     return {
         "maps": tally.changed,
         "frames": len(frames),
@@ -222,8 +222,8 @@ def _diff_records(a: Store, b: Store, tally: MapTally) -> dict[str, Any]:
     }
 
 
-def _suspects(a: Store, b: Store) -> Iterator[int]:
-    """The instances that may differ."""
+def _candidates(a: Store, b: Store) -> Iterator[int]:
+    """The rows of the instances that may differ."""
     if a.spec != b.spec:
         yield from range(len(a))
         return

@@ -1,4 +1,4 @@
-"""Reading the structure of an HDF5 file in a process of its own: the HDF5 library may crash on a malicious file.
+"""Reading the structure of an HDF5 file in a separate process, because the HDF5 library may crash on a malicious file.
 
 The checksums of HDF5's metadata detect accidental damage. Somebody who recomputes them can still change a B-tree so
 that the library crashes (2 of 416 such files in the longest run of `tests.support.stores.attack`, HDF5 2.0). Python
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def find_crash(path: str | Path) -> str | None:
-    """An error message if the HDF5 library crashes on the local file `path`; None if not, or if it is another file."""
+    """An error message if the HDF5 library crashes on the local file `path`; None if not, or for other files."""
     if not _is_hdf5(Path(path)):
         return None
     command = [sys.executable, "-m", "cache.commands.hdf5_probe", str(path)]
@@ -33,7 +33,7 @@ def _is_hdf5(path: Path) -> bool:
 
 
 def main() -> None:
-    """Read all of the structure of the store that the command line names."""
+    """Read the whole structure of the store that the command line names."""
     from cache.errors import StoreError
     from cache.reading.opening import open_store
 

@@ -3,9 +3,10 @@
     python -m cache info train.zarr
     python -m cache info train.zarr.partial     # an unfinished store: how much of it is written
     python -m cache info https://host/coco/train.zarr           # fetches only what it needs
-    python -m cache info train.zarr --json      # all facts, for programs
+    python -m cache info train.zarr --json      # all facts as JSON, for programs
 
-The line `content` shows the sha256 of all content: intact stores with the same number hold the same, in any layout.
+The line `content` shows the SHA-256 of all content. Undamaged stores with the same hash hold the same content, in
+either layout.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the facts; returns 0."""
     facts = describe(options.path)
-    print(json.dumps(facts, indent=1) if options.json else page(facts))
+    print(json.dumps(facts, indent=1) if options.json else format_facts(facts))
     return 0
 
 
@@ -48,7 +49,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     return _describe_store(open_store(place, allow_incomplete=True))
 
 
-def page(facts: Mapping[str, Any]) -> str:
+def format_facts(facts: Mapping[str, Any]) -> str:
     """The facts of `describe` as text."""
     spec = facts["spec"]
     codec = ", ".join(f"{name} {value}" for name, value in spec["codec"].items() if name not in ("name", "version"))
@@ -59,7 +60,7 @@ def page(facts: Mapping[str, Any]) -> str:
         rows += list(_measured(facts))
     rows += [(name, _as_text(value)) for name, value in flatten(facts["provenance"])]
     if not facts["complete"]:
-        rows.append(("to continue", "run the command that makes the store again, with --resume"))
+        rows.append(("to continue", "run the command that made the store again, with --resume"))
     width = max(len(name) for name, _ in rows)
     return "\n".join([facts["path"], *(f"  {name:<{width}}  {value}" for name, value in rows)])
 

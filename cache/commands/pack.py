@@ -1,9 +1,10 @@
-"""Write a store in the Zarr layout as one .zip file, for a USB stick, e-mail or an archive. It opens without unpacking.
+"""Write a store in the Zarr layout as one .zip file, which every command can read without unpacking it.
 
     python -m cache pack val.zarr val.zip
     python -m cache pack s3://team/coco/val.zarr val.zip        # directly from a URL
 
-An .h5 store is one file already. The same store always gives the same bytes.
+One file is easier to copy to a USB stick or to archive. An .h5 store is one file already. The same store always gives
+the same bytes.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def pack_store(
     """Write the store at `source` to the archive `target`, which appears when it is complete; returns the path.
 
     The members are stored uncompressed, so `open_store` and zarr's ZipStore read the archive directly. `advance` is
-    called with the bytes of each file that was added.
+    called with the number of bytes of each file that was added.
 
     Raises:
         StoreError: The store is an HDF5 file, or the target exists or does not end in `.zip`.
@@ -61,7 +62,7 @@ def pack_store(
     if target.exists() and not overwrite:
         raise StoreError(f"{target} exists; replace it with --overwrite")
     if target.exists():
-        open_store(target)  # replaces nothing but a store
+        open_store(target)  # raises unless it is a store: nothing else is replaced
     with disk_errors(target.parent, store.nbytes):
         with replacing(target) as temporary:
             _write(store, temporary, advance)

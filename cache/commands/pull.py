@@ -1,10 +1,11 @@
-"""Copy a store from a folder or URL: checked, completely or not at all; run it again after an interruption.
+"""Copy a store from a folder or URL, and check the copy. The copy appears under its name only when complete.
 
     python -m cache pull s3://team/coco/train.zarr train.zarr
     python -m cache pull https://host/coco stores --split val   # finds val.zarr, val.h5 or val.zip
     python -m cache pull https://host/coco/train.zarr part.zarr --limit 5000    # the first 5000 instances only
 
-A store can also be used without a copy: commands that read a store accept its URL. docs/sharing.md compares both.
+After an interruption, run the same command again: it continues. A store can also be used without a copy, because
+commands that read a store accept its URL. docs/sharing.md compares both.
 """
 
 import argparse
@@ -50,10 +51,12 @@ class Parts(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("src", metavar="URL", help=f"{STORE}; with --split the folder that holds it")
-    parser.add_argument("dst", metavar="STORE", help="the copy, or a folder, where it gets the source's name")
+    parser.add_argument("src", metavar="URL", help=f"{STORE}; with --split, the folder that holds it")
+    parser.add_argument(
+        "dst", metavar="STORE", help="the path of the copy, or a folder, in which the copy gets the source's name"
+    )
     parser.add_argument("--split", metavar="NAME", help="URL is a folder of stores: copy NAME.zarr, .h5 or .zip")
-    parser.add_argument("--limit", metavar="N", type=int, help="copy the first N instances, as a store of their own")
+    parser.add_argument("--limit", metavar="N", type=int, help="copy the first N instances only, as a smaller store")
     add_overwrite(parser, "STORE")
 
 
@@ -85,7 +88,7 @@ def find_split(place: Place, split: str) -> Place:
         with suppress(StoreNotFoundError):
             open_store(candidate, local_bytes=0)
             return candidate
-    raise StoreNotFoundError(f"{place}: no store {split}.zarr, {split}.h5 or {split}.zip; what is its name?")
+    raise StoreNotFoundError(f"{place}: no store {split}.zarr, {split}.h5 or {split}.zip; check the name")
 
 
 def pull_store(
@@ -95,13 +98,13 @@ def pull_store(
 
     The suffix of `target` must fit the source: `.zarr` for the Zarr layout (an archive is unpacked), `.h5` for HDF5,
     `.zip` for an archive. Every file is checked against the list beside the source; without a list, every record is
-    read at the end. The copy grows in the folder `target.pulling`, and is renamed when it is complete:
+    read at the end. The copy is written to the folder `target.pulling`, and is renamed when it is complete:
 
         lock          held by the current pull (cache/writing/lock.py)
         pull.json     which store is copied; a pull of another store is refused
         store...      its files; an incomplete one ends in `.part`, and is continued
 
-    `advance` is called with the bytes that were added since its last call.
+    `advance` is called with the number of bytes that were added since its last call.
 
     Raises:
         StoreError: The target exists and is another store, the folder holds an unfinished copy of another store or is
@@ -122,7 +125,7 @@ def pull_store(
     sync_tree(staging)
     move_into_place(staged, target)
     shutil.rmtree(staging)
-    del held  # keeps the lock until here
+    del held  # holds the lock until here
     return target
 
 
@@ -190,7 +193,9 @@ def _copy(parts: Parts, key: str, target: Path, advance: Advance) -> None:
         if target.stat().st_size == size and (entry is None or sha256_of(Files(target), "") == entry.sha256):
             return
         target.unlink()
-    raise StoreFormatError(f"{parts.files.path(key)}: fetched twice and does not match its list; the source is damaged")
+    raise StoreFormatError(
+        f"{parts.files.path(key)}: fetched twice, and does not match the list beside the store; the source is damaged"
+    )
 
 
 def _fetch(files: ReadableFiles, key: str, size: int, target: Path, advance: Advance) -> None:
@@ -219,7 +224,7 @@ def _fetch(files: ReadableFiles, key: str, size: int, target: Path, advance: Adv
 
 
 def _check(staged: Path, content: str, parts: Parts, source: Store) -> None:
-    """Check that the copy is the source; remove what is wrong, so that the same command fetches it again."""
+    """Check that the copy equals the source; delete damaged files, so that the same command fetches them again."""
     if parts.listed is None:
         problems = verify_store(staged)
         if problems:
@@ -236,7 +241,7 @@ def _check(staged: Path, content: str, parts: Parts, source: Store) -> None:
 
 
 def _remove_wrong(staged: Path, instances: set[int] | None, source: Store) -> None:
-    """Delete the files that hold these instances; everything if it is None or the store is one file."""
+    """Delete the files that hold these instances, or all files if `instances` is None or the store is one file."""
     if instances is None or not staged.is_dir():
         shutil.rmtree(staged) if staged.is_dir() else staged.unlink(missing_ok=True)
         return

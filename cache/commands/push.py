@@ -1,12 +1,12 @@
-"""Copy a store to where others can read it, completely or not at all; run it again after an interruption.
+"""Copy a store to a folder or server where others can read it. The copy can be opened when it is complete.
 
     python -m cache push train.zarr /mnt/nas/coco/              # a mounted disk
     python -m cache push train.zarr s3://team/coco/             # S3 and compatible services
     python -m cache push train.zarr hf://datasets/team/coco-teacher/    # the Hugging Face Hub, as one commit
     python -m cache push train.zarr s3://team/coco/v2.zarr      # under another name
 
-STORE.files.json is written beside the store, with the sizes and SHA-256 of its files. docs/sharing.md explains
-credentials, and what may be published.
+After an interruption, run the same command again: it continues. STORE.files.json, with the sizes and SHA-256 of all
+files, is written beside the store. docs/sharing.md explains credentials, and what may be published.
 """
 
 import argparse
@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "dst",
         metavar="URL",
-        help="a folder, s3:// or hf://datasets/ URL; one that ends in .zarr, .h5 or .zip is the store itself",
+        help="a folder, or an s3:// or hf://datasets/ URL; if it ends in .zarr, .h5 or .zip, it names the store itself",
     )
-    add_overwrite(parser, "the store at URL")
+    add_overwrite(parser, "what is at URL")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -53,7 +53,7 @@ def push_store(
 
     If `target` is a folder, the store gets the source's name in it. On S3, the list of files is uploaded first, and the
     file that makes it a store last, so the same call continues after an interruption. A copy to a path is renamed when
-    it is complete; the Hugging Face Hub gets one commit. `advance` is called with the bytes that were read.
+    it is complete; the Hugging Face Hub gets one commit. `advance` is called with the number of bytes that were read.
 
     Raises:
         StoreError: Another store, finished or not, is there and `overwrite` is false, or the URL cannot be written to.
@@ -81,12 +81,12 @@ def push_store(
 
 def _upload(place: Location, parts: Parts, overwrite: bool) -> None:
     """Upload file by file, the file that makes it a store last."""
-    remote, beside = Remote(place), Remote(place.with_name(place.name + SUFFIX))
+    remote, list_file = Remote(place), Remote(place.with_name(place.name + SUFFIX))
     root = ROOT if ROOT in parts.keys else ""
-    remote_list = parse_file_list(beside.read_whole("", MAX_LIST))
+    remote_list = parse_file_list(list_file.read_whole("", MAX_LIST))
     if remote_list != parts.listed:
         _remove_old_store(remote, remote_list, root, overwrite)
-        beside.put("", _listed(parts).to_bytes())
+        list_file.put("", _listed(parts).to_bytes())
     files, remote_files = _listed(parts).files, remote.listing()
 
     def upload(key: str) -> None:
@@ -119,8 +119,8 @@ def _commit(place: Location, parts: Parts, overwrite: bool) -> None:
     """Make one commit to a repository of the Hugging Face Hub; files that were uploaded before are not sent again."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    remote, beside = Remote(place), Remote(place.with_name(place.name + SUFFIX))
-    remote_list = parse_file_list(beside.read_whole("", MAX_LIST))
+    remote, list_file = Remote(place), Remote(place.with_name(place.name + SUFFIX))
+    remote_list = parse_file_list(list_file.read_whole("", MAX_LIST))
     if remote_list == parts.listed:
         return
     if (remote_list or remote.stat(ROOT if ROOT in parts.keys else "")) and not overwrite:

@@ -1,8 +1,8 @@
 """Repairing a damaged store: the good shards are staged, and the run that made the store writes the bad ones again.
 
 The damaged store stays in its place until the repaired one replaces it, so nothing is lost if a process is killed.
-`PATH.partial` holds what its maker needs to continue with `--resume`: the good shards, read with all checksums, and the
-plan of the run, which also holds the content hash and the codec's error of the undamaged store.
+`PATH.partial` holds what the run needs to continue with `--resume`: the good shards, whose checksums were verified, and
+the plan of the run, which also holds the content hash and the codec's error of the undamaged store.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,8 +23,8 @@ from cache.writing.shard import copy_record
 from cache.writing.writer import Writer, begin
 from kdcli.progress import Advance, no_advance
 
-GIVEN = ("instances", "ground_truth", "frames/affine", "views/affine", "views/flip")
-"""Columns, and groups of columns, that the maker of a store gives; all others follow from the records."""
+GIVEN_COLUMNS = ("instances", "ground_truth", "frames/affine", "views/affine", "views/flip")
+"""Columns, and groups of columns, that are arguments of `create_store`; all others follow from the records."""
 
 
 def stage_repair(path: str | Path, bad_shards: Collection[int], advance: Advance = no_advance) -> Writer:
@@ -38,7 +38,7 @@ def stage_repair(path: str | Path, bad_shards: Collection[int], advance: Advance
     try:
         store = open_store(path)
     except StoreError as error:
-        raise StoreError(f"{error}; not only shards are damaged: make the store again with --overwrite") from error
+        raise StoreError(f"{error}; more than its shards is damaged: make the store again with --overwrite") from error
     writer = _begin(Path(path), store)
     for number in writer.pending_shards():
         if number not in bad_shards:
@@ -52,7 +52,7 @@ def _begin(path: Path, store: Store) -> Writer:
     directory, manifest = staging.staging_path(path), store.manifest
     found = {name: store.column(name) for name in store.columns}
     is_intact = content_hash(store.spec, found) == manifest["content_sha256"]
-    columns = {name: found[name] for name in found if name in GIVEN or name.partition("/")[0] in GIVEN}
+    columns = {name: found[name] for name in found if name in GIVEN_COLUMNS or name.partition("/")[0] in GIVEN_COLUMNS}
     plan = staging.make_plan(store.layout, store.spec.to_json(), manifest["provenance"], columns if is_intact else None)
     plan[staging.REPAIR] = {name: manifest[name] for name in ("content_sha256", "codec_error")}
     if (directory / PLAN).exists() and staging.read_plan(directory).get(staging.REPAIR) != plan[staging.REPAIR]:

@@ -1,4 +1,4 @@
-"""The first instances of a store as a store of their own, which names the store it was taken from: `pull --limit`."""
+"""Copying the first instances of a store to a smaller store, whose provenance names the source: `pull --limit`."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Write an archive of `pack` as a .zarr directory again, identical byte for byte to the store that was packed.
+"""Unpack an archive that `pack` has written. The .zarr directory is identical, byte for byte, to the packed store.
 
     python -m cache unpack val.zip val.zarr
     python -m cache unpack val.zip stores       # into a folder, under the archive's name
@@ -18,7 +18,9 @@ from kdcli.progress import show_count
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("src", metavar="ARCHIVE", help="a .zip file that pack has written: a path or a URL")
-    parser.add_argument("dst", metavar="STORE", help="NAME.zarr, or a folder, where it gets the archive's name")
+    parser.add_argument(
+        "dst", metavar="STORE", help="NAME.zarr, or a folder, in which the store gets the archive's name"
+    )
     add_overwrite(parser, "STORE")
 
 

@@ -1,10 +1,10 @@
-"""Read a whole store and check every record, the mask, the hashes and the manifest; exit code 1 if something is wrong.
+"""Read a whole store and check every record, hash and entry of the manifest; exit code 1 if something is wrong.
 
     python -m cache verify train.zarr
-    python -m cache verify train.zarr --json    # all damaged records, not only the first 20 problems
+    python -m cache verify train.zarr --json    # all problems, not only the first 20
     python -m cache verify train.zarr --repair  # stage the good shards; precompute --resume writes the others
 
-The damaged store stays in its place until the run that made it has replaced it: docs/precompute.md.
+With --repair, the damaged store stays in its place until the resumed run replaces it (docs/precompute.md).
 """
 
 import argparse
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def verify_store(path: str | Path, advance: Advance = no_advance) -> list[Problem]:
-    """Everything that is wrong with the store at `path`; an empty list if nothing is.
+    """Find all problems of the store at `path`; returns an empty list if there are none.
 
     `advance` is called with the number of instances that were checked since its last call.
 
@@ -124,7 +124,7 @@ def _repair(path: str, bad: Sequence[int]) -> dict[str, Any]:
 
 
 def _check_entries(store: Store) -> Iterator[Problem]:
-    """Find what is in the store and does not belong to it."""
+    """Find files and other entries in the store that do not belong to it."""
     for path in store.foreign_entries():
         yield Problem(None, f"{path}: does not belong to the store, or is a link or device")
 
@@ -147,7 +147,7 @@ def _check_manifest(store: Store) -> Iterator[Problem]:
 
 
 def _check_offsets(store: Store) -> Iterator[Problem]:
-    """Check the offsets of the frames: no hash covers them, but they follow from the frames' sizes and the layout."""
+    """Check the offsets of the frames, which no hash covers; they follow from the frames' sizes and the layout."""
     if not store.has_frames:
         return
     found = store.column("frames/offset")

@@ -4,7 +4,8 @@
     FOLDER/ab/NAME      a block, followed by its CRC-32C (4 bytes, little-endian)
 
 Any number of processes and threads may share one folder. A block appears whole, by a rename; one that is missing or
-damaged is fetched again. If the folder cannot be written, reading is slower and otherwise the same.
+damaged is fetched again. If the folder cannot be written, blocks are fetched again whenever they
+are needed.
 """
 
 import fcntl
@@ -23,21 +24,21 @@ from kdcli.files import replacing
 
 FOLDER_VARIABLE, BYTES_VARIABLE = "POSE_TEACHER_CACHE_DIR", "POSE_TEACHER_CACHE_BYTES"
 DEFAULT_BYTES = 32 << 30
-_KEPT_SHARE = 0.9  # of the limit remains when blocks are deleted: fewer, larger clean-ups
+_KEPT_SHARE = 0.9  # share of the limit that remains after blocks were deleted: few large clean-ups, not many small ones
 _TOUCH_SECONDS = 60  # accuracy of the time of a block's last use
-_STRIPES = 64  # locks of a process; a block has one of them by its name
+_STRIPES = 64  # number of locks of a process; a hash of the block's name selects the lock
 _CHECKSUM_BYTES = 4
 
 
 def default_folder() -> Path:
-    """Where blocks are kept: $POSE_TEACHER_CACHE_DIR, or a folder in the user's cache folder."""
+    """The folder that keeps blocks: $POSE_TEACHER_CACHE_DIR, or a folder in the user's cache folder."""
     chosen = os.environ.get(FOLDER_VARIABLE)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(chosen) if chosen else Path(base) / "pose-teacher-cache"
 
 
 def default_bytes() -> int:
-    """How many bytes are kept at most: $POSE_TEACHER_CACHE_BYTES, or 32 GiB; `StoreError` if it is not a number."""
+    """The limit in bytes: $POSE_TEACHER_CACHE_BYTES, or 32 GiB; `StoreError` if the variable is not a number."""
     chosen = os.environ.get(BYTES_VARIABLE)
     if chosen is None:
         return DEFAULT_BYTES

@@ -1,4 +1,4 @@
-"""Requests to servers and object stores through fsspec: sizes, ranges, uploads. Each is tried a few times.
+"""Requests to servers and object stores through fsspec: sizes, ranges, uploads. Each request is tried up to 4 times.
 
 Each process makes its own connection, no message contains a credential, and a server that ignores range requests is
 detected.
@@ -17,7 +17,7 @@ from cache.files.per_process import PerProcess
 
 ATTEMPTS = 4
 FIRST_PAUSE = 0.25  # seconds before the second attempt; doubled before each further attempt
-_CONNECT_SECONDS, _READ_SECONDS = 30, 60  # a server that does not answer, or stops sending, for so long has failed
+_CONNECT_SECONDS, _READ_SECONDS = 30, 60  # a request fails if the server does not answer, or stops sending, for so long
 _EXTRA = "pip install -e '.[share]'"
 Result = TypeVar("Result")
 
@@ -26,7 +26,7 @@ class Stat(NamedTuple):
     """What a server reports about a file."""
 
     size: int  # bytes
-    identity: str  # changes with the content: an entity tag, a digest, a time
+    identity: str  # changes if the content does: an entity tag, a digest or a time
 
 
 class Remote(PerProcess):
@@ -98,7 +98,7 @@ class Remote(PerProcess):
         return self._retry("", "be listed", once)
 
     def put(self, key: str, content: Path | bytes) -> None:
-        """Upload a file; it appears when it is complete."""
+        """Upload a file; it appears only when it is complete."""
 
         def once(fs: Any, path: str) -> None:
             if isinstance(content, Path):
@@ -123,7 +123,11 @@ class Remote(PerProcess):
         )
 
     def _retry(self, key: str, what: str, request: Callable[[Any, str], Result]) -> Result:
-        """The result of `request(filesystem, url)`, which is repeated after errors that may be temporary."""
+        """The result of `request(filesystem, url)`, which is repeated after errors that may be temporary.
+
+        Raises:
+            StoreError: The error is permanent, or all attempts failed.
+        """
         place = self.root / key
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -185,7 +189,7 @@ def _permanent_error(place: Location, error: BaseException) -> StoreError | None
         return StoreError(f"{place}: stores on {place.scheme}:// need more libraries: {_EXTRA}")
     absent = isinstance(error, FileNotFoundError) and (cause is error or place.scheme in ("s3", "hf"))
     if absent or status in (404, 410):
-        return StoreNotFoundError(f"{place}: missing; there is no file, or the store is incomplete")
+        return StoreNotFoundError(f"{place}: missing; the file does not exist, or the store is incomplete")
     if status in (401, 403) or isinstance(error, PermissionError):
         return StoreError(f"{place}: access refused ({redact(cause)}); check the credentials")
     if "range requests" in str(error):

@@ -1,7 +1,7 @@
 """Writing files so that they survive a killed process, a full disk and a power cut.
 
-`write_atomically` writes a file under a temporary name, brings it to the disk and renames it: a file under its own name
-is complete. `disk_errors` turns the failures of the operating system into `StoreError`s.
+`write_atomically` writes a file under a temporary name, syncs it to the disk and renames it, so a file under its own
+name is complete. `disk_errors` turns the failures of the operating system into `StoreError`s.
 """
 
 import errno
@@ -18,7 +18,7 @@ from kdcli.files import TEMPORARY_FILES, replacing
 
 
 def write_atomically(path: Path, parts: Iterable[bytes], *, durable: bool = True) -> None:
-    """Write `path` so that it is either unchanged or complete and, if `durable`, on the disk.
+    """Write `path` so that it is either unchanged or complete and, if `durable`, synced to the disk.
 
     Raises:
         StoreSpaceError: The disk is full.
@@ -37,7 +37,7 @@ def write_atomically(path: Path, parts: Iterable[bytes], *, durable: bool = True
 
 
 def make_folder(folder: Path, durable: bool = True) -> None:
-    """Make a folder and its parents; if `durable`, bring the entries of all new folders to the disk."""
+    """Make a folder and its parents; if `durable`, sync the entries of all new folders to the disk."""
     missing = [part for part in (folder, *folder.parents) if not part.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing if durable else ():
@@ -51,7 +51,7 @@ def remove_temporary_files(root: Path) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """Bring everything below `root` to the disk; for many files together this takes little longer than for one."""
+    """Sync everything below `root` to the disk; for many files together this takes little longer than for one."""
     for folder, _, files in os.walk(root):
         for name in files:
             sync(Path(folder, name))
@@ -59,7 +59,7 @@ def sync_tree(root: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring the bytes of a file, or the entries of a folder, to the disk; a rename is durable after the latter."""
+    """Sync the bytes of a file, or the entries of a folder, to the disk; a rename is durable after the latter."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

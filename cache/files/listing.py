@@ -17,7 +17,7 @@ from kdcli.progress import Advance, no_advance
 
 SUFFIX = ".files.json"
 FORMAT, VERSION = "pose-teacher-cache-files", 1
-MAX_LIST = 1 << 26  # bytes; the list of a store of a million instances has 200 kB
+MAX_LIST = 1 << 26  # bytes; the list of a store of a million instances takes 200 kB
 _PIECE = 1 << 23  # bytes read at a time
 
 

@@ -1,11 +1,11 @@
 """Reading byte ranges of a store's files.
 
 `ReadableFiles` is the interface through which a layout reads files; `Files` reads those of this machine. `RangeFile`
-makes one of them a Python file object, for libraries that need one.
+wraps one of them as a Python file object, for libraries that need one.
 
 `Files` reads by position, is safe to use from threads and after a fork, and keeps few files open. It uses `pread`
-rather than mapped memory: the process does not grow while it reads a large store at random, and a file that shrinks is
-an error instead of a crash.
+rather than mapped memory: the memory of the process does not grow while it reads a large store at random, and a file
+that shrinks raises an error instead of crashing the process.
 """
 
 import functools
@@ -56,7 +56,7 @@ class ReadableFiles(Protocol):
         """(key, whether it is a regular file) of everything below the root, as far as it can be listed."""
 
     def source(self) -> AbstractContextManager[Path | BinaryIO]:
-        """The store that is one file, for a library that needs a path or an open file."""
+        """The path of a store that is one file, or that file opened, for a library such as h5py."""
 
 
 class Files(PerProcess):
@@ -104,11 +104,11 @@ class Files(PerProcess):
         return os.fstat(file.fileno()).st_size
 
     def path(self, key: str) -> Path:
-        """The path or URL of file `key`."""
+        """The path of file `key`."""
         return self.root / key if key else self.root
 
     def listing(self) -> Iterator[tuple[str, bool]]:
-        """(key, whether it is a regular file) of everything below the root but folders; links are not followed."""
+        """(key, whether it is a regular file) of everything below the root except folders; links are not followed."""
         for folder, directories, files in os.walk(self.root):
             for path in (Path(folder, name) for name in [*directories, *files]):
                 mode = path.lstat().st_mode
@@ -151,7 +151,8 @@ class RangeFile(io.RawIOBase):
     """The file `key` of `files` as a Python file object.
 
     It is read in blocks, of which the most recently used are kept; a read of more than `limit` bytes is an error.
-    Libraries replace an exception that their file raises by one of their own, so the first one is kept as `failure`.
+    Libraries replace an exception that the file object raises by one of their own, so the first `StoreError` is kept as
+    `failure`.
     """
 
     def __init__(self, files: ReadableFiles, key: str, limit: int = 1 << 26) -> None:
@@ -205,7 +206,7 @@ class RangeFile(io.RawIOBase):
 
     def _read(self, wanted: int) -> bytes:
         if wanted > self._limit:
-            raise StoreFormatError(f"{self._where}: damaged: its structure asks for {wanted} bytes at once")
+            raise StoreFormatError(f"{self._where}: damaged: its structure requires a read of {wanted} bytes at once")
         parts, position, end = [], self._position, self._position + wanted
         while position < end:
             number, start = divmod(position, _BLOCK)

@@ -1,4 +1,4 @@
-"""The place of a store: a path, or a URL whose credentials are never shown.
+"""Where a store is: a path, or a URL whose credentials are never shown.
 
 `str()` of a location, and all messages, have `***` in place of user name, password and query (which may hold a
 signature). Only requests use the whole URL.
@@ -43,7 +43,7 @@ class Location:
         return self._base + self._query
 
     def __truediv__(self, key: str) -> "Location":
-        """A file below; it keeps the query, which may be a signature for everything below."""
+        """The location of a file below this one; it keeps the query, which may be a signature for the whole folder."""
         return Location(f"{self._base}/{key}{self._query}") if key else self
 
     def with_name(self, name: str) -> "Location":

@@ -1,4 +1,4 @@
-"""State that a process must make for itself: locks, open files, connections."""
+"""State that each process must create for itself: locks, open files, connections."""
 
 import os
 from typing import Any, ClassVar

@@ -15,14 +15,14 @@ from cache.files.local import RangeFile
 from cache.files.location import Location
 from cache.files.per_process import PerProcess
 
-BLOCK = 1 << 20  # bytes: 50 to 100 records of one view; transferring them takes little longer than a request itself
+BLOCK = 1 << 20  # bytes: 50 to 100 records of one view; transferring them takes little longer than an empty request
 _PREFETCHED_AT_ONCE = 16
 
 
 class RemoteFiles(PerProcess):
     """The files of a remote store, as `cache.files.local.ReadableFiles`.
 
-    `listed` has the sizes and digests of all files if they are known; otherwise the server is asked for sizes.
+    `listed` has the sizes and digests of all files if they are known; otherwise sizes are requested from the server.
     """
 
     _constants: ClassVar = ("remote", "blocks", "listed")
@@ -77,7 +77,7 @@ class RemoteFiles(PerProcess):
 
     @contextmanager
     def source(self) -> Iterator[BinaryIO]:
-        """The store that is one file, as an open file."""
+        """A store that is one file, as an open file."""
         file = RangeFile(self, "")
         try:
             yield cast("BinaryIO", file)
@@ -117,9 +117,8 @@ class RemoteFiles(PerProcess):
         found = self.remote.stat(key)
         if found is None:
             raise self._missing_error(key)
-        version = found.identity or secrets.token_hex(
-            8
-        )  # without an identity, blocks cannot be used by other processes
+        # Without an identity, other processes cannot use the blocks.
+        version = found.identity or secrets.token_hex(8)
         return Stat(found.size, f"{self.path(key).secret_url.partition('?')[0]} {version}")
 
     def _missing_error(self, key: str) -> StoreNotFoundError:

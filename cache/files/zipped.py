@@ -1,7 +1,7 @@
 """Reading the files of a store that is a ZIP archive: its members are stored uncompressed and read by range.
 
-The archive may be a local or a remote file. zipfile reads its directory. All names and sizes in it are checked before
-use, and members must not overlap.
+The archive may be a local or a remote file. Python's zipfile reads the archive's directory. All names and sizes in it
+are checked before use, and members must not overlap.
 """
 
 import re
@@ -107,7 +107,7 @@ def _members(archive: ReadableFiles) -> dict[str, tuple[int, int, int]]:
 
 
 def _problem(info: zipfile.ZipInfo, end: int, members: dict[str, tuple[int, int, int]]) -> str | None:
-    """Why a member is not allowed in an archive of a store; None if it is."""
+    """Why a member is not allowed in an archive of a store; None if it is allowed."""
     name, mode = info.filename.removesuffix("/"), info.external_attr >> 16
     if not _NAME.fullmatch(name) or any(part in (".", "..") for part in name.split("/")):
         return "has a name that is not allowed in a store"

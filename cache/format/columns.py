@@ -1,4 +1,4 @@
-"""Making the columns of a store: from what the caller gives, checked and cast, and from the records of all shards.
+"""Building the columns of a store from the caller's arrays, which are checked and cast, and from all records.
 
 A column is an array with one row per instance, per annotation, per view or per shard. The text column of file names is
 UTF-8, padded with zeros to the longest name (`encode_text`, `decode_text`).

@@ -1,6 +1,6 @@
 """The compressors (zstd for Zarr, deflate for HDF5) and the checksum CRC-32C.
 
-A decoder never produces more bytes than the record may have, whatever the compressed bytes claim.
+A decoder never produces more bytes than the record may have, whatever size the compressed data declares.
 """
 
 import contextlib
@@ -16,18 +16,16 @@ import numpy.typing as npt
 from cache.errors import StoreFormatError
 
 inflater: Any = zlib
-with contextlib.suppress(
-    ImportError
-):  # decompresses the same bytes in a third of the time: docs/decisions/0012-packages.md
+with contextlib.suppress(ImportError):  # zlib-ng needs a third of the time: docs/decisions/0012-packages.md
     inflater = importlib.import_module("zlib_ng.zlib_ng")
 
-ZSTD_LEVEL = 1  # differences have few repetitions: higher levels are slower and give up to 10 % more bytes
-DEFLATE_LEVEL = 6  # HDF5 records it; with the run-length strategy it changes nothing
+ZSTD_LEVEL = 1  # differences have few repetitions: higher levels are slower and compress up to 10 % worse
+DEFLATE_LEVEL = 6  # HDF5 stores this number in the file; with the run-length strategy it has no effect
 
 
 @functools.cache
 def _zstd() -> Any:
-    from numcodecs.zstd import Zstd  # importing it takes a sixth of a second, which --help does not need
+    from numcodecs.zstd import Zstd  # imported here: the import takes a sixth of a second, and --help does not need it
 
     return Zstd(level=ZSTD_LEVEL)
 
@@ -39,7 +37,7 @@ def zstd_compress(data: npt.NDArray[Any]) -> bytes:
 
 def zstd_decompress(data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
     """Decompress one zstd frame, or several concatenated ones, to (nbytes,) uint8; `StoreFormatError` if damaged."""
-    out = np.empty(nbytes, np.uint8)  # after a frame that is too short, the checksum of the record does not match
+    out = np.empty(nbytes, np.uint8)  # if the frame is too short, the record's checksum does not match
     try:
         _zstd().decode(data, out=out)
     except (ValueError, RuntimeError) as error:
@@ -50,8 +48,8 @@ def zstd_decompress(data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
 def deflate_compress(data: npt.NDArray[Any]) -> bytes:
     """Compress the array's bytes to one zlib stream, as HDF5's deflate filter reads it; deterministic.
 
-    Run-length and Huffman coding alone are 3 times faster here than deflate's search for matches, and give 15 % fewer
-    bytes.
+    Run-length and Huffman coding alone are 3 times faster here than deflate's search for matches, and the result is
+    15 % smaller.
     """
     stream = zlib.compressobj(DEFLATE_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     return stream.compress(np.ascontiguousarray(data).data) + stream.flush()
@@ -65,7 +63,9 @@ def deflate_decompress(data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
     except inflater.error as error:
         raise StoreFormatError(f"deflate: {error}") from error
     if len(decoded) != nbytes or not stream.eof or stream.unused_data:
-        raise StoreFormatError(f"deflate: {len(decoded)} bytes decoded, {nbytes} expected and nothing after them")
+        raise StoreFormatError(
+            f"deflate: {len(decoded)} bytes decoded; expected exactly {nbytes} and no data after them"
+        )
     return np.frombuffer(decoded, np.uint8)
 
 

@@ -19,7 +19,7 @@ from cache.format.compress import crc32c
 from cache.format.spec import FORMAT_VERSION, PLACE_COLUMNS, StoreSpec
 
 UNWRITTEN_DIGEST = bytes(32)
-SEAL = "manifest_sha256"  # entry of the manifest
+MANIFEST_HASH = "manifest_sha256"  # entry of the manifest
 
 
 def view_checksum(stored: npt.NDArray[Any], peak: npt.NDArray[np.float32]) -> int:
@@ -51,7 +51,7 @@ def content_hash(spec: StoreSpec, columns: Mapping[str, npt.NDArray[Any]]) -> st
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with the hash of all its other entries as the entry `SEAL`."""
-    entries = {name: entry for name, entry in manifest.items() if name != SEAL}
-    return {**entries, SEAL: hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()}
+def with_manifest_hash(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with the hash of all its other entries as the entry `MANIFEST_HASH`."""
+    entries = {name: entry for name, entry in manifest.items() if name != MANIFEST_HASH}
+    return {**entries, MANIFEST_HASH: hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()}

@@ -1,10 +1,10 @@
 """The manifest of a store: what it contains, the check of a manifest that is read, and JSON documents in general.
 
 format, version     the specification of the bytes (docs/format.md)
-complete            false until everything else was written
+complete            false until everything else has been written
 spec                sizes and codec
 columns             path -> [dtype, shape] of every column
-provenance          given by the maker: teacher, data set, preprocessing, views, licence, software, ...
+provenance          given to `create_store`: teacher, data set, preprocessing, views, licence, software, ...
 written             number of written instances
 codec_error         KL in nats between exact and stored maps: mean and worst over the store
 teacher_metrics     the teacher's accuracy, measured from this store, or null
@@ -25,7 +25,7 @@ import numpy as np
 
 from cache.codec.base import ERROR_KINDS
 from cache.errors import StoreError, StoreFormatError
-from cache.format.integrity import SEAL, seal
+from cache.format.integrity import MANIFEST_HASH, with_manifest_hash
 from cache.format.spec import (
     FORMAT_NAME,
     FORMAT_VERSION,
@@ -45,7 +45,7 @@ MAX_ROW_BYTES = 1 << 16  # bytes per row of a column; the keypoints of 133 joint
 MAX_DEPTH = 32  # nesting of a JSON document
 _ENTRIES = (
     *("complete", "spec", "columns", "provenance", "written", "codec_error", "teacher_metrics", "content_sha256"),
-    SEAL,
+    MANIFEST_HASH,
 )
 _DTYPES = ("|u1", "<u4", "<u8", "<i4", "<i8", "<f4", "<f8")
 _COLUMN_PATH = re.compile(r"(instances|ground_truth)/[a-z][a-z0-9_]{0,63}")
@@ -74,7 +74,7 @@ def check_manifest(manifest: Any, where: str) -> tuple[StoreSpec, Columns]:
     missing = [entry for entry in _ENTRIES if entry not in manifest]
     if missing:
         raise StoreFormatError(f"{where}: the manifest lacks the entries {missing}")
-    if seal(manifest)[SEAL] != manifest[SEAL]:
+    if with_manifest_hash(manifest)[MANIFEST_HASH] != manifest[MANIFEST_HASH]:
         raise StoreFormatError(f"{where}: the manifest does not match its own SHA-256: it was damaged or edited")
     wrong = [entry for entry, is_valid in _VALID.items() if not is_valid(manifest[entry])]
     if wrong:
@@ -201,7 +201,7 @@ def _refuse_constant(constant: str) -> None:
 def _finite_number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text:.20} is beyond float64")
+        raise ValueError(f"{text:.20} is out of the range of float64")
     return value
 
 

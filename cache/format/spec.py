@@ -49,10 +49,8 @@ TEXT_COLUMN = "file_name"
 # All other columns with one row per instance: path in the store -> (dtype, shape of one row).
 RECORD_COLUMNS: dict[str, tuple[str, tuple[int | str, ...]]] = {
     "heatmaps/peak": ("<f4", ("V", "K")),
-    "views/affine": (
-        "<f8",
-        ("V", 2, 3),
-    ),  # frame pixels -> teacher input pixels, including the mirroring of a flipped view
+    # frame pixels -> teacher input pixels, including the mirroring of a flipped view
+    "views/affine": ("<f8", ("V", 2, 3)),
     "integrity/written": ("|u1", ()),
     "integrity/checksum": ("<u4", ("V+1",)),  # CRC-32C of each view's codes and peaks, then of the frame
     "frames/affine": ("<f8", (2, 3)),  # image pixels -> frame pixels
@@ -69,10 +67,10 @@ class StoreSpec:
     """The sizes of a store, and the codec of its maps. Raises `StoreFormatError` for sizes that no store can have."""
 
     instances: int
-    views: int
+    views: int  # stored views per instance
     joints: int
-    height: int  # of a heatmap
-    width: int
+    height: int  # of a heatmap, in pixels
+    width: int  # of a heatmap, in pixels
     codec: Codec = field(default_factory=RootCodec)
     frames: bool = True  # whether the store holds the frames' bytes
     shard_instances: int = 0  # instances per shard; 0: as `default_shard_instances`
@@ -150,9 +148,7 @@ def check_encoding(path: str, attributes: Mapping[str, Any], where: str) -> None
     """Raise `StoreFormatError` if the type or version in an array's attributes is not the one expected for its path."""
     known = element_encoding(path)
     found = {name: attributes.get(name) for name in known}
-    found = {
-        name: value.decode(errors="replace") if isinstance(value, bytes) else value for name, value in found.items()
-    }
+    found = {name: v.decode(errors="replace") if isinstance(v, bytes) else v for name, v in found.items()}
     if found != known:
         raise StoreFormatError(f"{where}: encoded as {found}, this program reads {known}: upgrade it")
 

@@ -1,4 +1,4 @@
-"""What a layout is: how the arrays of a store are arranged in files, which is all in which Zarr and HDF5 stores differ.
+"""The interface of a layout: how the arrays of a store are arranged in files. Zarr and HDF5 stores differ only in this.
 
 `Layout` locates and checks the arrays of an existing store; `LayoutWriter` completes a new one.
 """
@@ -55,7 +55,7 @@ class Layout(Protocol):
         """Where the compressed codes of a stored view are; 0 bytes if it was never written."""
 
     def frame_extent(self, spec: StoreSpec, instance: int, offset: int, nbytes: int) -> Extent:
-        """Where the frame is whose columns hold `offset` and `nbytes`."""
+        """Where the frame with these entries of `frames/offset` and `frames/nbytes` is."""
 
     def decompress(self, data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
         """Decompress codes to (nbytes,) uint8."""
@@ -75,4 +75,4 @@ class LayoutWriter(Protocol):
         """Write the whole store to `target`, from the shard files below `shards`."""
 
     def write_manifest(self, target: Path, manifest: Mapping[str, Any]) -> None:
-        """Replace the manifest of the store at `target`, and bring the whole store to the disk."""
+        """Replace the manifest of the store at `target`, and sync the whole store to the disk."""

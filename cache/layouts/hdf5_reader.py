@@ -82,7 +82,7 @@ class Hdf5Layout:
         return Extent("", *self._chunks[instance, view].tolist())
 
     def frame_extent(self, spec: StoreSpec, instance: int, offset: int, nbytes: int) -> Extent:
-        """Where the frame is whose columns hold `offset` and `nbytes`; `StoreFormatError` if that is outside."""
+        """Where the frame with this offset and size in bytes is; `StoreFormatError` if that is outside."""
         if offset + nbytes > self._frames.nbytes:
             raise StoreFormatError(f"{self.files.root}: the frame of instance {instance} is outside {FRAMES}")
         return Extent("", self._frames.offset + offset, nbytes)

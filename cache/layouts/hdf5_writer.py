@@ -27,7 +27,7 @@ _VERSIONS = ("v110", "v110")  # readable by HDF5 1.10 and later; the chunk index
 def complete(
     shards: Path, target: Path, spec: StoreSpec, columns: Mapping[str, npt.NDArray[Any]], manifest: Mapping[str, Any]
 ) -> None:
-    """Write the store to `target`, from the shard files below `shards`; `write_manifest` brings it to the disk."""
+    """Write the store to `target`, from the shard files below `shards`; `write_manifest` syncs it to the disk."""
     needed = sum(file.stat().st_size for file in shards.rglob("*") if file.is_file())
     with (
         disk_errors(target.parent, needed),
@@ -42,7 +42,7 @@ def complete(
 
 
 def write_manifest(target: Path, manifest: Mapping[str, Any]) -> None:
-    """Replace the manifest of a file that is not published yet, and bring the file to the disk."""
+    """Replace the manifest of a file that is not published yet, and sync the file to the disk."""
     with disk_errors(target.parent, target.stat().st_size):
         with h5py.File(target, "r+") as file:
             _write_manifest(file, manifest)

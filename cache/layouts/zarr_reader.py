@@ -80,7 +80,7 @@ class ZarrLayout(PerProcess):
         return Extent(codes_key(shard), offset, nbytes)
 
     def frame_extent(self, spec: StoreSpec, instance: int, offset: int, nbytes: int) -> Extent:
-        """Where the frame is whose columns hold `offset` and `nbytes`; `StoreFormatError` if that is outside."""
+        """Where the frame with this offset and size in bytes is; `StoreFormatError` if that is outside."""
         shard = instance // spec.shard_instances
         used = self._frame_bytes.get(shard)
         if used is None:

@@ -24,7 +24,7 @@ def complete(
 
 
 def _write_arrays(root: Path, spec: StoreSpec, columns: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write every column and every `zarr.json` except the root's; `write_manifest` brings them to the disk."""
+    """Write every column and every `zarr.json` except the root's; `write_manifest` syncs them to the disk."""
     _write_document(root / CODES, zarr_metadata.codes_metadata(spec), CODES)
     if spec.frames:
         _write_document(root / FRAMES, zarr_metadata.frames_metadata(spec), FRAMES)
@@ -38,7 +38,7 @@ def _write_arrays(root: Path, spec: StoreSpec, columns: Mapping[str, npt.NDArray
 
 
 def write_manifest(root: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the root's `zarr.json` with the manifest, which makes the directory a store, after syncing all else."""
+    """Sync all other files, then write the root's `zarr.json` with the manifest, which makes the directory a store."""
     attributes = {"encoding-type": FORMAT_NAME, "encoding-version": str(FORMAT_VERSION), "manifest": manifest}
     with disk_errors(root, 0):
         sync_tree(root)

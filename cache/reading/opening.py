@@ -31,23 +31,23 @@ def open_store(
         allow_incomplete: Also open an unfinished store, given its staging directory.
         local: The folder that keeps what is fetched from a URL; default: $POSE_TEACHER_CACHE_DIR, or else a folder in
             the user's cache folder.
-        local_bytes: How many bytes it may keep, 0 for none; default: $POSE_TEACHER_CACHE_BYTES, or else 32 GiB.
+        local_bytes: The largest total size of that folder in bytes, 0 to keep nothing; default:
+            $POSE_TEACHER_CACHE_BYTES, or else 32 GiB.
 
     Raises:
         StoreNotFoundError: There is nothing at `path`.
         StoreFormatError: It is not a store, is of a newer version of the format, or is damaged.
-        StoreError: It is incomplete and `allow_incomplete` is false, or its server does not answer.
+        StoreError: It is incomplete and `allow_incomplete` is false, or the server cannot be reached.
     """
     place = locate(path)
     if isinstance(place, Location):
         limit = default_bytes() if local_bytes is None else local_bytes
         store = Store(_remote_layout(place, BlockFolder(Path(local) if local else default_folder(), limit)))
     else:
-        store = Store(
-            find_layout(_staged(place.absolute(), allow_incomplete))
-        )  # an absolute path stays valid after a change of directory
-    if not (store.complete or allow_incomplete):
-        raise StoreError(f"{place}: the store is not complete; run the same command again with --resume")
+        # An absolute path stays valid after a change of the working directory.
+        store = Store(find_layout(_staged(place.absolute(), allow_incomplete)))
+    if not (store.is_complete or allow_incomplete):
+        raise StoreError(f"{place}: the store is not complete; run the command that makes it again, with --resume")
     return store
 
 
@@ -56,11 +56,13 @@ def _staged(root: Path, allow_incomplete: bool) -> Path:
     if not (root / PLAN).is_file():
         return root
     if not allow_incomplete:
-        raise StoreError(f"{root}: not finished; run the same command again with --resume")
+        raise StoreError(f"{root}: not finished; run the command that makes the store again, with --resume")
     for candidate in (root / "store" / ROOT, root / "store.h5"):
         if candidate.is_file():
             return candidate.parent if candidate.name == ROOT else candidate
-    raise StoreError(f"{root}: some shards are still to be written; run the same command again with --resume")
+    raise StoreError(
+        f"{root}: some shards are not written yet; run the command that makes the store again, with --resume"
+    )
 
 
 def find_layout(root: Path) -> Layout:

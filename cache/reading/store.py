@@ -23,17 +23,24 @@ from cache.format.spec import Columns, StoreSpec
 from cache.layouts.base import Extent, Layout
 from cache.reading.tables import ColumnTable, StoredColumns
 
-KEPT_PEAKS = 16 << 20  # bytes: up to this size, all peaks of a local store are read at once; others are read per record
-DECOMPRESSED_AT_ONCE = 16  # views: starting the decompressor then takes little of the time, and the maps 1 MB
+KEPT_PEAKS = 16 << 20  # bytes: up to this size, all peaks of a local store are read at once; larger ones per record
+DECOMPRESSED_AT_ONCE = 16  # views: the start of the decompressor then takes little of the time, and the maps 1 MB
 Stored = tuple[npt.NDArray[Any], npt.NDArray[np.float32]]
 """Maps (K, H, W) in the codec's dtype, and their peaks (K,)."""
 
 
 class Store:
-    """A store opened for reading. `len(store)` is its number of instances; an index is a row of the store.
+    """A store that `cache.open_store` has opened for reading.
 
-    Methods that read a record raise `MissingRecordError` if there is no such instance or view or if it was never
-    written, and `StoreFormatError` if it is damaged.
+    `len(store)` is the number of instances N; an index is the row of an instance, 0..N - 1. V is the number of stored
+    views, K of joints, (H, W) the size of a heatmap. Methods that read a record raise `MissingRecordError` if there is
+    no such instance or stored view or if it was never written, and `StoreFormatError` if it is damaged.
+
+    Attributes:
+        spec: The sizes N, V, K, H, W and the codec.
+        manifest: Entries of the manifest by name, e.g. `provenance` (docs/format.md lists them).
+        instances: Columns of the N instances by name, e.g. `bbox` (N, 4) float64: x, y, width, height in image pixels.
+        ground_truth: The same columns for all annotations of the images, including crowds and unlabelled instances.
     """
 
     spec: StoreSpec
@@ -105,8 +112,8 @@ class Store:
         return self.spec.codec
 
     @property
-    def complete(self) -> bool:
-        """Whether the store was finished."""
+    def is_complete(self) -> bool:
+        """Whether the store is finished."""
         return self.manifest["complete"] is True
 
     @property
@@ -144,7 +151,7 @@ class Store:
         return self._stored.column(path)
 
     def heatmaps(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
-        """(n, V, K, H, W) float32 heatmaps of the instances, in the order of `indices`, which may repeat."""
+        """(n, V, K, H, W) float32 heatmaps of n instances, in the order of `indices` (n,), which may repeat."""
         maps = np.empty((len(indices), self.spec.views, *self.spec.map_shape), np.float32)
         for row, index in enumerate(indices):
             for view in range(self.spec.views):
@@ -152,7 +159,7 @@ class Store:
         return maps
 
     def heatmap(self, index: int, view: int = 0, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
-        """(K, H, W) float32 heatmaps of one stored view of one instance, in `out` (contiguous) if given.
+        """(K, H, W) float32 heatmaps of one stored view of one instance, written to `out` (contiguous) if given.
 
         With the codec `root4`, values below the floor are 0.
         """
@@ -242,7 +249,7 @@ class Store:
         self._check_written(index, 0)
         if not self.has_frames:
             raise MissingRecordError(
-                f"{self.path}: a store without frames; give the trainer the image folder with --images"
+                f"{self.path}: the store has no frames; give the folder of the original images (--images DIR)"
             )
         offset, nbytes = self.column("frames/offset").item(index), self.column("frames/nbytes").item(index)
         if not 0 < nbytes <= self.spec.frame_limit:
@@ -275,7 +282,8 @@ class Store:
         """Raise `MissingRecordError` unless instance and view exist and were written."""
         if not (0 <= index < self.spec.instances and 0 <= view < self.spec.views):
             raise MissingRecordError(
-                f"{self.path}: no instance {index}, view {view}; there are {self.spec.instances} and {self.spec.views}"
+                f"{self.path}: no instance {index}, view {view}: the store has {self.spec.instances} instances and "
+                f"{self.spec.views} stored views"
             )
         if not self.column("integrity/written")[index]:
             raise MissingRecordError(f"{self.path}: instance {index}{self._annotation(index)} was never written")

@@ -1,1 +1,1 @@
-"""Writing a store: shards grow in a staging directory, which becomes the store when it is complete."""
+"""Writing a store: shards are written to a staging directory, from which the complete store is moved to its path."""

@@ -2,7 +2,7 @@
 
 It is a file lock of the kernel, so it ends with the process that holds it, however the process ends. A process that
 starts or resumes a run takes the lock exclusively for a moment, and then shares it with the processes that join the
-run; a second run is refused. On file systems without locks, two runs are not kept apart.
+run; a second run is refused. On file systems without locks, a second run is not detected.
 """
 
 import errno

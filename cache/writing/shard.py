@@ -1,4 +1,4 @@
-"""Writing one shard: records are encoded and compressed as they come, and all written at the end.
+"""Writing one shard: each record is encoded and compressed at once, and all are written at the end.
 
 `ShardWriter` writes new records; `copy_record` copies one from another store without encoding it again.
 """
@@ -40,7 +40,8 @@ class _Record(NamedTuple):
 class ShardWriter:
     """Accepts the records of one shard, in any order and from any thread; writes them at the end of its `with` block.
 
-    After an exception in the block, nothing is written. Every instance of the shard must be put or skipped.
+    After an exception in the block, nothing is written. Every instance of the shard must be put or skipped; otherwise
+    the end of the block raises `StoreError`.
     """
 
     def __init__(self, staging_directory: Path, spec: StoreSpec, layout: str, shard: int) -> None:
@@ -80,7 +81,7 @@ class ShardWriter:
         self.put_encoded(index, encoded, frame)
 
     def put_encoded(self, index: int, encoded: Encoded, frame: bytes | None = None) -> None:
-        """Keep one instance whose maps are already encoded, e.g. those of another store."""
+        """Keep one instance whose maps are already encoded, e.g. those of another store; raises as `put` does."""
         self._check_frame(index, frame)
         stored, peak, error = encoded
         chunks = [self._compress(view) for view in stored]
@@ -103,7 +104,7 @@ class ShardWriter:
     def _add(self, index: int, record: _Record | None) -> None:
         with self._lock:
             if index not in self._range or index in self._records:
-                problem = "is not of" if index not in self._range else "was already put in"
+                problem = "does not belong to" if index not in self._range else "was already put in"
                 raise StoreError(f"instance {index} {problem} shard {self._shard} ({self._range})")
             self._records[index] = record
 
@@ -111,7 +112,7 @@ class ShardWriter:
         missing = [index for index in self._range if index not in self._records]
         if missing:
             raise StoreError(
-                f"shard {self._shard}: {len(missing)} instances neither put nor skipped: {missing[:5]} ..."
+                f"shard {self._shard}: {len(missing)} instances were neither put nor skipped: {missing[:5]} ..."
             )
         records = [self._records[index] for index in self._range]
         self._write_codes(records)
@@ -137,7 +138,7 @@ class ShardWriter:
 
 
 def _unknown_error(peak: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """(V, K, kinds) of nan: the error of a copy cannot be measured, since a store lacks the teacher's own maps."""
+    """(V, K, kinds) of nan: the error of a copy cannot be measured without the teacher's exact maps."""
     return np.full((*peak.shape, len(ERROR_KINDS)), np.nan)
 
 

@@ -6,7 +6,7 @@
     store/...          shard files in the Zarr layout (for HDF5 they hold deflated chunks, which are copied at the end)
     store.h5           the store in the HDF5 layout, once assembled
 
-Every file is written under a temporary name, synchronised and renamed: a file under its own name is complete.
+Every file is written under a temporary name, synced and renamed, so a file under its own name is complete.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def read_plan(staging: Path) -> dict[str, Any]:
     return plan
 
 
-def awaits_repair(path: Path) -> bool:
+def has_staged_repair(path: Path) -> bool:
     """Whether a repair of the store `path` is staged: good shards are kept, and the others must be written again."""
     staging = staging_path(path)
     return (staging / PLAN).is_file() and REPAIR in read_plan(staging)
@@ -79,13 +79,13 @@ def refuse_changed_plan(staging: Path, plan: Mapping[str, Any]) -> None:
     if changed:
         listed = "; ".join(changed[:6]) + (f"; and {len(changed) - 6} more" if len(changed) > 6 else "")
         raise StoreError(
-            f"{staging} was begun by a different run, resuming would mix the two: {listed}. Repeat the first command, "
-            "or start again with --overwrite"
+            f"{staging} was started by a different run, and resuming would mix the two: {listed}. Repeat the first "
+            "command, or start again with --overwrite"
         )
 
 
 def write_receipt(staging: Path, shard: int, receipt: Receipt) -> None:
-    """Mark a shard as done; its files must be on the disk."""
+    """Mark a shard as done; its files must have been synced to the disk."""
     buffer = io.BytesIO()
     np.savez(buffer, **receipt)  # type: ignore[arg-type]
     write_atomically(_receipt_path(staging, shard), [buffer.getvalue()])

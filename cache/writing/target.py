@@ -1,4 +1,4 @@
-"""The place of a new store: whether it may replace what is there, and how it is moved into place."""
+"""The target path of a new store: checks of what is there, and the move of the finished store."""
 
 import shutil
 from pathlib import Path
@@ -27,7 +27,7 @@ def prepare_target(path: Path, *, resume: bool, overwrite: bool) -> None:
         StoreError: A store or staging directory exists and the flags do not allow it, or other files are there.
     """
     directory = staging.staging_path(path)
-    if path.exists() and not (resume and staging.awaits_repair(path)):
+    if path.exists() and not (resume and staging.has_staged_repair(path)):
         if not overwrite:
             raise StoreError(f"{path} exists; use it, or replace it with --overwrite")
         _refuse_foreign(path)
@@ -63,7 +63,7 @@ def _remove(path: Path) -> None:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Raise `StoreError` unless `path` holds a store, which may be damaged, and nothing else; before it is deleted."""
+    """Raise `StoreError` unless `path` holds a store, possibly damaged, and nothing else, so that it may be deleted."""
     try:
         find_layout(path).manifest()
     except StoreFormatError as error:

@@ -25,7 +25,7 @@ from cache.codec.base import ERROR_KINDS
 from cache.errors import StoreError
 from cache.files import durable
 from cache.format.columns import given_columns, record_columns
-from cache.format.integrity import content_hash, seal
+from cache.format.integrity import content_hash, with_manifest_hash
 from cache.format.manifest import plain_json
 from cache.format.spec import FORMAT_NAME, FORMAT_VERSION, PLAN, StoreSpec
 from cache.layouts.base import LayoutWriter
@@ -65,7 +65,7 @@ def create_store(  # noqa: PLR0913 - everything that identifies a run
         view_flip: (V,) nonzero for a mirrored view.
         resume: Continue with `path.partial` if it exists.
         overwrite: Start again, and replace the store at `path` when the new one is complete.
-        join: Write shards of a run that another process has created and will publish; nothing is made or removed.
+        join: Write shards of a run that another process has created and will publish; nothing is created or removed.
 
     Raises:
         StoreError: `path` or its staging directory exists and neither `resume` nor `overwrite` allows it; the staging
@@ -141,14 +141,14 @@ class Writer:
         return ShardWriter(self._staging, self.spec, self._layout, shard)
 
     def assemble(self) -> Store:
-        """Complete the staged store from its shards and open it; it is moved by `publish`.
+        """Complete the staged store from its shards and open it; `publish` moves it to its path.
 
         Raises:
             StoreError: Some shards are not written yet.
         """
         pending = self.pending_shards()
         if pending:
-            raise StoreError(f"{self._staging}: {len(pending)} of {self.spec.shards} shards are still to be written")
+            raise StoreError(f"{self._staging}: {len(pending)} of {self.spec.shards} shards are not written yet")
         receipts = [staging.read_receipt(self._staging, shard) for shard in range(self.spec.shards)]
         columns = {**self._columns, **record_columns(self.spec, self._layout, receipts)}
         self._manifest = self._describe(columns, receipts)
@@ -169,7 +169,7 @@ class Writer:
         assert self._manifest is not None  # noqa: S101 - assemble sets it
         manifest = {**self._manifest, "teacher_metrics": plain_json(metrics, "metrics"), "complete": True}
         manifest["codec_error"] = codec_error or self._combine_errors(manifest)
-        _layout_writer(self._layout).write_manifest(self._staged, seal(manifest))
+        _layout_writer(self._layout).write_manifest(self._staged, with_manifest_hash(manifest))
         move_into_place(self._staged, self.path)
         shutil.rmtree(self._staging)
         return self.path
@@ -202,7 +202,7 @@ class Writer:
             "teacher_metrics": None,
             "content_sha256": content_hash(self.spec, columns),
         }
-        return seal(entries)
+        return with_manifest_hash(entries)
 
 
 def _codec_error(summaries: npt.NDArray[np.float64]) -> dict[str, Any]:

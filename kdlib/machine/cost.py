@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Number of trainable values."""
+    """Number of values in all parameters."""
     return sum(p.numel() for p in model.parameters())
 
 

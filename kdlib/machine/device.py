@@ -28,7 +28,7 @@ def choose_device(name: str) -> torch.device:
     """The device for `auto` (CUDA if available, else the CPU), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        KdlibError: If the name is another or this machine has no such device.
+        KdlibError: If the name is not one of these or this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -37,7 +37,7 @@ def choose_device(name: str) -> torch.device:
         raise KdlibError(f"unknown device {name!r}; choose auto, cpu, cuda or cuda:N")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise KdlibError(
-            f"no device {name} here: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
+            f"no device {name} here: torch {torch.__version__} finds {torch.cuda.device_count()} CUDA devices"
         )
     return torch.device(name)
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-FEWEST_SAMPLES = 4
-"""The unbiased estimate divides by N - 3, N samples."""
+MIN_SAMPLES = 4
+"""Smallest number of samples N: the unbiased estimate divides by N - 3."""
 ROUNDING = 1e-12
 """Fraction of the plain HSIC below which an unbiased HSIC counts as 0."""
 _Hsic = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
@@ -26,7 +26,7 @@ def linear_cka(x: ArrayLike, y: ArrayLike, *, unbiased: bool = False) -> float:
 
     The plain estimate is too high for few samples: independent noise in P and in Q channels gives about sqrt(P Q) / N
     for N far above P and Q, and almost 1 for N far below. ``unbiased`` takes the U-statistic of HSIC (Song et al., JMLR
-    2012; for CKA Nguyen et al. 2021, arXiv 2010.15327), whose mean is 0 for independent noise and which may be < 0.
+    2012; for CKA Nguyen et al. 2021, arXiv 2010.15327). Its mean is 0 for independent noise, and it can be negative.
 
     Args:
         x: (N, P) features of N >= 4 samples.
@@ -52,9 +52,9 @@ def linear_cka(x: ArrayLike, y: ArrayLike, *, unbiased: bool = False) -> float:
 def _centred(features: ArrayLike, name: str) -> NDArray[np.float64]:
     """Features (N, P) minus their mean, scaled so that their products do not overflow."""
     matrix = np.asarray(features, np.float64)
-    if matrix.ndim != 2 or len(matrix) < FEWEST_SAMPLES:
+    if matrix.ndim != 2 or len(matrix) < MIN_SAMPLES:
         raise ValueError(
-            f"CKA needs {name} as (samples, channels), {FEWEST_SAMPLES} samples or more; got shape {matrix.shape}"
+            f"CKA needs {name} as (samples, channels), {MIN_SAMPLES} samples or more; got shape {matrix.shape}"
         )
     if not np.isfinite(matrix).all():
         raise ValueError(f"CKA needs finite features; {name} holds NaN or infinity")

@@ -22,19 +22,19 @@ JOINT_SCORE_THRESHOLD = 0.2
 NMS_THRESHOLD = 0.9
 """OKS above which two predictions of one image are duplicates."""
 REGION_ASPECT = (3, 4)
-"""Width and height, as a ratio, of the padded boxes whose area `suppress_duplicates` uses: that of COCO inputs."""
+"""Width : height of the padded boxes whose areas `suppress_duplicates` uses, as for inputs on COCO."""
 METRICS = ("ap", "ap50", "ap75", "ap_medium", "ap_large", "ar", "ar50", "ar75", "ar_medium", "ar_large")
 """The ten metrics of COCO's keypoint evaluation, in pycocotools' order."""
 
 
 class Columns(Protocol):
-    """Columns by name, such as a store's ``instances`` or `kdlib.annotations.Persons.columns`."""
+    """Columns by name, such as a store's ``instances`` or `kdlib.annotations.Instances.columns`."""
 
     def __getitem__(self, name: str, /) -> Any:
         """The column of that name."""
 
 
-def person_scores(
+def instance_scores(
     box_scores: NDArray[np.floating], joint_scores: NDArray[np.floating], threshold: float = JOINT_SCORE_THRESHOLD
 ) -> NDArray[np.float64]:
     """Score (N,) of each instance: its box score (N,) times the mean of its joint scores (N, K) above the threshold."""
@@ -144,7 +144,7 @@ class Matches:
         """Average precision in percent at each OKS threshold (T,); NaN where no instance is labelled.
 
         Args:
-            counts: (I,) how often each image counts. Ones give COCO's numbers: the first is AP50, the mean is AP.
+            counts: (I,) how often each image counts. With ones, the first value is COCO's AP50 and the mean its AP.
         """
         labelled = int((self.labelled * counts).sum())
         if not labelled:
@@ -180,7 +180,7 @@ def _evaluate(
     threshold: float,
 ) -> Any:
     """A `COCOeval` of pycocotools after ``evaluate`` and before ``accumulate``."""
-    scores = person_scores(np.asarray(instances["score"]), joint_scores, threshold)
+    scores = instance_scores(np.asarray(instances["score"]), joint_scores, threshold)
     results = _results(instances, predictions, scores)
     document = _document(ground_truth, np.asarray(instances["image_id"]))
     from pycocotools.coco import COCO
@@ -225,7 +225,7 @@ def _results(
 
 
 def _document(ground_truth: Columns, predicted_images: NDArray[np.integer]) -> dict[str, Any]:
-    """Ground truth in COCO's annotation format; it lists images that have only predictions, which are all false."""
+    """Ground truth in COCO's annotation format, which also lists images that have predictions and no annotation."""
     keypoints = np.asarray(ground_truth["keypoints"], np.float64)
     boxes = np.asarray(ground_truth["bbox"], np.float64)
     annotations = [

@@ -1,4 +1,4 @@
-"""From heatmaps to the metrics of an evaluation, in the same way for a store's teacher and for every student."""
+"""Computing the metrics of an evaluation from heatmaps, in the same way for a store's teacher and for every student."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +41,7 @@ def teacher_predictions(
     stride: float,
     decoder: str = "argmax",
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Predictions of a store's teacher: stored view 0, averaged with its mirror where that is stored view 1.
+    """Predictions of a store's teacher: stored view 0, or its mean with stored view 1 if that is mirrored.
 
     Args:
         heatmaps: Function from rows (n,) to heatmaps (n, V, K, H, W), such as the ``heatmaps`` of a store.

@@ -1,9 +1,9 @@
-"""Resampling images under an affine: exactly, for stores, and with OpenCV, where speed matters more.
+"""Resampling images under an affine: with exact coordinates for stores, with OpenCV where speed matters more.
 
 OpenCV 4 rounds source coordinates to 1/32 pixel and OpenCV 5 does not; the same crop then differs by up to 5 grey
 levels. A store must not depend on the version of OpenCV, so `crop_image` uses exact coordinates (decision 0001).
 `warp_image` is OpenCV's own, faster function. In both, pixels outside the image are black. The training loader
-resamples with `kdlib.resample.pictures`.
+resamples with `kdlib.resample.packed`.
 """
 
 import cv2
@@ -69,7 +69,7 @@ def crop_image(image: NDArray[np.uint8], affine: ArrayLike, output_size: tuple[i
 
 
 def warp_image(image: NDArray[np.uint8], affine: ArrayLike, output_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resample an image bilinearly with OpenCV: three times as fast as `crop_image`, and up to 5 grey levels off it.
+    """Resample an image bilinearly with OpenCV: three times as fast as `crop_image`, and up to 5 grey levels different.
 
     Args:
         image: (H, W, C) uint8.

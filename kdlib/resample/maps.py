@@ -79,7 +79,7 @@ def _average(views, inverses, rows, columns, out):
 
 
 def bordered_shape(map_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """(H + 3, W + 3, K), the shape of the bordered form of maps (K, H, W)."""
+    """(H + 3, W + 3, K), the shape of maps (K, H, W) with their border."""
     joints, height, width = map_shape
     return BEFORE + height + AFTER, BEFORE + width + AFTER, joints
 

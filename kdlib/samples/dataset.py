@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import cache
 from kdlib.errors import KdlibError
 from kdlib.geometry import STRIDE, check_stride
-from kdlib.resample.pictures import warp_packed
+from kdlib.resample.packed import warp_packed
 from kdlib.samples.pixels import frame_pixels, image_pixels
 from kdlib.samples.placement import Placement, Placer
 from kdlib.samples.teacher_maps import TeacherMaps
@@ -41,7 +41,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     Args:
         store: An opened store (`cache.open_store`).
         input_size: Width and height of the student's input in pixels; None takes the teacher's.
-        augmentation: How augmented views are drawn; None shows the plain crop.
+        augmentation: How augmented views are drawn; None gives the plain crop.
         stride: Input pixels per heatmap pixel: 2, 4 or 8.
         views: Which stored views the heatmaps are made from: ``average`` (the mean of all), ``matching`` (the first
             one that is mirrored like the sample), ``first``, or ``replay``. ``replay`` draws one stored view of each
@@ -50,7 +50,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         seed: Seed of the augmentation.
 
     Raises:
-        KdlibError: If the stride is another number, the store does not hold COCO's 17 joints, no record of it was
+        KdlibError: If the stride is not 2, 4 or 8, the store does not hold COCO's 17 joints, no record of it was
             written, or it holds no frames and ``images`` is None.
     """
 
@@ -113,7 +113,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     def fill(
         self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], rows: NDArray[np.int64], epoch: int
     ) -> None:
-        """Write the samples of some rows (n,) of the store, as drawn for an epoch, to slots (n,) of a batch.
+        """Write the samples of rows (n,) of the store in one epoch to slots (n,) of a batch.
 
         Several threads may fill different slots of the same batch. Each step is done for all samples before the next
         one begins, so that the processor keeps the step's code and data in its caches. Both arrays may be empty.
@@ -183,7 +183,7 @@ def _fill_labels(
 ) -> None:
     """Write keypoints (n, K, 3) as points (B, K, 2) in heatmap pixels and labelled (B, K) to slots (n,).
 
-    affines (n, 2, 3) lead from image to heatmap pixels. A mirrored sample takes its joints in flip_order (K,).
+    affines (n, 2, 3) take image pixels to heatmap pixels. flip_order (K,) is the joint order of a mirrored sample.
     """
     for i in range(len(slots)):
         affine, slot = affines[i], slots[i]

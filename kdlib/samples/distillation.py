@@ -26,8 +26,8 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     * ``image`` (3, H, W) float32, RGB, normalised with ImageNet's mean and standard deviation;
     * ``target`` (K, H / stride, W / stride) float32, a Gaussian of height 1 around each label;
     * ``weight`` (K,) float32, 1 where a joint is labelled and inside the heatmap, else 0;
-    * ``logits`` (K, H / stride, W / stride) float32, the teacher's, -inf where its probability is 0;
-      `kdlib.losses.spatial_kl` takes them as they are;
+    * ``logits`` (K, H / stride, W / stride) float32, the teacher's logits, -inf where its probability is 0;
+      `kdlib.losses.spatial_kl` accepts them unchanged;
     * ``confidence`` (K,) float32 in 0..1, the maximum of the teacher's heatmap;
     * ``index`` int64, the sample's index in the dataset.
 
@@ -39,15 +39,15 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     Args:
         store: A path, a URL, or an opened store (`cache.open_store`).
         input_size: Width and height of the image in pixels; None takes the teacher's.
-        augmentation: How augmented views are drawn; None shows the plain crop.
+        augmentation: How augmented views are drawn; None gives the plain crop.
         stride: Input pixels per heatmap pixel: 2, 4 or 8.
         logits: How logits are made from heatmaps: ``log`` (their logarithm) or ``raw`` (unchanged).
         images: Folder of the original images, for a store without frames.
 
     Raises:
         cache.StoreError: If the store cannot be opened.
-        KdlibError: If an argument has another value, the store does not hold COCO's 17 joints, no record of it was
-            written, or it holds no frames and ``images`` is None.
+        KdlibError: If ``stride`` or ``logits`` has another value, the store does not hold COCO's 17 joints, no
+            record of it was written, or it holds no frames and ``images`` is None.
     """
 
     def __init__(

@@ -23,32 +23,32 @@ BATCHES_AHEAD = 3
 SAMPLES_PER_STEP = 32
 """Samples that a thread takes through each step together; the bytes of their frames are in memory at the same time."""
 MAX_REPLACEMENTS = 16
-"""With this many bad records in a row, something other than single damaged records is wrong."""
+"""After this many consecutive bad records the error is raised: more than single records is damaged."""
 WINDOW = 8
 """Shards whose rows are mixed with each other under the order ``shards``."""
 _Pending = tuple[dict[str, NDArray[Any]], list["Future[dict[int, str]]"]]
-"""A batch that is being filled, and what its threads will return: the bad records that they met."""
+"""A batch that is being filled, and what its threads will return: the bad records that they found."""
 
 
 class Loader:
     """Batches of a dataset.
 
     The order of an epoch depends on (seed, epoch) alone and each sample on (seed, epoch, row) alone, not on the number
-    of threads. A run that is resumed in the middle of an epoch therefore sees the batches that it would have seen.
+    of threads. A run that is resumed in the middle of an epoch therefore gets the same batches as an uninterrupted one.
 
     Args:
-        dataset: Where samples come from.
+        dataset: The dataset of the samples.
         batch_size: Samples per batch, over all ranks.
         shuffle: True gives a random order without the last incomplete batch; False gives the store's order, complete.
         threads: Threads that prepare samples; None takes one per core, at most 8.
-        device: Where batches go. For a GPU they are pinned and copied asynchronously. None is the CPU.
+        device: The device of the batches; None is the CPU. For a GPU they are pinned and copied asynchronously.
         order: How to shuffle, see `epoch_order`.
         part: Rank and number of ranks. A rank gets its part of every batch of a shuffled epoch, and whole batches of
             one that is not shuffled.
-        skip_bad: Replace a bad record by the next good one of the store, and note it in ``bad``.
+        skip_bad: Replace a bad record by the next good one of the store, and add it to ``bad``.
 
     Attributes:
-        bad: The bad records met so far: row -> what is wrong.
+        bad: The bad records found so far: row -> what is wrong.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Loader:
 
         Raises:
             BadRecordError: If a record cannot be used and ``skip_bad`` is False.
-            cache.StoreFormatError: The same for a record whose bytes are damaged.
+            cache.StoreFormatError: If the bytes of a record are damaged and ``skip_bad`` is False.
         """
         cv2.setNumThreads(0)  # samples are prepared in parallel; OpenCV must not use threads on top of that
         with ThreadPoolExecutor(self.threads, thread_name_prefix="loader") as pool:
@@ -156,7 +156,7 @@ class Loader:
 
 
 def is_bad_record(error: BaseException | None) -> bool:
-    """Is an error due to one bad record? False where an `OSError` caused it: the store could not be read at all."""
+    """Whether an error is due to one bad record. False if an `OSError` caused it: the store cannot be read at all."""
     if not isinstance(error, (StoreFormatError, BadRecordError)):
         return False
     while error is not None:

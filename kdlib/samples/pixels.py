@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import cache
 from kdlib.errors import BadRecordError
 from kdlib.images import UnreadableImageError, decode_image
-from kdlib.resample.pictures import LARGEST_SIDE
+from kdlib.resample.packed import LARGEST_SIDE
 
 try:
     import simplejpeg
@@ -27,7 +27,7 @@ _ADDRESS: Final = (16, 32)
 """Remainder and divisor of the address that JPEG is decoded to, see `_allocate`."""
 _EMPTY: Final = np.empty(0, np.uint8)
 _THREAD: Final = threading.local()
-"""Its attribute ``buffer`` is where the thread decodes."""
+"""Its attribute ``buffer`` is the memory that the thread decodes into."""
 
 
 def frame_pixels(store: cache.Store, row: int, frame: bytes) -> NDArray[np.uint8]:
@@ -45,7 +45,7 @@ def frame_pixels(store: cache.Store, row: int, frame: bytes) -> NDArray[np.uint8
     try:
         return _check_size(decode(frame), where)
     except UnreadableImageError as error:
-        raise BadRecordError(f"{where()} {error}; it was stored like this: make the store again") from error
+        raise BadRecordError(f"{where()} {error}; the store was written with it; make the store again") from error
 
 
 def image_pixels(store: cache.Store, row: int, images: Path) -> NDArray[np.uint8]:
@@ -82,7 +82,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     """Decode an image; (H, W, 4) uint8. The thread's next call may overwrite the result.
 
     Raises:
-        UnreadableImageError: If it is truncated, visibly damaged, or not an image.
+        UnreadableImageError: If it is truncated, not an image, or detectably damaged.
     """
     if simplejpeg is not None:
         try:
@@ -108,7 +108,8 @@ def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
 def _allocate(nbytes: int) -> NDArray[np.uint8]:
     """Allocate memory at an address that is 16 modulo 32.
 
-    At a multiple of 32, libjpeg-turbo writes past the caches, which takes up to half as long again (decision 0010).
+    At a multiple of 32, libjpeg-turbo's writes bypass the caches, and decoding takes up to 1.5 times as long (decision
+    0010).
     """
     memory = np.empty(nbytes + _ADDRESS[1], np.uint8)
     start = (_ADDRESS[0] - memory.ctypes.data) % _ADDRESS[1]

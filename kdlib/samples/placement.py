@@ -12,13 +12,20 @@ from numpy.typing import NDArray
 
 import cache
 from kdlib.errors import BadRecordError
-from kdlib.geometry import LARGEST, box_to_region, clip_boxes, compose_affines, invert_affine, transform_points
+from kdlib.geometry import (
+    LARGEST_COEFFICIENT,
+    box_to_region,
+    clip_boxes,
+    compose_affines,
+    invert_affine,
+    transform_points,
+)
 from kdlib.samples.views import Augmentation, AugmentedViews, draw_choices, draw_views
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Affines (2, 3) float64, and what else says how n samples show their instances."""
+    """The affines of n samples (float64), their mirroring, and the stored views of their heatmaps."""
 
     rows: NDArray[np.int64]
     """(n,) rows of the store."""
@@ -136,9 +143,9 @@ def check_affines(store: cache.Store, rows: NDArray[np.int64], affines: NDArray[
     """Check the affines (n, ..., 2, 3) of some rows (n,) before compiled code computes addresses from them.
 
     Raises:
-        BadRecordError: If a number is NaN or larger than `kdlib.geometry.LARGEST`.
+        BadRecordError: If a number is NaN or larger than `kdlib.geometry.LARGEST_COEFFICIENT`.
     """
-    wrong = ~(np.abs(affines) <= LARGEST).reshape(len(rows), -1).all(axis=1)
+    wrong = ~(np.abs(affines) <= LARGEST_COEFFICIENT).reshape(len(rows), -1).all(axis=1)
     if wrong.any():
         row = int(rows[wrong.argmax()])
         box = ", ".join(f"{number:.6g}" for number in store.instances["bbox"][row])

@@ -23,7 +23,7 @@ class ThreadBuffers(threading.local):
     def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """This thread's array of that name; a new one, full of zeros, where the last one had another shape.
 
-        An array that is used again holds what its last user wrote.
+        An array that is used again still holds its previous values.
         """
         found = self._arrays.get(name)
         if found is None or found.shape != shape:
@@ -32,7 +32,7 @@ class ThreadBuffers(threading.local):
 
 
 BUFFERS = ThreadBuffers()
-"""Kept by the module and not by `TeacherMaps`, which can therefore be pickled."""
+"""Kept in the module and not in `TeacherMaps`, so that it can be pickled."""
 
 
 class TeacherMaps:

@@ -2,7 +2,7 @@
 
 The distributions are those of deep-high-resolution-net.pytorch (lib/dataset/JointsDataset.py). A view depends on seed,
 epoch and row alone, not on the order in which views are drawn. Its random numbers come from SplitMix64 (Steele, Lea &
-Flood 2014, "Fast splittable pseudorandom number generators"), which needs no time to start from a new seed.
+Flood 2014, "Fast splittable pseudorandom number generators"), which starts from a new seed at no cost.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.geometry import PADDING, region_numbers
+from kdlib.geometry import PADDING, region_coefficients
 from kdlib.skeleton import UPPER_BODY
 
 HALF_BODY_JOINTS = 8
 """The half-body augmentation applies only to instances with more labelled joints than this."""
 HALF_BODY_PADDING = 1.5
-"""Side of a half-body region over that of the box around its joints."""
+"""Ratio of the side of a half-body region to the side of the box around its joints."""
 _SPLITMIX_STEP: Final = np.uint64(0x9E3779B97F4A7C15)
 """SplitMix64's increment: 2^64 over the golden ratio."""
 _LARGEST_UINT64: Final = 2**64 - 1
@@ -28,7 +28,7 @@ _LARGEST_UINT64: Final = 2**64 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How far augmented views may differ from the plain crop."""
+    """The random changes by which augmented views differ from the plain crop."""
 
     flip: float = 0.5
     """Probability of mirroring."""
@@ -101,8 +101,9 @@ def _uint64_seeds(seed: int, epoch: int) -> tuple[np.uint64, np.uint64]:
     return np.uint64(seed & _LARGEST_UINT64), np.uint64(epoch & _LARGEST_UINT64)
 
 
-_region_numbers = numba.njit(nogil=True, cache=True)(region_numbers)
-"""Compiled into `_draw`. numba's cache is renewed only when this file changes, so edit it with the formula."""
+_region_coefficients = numba.njit(nogil=True, cache=True)(region_coefficients)
+"""Compiled into `_draw`. numba renews its cache only when this file changes: if you change the formula, edit
+this file too."""
 
 
 @numba.njit(nogil=True, cache=True)
@@ -170,9 +171,9 @@ def _draw(seeds, rows, values, centers, sizes, keypoints, is_upper, input_size, 
         if _uniform(start, 4) < rotation_probability:
             angle = math.radians(rotation * min(max(radius * math.sin(turn), -2.0), 2.0))
         flips[i] = _uniform(start, 5) < flip
-        numbers = _region_numbers(x, y, width, angle, flips[i], columns, lines)
+        coefficients = _region_coefficients(x, y, width, angle, flips[i], columns, lines)
         for k in range(6):
-            affines[i, k // 3, k % 3] = numbers[k]
+            affines[i, k // 3, k % 3] = coefficients[k]
 
 
 @numba.njit(nogil=True, cache=True)

@@ -1,4 +1,4 @@
-"""Student networks: building them, starting them from pretrained weights, loading trained ones, predicting."""
+"""Student networks: building them, initialising them with pretrained weights, loading trained ones, predicting."""
 
 from kdlib.students.loading import LoadedStudent, load_student
 from kdlib.students.networks import build_student

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kdlib.errors import KdlibError
 from kdlib.geometry import STRIDE
 from kdlib.students.feature_grid import Grid, trace_grids
-from kdlib.students.heads import Between, Taps, crop
+from kdlib.students.heads import Interpolation, Taps, crop
 
 STRIDES: Final = Taps(4, 8, 16)
 OFFSETS: Final = Taps(6, 4, 0)
@@ -27,7 +27,7 @@ OFFSETS: Final = Taps(6, 4, 0)
 EXTRA: Final = Taps(2, 1, 0)
 """Features per side of each stride that the heads take in addition to the side of the image over the stride."""
 NEGLIGIBLE: Final = 1 / 64
-"""Fraction of a feature that is not worth interpolating."""
+"""Fraction of a feature below which features are not interpolated."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,13 @@ class Alignment:
         return nn.functional.pad(images, (self.before, self.after, self.before, self.after))
 
     def apply(self, features: list[Tensor], size: tuple[int, int], shifts: nn.ModuleList) -> Taps[Tensor]:
-        """Features on the heads' grid, for images of that (width, height); ``shifts`` is what `shifts` returned."""
+        """Features on the heads' grid, for images of size (width, height).
+
+        Args:
+            features: Features (B, C, H, W) of strides 4, 8 and 16.
+            size: Width and height of the images in pixels, without padding.
+            shifts: The modules that the method `shifts` returned.
+        """
         taps = []
         for i, x in enumerate(features):
             columns, rows = (side // STRIDES[i] + EXTRA[i] + bool(self.shift[i]) for side in size)
@@ -62,17 +68,17 @@ class Alignment:
         return Taps(*taps)
 
     def shifts(self, channels: Taps[int]) -> nn.ModuleList:
-        """Modules that interpolate the features of each stride, which have that many channels."""
+        """Modules that interpolate the features of each stride; ``channels`` is their number of channels."""
         moved = zip(channels, self.shift, strict=True)
-        return nn.ModuleList(Between(count, shift) if shift else nn.Identity() for count, shift in moved)
+        return nn.ModuleList(Interpolation(count, shift) if shift else nn.Identity() for count, shift in moved)
 
 
-def targets(stride: int) -> Taps[float]:
+def target_positions(stride: int) -> Taps[float]:
     """Input pixel at which the first feature of each stride must lie, for maps of that stride.
 
-    A doubling puts fine pixel v at coarse pixel (v - 1/2) / 2. What the heads begin with at stride t therefore lies in
-    the middle of the t / stride map pixels that are made from it, the first at (t - stride) / 2. The first feature lies
-    `OFFSETS` before that.
+    A doubling puts fine pixel v at coarse pixel (v - 1/2) / 2. A coarse feature of stride t therefore lies in the
+    middle of the t / stride map pixels that doublings make of it, and the first one at input pixel (t - stride) / 2.
+    The backbone's first feature lies `OFFSETS` before that.
     """
     return Taps(*((of - stride) / 2 - offset for of, offset in zip(STRIDES, OFFSETS, strict=True)))
 
@@ -103,7 +109,7 @@ def _trace(
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[Grid | None, ...]]:
     try:
         traced = trace_grids(blank, size)
-    except Exception as error:  # networks for a fixed image size raise many kinds
+    except Exception as error:  # networks for a fixed image size raise many kinds of exceptions
         raise KdlibError(
             f"{name} cannot be a student: it does not run on images of {size[1]}x{size[0]} (height x width, padded); "
             "take a convolutional backbone, which runs on any size"
@@ -130,7 +136,7 @@ def _first_positions(grids: tuple[Grid | None, ...], shapes: tuple[tuple[int, ..
 
 def _solve(firsts: Taps[float], extra: int, stride: int) -> Alignment | None:
     """The alignment with ``extra`` pixels of padding per axis, or None if it needs more."""
-    wanted = targets(stride)
+    wanted = target_positions(stride)
     before = round(firsts.stride16 - wanted.stride16) % 16
     while before <= extra:
         places = [(t - c + before) / s if s >= stride else 0.0 for t, c, s in zip(wanted, firsts, STRIDES, strict=True)]

@@ -23,7 +23,7 @@ _PROBE_SIZE: Final = 256
 
 
 def is_library_name(name: str) -> bool:
-    """Does a student's name have the form SOURCE:NAME?"""
+    """Whether a student's name has the form SOURCE:NAME."""
     return name.partition(":")[0] in SOURCES and ":" in name
 
 
@@ -31,7 +31,7 @@ def open_backbone(name: str) -> tuple[nn.Module, Taps[int]]:
     """Build a backbone with random weights; returns it and its channels at the three strides.
 
     Raises:
-        KdlibError: If there is no such network, its library is not installed, or it has no features of a stride.
+        KdlibError: If there is no such network, its library is not installed, or it lacks features of a needed stride.
     """
     source, _, network = name.partition(":")
     return open_timm(network) if source == "timm" else _open_torchvision(network)
@@ -66,7 +66,7 @@ def timm_indices(timm: Any, network: str) -> list[int]:
     try:
         with torch.device("meta"):
             reductions = timm.create_model(network, features_only=True).feature_info.reduction()
-    except (RuntimeError, AttributeError, TypeError, AssertionError) as error:  # timm raises these where it cannot
+    except (RuntimeError, AttributeError, TypeError, AssertionError) as error:  # timm raises these for such networks
         raise KdlibError(f"timm:{network} cannot return its features; {_REMEDY}") from error
     if not set(STRIDES) <= set(reductions):
         raise KdlibError(f"timm:{network} has features of strides {reductions}; {_REMEDY}")
@@ -120,5 +120,5 @@ def _last_nodes(network: str) -> dict[str, int]:
 
 
 def _has_stride(out: Any, stride: int) -> bool:
-    """Is an output (B, C, H, W) of that stride? Networks without padding have up to two features fewer."""
+    """Whether an output (B, C, H, W) has that stride. Networks without padding have up to two features fewer."""
     return isinstance(out, Tensor) and out.ndim == 4 and all(abs(n - _PROBE_SIZE / stride) <= 2 for n in out.shape[2:])

@@ -1,4 +1,4 @@
-"""Reading checkpoints, the files in which a training run keeps its student.
+"""Reading checkpoints, the files in which a training run stores its student.
 
 A checkpoint is a dict of tensors and plain values, read with ``weights_only=True``. ``best.pt`` holds a student as it
 was evaluated: the batch norms that it was trained with are folded into its convolutions. ``last.pt`` holds the weights
@@ -30,9 +30,9 @@ def read(path: Path) -> dict[str, Any]:
         raise KdlibError(f"{path} is a folder; a run's student is {path / 'best.pt'}") from error
     except PermissionError as error:
         raise KdlibError(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error:  # torch.load raises many kinds for files of other formats
+    except Exception as error:  # torch.load raises many kinds of exceptions for other formats
         raise KdlibError(
-            f"{path} is not a student's checkpoint: it is cut short or was not written by PyTorch"
+            f"{path} is not a student's checkpoint: it is truncated or was not written by PyTorch"
         ) from error
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise KdlibError(f"{path} is not a student's checkpoint of version {VERSION}")

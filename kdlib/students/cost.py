@@ -10,7 +10,7 @@ from kdlib.machine.cost import multiply_adds, parameter_count
 from kdlib.students.networks import Student
 
 WARMUP, REPEATS = 3, 20
-"""Forward passes that `latency` discards, and those that it takes the median of."""
+"""Forward passes that `latency` discards, and forward passes that it measures."""
 
 
 @torch.inference_mode()

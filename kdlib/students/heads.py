@@ -37,7 +37,7 @@ def crop(x: Tensor, first: int, rows: int, columns: int) -> Tensor:
     return nn.functional.pad(x, (-first, -right, -first, -below)) if first or right or below else x
 
 
-class Between(nn.Module):
+class Interpolation(nn.Module):
     """Interpolates features linearly between neighbours on both axes: (B, C, H, W) to (B, C, H - 1, W - 1).
 
     Args:
@@ -74,14 +74,14 @@ def _doubling(inputs: int, outputs: int) -> nn.Module:
     return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
 
 
-def _around(finer: Tensor, doubled: Tensor, first: int) -> Tensor:
+def _crop_around(finer: Tensor, doubled: Tensor, first: int) -> Tensor:
     """The finer features around the pixels of the doubled ones: from index ``first`` on, one more per axis."""
     rows, columns = doubled.shape[-2:]
     return crop(finer, first, rows + 1, columns + 1)
 
 
 class InterpHead(nn.Module):
-    """The head of the original notebook: bilinear upsampling and one 3x3 convolution."""
+    """The head of the original notebook: bilinear upsampling, then one 3x3 convolution."""
 
     def __init__(self, channels: Taps[int], joints: int, stride: int) -> None:
         super().__init__()
@@ -134,10 +134,10 @@ class PyramidHead(nn.Module):
     def forward(self, features: Taps[Tensor]) -> Tensor:
         """Maps (B, K, H / stride, W / stride)."""
         x = self.double16(self.narrow(features.stride16))
-        x = self.merge8(x + self.lateral8(_around(features.stride8, x, 0)))
+        x = self.merge8(x + self.lateral8(_crop_around(features.stride8, x, 0)))
         if self.stride <= 4:
             x = self.double8(x)
-            x = self.merge4(x + self.lateral4(_around(features.stride4, x, 1)))
+            x = self.merge4(x + self.lateral4(_crop_around(features.stride4, x, 1)))
         if self.stride <= 2:
             x = self.double4(x)
         return self.final(x)
@@ -167,10 +167,10 @@ class FusedHead(nn.Module):
     def forward(self, features: Taps[Tensor]) -> Tensor:
         """Maps (B, K, H / stride, W / stride)."""
         x = self.norm16(self.double16(features.stride16))
-        x = (x + self.lateral8(_around(features.stride8, x, 0))).relu()
+        x = (x + self.lateral8(_crop_around(features.stride8, x, 0))).relu()
         if self.stride <= 4:
             x = self.norm8(self.double8(x))
-            x = (x + self.lateral4(_around(features.stride4, x, 1))).relu()
+            x = (x + self.lateral4(_crop_around(features.stride4, x, 1))).relu()
         if self.stride <= 2:
             x = self.norm4(self.double4(x)).relu()
         return self.final(x)
@@ -180,7 +180,7 @@ def _lateral(inputs: int, outputs: int) -> nn.Module:
     """Finer features on the grid of the doubled ones; they start at 0."""
     norm = nn.BatchNorm2d(outputs)
     nn.init.zeros_(norm.weight)
-    return nn.Sequential(Between(inputs, 0.5), nn.Conv2d(inputs, outputs, 1, bias=False), norm)
+    return nn.Sequential(Interpolation(inputs, 0.5), nn.Conv2d(inputs, outputs, 1, bias=False), norm)
 
 
 HEADS: Final[dict[str, Callable[[Taps[int], int, int], nn.Module]]] = {

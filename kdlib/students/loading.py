@@ -3,7 +3,7 @@
     student = load_student("runs/distilled/best.pt")    # or an exported student.onnx
     keypoints = student.predict("photo.jpg", boxes=[[48, 20, 180, 400]])    # (1, 17, 3)
 
-`LoadedStudent` is common to both kinds of files; `TorchStudent` runs in PyTorch, `OnnxStudent` in onnxruntime.
+`LoadedStudent` is the interface; `TorchStudent` runs in PyTorch, `OnnxStudent` in onnxruntime.
 """
 
 import abc
@@ -48,7 +48,7 @@ class LoadedStudent(abc.ABC):
         input_size: Width and height of its crops in pixels.
         joints: Number of joints K.
         readout: How its maps are read.
-        device: The device of the crops that `heatmaps` takes as tensors.
+        device: The device on which `heatmaps` takes crops as tensors.
     """
 
     name: str
@@ -98,8 +98,8 @@ class LoadedStudent(abc.ABC):
             inside the image, x and y are NaN and the maximum is 0.
 
         Raises:
-            KdlibError: If the image cannot be read or is not such an array, the boxes are not such numbers, the decoder
-                is another, or the batch size is not positive.
+            KdlibError: If the image cannot be read or is another kind of array, the boxes are not finite numbers
+                (N, 4), the decoder is unknown, or the batch size is not positive.
         """
         if decoder not in DECODERS:
             raise KdlibError(f"unknown decoder {decoder!r}; choose {', '.join(DECODERS)}")
@@ -203,18 +203,22 @@ def load_student(path: str | Path, device: str = "auto") -> LoadedStudent:
     """Load a run's checkpoint (``best.pt``) or an exported student (``.onnx``).
 
     Args:
-        path: The file; its suffix decides which of the two it is.
+        path: The file. One whose name ends in ``.onnx`` is read as an exported student, any other as a checkpoint.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes a GPU if there is one.
 
+    Returns:
+        The student; `LoadedStudent.predict` returns keypoints in image pixels.
+
     Raises:
-        KdlibError: If the file is missing or is neither of the two, or there is no such device.
+        KdlibError: If the file is missing or is neither of the two, the file needs a package that is not installed, or
+            there is no such device.
     """
     path = Path(path)
     return OnnxStudent(path, device) if path.suffix == ".onnx" else load_checkpoint(path, device)
 
 
 def load_checkpoint(path: Path, device: str = "cpu") -> TorchStudent:
-    """Load the student of a checkpoint in evaluation mode, with averaged weights where the run kept an average.
+    """Load the student of a checkpoint in evaluation mode, with averaged weights if the run kept an average.
 
     Raises:
         KdlibError: If the file is missing, is not a checkpoint or does not fit the student that it describes, or there

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kdcli.words import did_you_mean
 from kdlib.errors import KdlibError
 from kdlib.geometry import STRIDE, check_stride
-from kdlib.students.alignment import align, targets
+from kdlib.students.alignment import align, target_positions
 from kdlib.students.backbones import is_library_name, open_backbone
 from kdlib.students.heads import HEADS, Taps
 from kdlib.students.norms import add_norms
@@ -52,13 +52,13 @@ class Student(nn.Module):
 
 
 class SqueezeNetStudent(Student):
-    """SqueezeNet under a head.
+    """SqueezeNet with a head.
 
     Args:
         name: ``squeezenet1_1`` or ``squeezenet1_0``.
         head: Key of `kdlib.students.heads.HEADS`.
         joints: Number of maps K.
-        input_size: Not used: this student takes every size.
+        input_size: Not used: this student runs on images of every size.
         stride: Stride of the maps.
     """
 
@@ -88,7 +88,7 @@ class SqueezeNetStudent(Student):
 
 
 class BackboneStudent(Student):
-    """Any convolutional backbone under a head; its features are aligned with the heads' grid.
+    """Any convolutional backbone with a head; its features are aligned with the heads' grid.
 
     Args:
         name: Name of the backbone, ``timm:NAME`` or ``torchvision:NAME`` for those of `open_backbone`.
@@ -124,7 +124,7 @@ class BackboneStudent(Student):
 
 def padding(name: str, stride: int) -> tuple[int, int, int, int]:
     """Pixels of padding at left, right, top and bottom that put a SqueezeNet's features onto the heads' grid."""
-    before = _FIRST_FEATURE[name] - int(targets(stride).stride16)
+    before = _FIRST_FEATURE[name] - int(target_positions(stride).stride16)
     return before, _PADDING - before, before, _PADDING - before
 
 
@@ -158,7 +158,8 @@ def build_student(name: str, head: str, joints: int, input_size: tuple[int, int]
         stride: Input pixels per heatmap pixel: 2, 4 or 8.
 
     Raises:
-        KdlibError: If an argument has another value, or the backbone cannot be a student.
+        KdlibError: If the student or the head is unknown, the input size or the stride is not supported, or the
+            backbone cannot be a student.
     """
     if name not in STUDENTS and not is_library_name(name):
         there = f"there are {', '.join(STUDENTS)}, timm:NAME and torchvision:NAME"

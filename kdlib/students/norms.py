@@ -1,7 +1,7 @@
 """Batch norms for training a backbone that was published without any; the finished student has them folded in.
 
-SqueezeNet was published without batch norms. With one after every convolution of its Fire modules, the same number of
-steps trains it further (docs/decisions/0014). In evaluation mode a norm only scales and shifts the output of its
+SqueezeNet was published without batch norms. With one after every convolution of its Fire modules, it trains further in
+the same number of steps (docs/decisions/0014). In evaluation mode a norm only scales and shifts the output of its
 convolution, so it can be folded into the weights of the convolution: the network that is evaluated and exported has no
 norms.
 """
@@ -27,7 +27,7 @@ _CONVOLUTION_AXES: Final = 4
 
 
 class NormedConv2d(nn.Conv2d):
-    """A convolution followed by a batch norm; the entries of its own state keep their names.
+    """A convolution followed by a batch norm; weight and bias keep their names in the state dict.
 
     The bias is not trained: the norm subtracts it again, so its gradient would be rounding errors only.
     """

@@ -1,7 +1,7 @@
-"""Starting a student's backbone from ImageNet weights: the library's download, or a file with a state dict.
+"""Initialising a student's backbone with ImageNet weights: the library's download, or a file with a state dict.
 
-A file that is not a state dict is refused with a message that says what it is. The errors of the libraries' readers
-describe the reader instead, or suggest to load the file unsafely.
+A file that is not a state dict is refused with a message that says what it is. The libraries' own errors describe the
+reader instead, or suggest loading the file unsafely.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,8 +43,8 @@ def read_state_dict(path: Path, load: Callable[[Path], Any]) -> dict[str, Tensor
         content = load(path)
     except PermissionError as error:
         raise NotAStateDictError("reading it is not permitted") from error
-    except Exception as error:  # the readers raise many kinds for files of other formats
-        kind = "an ONNX network" if path.suffix == ".onnx" else "cut short, or not a file of tensors only"
+    except Exception as error:  # the readers raise many kinds of exceptions for other formats
+        kind = "an ONNX network" if path.suffix == ".onnx" else "truncated, or not a file of tensors only"
         raise NotAStateDictError(f"it is {kind}") from error
     if not isinstance(content, dict):
         raise NotAStateDictError(f"it holds a {type(content).__name__} instead of a dict of tensors")
@@ -112,7 +112,7 @@ def torchvision_pretrained(network: str, path: Path | None) -> dict[str, Tensor]
 
 
 def load_pretrained(student: Student, name: str, source: str) -> tuple[str, bool]:
-    """Start a student's backbone from ImageNet weights.
+    """Initialise a student's backbone with ImageNet weights.
 
     Args:
         student: The student; it is changed in place.
@@ -163,7 +163,7 @@ def _download(student: Student, name: str) -> tuple[str, bool]:
         _fill(student, _pretrained(name, None))
     except KdlibError:
         raise
-    except Exception as error:  # no network, no such weights or a wrong hash: each library raises its own kinds
+    except Exception as error:  # no network, no such weights or a wrong hash: each library raises its own exceptions
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         line = (
             f"ImageNet weights of {name} could not be downloaded ({reason}): the student starts from "

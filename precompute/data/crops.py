@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.annotations import Persons
+from kdlib.annotations import Instances
 from kdlib.geometry import compose_affines, scale_affine
 from kdlib.resample.exact import crop_image
 from precompute.data.image_files import ImageFileError, read_image_file
@@ -41,7 +41,7 @@ class Cropper:
     """Cuts instances out of their images. Thread-safe."""
 
     images: Path
-    instances: Persons
+    instances: Instances
     geometry: Geometry
     input_sizes: tuple[tuple[int, int], ...]
     """(width, height) of the crops. The first is that of the geometry; the others show the same regions."""

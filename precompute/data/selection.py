@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kdlib.annotations import Annotations, Persons, read_keypoint_annotations
+from kdlib.annotations import Annotations, Instances, read_keypoint_annotations
 from precompute.data.folder import Split
 from precompute.data.image_files import missing_files
 from precompute.errors import PrecomputeError
@@ -20,8 +20,8 @@ EXAMPLES = 5
 class Selection:
     """The instances of a run, ordered by image and annotation id, and all annotations of their images."""
 
-    instances: Persons
-    ground_truth: Persons
+    instances: Instances
+    ground_truth: Instances
     summary: dict[str, Any]
     """Description of the selection for the manifest."""
 
@@ -77,7 +77,7 @@ def _check_boxes(annotations: Annotations, split: Split, skip_missing: bool) -> 
         )
 
 
-def _ground_truth_of(annotations: Annotations, instances: Persons) -> Persons:
+def _ground_truth_of(annotations: Annotations, instances: Instances) -> Instances:
     """All annotations of the instances' images, without usable instances that the selection left out."""
     truth = annotations.ground_truth
     in_images = np.isin(truth.image_id, instances.image_id)

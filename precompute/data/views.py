@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.annotations import Persons
+from kdlib.annotations import Instances
 from kdlib.geometry import (
     PADDING,
     Affine,
@@ -65,7 +65,7 @@ class Geometry:
 
 
 def plan_geometry(
-    instances: Persons, input_size: tuple[int, int], plan: ViewPlan, frame_scale: float = 1.0
+    instances: Instances, input_size: tuple[int, int], plan: ViewPlan, frame_scale: float = 1.0
 ) -> Geometry:
     """Compute the affines of the frames and stored views of instances.
 

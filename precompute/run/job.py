@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-from kdlib.annotations import Persons
+from kdlib.annotations import Instances
 from kdlib.geometry import parse_size
 from precompute.data.crops import Cropper
 from precompute.data.folder import Split, choose_split
@@ -25,8 +25,8 @@ class Job:
     """Everything that one run needs. Row i of instances, cropper and geometry is the same instance."""
 
     teacher: Teacher
-    instances: Persons
-    ground_truth: Persons
+    instances: Instances
+    ground_truth: Instances
     cropper: Cropper
     geometry: Geometry
     plan: ViewPlan

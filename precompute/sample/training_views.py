@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kdlib.annotations import Persons
+from kdlib.annotations import Instances
 from kdlib.geometry import box_to_region, clip_boxes, region_affine, transform_points
 from kdlib.resample.exact import crop_image, warp_image
 from kdlib.skeleton import FLIP_ORDER, UPPER_BODY
@@ -48,7 +48,7 @@ class InstanceViews:
         input_size: Width and height of the crops.
     """
 
-    def __init__(self, images: Path, instances: Persons, input_size: tuple[int, int]) -> None:
+    def __init__(self, images: Path, instances: Instances, input_size: tuple[int, int]) -> None:
         self._images, self._instances, self._size = images, instances, input_size
         boxes = clip_boxes(instances.bbox, instances.image_size)
         self._centers, self._sizes = box_to_region(boxes, input_size)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.geometry import box_to_region, clip_boxes
-from kdlib.metrics.coco import REGION_ASPECT, person_scores, suppress_duplicates
+from kdlib.metrics.coco import REGION_ASPECT, instance_scores, suppress_duplicates
 from kdlib.readout import DECODER
 from kdlib.skeleton import JOINTS
 from kdlib.students.loading import LoadedStudent, crop_boxes
@@ -108,7 +108,7 @@ def _ranked(
     scene: Scene, boxes: Boxes, points: NDArray[np.float64], joint_scores: NDArray[np.float32], threshold: float
 ) -> People:
     """Sort persons by score; for COCO's joints, near-duplicates are left out as in HRNet's evaluation."""
-    scores = person_scores(boxes.scores, joint_scores, threshold)
+    scores = instance_scores(boxes.scores, joint_scores, threshold)
     if points.shape[1] == len(JOINTS):
         order = suppress_duplicates(points, scores, box_to_region(boxes.xywh, REGION_ASPECT)[1].prod(axis=1))
     else:

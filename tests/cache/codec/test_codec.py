@@ -207,7 +207,7 @@ def test_a_codec_survives_its_name_and_its_description(name):
     [
         ("root4:2", "levels must be in 3..255, not 2"),
         ("root4:256", "levels must be in 3..255, not 256"),
-        ("root4:x", "LEVELS of root4:LEVELS is a whole number"),
+        ("root4:x", "LEVELS must be a whole number"),
         ("jpeg", "known codecs: root4, root4:LEVELS, float16, float32"),
         ("", "known codecs: root4"),
         ("rot4:64", r"did you mean root4\?"),

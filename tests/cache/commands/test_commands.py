@@ -17,7 +17,7 @@ from cache.__main__ import main
 from cache.codec.divergence import log_divergence
 from cache.codec.registry import CODECS, SPELLINGS
 from cache.commands.diff import diff_stores
-from cache.format.integrity import seal
+from cache.format.integrity import with_manifest_hash
 from tests.support.stores import people as people_store
 from tests.support.stores import small as small_store
 from tests.support.stores.hdf5_mutations import lookup3, sealed_blocks
@@ -116,7 +116,7 @@ def test_convert_refuses_a_source_whose_content_hash_lies(path, tmp_path, capsys
     """If the manifest's own hash matches, the content is compared; otherwise the manifest is refused."""
     store = cache.open_store(path)
     manifest = {**store.manifest, "content_sha256": "0" * 64}
-    manifest = seal(manifest) if sealed else manifest
+    manifest = with_manifest_hash(manifest) if sealed else manifest
     if store.layout == "zarr":
         document = json.loads((path / "zarr.json").read_text())
         document["attributes"]["manifest"] = manifest

@@ -33,7 +33,7 @@ def test_what_was_put_comes_back(path, views, codec):
         assert (store.heatmaps([index])[0] == expected).all()
         assert store.frame(index) == images[index]
     assert len(store) == 20
-    assert store.complete
+    assert store.is_complete
     assert store.written.all()
     assert store.view_flip.tolist() == [bool(view % 2) for view in range(views)]
 
@@ -159,7 +159,7 @@ def test_a_shard_without_any_record_is_a_shard(path):
 
 @pytest.mark.parametrize(("index", "view"), [(20, 0), (-1, 0), (0, 2), (0, -1), (10**9, 0)])
 def test_what_does_not_exist_raises(store, index, view):
-    with pytest.raises(IndexError, match="there are 20 and 2"):
+    with pytest.raises(IndexError, match="the store has 20 instances and 2 stored views"):
         store.heatmap(index, view)
 
 
@@ -167,7 +167,7 @@ def test_a_store_without_frames(path):
     store = small_store.make(path, with_frames=False)
     assert not store.has_frames
     assert store.heatmaps([1]).shape == (1, 2, K, H, W)
-    with pytest.raises(cache.MissingRecordError, match="without frames"):
+    with pytest.raises(cache.MissingRecordError, match="the store has no frames"):
         store.frame(0)
 
 

@@ -72,7 +72,7 @@ def test_killed_at_last_the_store_is_whole(path, tmp_path, monkeypatch):
         patched.setattr(shutil, "rmtree", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             write(path)
-    assert cache.open_store(path).complete
+    assert cache.open_store(path).is_complete
     writer = small_store.begin(path, overwrite=True)
     assert writer.pending_shards() == [0, 1, 2]
 
@@ -86,15 +86,17 @@ def test_an_unfinished_store_is_not_opened(path):
     writer = small_store.begin(path)
     small_store.fill(writer, only=[0])
     partial = staging.staging_path(path)
-    with pytest.raises(cache.StoreError, match="not finished; run the same command again with --resume"):
+    with pytest.raises(
+        cache.StoreError, match="not finished; run the command that makes the store again, with --resume"
+    ):
         cache.open_store(partial)
-    with pytest.raises(cache.StoreError, match="still to be written"):
+    with pytest.raises(cache.StoreError, match="some shards are not written yet"):
         cache.open_store(partial, allow_incomplete=True)
-    with pytest.raises(cache.StoreError, match="2 of 3 shards are still to be written"):
+    with pytest.raises(cache.StoreError, match="2 of 3 shards are not written yet"):
         writer.publish()
     small_store.fill(writer)
     store = writer.assemble()
-    assert not store.complete
+    assert not store.is_complete
     assert store.heatmaps([19]).any()
     with pytest.raises(cache.StoreError, match="not complete"):
         cache.open_store(store.path)
@@ -123,7 +125,7 @@ def test_an_unfinished_run_is_neither_overwritten_nor_mixed_by_accident(path):
 )
 def test_resume_refuses_a_changed_run_and_names_the_field(path, change, named):
     small_store.fill(small_store.begin(path), only=[0])
-    with pytest.raises(cache.StoreError, match="begun by a different run") as refusal:
+    with pytest.raises(cache.StoreError, match="started by a different run") as refusal:
         small_store.begin(path, resume=True, **change)
     assert named in str(refusal.value)
 
@@ -153,7 +155,7 @@ def test_an_exception_discards_the_shard(path):
 
 def test_a_forgotten_instance_is_no_shard(path):
     writer = small_store.begin(path)
-    with pytest.raises(cache.StoreError, match="7 instances neither put nor skipped"), writer.shard(0) as shard:
+    with pytest.raises(cache.StoreError, match="7 instances were neither put nor skipped"), writer.shard(0) as shard:
         shard.put(3, small_store.blobs(1, 2)[0], b"jpeg")
     assert 0 in writer.pending_shards()
 
@@ -161,7 +163,7 @@ def test_a_forgotten_instance_is_no_shard(path):
 @pytest.mark.parametrize(
     ("index", "maps", "frame", "message"),
     [
-        (8, {}, b"jpeg", "instance 8 is not of shard 0"),
+        (8, {}, b"jpeg", "instance 8 does not belong to shard 0"),
         (0, {"count": 1, "views": 1}, b"jpeg", "not float32"),
         (0, {}, None, "needs the frame's bytes"),
         (0, {}, b"", "a frame of 0 bytes"),
@@ -306,7 +308,7 @@ def test_a_damaged_store_of_ours_may_be_replaced(tmp_path):
     (path / "instances/bbox/zarr.json").unlink()
     writer = small_store.begin(path, overwrite=True)
     small_store.fill(writer)
-    assert cache.open_store(writer.publish()).complete
+    assert cache.open_store(writer.publish()).is_complete
 
 
 def test_what_a_killed_replacement_left_behind_is_removed_by_the_next(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from kdlib.metrics.coco import METRICS, keypoint_ap, keypoint_matches, person_scores, suppress_duplicates
+from kdlib.metrics.coco import METRICS, instance_scores, keypoint_ap, keypoint_matches, suppress_duplicates
 from kdlib.metrics.keypoints import oks, pck
 
 
@@ -94,7 +94,7 @@ def test_oks_equals_pycocotools():
 def test_average_precision_equals_pycocotools_from_files(tmp_path):
     columns, predictions, scores = persons()
     (tmp_path / "truth.json").write_text(json.dumps(coco_json(columns)))
-    total = person_scores(columns["score"], scores)
+    total = instance_scores(columns["score"], scores)
     rows = np.concatenate([predictions, np.ones((len(predictions), 17, 1))], axis=2)
     results = [
         {"image_id": int(image), "category_id": 1, "score": float(s), "keypoints": row.ravel().tolist()}
@@ -171,9 +171,9 @@ def test_duplicates_are_suppressed_and_the_most_confident_stays():
 def test_a_persons_score_is_the_box_times_the_mean_of_confident_joints():
     scores = np.zeros((2, 17), np.float32)
     scores[0, :3] = [0.5, 0.7, 0.1]
-    np.testing.assert_allclose(person_scores(np.array([0.5, 1.0]), scores), [0.3, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(instance_scores(np.array([0.5, 1.0]), scores), [0.3, 0.0], rtol=1e-6)
     every = np.random.default_rng(0).uniform(1e-6, 1, (5, 17)).astype(np.float32)
-    np.testing.assert_allclose(person_scores(np.full(5, 0.5), every, 0.0), 0.5 * every.mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(instance_scores(np.full(5, 0.5), every, 0.0), 0.5 * every.mean(axis=1), rtol=1e-6)
 
 
 def test_a_prediction_in_an_image_without_persons_is_a_false_positive():

@@ -14,7 +14,7 @@ from scipy.ndimage import map_coordinates
 from kdlib.geometry import invert_affine, region_affine, scale_affine
 from kdlib.resample.exact import crop_image, warp_image
 from kdlib.resample.maps import bordered_shape, interior, mean_heatmaps, warp_heatmaps
-from kdlib.resample.pictures import warp_packed
+from kdlib.resample.packed import warp_packed
 from tests.support.shared_data import COCO_REAL, PARITY, needs_coco, needs_parity
 
 ROOT = Path(__file__).resolve().parents[3]

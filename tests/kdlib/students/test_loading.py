@@ -228,7 +228,7 @@ def test_files_that_are_not_students_are_refused(tmp_path):
     (tmp_path / "text.onnx").write_text("no network")
     for name, message in (
         ("gone.pt", "no student at"),
-        ("text.pt", "is not a student's checkpoint: it is cut short or was not written by PyTorch"),
+        ("text.pt", "is not a student's checkpoint: it is truncated or was not written by PyTorch"),
         ("gone.onnx", "no student at"),
         ("text.onnx", "onnxruntime cannot open"),
     ):

@@ -12,7 +12,7 @@ from kdlib.errors import KdlibError
 from kdlib.geometry import MAP_STRIDES
 from kdlib.machine.cost import multiply_adds
 from kdlib.students.cost import complexity
-from kdlib.students.heads import HEADS, Between, crop
+from kdlib.students.heads import HEADS, Interpolation, crop
 from kdlib.students.networks import STUDENTS, build_student
 from kdlib.students.pretrained import load_pretrained
 from tests.support.shared_data import SQUEEZENET
@@ -156,7 +156,7 @@ def test_cropped_features_are_a_part_of_them_or_an_error():
 
 def test_between_features_are_scipys_linear_interpolation():
     x = torch.rand(2, 3, 7, 5, dtype=torch.float64)
-    moved = Between(3, 0.3).double()(x).numpy()
+    moved = Interpolation(3, 0.3).double()(x).numpy()
     for found, plane in zip(moved.reshape(-1, 6, 4), x.numpy().reshape(-1, 7, 5), strict=True):
         expected = shift(plane, (-0.3, -0.3), order=1)[:-1, :-1]
         np.testing.assert_allclose(found, expected, atol=1e-7)
@@ -231,9 +231,9 @@ def published(name="squeezenet1_1"):
 
 
 FOREIGN = {
-    "text.pth": (b"hello world\n", "it is cut short, or not a file of tensors only"),
-    "page.html": (b"<html>", "it is cut short, or not a file of tensors only"),
-    "module.pth": (lambda: nn.Conv2d(1, 1, 1), "it is cut short, or not a file of tensors only"),
+    "text.pth": (b"hello world\n", "it is truncated, or not a file of tensors only"),
+    "page.html": (b"<html>", "it is truncated, or not a file of tensors only"),
+    "module.pth": (lambda: nn.Conv2d(1, 1, 1), "it is truncated, or not a file of tensors only"),
     "student.onnx": (b"\x08\x08\x12\x07pytorch\x1a\x032.0" * 9, "it is an ONNX network"),
     "empty.pth": (b"", "it is empty"),
     "list.pth": (lambda: [1, 2], "it holds a list instead of a dict of tensors"),
@@ -266,7 +266,7 @@ def test_a_folder_and_half_a_file_are_no_pretrained_weights(tmp_path):
     half = tmp_path / "half.pth"
     torch.save(published(), half)
     half.write_bytes(half.read_bytes()[:10000])
-    with pytest.raises(KdlibError, match="it is cut short"):
+    with pytest.raises(KdlibError, match="it is truncated"):
         load_pretrained(student, "squeezenet1_1", str(half))
     with pytest.raises(KdlibError, match="it is a folder"):
         load_pretrained(student, "squeezenet1_1", str(tmp_path))

@@ -185,7 +185,7 @@ def test_unknown_choices_list_the_known_ones(checkpoint):
 
 def test_a_device_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ValueError, match=r"no device cuda:3 here: torch .* sees 1 CUDA devices"):
+    with pytest.raises(ValueError, match=r"no device cuda:3 here: torch .* finds 1 CUDA devices"):
         choose_device("cuda:3")
 
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 import cache
-from cache.format.integrity import seal
+from cache.format.integrity import with_manifest_hash
 from cache.format.manifest import parse_document
 
 STRANGE = (
@@ -108,10 +108,10 @@ def resealed(text: str, rng: random.Random) -> str:
     try:
         document = parse_document(text, "mutated")
         if "columns" in document:
-            sealed = seal(document)
+            sealed = with_manifest_hash(document)
         else:
             attributes = document["attributes"]
-            sealed = {**document, "attributes": {**attributes, "manifest": seal(attributes["manifest"])}}
+            sealed = {**document, "attributes": {**attributes, "manifest": with_manifest_hash(attributes["manifest"])}}
         return json.dumps(sealed) if rng.random() < 0.9 else text
     except (cache.StoreError, ValueError, TypeError, KeyError, AttributeError):
         return text

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import cache
-from cache.commands.info import describe, page
+from cache.commands.info import describe, format_facts
 from cache.commands.verify import verify_store
 
 MEMORY = 768 << 20  # bytes that examining a small store may allocate
@@ -105,7 +105,7 @@ def _show(path):
     except cache.StoreError as error:
         str(error).encode(errors="strict")
         return
-    page(facts).encode()
+    format_facts(facts).encode()
 
 
 def _same(value, expected):

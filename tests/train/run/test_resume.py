@@ -226,7 +226,7 @@ def test_a_checkpoint_that_was_cut_says_what_is_left_of_the_run(stores, whole, t
         assert main(command(stores, out, resume=True, **EVERY)) == 1
         return capsys.readouterr().err.strip().splitlines()[-1]
 
-    cut = f"error: {out}/last.pt is not a student's checkpoint: it is cut short or was not written by PyTorch; the run"
+    cut = f"error: {out}/last.pt is not a student's checkpoint: it is truncated or was not written by PyTorch; the run"
     epoch, restart = read(out / "best.pt")["epoch"], "start again with another --out, or with --overwrite"
     assert refusal() == (
         f"{cut} cannot be resumed, but {out}/best.pt, of epoch {epoch}, is whole, and evaluate, predict and export "

@@ -224,7 +224,7 @@ def test_refusals_are_one_line_and_lose_nothing(stores, tmp_path, capsys):
     )
     for content in ("", "a text\n", "hello world\n", "<html>"):
         (tmp_path / "text.pt").write_text(content)
-        assert "text.pt is not a student's checkpoint: it is cut short or was not written by PyTorch" in refused(
+        assert "text.pt is not a student's checkpoint: it is truncated or was not written by PyTorch" in refused(
             ["evaluate", "--store", str(stores / "val.h5"), "--student", str(tmp_path / "text.pt")]
         )
     newer = read(out / "best.pt")

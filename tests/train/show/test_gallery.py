@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import cache
-from kdlib.metrics.coco import person_scores
+from kdlib.metrics.coco import instance_scores
 from kdlib.metrics.keypoints import oks
 from kdlib.skeleton import JOINTS, LIMBS
 from tests.support.stores.people import IMAGE_SIZE, make_store
@@ -92,7 +92,7 @@ def test_every_person_has_its_oks_and_its_share_of_right_joints(store):
     expected = oks(predictions.points, columns["keypoints"], columns["area"])
     assert [entry["oks"] for entry in entries] == pytest.approx(expected.tolist())
     assert [entry["score"] for entry in entries] == pytest.approx(
-        person_scores(columns["score"], predictions.scores).tolist()
+        instance_scores(columns["score"], predictions.scores).tolist()
     )
     for i, entry in enumerate(entries):
         offsets = predictions.points[i] - columns["keypoints"][i, :, :2]

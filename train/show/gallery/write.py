@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cache import Store
 from kdcli.files import replacing
 from kdcli.progress import show_progress
-from kdlib.metrics.coco import person_scores
+from kdlib.metrics.coco import instance_scores
 from kdlib.metrics.keypoints import normalised_distances, oks
 from kdlib.skeleton import JOINTS, LIMBS
 from kdlib.students.loading import load_checkpoint
@@ -142,7 +142,7 @@ def results(store: Store, predictions: Predictions) -> list[dict[str, Any]]:
     }
     similarity = oks(predictions.points, columns["keypoints"], columns["area"])
     correct = _share_correct(predictions.points, columns["keypoints"], columns["bbox"])
-    scores = person_scores(columns["score"], predictions.scores, predictions.threshold)
+    scores = instance_scores(columns["score"], predictions.scores, predictions.threshold)
     joints = np.concatenate([predictions.points, predictions.scores[..., None]], axis=2)
     return [
         {

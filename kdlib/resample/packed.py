@@ -1,8 +1,8 @@
-"""The training loader's image resampling: packed pixels of four bytes, fixed-point arithmetic, 1/256 pixel.
+"""The training loader's image resampling, with packed pixels of four bytes in fixed-point steps of 1/256 pixel.
 
 A packed pixel is one 32-bit word, so one load reads two neighbours and one multiplication weights two channels. The
 result is closer to exact interpolation than OpenCV 4's warp (1/32 pixel): within two grey levels, mostly one on
-photographs. What it saves over OpenCV is in docs/decisions/0017-hand-written-kernels.md.
+photographs. docs/decisions/0017-hand-written-kernels.md compares the speed with OpenCV's.
 """
 
 import math
@@ -122,8 +122,8 @@ def _unpack(packed, n, out, first):
 def _resample(pixels, inverse, out):
     """Fill out (h, w, 3) uint8 from packed pixels (H, W) uint32.
 
-    Of each row, pixels without a neighbour in the image are black, pixels with some neighbours outside are made one by
-    one, and the others in four steps over the whole row. Each step but the gathering is a loop that the compiler
+    In each row, pixels without a neighbour in the image are black, pixels with some neighbours outside are computed one
+    by one, and the others in four steps over the whole row. Each step except the gathering is a loop that the compiler
     vectorises. The steps take whole arrays and a count, because slicing an array costs as much as a dozen pixels.
     """
     (rows, columns), (height, width) = pixels.shape, out.shape[:2]
