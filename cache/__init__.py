@@ -21,7 +21,7 @@ from cache.errors import MissingRecordError, StoreError, StoreFormatError, Store
 from cache.format.spec import StoreSpec
 from cache.reading.opening import open_store
 from cache.reading.store import Store
-from cache.writing.staging import has_staged_repair
+from cache.writing.staging import awaits_repair
 from cache.writing.writer import Writer, create_store
 
 __all__ = [
@@ -38,6 +38,6 @@ __all__ = [
     "Writer",
     "codec_from_name",
     "create_store",
-    "has_staged_repair",
+    "awaits_repair",
     "open_store",
 ]

@@ -46,7 +46,7 @@ def open_store(
     else:
         # An absolute path stays valid after a change of the working directory.
         store = Store(find_layout(_staged(place.absolute(), allow_incomplete)))
-    if not (store.is_complete or allow_incomplete):
+    if not (store.complete or allow_incomplete):
         raise StoreError(f"{place}: the store is not complete; run the command that makes it again, with --resume")
     return store
 

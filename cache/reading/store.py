@@ -112,7 +112,7 @@ class Store:
         return self.spec.codec
 
     @property
-    def is_complete(self) -> bool:
+    def complete(self) -> bool:
         """Whether the store is finished."""
         return self.manifest["complete"] is True
 

@@ -56,7 +56,7 @@ def read_plan(staging: Path) -> dict[str, Any]:
     return plan
 
 
-def has_staged_repair(path: Path) -> bool:
+def awaits_repair(path: Path) -> bool:
     """Whether a repair of the store `path` is staged: good shards are kept, and the others must be written again."""
     staging = staging_path(path)
     return (staging / PLAN).is_file() and REPAIR in read_plan(staging)

@@ -27,7 +27,7 @@ def prepare_target(path: Path, *, resume: bool, overwrite: bool) -> None:
         StoreError: A store or staging directory exists and the flags do not allow it, or other files are there.
     """
     directory = staging.staging_path(path)
-    if path.exists() and not (resume and staging.has_staged_repair(path)):
+    if path.exists() and not (resume and staging.awaits_repair(path)):
         if not overwrite:
             raise StoreError(f"{path} exists; use it, or replace it with --overwrite")
         _refuse_foreign(path)

@@ -14,13 +14,50 @@ import torch
 from kdlib.errors import KdlibError
 
 VERSION: Final = 1
+RECIPE_SETTINGS: Final = frozenset(
+    (
+        "student",
+        "head",
+        "stride",
+        "input_size",
+        "pretrained",
+        "backbone_norm",
+        "epochs",
+        "batch_size",
+        "accumulate",
+        "learning_rate",
+        "weight_decay",
+        "warmup",
+        "clip",
+        "ema",
+        "precision",
+        "seed",
+        "order",
+        "loss",
+        "mse_weight",
+        "sigma",
+        "gt_weight",
+        "kd_weight",
+        "kd_schedule",
+        "temperature",
+        "logits",
+        "joints",
+        "views",
+        "flip",
+        "rotation",
+        "scale",
+        "half_body",
+    )
+)
+"""The entries of ``recipe`` that this version knows: the fields of `train.recipe.Recipe`."""
 
 
 def read(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        KdlibError: If the file is missing, cannot be read, or is not a checkpoint of this `VERSION`.
+        KdlibError: If the file is missing, cannot be read, is not a checkpoint of this `VERSION`, or has a recipe with
+            settings that this version does not know.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -36,4 +73,10 @@ def read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise KdlibError(f"{path} is not a student's checkpoint of version {VERSION}")
+    unknown = dict(content.get("recipe", {})).keys() - RECIPE_SETTINGS
+    if unknown:
+        raise KdlibError(
+            f"{path} has a recipe that this version cannot read ({', '.join(sorted(unknown))}): a newer version may "
+            "have written it"
+        )
     return content

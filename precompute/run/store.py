@@ -40,7 +40,7 @@ def write_store(
         PrecomputeError: If the run is interrupted, an image cannot be used, or a finished store is another one.
         StoreError: See `cache.create_store`.
     """
-    if resume and not overwrite and path.exists() and not cache.has_staged_repair(path):
+    if resume and not overwrite and path.exists() and not cache.awaits_repair(path):
         line = check_same_store(job, cache.open_store(path), codec)
         return line if team.rank == 0 else None
     writer = team.begin(lambda join: create_writer(job, path, codec, resume=resume, overwrite=overwrite, join=join))

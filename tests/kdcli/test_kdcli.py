@@ -86,7 +86,7 @@ def test_work_that_fails_is_not_said_to_be_done(clock, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_total_that_nobody_knows_and_work_that_begins_anew(clock, capsys):
+def test_an_unknown_total_and_work_that_starts_again(clock, capsys):
     with show_progress("download", "MB", 50) as progress:
         for done in [51, 52, 1, 2, 3]:  # the file on the server has changed
             clock.now += 10

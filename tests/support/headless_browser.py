@@ -123,6 +123,7 @@ def browser(profile):
             pass_fds=inside,
             stdout=subprocess.DEVNULL,
             stderr=errors,
+            env={name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
         )
     for end in (read_end, write_end, *inside):
         os.close(end)

@@ -11,6 +11,7 @@ import torch
 from scipy.special import rel_entr, softmax
 
 from kdlib.losses import LOSSES
+from kdlib.students.checkpoint import RECIPE_SETTINGS
 from train.errors import TrainError
 from train.recipe import Recipe
 from train.supervision import Supervision
@@ -145,6 +146,7 @@ def test_maps_that_the_teacher_alone_shaped_are_read_at_its_temperature(maps, te
 def test_the_recipe_offers_the_losses_of_the_library_and_nothing_else_compares_their_names():
     fields = {field.name: field for field in dataclasses.fields(Recipe)}
     assert fields["loss"].metadata["options"]["choices"] == list(LOSSES)
+    assert fields.keys() == RECIPE_SETTINGS
     texts = {path: ast.parse(path.read_text()) for room in ("kdlib", "train") for path in (ROOT / room).rglob("*.py")}
     users = {
         path.relative_to(ROOT).as_posix()

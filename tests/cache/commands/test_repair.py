@@ -51,7 +51,7 @@ def test_only_the_bad_shard_is_made_again(path, tmp_path, capsys):
     assert "2 of 3 shards are good and staged" in out
     assert "--resume" in out
     assert cache.open_store(path).heatmaps([0]).any(), "the damaged store is still in its place"
-    assert cache.has_staged_repair(path)
+    assert cache.awaits_repair(path)
     assert finish(path) == [1]
     assert diff_stores(path, whole.path)["identical"]
     assert cache.open_store(path).manifest == whole.manifest
@@ -62,7 +62,7 @@ def test_only_the_bad_shard_is_made_again(path, tmp_path, capsys):
 def test_a_sound_store_needs_no_repair(path, capsys):
     assert main(["verify", str(path), "--repair", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
-    assert not cache.has_staged_repair(path)
+    assert not cache.awaits_repair(path)
 
 
 def test_a_shard_that_is_gone_is_a_bad_shard(tmp_path):
@@ -112,7 +112,7 @@ def test_killed_in_the_middle_of_a_repair_nothing_is_lost(path, again):
         if not killed_in_repair(path, deadly):
             break
         assert cache.open_store(path).manifest["content_sha256"] == original
-        if again or not cache.has_staged_repair(path):
+        if again or not cache.awaits_repair(path):
             stage_repair(path, [1])
         made = finish(path)
         assert made == [1] if again else 1 in made

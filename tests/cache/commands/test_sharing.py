@@ -101,7 +101,7 @@ def test_a_file_that_changed_on_this_disk_is_fetched_again(server, folder, name,
     assert len(server.ranges("codes/c/1")) <= 6  # the shard twice, and what opening the source needs
 
 
-def test_a_file_that_is_damaged_there_is_never_move_into_place(server, folder, tmp_path):
+def test_a_file_that_is_damaged_on_the_server_is_never_moved_into_place(server, folder, tmp_path):
     shutil.copytree(folder / "pushed" / "train.zarr", folder / "bad.zarr", dirs_exist_ok=True)
     shutil.copy(folder / "pushed" / "train.zarr.files.json", folder / "bad.zarr.files.json")
     path = folder / "bad.zarr" / "frames" / "data" / "c" / "0"

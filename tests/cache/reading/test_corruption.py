@@ -204,7 +204,7 @@ FORGED = {
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
 @pytest.mark.parametrize(("name", "change"), FORGED.items())
-def test_a_manifest_that_lies_is_refused(pristine, tmp_path, suffix, name, change):
+def test_a_manifest_with_a_false_entry_is_refused(pristine, tmp_path, suffix, name, change):
     path = tmp_path / f"s{suffix}"
     source = pristine / path.name
     shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)

@@ -33,7 +33,7 @@ def test_what_was_put_comes_back(path, views, codec):
         assert (store.heatmaps([index])[0] == expected).all()
         assert store.frame(index) == images[index]
     assert len(store) == 20
-    assert store.is_complete
+    assert store.complete
     assert store.written.all()
     assert store.view_flip.tolist() == [bool(view % 2) for view in range(views)]
 

@@ -72,7 +72,7 @@ def test_killed_at_last_the_store_is_whole(path, tmp_path, monkeypatch):
         patched.setattr(shutil, "rmtree", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             write(path)
-    assert cache.open_store(path).is_complete
+    assert cache.open_store(path).complete
     writer = small_store.begin(path, overwrite=True)
     assert writer.pending_shards() == [0, 1, 2]
 
@@ -96,7 +96,7 @@ def test_an_unfinished_store_is_not_opened(path):
         writer.publish()
     small_store.fill(writer)
     store = writer.assemble()
-    assert not store.is_complete
+    assert not store.complete
     assert store.heatmaps([19]).any()
     with pytest.raises(cache.StoreError, match="not complete"):
         cache.open_store(store.path)
@@ -246,7 +246,7 @@ def test_overwrite_spares_a_foreign_directory_with_the_staging_name(path):
 
 
 @pytest.mark.parametrize("written", [0, 1, 3])
-def test_a_full_disk_is_said_and_survived(path, monkeypatch, written):
+def test_a_full_disk_ends_in_one_line_and_loses_nothing(path, monkeypatch, written):
     partial, original = staging.staging_path(path), os.fsync
 
     def fsync(handle):
@@ -308,7 +308,7 @@ def test_a_damaged_store_of_ours_may_be_replaced(tmp_path):
     (path / "instances/bbox/zarr.json").unlink()
     writer = small_store.begin(path, overwrite=True)
     small_store.fill(writer)
-    assert cache.open_store(writer.publish()).is_complete
+    assert cache.open_store(writer.publish()).complete
 
 
 def test_what_a_killed_replacement_left_behind_is_removed_by_the_next(tmp_path):

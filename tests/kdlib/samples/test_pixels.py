@@ -148,7 +148,7 @@ def damaged(content, share=0.4):
 
 
 @pytest.mark.parametrize("kind", ["plain", "grey", "CMYK", "4:4:4", "with a thumbnail", "turned by EXIF"])
-def test_find_damage_a_jpeg_is_refused_and_named_where_simplejpeg_is_installed(kind, read):
+def test_damage_within_a_jpeg_is_refused_and_named_where_simplejpeg_is_installed(kind, read):
     pytest.importorskip("simplejpeg")
     content = damaged(JPEG[kind])
     assert not is_truncated(content)

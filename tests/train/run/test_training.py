@@ -15,6 +15,7 @@ from tests.support.stores.people import make_store
 from train.__main__ import main
 from train.evaluate import cached_teacher, measure
 from train.recipe import Recipe
+from train.run.folder import save_checkpoint
 from train.run.loop import Trainer
 from train.run.reporting import Durations
 from train.run.settings import Run
@@ -228,6 +229,11 @@ def test_refusals_are_one_line_and_lose_nothing(stores, tmp_path, capsys):
             ["evaluate", "--store", str(stores / "val.h5"), "--student", str(tmp_path / "text.pt")]
         )
     newer = read(out / "best.pt")
+    newer["recipe"]["quantum"] = 1
+    save_checkpoint(tmp_path / "newer.pt", newer)
+    assert "a recipe that this version cannot read (quantum)" in refused(
+        ["evaluate", "--store", str(stores / "val.h5"), "--student", str(tmp_path / "newer.pt")]
+    )
     torch.save({**newer, "version": 2}, tmp_path / "newer.pt")
     assert "newer.pt is not a student's checkpoint of version 1" in refused(
         ["evaluate", "--store", str(stores / "val.h5"), "--student", str(tmp_path / "newer.pt")]

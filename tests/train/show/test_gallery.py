@@ -221,7 +221,7 @@ def test_the_reading_half_needs_no_library_of_the_trainer(folder, images):
         "import sys\nfrom pathlib import Path\nimport train.show.gallery.__main__\n"
         "from train.show.gallery.read import read_gallery\n"
         f"assert len(read_gallery(Path({str(folder)!r}), Path({str(images)!r})).images) == 3\n"
-        "print(sorted({'torch', 'cv2', 'cache', 'zarr'} & set(sys.modules)))"
+        "print(sorted({'torch', 'numpy', 'cv2', 'cache', 'zarr'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stderr

@@ -130,10 +130,10 @@ def checks(evidence: Evidence) -> list[Check]:
 
 def _check_complete(store: Store) -> Check:
     written = int(np.count_nonzero(store.written))
-    state = "complete" if store.is_complete else "not complete"
+    state = "complete" if store.complete else "not complete"
     counts = f"{written:,} of {len(store):,} instances"
     text = f"The store is {state}: {counts}; all records that were read match their checksums."
-    return Check(store.is_complete, text)
+    return Check(store.complete, text)
 
 
 def _check_teacher(evidence: Evidence) -> Check:
