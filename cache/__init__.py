@@ -36,8 +36,8 @@ __all__ = [
     "StoreSpaceError",
     "StoreSpec",
     "Writer",
+    "awaits_repair",
     "codec_from_name",
     "create_store",
-    "awaits_repair",
     "open_store",
 ]
