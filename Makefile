@@ -14,7 +14,7 @@ SOURCE ?=
 TRAIN_ARGS ?=
 FIFTYONE_ARGS ?=
 
-# In make's functions a space ends a word, so spaces in names are replaced by | while they are processed.
+# In make's functions, spaces separate words. Spaces in names are therefore replaced by | while they are processed.
 empty :=
 space := $(empty) $(empty)
 NAME = $(subst |,$(space),$(notdir $(patsubst %/,%,$(subst $(space),|,$(DATA)))))
@@ -58,7 +58,7 @@ TRAIN = --store "$(TRAIN_STORE)" --val-store "$(VAL_STORE)" --pretrained "$(PRET
 
 ifneq ($(filter predict,$(MAKECMDGOALS)),)
 ifeq ($(SOURCE),)
-$(error name an image, a folder or a video: make predict SOURCE=photo.jpg)
+$(error give an image, a folder or a video: make predict SOURCE=photo.jpg)
 endif
 endif
 
@@ -72,7 +72,7 @@ help: ## list the targets and variables
 	@echo; echo "Variables (current value):"
 	@echo "  DATA          sample, coco, or the path of a data folder ($(DATA))"
 	@echo "  TEACHER       hrnet_w32, hrnet_w48_384x288, ... or onnx:FILE ($(TEACHER))"
-	@echo "  CHECKPOINT    weights of an HRNet teacher; mmpose's published weights are downloaded ($(CHECKPOINT))"
+	@echo "  CHECKPOINT    weights of an HRNet teacher; if empty, mmpose's published weights are downloaded ($(CHECKPOINT))"
 	@echo "  INPUT_SIZE    input size of the teacher, height x width ($(INPUT_SIZE))"
 	@echo "  STORE, RUNS   folders for stores and for training runs ($(STORE), $(RUNS))"
 	@echo "  FORMAT        layout of the stores, zarr or h5 ($(FORMAT))"
@@ -80,7 +80,7 @@ help: ## list the targets and variables
 	@echo "  CACHE_ARGS    additional flags for python -m precompute ($(CACHE_ARGS))"
 	@echo "  DATA_ARGS     additional flags for python -m precompute.fetch.coco ($(DATA_ARGS))"
 	@echo "  SOURCE        image, folder or video for make predict ($(SOURCE))"
-	@echo "  RECIPE        flags of the training recipe where it is not the default ($(RECIPE))"
+	@echo "  RECIPE        flags of the training recipe, if it is not the default ($(RECIPE))"
 	@echo "  IMAGES        folder of the validation images, for make fiftyone ($(IMAGES))"
 	@echo "  FIFTYONE_ARGS additional flags for python -m train fiftyone, e.g. --port 5152 ($(FIFTYONE_ARGS))"
 	@echo "  TRAIN_ARGS    additional flags for python -m train distill and baseline ($(TRAIN_ARGS))"
@@ -96,7 +96,7 @@ $(READY): pyproject.toml
 	else \
 		$(PYTHON) -m venv .venv && install="$(PY) -m pip install -q --disable-pip-version-check"; \
 	fi; \
-	set -e; echo "installing into .venv (torch is large; this takes some minutes)"; \
+	set -e; echo "installing into .venv (torch is large; this takes a few minutes)"; \
 	$(if $(TORCH_INDEX),$$install --index-url $(TORCH_INDEX) torch torchvision;) \
 	$$install -e '.[dev,teacher]'
 	@touch $@
@@ -114,7 +114,7 @@ sample: $(READY) ## write the embedded sample, images and annotations, to data/s
 teacher: $(READY) ## train the sample's HRNet teacher again and print its AP and PCK
 	$(PY) -m precompute.sample.train_teacher --data data/teacher --out data/teacher/hrnet_w16_sample.safetensors
 
-data: $(READY) ## fetch the data of DATA=sample or DATA=coco (20 GB, or 1 GB with DATA_ARGS="--splits val"); resumable
+data: $(READY) ## fetch the data of DATA=sample or DATA=coco (20 GB; 1 GB with DATA_ARGS="--splits val"); continues a download
 	$(GET_DATA)
 
 cache: data ## run the teacher once and write the train and val stores
@@ -127,7 +127,7 @@ baseline: $(READY) ## train the student on the labels alone
 distill: $(READY) ## train the student on the store's teacher
 	$(PY) -m train distill $(TRAIN) --out "$(RUNS)/distilled"
 
-evaluate: $(READY) ## print AP, AR and PCK of the store's teacher and of both students
+evaluate: $(READY) ## measure AP, AR and PCK of the store's teacher and of both students
 	@$(PY) -m train evaluate --store "$(VAL_STORE)" --teacher --out "$(RUNS)/teacher.json"
 	@for run in baseline distilled; do if [ -f "$(RUNS)/$$run/best.pt" ]; then \
 		$(PY) -m train evaluate --store "$(VAL_STORE)" --student "$(RUNS)/$$run/best.pt" --out "$(RUNS)/$$run/evaluation.json" || exit 1; \
@@ -136,7 +136,7 @@ evaluate: $(READY) ## print AP, AR and PCK of the store's teacher and of both st
 report: $(READY) ## write one HTML file that compares teacher, baseline and distilled student
 	@$(PY) -m train report --store "$(VAL_STORE)" --runs "$(RUNS)/baseline" "$(RUNS)/distilled" --out "$(RUNS)/report.html"
 
-export: $(READY) ## write the distilled student as ONNX, compared with PyTorch (EXPORT_ARGS=--int8: also in 8 bits)
+export: $(READY) ## write the distilled student as an ONNX file and compare it with PyTorch (EXPORT_ARGS=--int8: also as int8)
 	$(PY) -m train export --student "$(RUNS)/distilled/best.pt" --store "$(VAL_STORE)" --out "$(RUNS)/student.onnx" $(EXPORT_ARGS)
 
 predict: $(READY) ## predict keypoints in SOURCE=image, folder or video with the exported student
@@ -148,10 +148,10 @@ fiftyone: has-images $(READY) $(FIFTYONE_READY) ## show labels, teacher and stud
 		--out "$(RUNS)/fiftyone" --python $(FIFTYONE_PY) $(FIFTYONE_ARGS)
 
 has-images:
-	@test -n "$(IMAGES)" || { echo "error: no validation images in $(DATA_DIR); $(if $(filter sample,$(DATA)),run make sample or )name their folder with IMAGES=DIR" >&2; exit 1; }
+	@test -n "$(IMAGES)" || { echo "error: no validation images in $(DATA_DIR); $(if $(filter sample,$(DATA)),run make sample or )give their folder with IMAGES=DIR" >&2; exit 1; }
 
 $(FIFTYONE_READY):
-	@echo "installing FiftyOne into .venv-fiftyone (1 GB; this takes some minutes)"
+	@echo "installing FiftyOne into .venv-fiftyone (1 GB; this takes a few minutes)"
 	@$(PYTHON) -m venv .venv-fiftyone && $(FIFTYONE_PY) -m pip install -q --disable-pip-version-check 'fiftyone>=1.0'
 	@touch $@
 
@@ -161,18 +161,18 @@ test: $(READY) ## run all tests
 test-fast: $(READY) ## run the tests without the slow ones
 	$(PY) -m pytest -n auto --dist loadfile -m "not slow"
 
-check: $(READY) ## check lint, format, types and the import law
+check: $(READY) ## run the linter, the format check, the type checker and the test of the import law
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	@if [ -x .venv/bin/hadolint ]; then .venv/bin/hadolint Dockerfile; else echo "Dockerfile not linted: no hadolint for this platform"; fi
+	@if [ -x .venv/bin/hadolint ]; then .venv/bin/hadolint Dockerfile; else echo "Dockerfile not linted: hadolint is not available on this platform"; fi
 	$(PY) -m pytest tests/repository/test_imports.py
 
 docs: $(READY) ## build the documentation with the Python API as a site in site/; a warning is an error
 	$(PY) -m sphinx -q -W --keep-going -b html docs site
 	@echo "open $(CURDIR)/site/index.html"
 
-notebook: $(READY) ## run the notebook in notebooks/ and keep its outputs (6 minutes on two cores)
+notebook: $(READY) ## run the notebook in notebooks/ and store its outputs in it (6 minutes on two cores)
 	$(PY) notebooks/execute.py
 	@echo "open notebooks/knowledge-distillation-for-2d-hpe.ipynb"
 

@@ -1,4 +1,4 @@
-"""One script per question; each measures a value and its peer in the same run. See benchmarks/README.md."""
+"""Benchmarks, one script per question. Each measures a value and its peer in the same run (benchmarks/README.md)."""
 
 from kdlib.machine.process import keep_freed_memory, wait_passively
 

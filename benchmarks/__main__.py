@@ -1,8 +1,8 @@
-"""Run all benchmarks; write JSON lines to stdout and to a new file in benchmarks/results/.
+"""Run all fast benchmarks; write JSON lines to stdout and to a new file in benchmarks/results/.
 
 python -m benchmarks            about ten minutes on two quiet cores
 python -m benchmarks --quick    smallest sizes, to check that the scripts run; writes no results file
-python -m benchmarks --full     also the slow ones: stores of 150,000 instances, HRNet-W48 at 384x288, and others
+python -m benchmarks --full     also the slow benchmarks: stores of 150,000 instances, HRNet-W48 at 384x288, and others
 """
 
 import argparse
@@ -16,7 +16,7 @@ from kdcli.flags import Parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run every benchmark; return 0 when all have reported."""
+    """Run the benchmarks and return 0."""
     parser = Parser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,1 +1,1 @@
-"""The one-time teacher pass over a data set: data, teachers, and the run that writes a store."""
+"""Runs a teacher once over a data set and writes its heatmaps to a store."""

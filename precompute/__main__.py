@@ -1,4 +1,4 @@
-r"""Run a teacher once over a data set and keep its heatmaps in a store.
+r"""Run a teacher once over a data set and write its heatmaps to a store.
 
     python -m precompute --images DIR --annotations FILE --teacher hrnet_w32 --input-size 256x192 \
            --checkpoint pose_hrnet_w32_256x192.pth --store coco-train.zarr
@@ -10,7 +10,7 @@ r"""Run a teacher once over a data set and keep its heatmaps in a store.
     python -m precompute ... --check 100        # recompute 100 random instances and compare them with the store
     torchrun --nproc-per-node 4 -m precompute ... --resume      # four processes (GPUs); each writes its own shards
 
-STORE appears when it is complete. Until the last shard is written, all files are in STORE.partial.
+STORE appears when it is complete. Until then, all files are in STORE.partial.
 See docs/precompute.md for details.
 """
 
@@ -24,7 +24,7 @@ from kdlib.machine.process import keep_freed_memory, wait_passively
 from precompute.errors import PrecomputeError
 from precompute.run.flags import build_parser
 
-if TYPE_CHECKING:  # imported in the functions that use them: --help must answer at once
+if TYPE_CHECKING:  # imported in the functions that use them, which keeps --help fast
     from cache import Codec
     from precompute.run.job import Job
     from precompute.run.team import SingleProcess, Team
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """Plan the job that the flags describe; then check its store, estimate its cost, or write it."""
+    """Build the job that the flags describe; then write its store, check it, or estimate its cost."""
     import cache
     from precompute.run.job import Job
     from precompute.run.team import join_team
@@ -95,7 +95,7 @@ def _check(arguments: argparse.Namespace, job: "Job") -> int:
 
     with show_progress("check", "instances", transient=True) as progress:
         found = check(job, cache.open_store(arguments.store), arguments.check, progress)
-    print(json.dumps(found.to_json(), indent=1) if arguments.json else found.page())
+    print(json.dumps(found.to_json(), indent=1) if arguments.json else found.to_text())
     if not found.passed:
         raise PrecomputeError(f"{arguments.store}: {found.verdict}")
     return 0
@@ -105,7 +105,7 @@ def _dry_run(arguments: argparse.Namespace, job: "Job", codec: "Codec") -> int:
     from precompute.run.dry_run import dry_run
 
     cost = dry_run(job, codec, arguments.store)
-    print(json.dumps(cost.to_json(), indent=1) if arguments.json else cost.page())
+    print(json.dumps(cost.to_json(), indent=1) if arguments.json else cost.to_text())
     return 0
 
 

@@ -1,1 +1,1 @@
-"""Trains students from a store, evaluates them, exports them, runs them, and shows them. It never loads a teacher."""
+"""Trains students from a store, evaluates, exports, runs and shows them. It never loads a teacher."""

@@ -1,4 +1,4 @@
-"""Train students from stores, evaluate them, and use them; no teacher is loaded.
+"""Train, evaluate, export and run students from stores; no teacher is loaded.
 
     python -m train baseline --store train.zarr --val-store val.zarr --out runs/baseline
     python -m train distill  --store train.zarr --val-store val.zarr --out runs/distilled
@@ -26,13 +26,13 @@ from train.commands import evaluate, export, fiftyone, fit, predict, report
 COMMANDS: Final = {
     "distill": (fit, "train a student on the heatmaps of a store's teacher", fit.DISTILL),
     "baseline": (fit, "train the same student on the labels alone", fit.BASELINE),
-    "evaluate": (evaluate, "AP, AR and PCK of a student or of the store's teacher", evaluate.__doc__),
+    "evaluate": (evaluate, "measure AP, AR and PCK of a student or of the store's teacher", evaluate.__doc__),
     "report": (report, "write an HTML page that compares teacher and students", report.__doc__),
     "export": (export, "write a student as an ONNX or torch.export file", export.__doc__),
-    "predict": (predict, "find the keypoints in images or in a video", predict.__doc__),
+    "predict": (predict, "predict keypoints in images or in a video", predict.__doc__),
     "fiftyone": (fiftyone, "show teacher and students on the original images, in FiftyOne", fiftyone.__doc__),
 }
-"""Each command's module, its line in the list of commands, and the text above its flags."""
+"""Each command's module, its line in the list of commands, and the description in its help."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns 0, or 1 with one line on stderr if it is refused."""
+    """Run one command; returns 0, or 1 after an error, with one line on stderr."""
     try:
         arguments = parse(_parser(), argv)
     except (ConfigError, OSError) as error:
@@ -65,7 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     except (KdlibError, cache.StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        remedy = "; the same command with --resume continues" if arguments.command in ("distill", "baseline") else ""
+        remedy = (
+            "; run the same command with --resume to continue" if arguments.command in ("distill", "baseline") else ""
+        )
         print(f"error: interrupted{remedy}", file=sys.stderr)
     return 1
 

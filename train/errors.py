@@ -8,7 +8,7 @@ from kdlib.errors import KdlibError
 
 
 class TrainError(KdlibError):
-    """A run or a command cannot start or continue; the message gives what was found, where, and what to do."""
+    """A run or a command cannot start or continue; the message says what was found, where, and what to do."""
 
 
 def not_written(what: object, folder: Path, error: OSError) -> TrainError:
@@ -19,7 +19,7 @@ def not_written(what: object, folder: Path, error: OSError) -> TrainError:
         folder: The run folder. If its disk is full, the message gives the number of free bytes.
         error: The error of the operating system.
     """
-    reason, remedy = error.strerror, "remove the cause"
+    reason, remedy = error.strerror, "solve that"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         remedy = "free some space"
     if error.errno == errno.ENOSPC:
@@ -27,7 +27,7 @@ def not_written(what: object, folder: Path, error: OSError) -> TrainError:
     return TrainError(f"could not write {what}: {reason or error}; {remedy}, then continue with --resume")
 
 
-def check_is_no_folder(out: Path, example: str) -> None:
+def check_is_not_folder(out: Path, example: str) -> None:
     """Raise `TrainError` if ``--out``, which names a file to write, is a folder; the message suggests ``example``."""
     if out.is_dir():
         raise TrainError(f"--out {out} is a folder; give the name of a file, e.g. {out / example}")

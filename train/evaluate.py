@@ -1,4 +1,4 @@
-"""Predictions and metrics of a student, and of the teacher whose heatmaps a store holds."""
+"""Computes predictions and metrics of a student, and of a store's teacher."""
 
 import dataclasses
 import json
@@ -39,18 +39,18 @@ class Predictions:
 
 
 def check_joints(store: Store, joints: int, owner: str) -> None:
-    """Check that a store has that number of joints.
+    """Check that a store has as many joints as a student.
 
     Args:
         store: An opened store.
         joints: Number of joints of the student.
-        owner: The student, for the message.
+        owner: Name of the student in the message.
 
     Raises:
         TrainError: If the numbers differ.
     """
     if store.spec.joints != joints:
-        raise TrainError(f"{store.path} holds {store.spec.joints} joints per instance and {owner} has {joints}")
+        raise TrainError(f"{store.path} holds {store.spec.joints} joints per instance, but {owner} has {joints}")
 
 
 def predict(
@@ -60,7 +60,7 @@ def predict(
 
     Args:
         student: The student.
-        loader: Batches of plain crops, see `student_loader`.
+        loader: Batches of plain crops, from `student_loader`.
         decoder: ``argmax`` or ``dark``.
         progress: Called with the number of finished batches and of all batches.
     """
@@ -105,7 +105,7 @@ def student_loader(
         store: An opened store.
         input_size: Width and height of the crops.
         batch_size: Crops per batch.
-        device: Where the batches go.
+        device: Device of the batches.
         images: Folder of the original images, for a store without frames.
         part: Rank and number of ranks; each rank gets whole batches.
     """
@@ -129,7 +129,7 @@ def cached_teacher(store: Store, decoder: str = "argmax") -> Predictions:
 
 
 def to_json(metrics: dict[str, Any], indent: int | None = None) -> str:
-    """Write metrics as strict JSON; NaN and infinity become null."""
+    """Convert metrics to strict JSON; NaN and infinity become null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):

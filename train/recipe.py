@@ -1,7 +1,7 @@
-"""Every setting of a training run with its default; the flags of the command line are made from these fields.
+"""Every setting of a training run with its default; the flags of the command line are generated from these fields.
 
-This module does not import torch, so that ``--help`` is fast. A test holds the choices of ``--loss`` equal to
-`kdlib.losses.LOSSES`.
+This module does not import torch, so that ``--help`` is fast. A test checks that the choices of ``--loss``
+are the keys of `kdlib.losses.LOSSES`.
 """
 
 import argparse
@@ -37,11 +37,9 @@ class Recipe:
     """The settings of one run: how to train a student."""
 
     student: str = _setting(
-        "squeezenet1_1", "backbone: the name of a SqueezeNet, timm:NAME or torchvision:NAME; see docs/students.md"
+        "squeezenet1_1", "backbone: squeezenet1_1, squeezenet1_0, timm:NAME or torchvision:NAME; see docs/students.md"
     )
-    head: str = _setting(
-        "fused", "head that turns features into maps; docs/choosing.md compares them, an unknown name prints the list"
-    )
+    head: str = _setting("fused", "head that turns features into maps; docs/choosing.md compares the heads")
     stride: int = _setting(
         STRIDE,
         "input pixels per pixel of the student's maps: 2 gives finer maps and slower training, 8 coarser and faster",
@@ -51,7 +49,7 @@ class Recipe:
     pretrained: str = _setting("auto", "ImageNet weights of the backbone: auto (download), none, or a file")
     backbone_norm: str = _setting(
         "batch",
-        "norms that a SqueezeNet trains with: batch (folded into the convolutions of the saved student) or none; "
+        "norms of a SqueezeNet in training: batch (folded into the convolutions of the saved student) or none; "
         "other backbones keep their own norms",
         choices=["batch", "none"],
     )
@@ -61,7 +59,9 @@ class Recipe:
     accumulate: int = _setting(1, "parts into which the batch of a step is split to save memory")
     learning_rate: float = _setting(2e-3, "peak learning rate of AdamW")
     weight_decay: float = _setting(1e-2, "weight decay of AdamW; biases and norms have none")
-    warmup: float = _setting(0.05, "share of the steps with a linearly growing learning rate; a cosine to zero follows")
+    warmup: float = _setting(
+        0.05, "share of the steps with a linearly growing learning rate, before its cosine decay to zero"
+    )
     clip: float = _setting(1.0, "largest norm of the gradient; 0 disables clipping")
     ema: float = _setting(
         0.0, "decay of a moving average of the weights, which is evaluated and saved, e.g. 0.999; 0 disables it"
@@ -78,11 +78,10 @@ class Recipe:
     loss: str = _setting(
         "kl", "kl (maps are logits of a spatial softmax) or mse (maps are heatmaps)", choices=["kl", "mse"]
     )
-    mse_weight: float = _setting(0.0, "weight of an MSE between heatmaps that is added to the KL, e.g. 100")
+    mse_weight: float = _setting(0.0, "weight of an MSE between heatmaps, added to the KL loss, e.g. 100")
     sigma: float = _setting(
         0.0,
-        "standard deviation of the labels' Gaussians in heatmap pixels; 0 takes HRNet's (2 for 64 rows), but at "
-        "least 1",
+        "standard deviation of the labels' Gaussians in heatmap pixels; 0 uses HRNet's (2 for 64 rows), but at least 1",
     )
     gt_weight: float = _setting(0.0, "distill: weight of the labels' term")
     kd_weight: float = _setting(1.0, "distill: weight of the teacher's term")
@@ -93,8 +92,8 @@ class Recipe:
     )
     temperature: float = _setting(
         0.5,
-        "temperature of teacher and student in their KL, which is multiplied by its square: above 1 softens both, "
-        "below 1 emphasises the peaks",
+        "temperature of teacher and student in the KL loss, which is multiplied by its square: above 1 softens "
+        "both, below 1 emphasises the peaks",
     )
     logits: str = _setting(
         "log",
@@ -108,16 +107,16 @@ class Recipe:
     )
     views: str = _setting(
         "average",
-        "stored views that make the target, where a store holds several: average (of all), matching (those mirrored "
-        "like the sample), first, or replay (a random one, which is also what the student sees; --flip, --rotation "
-        "and --scale then change that view)",
+        "stored views for the target, if a store holds several: average (of all), matching (those mirrored "
+        "like the sample), first, or replay (a random one; the student's input shows the same view, which --flip, "
+        "--rotation and --scale then change)",
         choices=["average", "matching", "first", "replay"],
     )
 
     flip: float = _setting(0.5, "probability of mirroring a sample")
-    rotation: float = _setting(40.0, "standard deviation of the rotation in degrees, for 6 of 10 samples")
-    scale: float = _setting(0.3, "standard deviation and limit of the relative size")
-    half_body: float = _setting(0.0, "probability of showing half of the body only")
+    rotation: float = _setting(40.0, "standard deviation of the rotation in degrees; 6 of 10 samples are rotated")
+    scale: float = _setting(0.3, "standard deviation of the relative size, and its largest deviation from 1")
+    half_body: float = _setting(0.0, "probability of a crop of the upper or lower body only")
 
     def __post_init__(self) -> None:
         for wanted, (fits, names) in _RANGES.items():
@@ -133,7 +132,7 @@ class Recipe:
 
     @classmethod
     def from_arguments(cls, arguments: argparse.Namespace) -> Self:
-        """Take the settings from parsed arguments.
+        """Build a recipe from parsed arguments.
 
         Raises:
             TrainError: If a number is out of its range.
@@ -142,7 +141,7 @@ class Recipe:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the parser one flag per setting."""
+    """Add one flag per setting to the parser."""
     group = parser.add_argument_group("recipe")
     for field in dataclasses.fields(Recipe):
         flag = "--" + field.name.replace("_", "-")

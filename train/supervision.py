@@ -22,19 +22,19 @@ class Supervision:
         loss: Key of `kdlib.losses.LOSSES`.
         sigma: Standard deviation of the labels' Gaussians in heatmap pixels.
         gt_weight: Weight of the labels' term.
-        kd_weight: Weight of the teacher's term; with 0 a batch needs no heatmaps.
-        temperature: Temperature of the teacher's term, where the loss is a density.
+        kd_weight: Weight of the teacher's term; if 0, a batch needs no heatmaps.
+        temperature: Temperature of the teacher's term, if the loss compares densities.
         logits: Key of `kdlib.losses.TRANSFORMS`: how the teacher's heatmaps become logits.
         floor: Heatmap value below which the ``log`` transform removes a pixel.
         joints: Joints in the teacher's term: ``labelled``, ``all``, or ``confidence`` (all, weighted by the peak of
             their heatmap).
-        mse_weight: Where the loss is a density, the weight of an MSE between heatmaps that is added to both terms. The
+        mse_weight: If the loss compares densities, the weight of an MSE between heatmaps, added to both terms. The
             student's heatmaps are its softmax, scaled so that a Gaussian of that sigma peaks at 1.
         kd_schedule: ``constant``, or ``linear``: the teacher's weight falls to 0 over the run, as in DWPose's
             distillation (Yang et al. 2023, arXiv 2307.15880).
 
     Raises:
-        TrainError: If both weights are 0, or the schedule would end with no term.
+        TrainError: If both weights are 0, or the schedule would end without a term.
     """
 
     loss: str
@@ -53,7 +53,7 @@ class Supervision:
             raise TrainError("there is nothing to learn from: --gt-weight and --kd-weight are both 0")
         if self.kd_schedule == "linear" and not self.gt_weight:
             raise TrainError(
-                "--kd-schedule linear ends with no loss at all: give the labels a weight, e.g. --gt-weight 1"
+                "--kd-schedule linear lets the only loss fall to 0: give the labels a weight, e.g. --gt-weight 1"
             )
 
     def terms(self, maps: Tensor, batch: Batch, progress: float = 0.0) -> dict[str, Tensor]:
@@ -63,10 +63,10 @@ class Supervision:
             maps: (B, K, H, W) the student's maps.
             batch: ``keypoints`` (B, K, 2) in heatmap pixels, ``labelled`` (B, K) and, if ``kd_weight`` is not 0,
                 ``heatmaps`` (B, K, H, W).
-            progress: Share of the run that is over, 0 to 1.
+            progress: Finished share of the run, 0 to 1.
 
         Returns:
-            Scalars by name: ``gt`` (labels) and ``kd`` (teacher), those whose weight is not 0.
+            Scalars by name: ``gt`` (labels) and ``kd`` (teacher), if their weight is not 0.
         """
         terms = {}
         if self.gt_weight:
@@ -77,7 +77,7 @@ class Supervision:
         return terms
 
     def weights(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute the sum of joint weights by which each of `terms` is a mean; it combines the means of batches."""
+        """Compute the sum of the joints' weights in each of `terms`, by which the means of batches are combined."""
         weights = {}
         if self.gt_weight:
             weights["gt"] = batch["labelled"].sum()
@@ -92,7 +92,7 @@ class Supervision:
 
     @property
     def needs_labels(self) -> bool:
-        """Whether only labelled joints count, in all terms."""
+        """Whether all terms use labelled joints only."""
         return not self.kd_weight or self.joints == "labelled"
 
     @property
@@ -110,7 +110,7 @@ class Supervision:
         return self._distance(maps, Target(logits, heatmaps, self._teacher_weights(batch)), self.temperature)
 
     def _distance(self, maps: Tensor, target: Target, temperature: float) -> Tensor:
-        """The loss of the student's maps; for a density, plus the MSE between heatmaps if that has a weight."""
+        """The loss of the student's maps; for densities, plus the MSE between heatmaps if its weight is not 0."""
         loss = self._loss.term(maps, target, temperature)
         if not (self.mse_weight and self._loss.is_density):
             return loss

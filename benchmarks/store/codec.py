@@ -4,8 +4,8 @@ codec.bytes   bytes per instance and view, peaks included, over float32
 codec.kl      KL(exact || stored) in nats between the spatial softmax of log logits at T = 1 and 4, mean over the maps;
               `worst` is the maximum; no peer
 
-The maps are those of the embedded sample's HRNet and, where ../shared/data exists, those of a network trained on COCO.
-The default codec comes first. KL is computed in float64 from the decoded maps; the encoder's own figure is not used.
+The heatmaps are those of the embedded sample's HRNet and, if ../shared/data exists, of a network trained on COCO.
+The default codec comes first. KL is computed in float64 from the decoded maps; the encoder's own value is not used.
 """
 
 from collections.abc import Callable, Iterator
@@ -63,8 +63,8 @@ def teacher_maps(workspace: Workspace, source: str, teacher: Teacher) -> NDArray
 def _lines(maps: NDArray[np.float32], codec: cache.Codec, extra: dict[str, Any]) -> Iterator[Line]:
     encoded = codec.encode(maps)
     peaks = encoded.peak[0].nbytes
-    for backend, squeeze in COMPRESSORS.items():
-        mean = np.mean([len(squeeze(view)) for view in encoded.stored]) + peaks
+    for backend, compress_codes in COMPRESSORS.items():
+        mean = np.mean([len(compress_codes(view)) for view in encoded.stored]) + peaks
         exact = maps[0].nbytes
         yield Line("codec", "bytes", mean, "B", len(maps), "float32", exact, {**extra, "backend": backend})
     decoded = codec.decode(encoded.stored, encoded.peak)

@@ -2,11 +2,12 @@
 
 read.random   microseconds per random view over decoding its bytes, which are already in memory;
               `beyond_peer` is the cost of finding, reading and checking them
-read.inflate  microseconds of inflating a view in the HDF5 layout with zlib-ng, over zlib (used without zlib-ng)
+read.inflate  microseconds of inflating a view in the HDF5 layout with zlib-ng, over zlib (the fallback)
 read.library  read.random over reading through the backend's own library, zarr-python or h5py
 read.file     read.random over a `torch.load` of one file per sample, as torchdistill 1.1 stored its teacher's outputs
 
-CPU time: the store's files are in the page cache. Every contender except the last one decodes into preallocated memory.
+All times are CPU time; the store's files are in the page cache. All contenders except `torch.load` decode into
+preallocated memory.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ READS = 16
 """Views per block."""
 BLOCKS = 32
 FEW_BLOCKS = 4
-"""For slow contenders and for the one with one file per sample."""
+"""Blocks of the slow contenders: the backend's library, and one file per sample."""
 BACKENDS = {"zarr": "zarr", "h5": "hdf5"}
 """Suffix of a store -> name of its layout in the lines."""
 
@@ -102,12 +103,12 @@ def _line(metric: str, timings: Timings, backend: str, peer: str) -> Line:
 
 def pick_views(store: cache.Store, suffix: str) -> list[list[PickedView]]:
     """Pick blocks of random views of a store, with their compressed bytes."""
-    rng, squeeze = np.random.default_rng(0), COMPRESSORS[suffix][0]
+    rng, compress_codes = np.random.default_rng(0), COMPRESSORS[suffix][0]
     picked = []
     for instance in rng.integers(len(store), size=BLOCKS * READS):
         view = int(rng.integers(store.spec.views))
         stored, peak = store.stored(int(instance), view)
-        picked.append(PickedView(int(instance), view, squeeze(stored), peak))  # compression is deterministic
+        picked.append(PickedView(int(instance), view, compress_codes(stored), peak))  # compression is deterministic
     return [picked[start : start + READS] for start in range(0, len(picked), READS)]
 
 
@@ -136,7 +137,9 @@ def _open_library(store: cache.Store, suffix: str) -> Iterator[tuple[str, Any]]:
     if suffix == "zarr":
         yield f"zarr-python {zarr.__version__}", zarr.open_group(store.path, mode="r")["heatmaps/codes"]
     else:
-        with h5py.File(store.path, rdcc_nbytes=0) as file:  # random reads of a large store do not hit its cache
+        with h5py.File(
+            store.path, rdcc_nbytes=0
+        ) as file:  # no chunk cache: random reads of a large store would not hit it
             yield f"h5py {h5py.__version__}", file["heatmaps/codes"]
 
 

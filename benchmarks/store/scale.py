@@ -3,8 +3,8 @@
 open.seconds   seconds from the path of the large store to its first heatmap in memory, over the small store's
 read.scale     random views per second of the large store over the small one's
 
-The maps are small (17x32x24), so everything except decoding weighs more than usual. The files have just been written,
-so they are in the page cache if they fit.
+The heatmaps are small (17x32x24), so everything except decoding takes a larger share than usual. The files have just
+been written, so they are in the page cache if they fit.
 """
 
 import shutil

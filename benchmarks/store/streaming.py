@@ -3,7 +3,8 @@
 stream.cold   microseconds per random view over HTTP on loopback with an empty block cache, over the local store
 stream.warm   the same with everything in the block cache
 
-Wall time, because requests wait. The server is a separate process on this machine; a network adds latency to `cold`.
+Times are wall time, because requests wait. The server is a separate process on this machine; a network adds latency to
+`cold`.
 """
 
 import multiprocessing

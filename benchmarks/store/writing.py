@@ -2,11 +2,12 @@
 
 write.precompute   instances per second of the whole run, from image files to the published store with the teacher's AP
                    and PCK, over the forward passes of the same teacher on the same crops, which are in memory;
-                   `ratio_without_finish` leaves out evaluation and publishing, which weigh little in a large store
+                   `ratio_without_finish` leaves out evaluation and publishing, whose share is small for a large store
 
-There are two teachers. One has HRNet-W32's shape at 256x192 and shows the overhead beside a real teacher. The other is
-the embedded sample's, which is so small that everything else weighs more. The first teacher has random weights, whose
-maps would not be realistic: its forward passes are real, but its maps are replaced by prepared ones (`synthetic`).
+There are two teachers. One is HRNet-W32 at 256x192 and shows the overhead for a real teacher. The other is the embedded
+sample's, which is so small that everything else takes a larger share. The first teacher has random weights, whose
+heatmaps would not be realistic: its forward passes are real, but its heatmaps are replaced by prepared ones
+(`synthetic`).
 """
 
 import dataclasses
@@ -64,7 +65,7 @@ def run(workspace: Workspace) -> Iterator[Line]:
 
 
 def measure(precompute: Precompute, path: Path, rounds: int) -> Line:
-    """Measure the whole run and the forward passes alone, in turns."""
+    """Measure the whole run and the forward passes alone, alternately."""
     crops, run = np.concatenate(list(_crops(precompute))), WholeRun(precompute, path)
     timings = interleave({"run": timed(run), "forward": timed(lambda: _forward(precompute, crops))}, rounds)
     teacher, forward, whole = precompute.job.teacher, timings.median("forward"), timings.median("run")
@@ -82,7 +83,7 @@ def measure(precompute: Precompute, path: Path, rounds: int) -> Line:
 
 
 class WholeRun:
-    """Writes the store from the images, and records the time of the last part, which is small for a large store."""
+    """Writes the store from the images, and records the time of evaluation and publishing."""
 
     def __init__(self, precompute: Precompute, path: Path) -> None:
         self.precompute, self.path = precompute, path

@@ -1,7 +1,7 @@
 """Accuracy of the mean of several stored views over the crop alone: `python -m benchmarks.study.averaging`.
 
 averaging.pck   PCK@0.05 of the teacher from the mean of the first V stored views, each warped into the plain crop;
-                each pixel is the mean of the views that cover it. Its peer is the crop alone
+                each pixel is the mean over the views that cover it. The peer is the crop alone
 averaging.ap    the same for AP
 
 View 0 is the official crop, view 1 its mirror, further views are rotated and scaled at random: `precompute --views V`.

@@ -6,13 +6,13 @@
 cost.teacher, step, loss, normalise, load, load_maps   milliseconds of CPU time per instance: HRNet's forward pass, a
                   distilling step on a batch in memory, the loss and the normalisation in that step, the loader without
                   and with the maps; `quartiles` over the rounds
-cost.paid_after   epochs, over all students, after which a store has cost less than its teacher beside the student;
+cost.paid_after   epochs, over all students, after which a store has cost less than an online teacher;
                   `passes` are the forward passes per instance that made the store
 cost.epoch        milliseconds per instance of an epoch from the store, over one with the teacher online
 cost.bytes        bytes per instance of a store, over its maps in float32
 
-One core: torch and the loader have one thread each, and their CPU time is added. Contenders take turns of one batch.
-Frames are those of real photographs where they are present, otherwise the sample's; the maps are `synthetic`.
+torch and the loader use one thread each, and their CPU times are added. Contenders take turns of one batch. Frames are
+those of real photographs if these are present, else those of the sample; the heatmaps are `synthetic`.
 """
 
 import argparse

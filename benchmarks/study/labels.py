@@ -1,14 +1,14 @@
-r"""Students of the labels of N persons over students of the teacher on them: `python -m benchmarks.study.labels`.
+r"""Students trained on N persons, on the labels or on the teacher: `python -m benchmarks.study.labels`.
 
     for n in 250 500 1000; do python -m precompute ... --limit $n --store train$n.zarr; done
     python -m benchmarks.study.labels --store train.zarr --parts train250.zarr train500.zarr train1000.zarr \
         --val-store val.zarr --epochs 12 --out runs/labels \
         --train-args "--input-size 128x96 --pretrained squeezenet1_1.pth"
 
-Trains two students on each part and on the whole store: a baseline on the labels of its persons, and one on the
-store's heatmaps without labels. All see the same number of samples; a part is evaluated more often, which favours it
-slightly. Prints a table and draws ``labels.svg`` (needs matplotlib). Finished runs are not trained again. This takes
-hours and is not part of `make bench`.
+The command trains two students on each part and on the whole store: a baseline on the labels, and a student on the
+store's heatmaps without labels. All students see the same number of samples. Students of a part are evaluated more
+often, which favours them slightly. The command prints a table and draws ``labels.svg`` (needs matplotlib). Finished
+runs are not trained again. This takes hours and is not part of `make bench`.
 """
 
 import argparse

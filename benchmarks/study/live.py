@@ -1,12 +1,12 @@
-r"""Train a student beside the live teacher, as the peer of a store for accuracy: `python -m benchmarks.study.live`.
+r"""Train a student with a live teacher, to compare its accuracy with a store's: `python -m benchmarks.study.live`.
 
     python -m benchmarks.study.live --teacher onnx:network.onnx --store train.zarr --val-store val.zarr \
         --out runs/live --input-size 128x96 --epochs 30 --pretrained squeezenet1_1.pth
 
-The same loop, samples, seeds and flags as `python -m train distill`, but the teacher runs on every augmented view in
-place of the stored maps. The teacher sees the view at its own input size. The student's input has every second, third
-... pixel of the teacher's input, and its target has the pixels of the teacher's maps that match `--stride`. This takes
-hours and is not part of `make bench`.
+Loop, samples, seeds and flags are those of `python -m train distill`, but the teacher runs on every augmented view
+instead of reading stored heatmaps. The teacher's crop shows the view at the teacher's input size. The student's input
+has every second, third ... pixel of the teacher's input, and its target has the pixels of the teacher's maps that match
+`--stride`. This takes hours and is not part of `make bench`.
 """
 
 import argparse
@@ -111,7 +111,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True, help="name of the teacher, as in `precompute`")
     parser.add_argument("--checkpoint", type=Path, help="its weights")
-    parser.add_argument("--store", type=Path, required=True, help="instances and frames; its maps are not read")
+    parser.add_argument(
+        "--store", type=Path, required=True, help="store with the instances and frames; its heatmaps are not used"
+    )
     parser.add_argument("--val-store", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int)

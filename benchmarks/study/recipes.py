@@ -3,11 +3,11 @@ r"""Train students with different recipes and compare each with the first: `pyth
     python -m benchmarks.study.recipes recipes --store train.zarr --val-store val.zarr --out runs/recipes \
         --seeds 0 1 2 --train-args "--input-size 128x96 --epochs 30 --pretrained squeezenet1_1.pth"
 
-Every run is `python -m train` with the flags of its row, the seed and --train-args: the same student, the same steps.
-Finished runs are not trained again and interrupted runs are resumed, so the same command continues a stopped queue.
-The table `views` needs a store of several views (`precompute --views 2` or more). The printed table has the mean and
-range over seeds of the best checkpoint's metrics, and the difference in AP to the first row, by seed. This takes hours
-and is not part of `make bench`.
+Every run is `python -m train` with the flags of its row, the seed and --train-args; student and steps are the same.
+Finished runs are not trained again and interrupted runs are resumed, so the same command continues a stopped queue. The
+table `views` needs a store of several views (`precompute --views 2` or more). The printed table has the mean and range
+over seeds of the best checkpoint's metrics, and the difference in AP from the first row, per seed. This takes hours and
+is not part of `make bench`.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def train(flags: str, seed: int, out: Path, options: argparse.Namespace) -> dict
 
 def table(rows: dict[str, list[dict[str, float] | None]]) -> str:
     """Format the metrics as a Markdown table, one row per recipe."""
-    lines = ["| | " + " | ".join(METRICS) + " | AP over the first row |", "|---" * (len(METRICS) + 2) + "|"]
+    lines = ["| | " + " | ".join(METRICS) + " | AP minus that of the first row |", "|---" * (len(METRICS) + 2) + "|"]
     first = next(iter(rows.values()))
     for name, runs in rows.items():
         cells = [_cell([run[metric] for run in runs if run]) for metric in METRICS]

@@ -2,9 +2,10 @@
 
     python -m benchmarks.study.students [--input-size 256x192] [--head fused] [--stride 4] [NAME ...]
 
-Prints a Markdown table and no benchmark lines. Latency is the CPU time of one image in float32 by one thread, as a
-ratio to squeezenet1_1's. All backbones take turns, so that other load on the machine affects them alike, and the table
-shows the median of the ratios within each round. The line below the table gives the milliseconds of squeezenet1_1.
+The command prints a Markdown table and no benchmark lines. Latency is the CPU time per image in float32 on one thread,
+as a ratio to that of squeezenet1_1. All backbones take turns, so that other load on the machine affects them alike, and
+the table shows the median of the ratios within each round. The line below the table gives the milliseconds of
+squeezenet1_1.
 """
 
 import sys

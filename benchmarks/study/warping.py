@@ -1,7 +1,7 @@
-"""Warped stored maps over the teacher run on the augmented view: `python -m benchmarks.study.warping`.
+"""Warped stored heatmaps compared with the teacher's on the augmented view: `python -m benchmarks.study.warping`.
 
-The teacher runs on every view of a grid (one rotation or one scale, with and without mirror). The same view is made
-from the maps of the plain crop and of its mirror, as the trainer makes it.
+The teacher runs on every view of a grid (one rotation or one scale, with and without mirror). The heatmaps of
+the plain crop and of its mirror image are warped into the same view, as the trainer does.
 
 warp.kl      KL(teacher on the view || warped map) in nats at T = 1, log logits, weighted by the teacher's confidence
 warp.moved   percent of confident maps whose maximum is more than 2 heatmap pixels from the teacher's on the view
@@ -72,7 +72,7 @@ GRID = [
 
 @dataclasses.dataclass(frozen=True)
 class Crops:
-    """Images, regions (centers and sizes in image pixels) and keypoints of the instances."""
+    """Images, regions (centres and sizes in image pixels) and keypoints of the instances."""
 
     images: list[NDArray[np.uint8]]
     centers: NDArray[np.float32]
@@ -126,9 +126,9 @@ def _warped(
     out = np.zeros_like(views[0][0])
     for row, (view, flip) in ((row, view) for row in range(len(out)) for view in views):
         stored = compose_affines(stride, crops.affine(row, Setting(flip=flip), teacher.input_size))
-        seen = compose_affines(stride, crops.affine(row, setting, teacher.input_size))
+        wanted = compose_affines(stride, crops.affine(row, setting, teacher.input_size))
         maps = view[row] if flip == setting.flip else view[row][FLIP_ORDER]
-        affine = compose_affines(seen, invert_affine(stored))
+        affine = compose_affines(wanted, invert_affine(stored))
         warped = warp_heatmaps(maps.transpose(1, 2, 0), affine, teacher.heatmap_size)
         out[row] += warped.transpose(2, 0, 1) / np.float32(len(views))
     return out

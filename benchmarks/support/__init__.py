@@ -1,1 +1,1 @@
-"""What the benchmarks share: their inputs, their timing, their report lines and their peers."""
+"""Code that the benchmarks share: inputs, timing, report lines and peers."""

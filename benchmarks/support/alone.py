@@ -1,4 +1,4 @@
-"""Command line of a single benchmark, `python -m benchmarks.store.reading` for example: lines go to stdout only."""
+"""The command line of a single benchmark, for example `python -m benchmarks.store.reading`. Lines go to stdout only."""
 
 import argparse
 import json

@@ -1,9 +1,8 @@
-"""Batches for training steps that take turns: full prefetch within a turn, no work between two turns.
+"""Batches for contenders that take turns: loaders prefetch within a turn and do no work between turns.
 
-A loader works ahead. If a turn ended in the middle of that work, the loader would go on during the next contender's
-turn, and its own next turn would get those batches for free. So each turn ends with `drain`, inside its timing: it
-waits for all batches that were requested. Every turn then makes as many batches as it takes, and starts with a full
-queue.
+A loader prefetches. If it were still loading at the end of a turn, it would go on during the next contender's turn, and
+its own next turn would get those batches at no cost. Each turn therefore ends with `drain`, inside its timing: it waits
+for all requested batches. Every turn then loads as many batches as it uses, and starts with a full queue.
 """
 
 import itertools
@@ -23,7 +22,7 @@ from train.recipe import Recipe
 from train.supervision import Batch
 
 ENDLESS = 1_000
-"""Times that an epoch of `endless` holds every instance. Long epochs, because the end of one empties the queue."""
+"""How often an epoch of `endless` holds every instance. Epochs are long, because the end of one empties the queue."""
 
 
 class Batches(Protocol):

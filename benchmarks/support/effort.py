@@ -10,7 +10,7 @@ class Effort:
     instances: int = 256
     """Instances of a store of people."""
     rounds: int = 7
-    """Rounds behind a median, where a round takes a second; slow benchmarks do fewer, fast ones more."""
+    """Rounds per median if a round takes a second; slow benchmarks run fewer, fast ones more."""
     steps: int = 2
     """Training steps per turn."""
     batch_size: int = 32
@@ -27,4 +27,4 @@ class Effort:
 
 
 QUICK = Effort(instances=40, rounds=1, steps=1, batch_size=8, large=3_000, small=500)
-"""To check that the benchmarks run; the numbers mean nothing."""
+"""Sizes to check that the benchmarks run; the results are meaningless."""

@@ -2,7 +2,7 @@
 
 A file holds the frame's pixels (uint8), the teacher's heatmaps (float32, all stored views averaged in the plain crop,
 so that one map per joint is read and warped) and the labels' weights. The augmented view and the warp kernels are
-those of the trainer. Only the source of the bytes and the maker of the batch differ.
+those of the trainer. Only the source of the bytes and the code that builds the batch differ.
 """
 
 import os
@@ -86,7 +86,7 @@ class FilesDataset(StoreDataset):
         return sample
 
     def _sources(self, rows: list[int]) -> Iterator[NDArray[np.uint8]]:
-        for row in rows:  # a single one: each sample is made by itself
+        for row in rows:  # always a single row: each sample is made separately
             content = torch.load(_path(self.folder, row), weights_only=True)
             self._read_maps.read = content["heatmaps"].numpy()
             yield np.asarray(cv2.cvtColor(content["image"].numpy(), cv2.COLOR_RGB2RGBA), np.uint8)

@@ -1,4 +1,4 @@
-"""The peer of a store: a teacher that runs beside the student in every step, as in the seed notebook."""
+"""The peer of a store: a teacher that runs in every training step, as in the seed notebook."""
 
 import torch
 from torch import Tensor

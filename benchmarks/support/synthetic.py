@@ -1,8 +1,8 @@
 """Synthetic heatmaps with the cost of a real teacher's, and a teacher that returns them.
 
-256 COCO persons, a real teacher with flip test, 17x64x48 maps: 5.8 KB per person in the default codec, 14 % of the
-values above the floor, 19 microseconds per person to decompress and 21 to decode. The synthetic maps: 5.7 KB, 12 %, 19
-and 22 microseconds.
+A real teacher with flip test on 256 COCO persons (17x64x48 heatmaps) needs 5.8 KB per person in the default codec; 14 %
+of the values are above the floor; a person takes 19 microseconds to decompress and 21 to decode. The synthetic heatmaps
+need 5.7 KB, with 12 %, 19 and 22 microseconds.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def _smooth(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float
 
 
 class PreparedMaps:
-    """A network that returns prepared maps in turn; a network that it is given runs first, and its output is discarded.
+    """A network that returns prepared maps in turn; a given network runs first, and its output is discarded.
 
     With a flip test (one stored view only), every second call gets the mirrored crops of the previous call. It returns
     maps that the flip test maps back onto those of the previous call.

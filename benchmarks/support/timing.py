@@ -1,6 +1,6 @@
 """Timing for noisy machines: contenders take turns, and ratios within a round are compared.
 
-Changing load affects all contenders of a round alike if their turns are short. So the reported values are the median of
+Changing load affects all contenders of a round alike if their turns are short. The reported values are the median of
 the ratios within each round (`Timings.paired`) and their quartiles (`Timings.spread`).
 """
 
@@ -81,8 +81,8 @@ def interleave(blocks: Mapping[str, Block], rounds: int) -> Timings:
 def interleave_on(clocks: Mapping[str, Clock], work: Mapping[str, Work], rounds: int) -> dict[str, Timings]:
     """Time many contenders with several clocks at once, in a new random order in every round.
 
-    In alternating order, each contender would always follow the same one, and the caches and the allocator are in
-    another state after a large network than after a small one.
+    In alternating order, each contender would always follow the same one. The state of caches and allocator, however,
+    depends on the contender that ran before.
 
     Returns:
         The timings of each clock.

@@ -1,7 +1,7 @@
 """Inputs of the benchmarks, made once per run in a temporary folder: people, precompute jobs and stores.
 
 People are those of the embedded sample. If `../shared/data` (described in its README.md) exists beside the repository,
-lines from real COCO photographs are added; nothing else depends on it.
+results on real COCO photographs are added; nothing else depends on it.
 """
 
 import dataclasses

@@ -5,7 +5,8 @@ train.kept_memory   CPU seconds per instance in a training step of the default s
                     kernel's share of both in seconds, `faults` the page faults per step, `resident` the largest
                     resident size in MB
 
-One process per round and mode, because the setting cannot be undone. CPU time only: most of the saving is kernel time.
+Each round and mode runs in its own process, because the setting cannot be undone. Only CPU time is measured: most of
+the saving is kernel time.
 """
 
 import functools

@@ -1,9 +1,9 @@
-"""Starting the trainer, to its first step, over importing torch: `python -m benchmarks.trainer.first_step`.
+"""Time from the command to the first training step, over importing torch: `python -m benchmarks.trainer.first_step`.
 
 train.first_step   seconds from starting `python -m train distill` on a store of the sample's people to the end of its
                    first optimiser step, over `python -c "import torch, torchvision"`; `beyond` is the difference
 
-Both start with files in the page cache and compiled kernels (numba keeps them on disk): a warm-up round fills both.
+A warm-up round fills the page cache and numba's cache of compiled kernels on disk.
 """
 
 import subprocess

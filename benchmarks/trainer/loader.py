@@ -5,12 +5,13 @@ loader.notebook   the same over the seed notebook's loader at the same input siz
 loader.target     the cost of an instance with the teacher's maps in units of a peer (`of`), median of the ratios within
                   each round, over the target, which is an upper limit; a `ratio` above 1 misses the target
 loader.rate       instances per second of wall time that the loader delivers with all its threads, over one thread;
-                  `per_core` is per thread, `per_core_cpu` per second of CPU time, which other load hardly changes
+                  `per_core` is per thread, `per_core_cpu` per second of CPU time, which depends less on other load
 
 The trainer's loader, with the recipe's augmentation, reads and decodes the frame, warps it, makes the targets and
 assembles the batch (in pinned memory and on the GPU if there is one). It also reads, decodes and warps the teacher's
-maps. `maps` says which: `flip test`, a store as `precompute` makes it; `two views`, a store of crop and mirror,
-averaged by the loader; or `none`. One thread, except for the rates; CPU time is that of all threads together.
+maps. `maps` names the store: `flip test`, as `precompute` makes it by default; `two views`, crop and mirror, averaged
+by the loader; or `none`, no heatmaps. The loader uses one thread, except for the rates; CPU time is that of all threads
+together.
 """
 
 import contextlib

@@ -3,8 +3,8 @@
 train.memory   resident megabytes of `python -m train distill` with a large store, over the same with a small store;
                `growth` is the resident size after the last step over that after a quarter of the steps
 
-A tiny student makes the same number of steps from both stores, fewer than an epoch of the small one. Each run is a
-separate process.
+A student at a small input size does the same number of steps from both stores, fewer than an epoch of the small store.
+Each run is a separate process.
 """
 
 import json

@@ -2,24 +2,24 @@
 
 train.distil_over_baseline   instances/s of distilling from a store over the baseline from the same store
 train.store_over_memory      instances/s of the baseline from a store over the same on batches already in memory
-train.offline_over_online    instances/s of distilling from a store over distilling with an HRNet beside the student,
-                             which needs no maps from the loader; `ideal` is (student + teacher) / student from the
+train.offline_over_online    instances/s of distilling from a store over distilling with an online HRNet, which needs
+                             no heatmaps from the loader; `ideal` is (student + teacher) / student from the
                              separate times of both, `reached` the measured ratio over it
 train.store_over_files       instances/s of distilling from a store over distilling from one `torch.save` file per
                              sample, read by torch's `DataLoader`; `bytes` per instance of both
 
-HRNet-W32 at 256x192, with `--full` also HRNet-W48 at 384x288. A turn is a few steps, everything is measured in every
-round, and loaders do no work between turns (`benchmarks.support.batches`). `ratio` is that of the medians, `paired` is
-the median of the ratios within each round, `spread` its quartiles.
+The teacher is HRNet-W32 at 256x192, with `--full` also HRNet-W48 at 384x288. A turn is a few steps, everything is
+measured in every round, and loaders do no work between turns (`benchmarks.support.batches`). `ratio` is that of the
+medians, `paired` is the median of the ratios within each round, `spread` its quartiles.
 
-There are two clocks. Wall time gives the values: only it includes waiting for a batch, and the GPU. `cpu` has the same
-ratios in CPU seconds of all threads and worker processes: the cost of a step on a machine without a GPU, which
-other load hardly changes, without waiting. Where both clocks agree, nothing waits.
+There are two clocks. Wall time gives the values: only wall time includes the GPU and waiting for a batch. `cpu` has the
+same ratios in CPU seconds of all threads and worker processes: the cost of a step on a machine without a GPU, without
+waiting, which depends less on other load. If both clocks agree, nothing waits.
 
 `parts_ms` are the milliseconds per instance of the separate parts (CPU time; wall time with a GPU), and `predicted` is
 the ratio that follows from them (with a GPU the loader works during the step, so the slower of the two counts). Do not
-rely on a `cpu` ratio (with a GPU: a `paired` ratio) that is far from `predicted`. One real effect is not in the parts:
-a student that takes turns with a teacher starts with cold caches.
+rely on a `cpu` ratio (with a GPU: a `paired` ratio) that is far from `predicted`. The parts miss one real effect:
+after a teacher's pass, the student starts with cold caches.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ CASES = (Case((192, 256), "hrnet_w32", 16), Case((288, 384), "hrnet_w48", 4))
 IN_MEMORY = 4
 """Number of batches in memory."""
 LOADS = 4
-"""Turns of a loader alone have this many times the batches, because it is fast."""
+"""Factor on the batches of a loader's own turns, because it is fast."""
 
 
 class Ratio(NamedTuple):

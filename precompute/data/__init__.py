@@ -1,1 +1,1 @@
-"""The data set: which instances, from which images, and the crops that a teacher sees of them."""
+"""Data folders, the selection of instances, and the crops and frames that are cut out of their images."""

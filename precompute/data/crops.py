@@ -1,4 +1,4 @@
-"""From an image file to what the run needs of each instance in it: the crops of the stored views, and the frame."""
+"""Cuts the crops of the stored views, and the frame, of each instance out of an image file."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ class Prepared:
 
     row: int
     crops: Crops
-    """(V, H, W, 3) by input size."""
+    """(V, H, W, 3) uint8 RGB, by input size (W, H)."""
     frame: bytes | None
     problem: str | None = None
 
@@ -49,7 +49,7 @@ class Cropper:
     """Whether to encode frames."""
 
     def prepare(self, rows: list[int]) -> list[Prepared]:
-        """Compute crops and frames of rows that show the same image; the file is read once."""
+        """Cut the crops and frames of rows that belong to the same image; the file is read once."""
         first = rows[0]
         path = self.images / self.instances.file_name[first]
         width, height = self.instances.image_size[first]

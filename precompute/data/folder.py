@@ -1,4 +1,4 @@
-"""Where the images and annotations of a split are: COCO's own folder layout, ours, and that of FiftyOne's zoo."""
+"""Finds the images and annotations of a split in the folder layouts of COCO, of FiftyOne's zoo, and of this project."""
 
 import dataclasses
 from pathlib import Path
@@ -28,10 +28,10 @@ class FolderLayout:
 
 
 def choose_split(data: Path | None, split: str, images: Path | None, annotations: Path | None) -> Split:
-    """Locate a split by a data folder and a split's name, or by an image folder and an annotation file.
+    """Find a split from a data folder and the split's name, or from an image folder and an annotation file.
 
     Raises:
-        PrecomputeError: If neither or both ways are given, or if the folders or files do not exist.
+        PrecomputeError: If neither or both pairs are given, or if a folder or file does not exist.
     """
     if data is not None and images is None and annotations is None:
         return find_split(data, split)
@@ -39,10 +39,10 @@ def choose_split(data: Path | None, split: str, images: Path | None, annotations
         if not images.is_dir():
             raise PrecomputeError(f"no image folder at {images}")
         return Split(images, annotations)
-    raise PrecomputeError("give the data: either --data DIR --split NAME, or --images DIR --annotations FILE")
+    raise PrecomputeError("give the data either with --data DIR --split NAME, or with --images DIR --annotations FILE")
 
 
-def split_name(name: str) -> str:
+def to_coco_split(name: str) -> str:
     """Convert a split's name to COCO's: FiftyOne's ``validation`` becomes ``val``."""
     return next((ours for ours, theirs in FIFTYONE.items() if theirs == name), name)
 
@@ -67,7 +67,7 @@ def coco_folder(split: str) -> str:
 
 
 def coco_layouts(split: str) -> list[FolderLayout]:
-    """The layouts that can hold COCO's own annotation file, and so can use COCO's own images."""
+    """The layouts that use COCO's own images, for COCO's own annotation file."""
     return [layout for layout in folder_layouts(split) if coco_folder(split) in layout.images]
 
 

@@ -1,4 +1,4 @@
-"""Reading image files as HRNet does: 8 bits, three channels, EXIF rotation ignored. Damaged files are refused."""
+"""Reads image files as HRNet does: 8 bits per channel, three channels, EXIF rotation ignored. Damaged files raise."""
 
 import os
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ def read_image_file(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         raise ImageFileError(f"the image {path} {error}") from error
     if image.shape[1::-1] != tuple(size):
         raise ImageFileError(
-            f"the image {path} is {image.shape[1]}x{image.shape[0]} and annotated as {size[0]}x{size[1]}: "
+            f"the image {path} is {image.shape[1]}x{image.shape[0]} but annotated as {size[0]}x{size[1]}: "
             "images and annotations belong to different data sets"
         )
     return image

@@ -1,4 +1,4 @@
-"""Which instances of a split a run uses, and which annotations they are evaluated against."""
+"""Selects the instances of a run, and the annotations that they are evaluated against."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from precompute.data.image_files import missing_files
 from precompute.errors import PrecomputeError
 
 EXAMPLES = 5
-"""How many items an error message lists before it gives the number of the others."""
+"""Number of items that an error message lists; it counts the others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +39,13 @@ def select(
     Args:
         split: Images and annotations.
         boxes: COCO detections to use instead of the annotated boxes.
-        unlabelled: Also take instances without a labelled keypoint.
-        limit: Take only the first so many instances.
+        unlabelled: Include instances without a labelled keypoint.
+        limit: Largest number of instances; None for all. The first ones are taken.
         skip_missing: Leave out instances whose image is missing or whose box has no area inside it.
 
     Raises:
         AnnotationError: If a file cannot be used.
-        PrecomputeError: If images are missing or boxes lie outside, and ``skip_missing`` is not set.
+        PrecomputeError: If images are missing or boxes lie outside their images, and ``skip_missing`` is not set.
     """
     annotations = read_keypoint_annotations(split.annotations, boxes=boxes, unlabelled=unlabelled)
     _check_boxes(annotations, split, skip_missing)
@@ -63,7 +63,7 @@ def select(
     instances = instances.select(order)
     summary = {"instances": len(instances), "unlabelled": unlabelled, "limit": limit, "missing_images": len(missing)}
     truth = annotations.ground_truth
-    if boxes is not None and limit is None:  # instances that the detector missed count
+    if boxes is not None and limit is None:  # the ground truth must include the instances that the detector missed
         return Selection(instances, truth.select(~np.isin(truth.file_name, missing)), summary)
     return Selection(instances, _ground_truth_of(annotations, instances), summary)
 
@@ -78,7 +78,7 @@ def _check_boxes(annotations: Annotations, split: Split, skip_missing: bool) -> 
 
 
 def _ground_truth_of(annotations: Annotations, instances: Instances) -> Instances:
-    """All annotations of the instances' images, without usable instances that the selection left out."""
+    """All annotations of the instances' images, except usable instances that were not selected."""
     truth = annotations.ground_truth
     in_images = np.isin(truth.image_id, instances.image_id)
     left_out = np.setdiff1d(annotations.instances.annotation_id, instances.annotation_id)

@@ -1,6 +1,7 @@
 """The regions of the stored views. View 0 is HRNet's official crop; further views are its mirror and random views."""
 
 import dataclasses
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +23,7 @@ FRAME_MARGIN = 1.25
 ROTATION = 40.0
 """Standard deviation in degrees of the rotation of random views (HRNet's training: 45), clipped at twice that."""
 SCALE = 0.3
-"""Standard deviation and largest deviation from 1 of their relative size (HRNet's training: 0.35)."""
+"""Standard deviation of the relative size of random views, and its largest deviation from 1 (HRNet's training: 0.35)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +33,12 @@ class ViewPlan:
     count: int
     _: dataclasses.KW_ONLY
     flip_test: bool
-    """Whether each stored heatmap is the average of the view's and its mirror's; then no view is stored mirrored."""
+    """Whether each stored heatmap is averaged with that of the mirrored view; no view is then stored mirrored."""
     seed: int = 0
 
     @property
     def flips(self) -> NDArray[np.uint8]:
-        """(V,) uint8, 1 for mirrored views: every second one, and none with the flip test."""
+        """(V,) uint8, 1 for mirrored views: every second view, or none with the flip test."""
         return np.array([0 if self.flip_test else v % 2 for v in range(self.count)], np.uint8)
 
     def to_json(self) -> dict[str, Any]:
@@ -74,7 +75,14 @@ def plan_geometry(
         input_size: Width and height of the teacher's input.
         plan: The stored views.
         frame_scale: Frame pixels per teacher input pixel.
+
+    Raises:
+        ValueError: If a frame would have no pixel, or the seed is negative.
     """
+    if not 0 < frame_scale < math.inf or round(min(input_size) * FRAME_MARGIN * frame_scale) < 1:
+        raise ValueError(f"--frame-scale {frame_scale:g} gives frames without pixels; the default is 1")
+    if plan.seed < 0:
+        raise ValueError(f"--seed must be 0 or more, got {plan.seed}")
     centers, sizes = box_to_region(clip_boxes(instances.bbox, instances.image_size), input_size, PADDING)
     width, height = (round(side * FRAME_MARGIN * frame_scale) for side in input_size)
     frames, views = np.empty((len(instances), 2, 3)), np.empty((len(instances), plan.count, 2, 3))

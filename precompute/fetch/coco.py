@@ -2,11 +2,11 @@ r"""Download, verify and unpack the images and keypoint annotations of COCO 2017
 
     python -m precompute.fetch.coco --out data/coco                    train and val: 20 GB of archives
     python -m precompute.fetch.coco --out data/coco --splits val       0.8 GB of images
-    python -m precompute.fetch.coco --out /data/coco                   uses a COCO folder that exists already
+    python -m precompute.fetch.coco --out /data/coco                   completes a COCO folder that exists already
 
 The command looks for images and annotations in every layout that `python -m precompute --data` reads, and downloads
-only what is missing. An interrupted download continues where it stopped. A split's folder appears when it holds all
-images. Archives are deleted after unpacking, unless --keep-archives is given. Images keep their photographers' Flickr
+only what is missing. An interrupted download continues where it stopped. A split's image folder appears when it is
+complete. Archives are deleted after unpacking, unless --keep-archives is given. Images keep their photographers' Flickr
 licences, the annotations are CC BY 4.0: https://cocodataset.org/#termsofuse
 """
 
@@ -20,14 +20,14 @@ from typing import Final
 
 from kdcli.flags import Parser
 from kdcli.progress import say
-from precompute.data.folder import Split, coco_folder, coco_layouts, find_image_folder, find_split, split_name
+from precompute.data.folder import Split, coco_folder, coco_layouts, find_image_folder, find_split, to_coco_split
 from precompute.errors import PrecomputeError
 from precompute.fetch.download import MEGABYTE, DownloadError, RemoteFile, download, remaining_bytes
 from precompute.fetch.unzip import unpacked_size, unzip
 
 SITE: Final = "http://images.cocodataset.org"
 
-# Sizes are those that the server states, which many public download scripts repeat. SHA-1 digests are from GluonCV's
+# Sizes are those that the server states; many public download scripts list the same. SHA-1 digests are from GluonCV's
 # documentation (docs/build/examples_datasets/mscoco). This project has not been able to download the files so far.
 FILES: Final = {
     "train": ("zips/train2017.zip", 19_336_861_798, "10ad623668ab00c62c096f0ed636d6aff41faca5"),
@@ -68,10 +68,10 @@ class Part:
 
 
 def missing_parts(root: Path, splits: list[str], site: str = SITE) -> list[Part]:
-    """Find the archives that a data folder of any known layout still needs.
+    """Find the archives that must be downloaded to complete a data folder of any known layout.
 
     Raises:
-        PrecomputeError: If COCO's image folder has too few files. This command did not make it, and does not touch it.
+        PrecomputeError: If COCO's image folder exists but has too few files. The command does not change such a folder.
     """
     missing = {split: _is_missing(root, split) for split in splits}
     unannotated = [split for split in splits if missing[split][0]]
@@ -124,7 +124,7 @@ def _remote(key: str, site: str) -> RemoteFile:
 
 
 def fetch(root: Path, splits: list[str], site: str = SITE, *, keep_archives: bool = False) -> list[str]:
-    """Download and unpack what a data folder is missing of the splits.
+    """Download and unpack the parts of the splits that a data folder lacks.
 
     Args:
         root: The data folder.
@@ -136,16 +136,16 @@ def fetch(root: Path, splits: list[str], site: str = SITE, *, keep_archives: boo
         One line per unpacked archive, or one line per split if nothing was missing.
 
     Raises:
-        PrecomputeError: If the disk is too small, a download fails, or an archive is not the expected one.
+        PrecomputeError: If the disk has too little free space, a download fails, or an archive is not the expected one.
     """
     splits = list(dict.fromkeys(splits))
     missing = missing_parts(root, splits, site)
     _check_disk(root, missing, keep_archives)
     done = [_fetch_part(root, part, keep_archives) for part in missing]
-    return done or [_already_there(find_split(root, split), split) for split in splits]
+    return done or [_describe_existing(find_split(root, split), split) for split in splits]
 
 
-def _already_there(found: Split, split: str) -> str:
+def _describe_existing(found: Split, split: str) -> str:
     return f"{split}: {found.images} and {found.annotations} exist already"
 
 
@@ -187,7 +187,7 @@ def _download(root: Path, part: Part, archive: Path) -> None:
 
 
 def _check_disk(root: Path, missing: list[Part], keep_archives: bool) -> None:
-    """Report the bytes of the downloads, and refuse them if the disk is too small."""
+    """Print the sizes of the downloads; raise PrecomputeError if the disk has too little free space."""
     if not missing:
         return
     download_bytes = [remaining_bytes(part.remote, _archive(root, part)) or 0 for part in missing]
@@ -225,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     splits = list(IMAGES)
     parser.add_argument(
-        "--splits", nargs="+", type=split_name, choices=splits, default=splits, help="train, val (default: both)"
+        "--splits", nargs="+", type=to_coco_split, choices=splits, default=splits, help="train, val (default: both)"
     )
     parser.add_argument("--keep-archives", action="store_true", help="do not delete archives after unpacking")
     parser.add_argument(

@@ -1,8 +1,8 @@
-"""Downloads one file completely or not at all: resumes it, and verifies it before it gets its name.
+"""Downloads one file completely or not at all; resumes an interrupted download and verifies the file.
 
-A download is written to ``NAME.part``. ``NAME.part.json`` records the version of the file (ETag or date, and the
-length). After a lost connection, an HTTP Range request continues the download. If the server does not support ranges,
-or has another version by now, the download starts again. ``NAME`` appears when length and checksum are right.
+A download is written to ``NAME.part``. ``NAME.part.json`` records the version of the file (ETag or date) and its
+length. After a lost connection, an HTTP Range request continues the download. If the server does not support ranges,
+or now has another version, the download starts again. ``NAME`` appears when length and checksum are right.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ PAUSE: Final = 1.0
 """Seconds before the second attempt; the pause doubles with each further one."""
 MEGABYTE: Final = 1_000_000
 DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-"""Errors of the disk, after which another attempt is useless."""
+"""Errors of the disk; another attempt would fail too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class _ConnectionBrokenError(Exception):
 
 
 def download(remote: RemoteFile, path: Path) -> Path:
-    """Download a file to ``path``, unless the right file is there already.
+    """Download a file to ``path``, unless it is there already.
 
     Only one process at a time downloads a file; others wait for it. After a failure, the folder (created if necessary)
     keeps the received part and nothing else.
@@ -80,7 +80,7 @@ def download(remote: RemoteFile, path: Path) -> Path:
             else:
                 _verify(remote, path, path)
         finally:
-            lock.unlink(missing_ok=True)  # while it is held; waiting processes create it again
+            lock.unlink(missing_ok=True)  # deleted while it is held; waiting processes create it again
     return path
 
 
@@ -106,11 +106,11 @@ def _fetch(remote: RemoteFile, path: Path) -> None:
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     part.replace(path)
-    _note_of(part).unlink(missing_ok=True)
+    _version_file(part).unlink(missing_ok=True)
 
 
 def _receive(remote: RemoteFile, part: Path, progress: Progress) -> None:
-    """Send requests until the file is complete, or until `ATTEMPTS` of them in a row bring no new byte."""
+    """Send requests until the file is complete, or until `ATTEMPTS` consecutive requests deliver no new byte."""
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
@@ -119,9 +119,9 @@ def _receive(remote: RemoteFile, part: Path, progress: Progress) -> None:
             return
         except urllib.error.HTTPError as error:
             if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-                _note_of(part).unlink(missing_ok=True)  # the part does not belong to this version: start again
+                _version_file(part).unlink(missing_ok=True)  # the part does not belong to this version: start again
             elif error.code < 500 and error.code not in (408, 429):
-                raise DownloadError(f"{remote.url}: the server answers {error.code} {error.reason}") from error
+                raise DownloadError(f"{remote.url}: the server answered {error.code} {error.reason}") from error
             reason: Exception = error
         except (OSError, http.client.HTTPException, _ConnectionBrokenError) as error:  # URLError is an OSError
             if getattr(error, "errno", None) in DISK:
@@ -148,24 +148,26 @@ def _request(remote: RemoteFile, part: Path, progress: Progress) -> None:
     Raises:
         _ConnectionBrokenError: If the connection ended before the file was complete.
     """
-    note = _read_note(part)
-    received = part.stat().st_size if part.exists() and note else 0
-    if received and received == note.get("total"):
+    known = _read_version(part)
+    received = part.stat().st_size if part.exists() and known else 0
+    if received and received == known.get("total"):
         return
     headers = {"User-Agent": "pose-teacher-cache", "Accept-Encoding": "identity"}
     if received:
-        headers |= {"Range": f"bytes={received}-", "If-Range": note["version"]}
+        headers |= {"Range": f"bytes={received}-", "If-Range": known["version"]}
     request = urllib.request.Request(remote.url, headers=headers)  # addresses come from this project's code or --site
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         start, total = _range_of(response, received, remote)
         version = _version(response)
-        if start and version and version != note["version"]:
-            _note_of(part).unlink()
+        if start and version and version != known["version"]:
+            _version_file(part).unlink()
             raise _ConnectionBrokenError("the file on the server has changed since the download began")
         with part.open("r+b" if start else "wb") as file:
             file.seek(start)
             file.truncate()
-            _note_of(part).write_text(json.dumps({"version": version, "total": total}))  # of the part as it is now
+            _version_file(part).write_text(
+                json.dumps({"version": version, "total": total})
+            )  # they describe the part as it is now
             done = start
             while chunk := response.read(CHUNK):
                 file.write(chunk)
@@ -189,17 +191,17 @@ def _range_of(response: http.client.HTTPResponse, requested: int, remote: Remote
     return requested, int(total) if total.isdigit() else requested + length
 
 
-def _note_of(part: Path) -> Path:
+def _version_file(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-def _read_note(part: Path) -> dict[str, Any]:
-    """Read the version and size of the file that the part belongs to; empty if unknown, then the part is not used."""
+def _read_version(part: Path) -> dict[str, Any]:
+    """Read version and size of the part's file. If they are unknown, return {}: the part is then not used."""
     try:
-        note: dict[str, Any] = json.loads(_note_of(part).read_text())
+        known: dict[str, Any] = json.loads(_version_file(part).read_text())
     except (OSError, ValueError):
         return {}
-    return note if note.get("version") else {}
+    return known if known.get("version") else {}
 
 
 def _version(response: http.client.HTTPResponse) -> str | None:
@@ -217,7 +219,7 @@ def _verify(remote: RemoteFile, found: Path, path: Path) -> None:
         return
     if found != path:
         found.unlink()
-        _note_of(found).unlink(missing_ok=True)
+        _version_file(found).unlink(missing_ok=True)
         raise DownloadError(
             f"the download from {remote.url} is not the expected file and was deleted: {wrong}; try again"
         )

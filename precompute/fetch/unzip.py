@@ -1,4 +1,4 @@
-"""Unpacks one folder of a zip archive, completely or not at all. Nothing is written outside it; CRCs are checked."""
+"""Unpacks one folder of a zip archive, completely or not at all; checks CRCs, writes nothing outside the target."""
 
 import os
 import stat
@@ -42,7 +42,7 @@ def unzip(
         The unpacked files, in the order of the archive.
 
     Raises:
-        ArchiveError: If the archive is damaged, holds names that point outside, or lacks the expected files.
+        ArchiveError: If the archive is damaged, contains paths outside its folder, or lacks the expected files.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -51,12 +51,12 @@ def unzip(
                 raise ArchiveError(
                     f"{archive} has {len(members)} files in {inside}/, expected {count or 'at least one'}"
                 )
-            beside = target.with_name(target.name + ".partial")
-            beside.mkdir(parents=True, exist_ok=True)
-            names = _extract(opened, members, beside, archive)
+            partial = target.with_name(target.name + ".partial")
+            partial.mkdir(parents=True, exist_ok=True)
+            names = _extract(opened, members, partial, archive)
     except DAMAGE as error:
         raise ArchiveError(f"{archive} is damaged ({error}); delete it to download it again") from error
-    return _publish(beside, target, names)
+    return _publish(partial, target, names)
 
 
 def unpacked_size(archive: Path, inside: str, wanted: Callable[[str], bool] = lambda name: True) -> int:
@@ -119,12 +119,12 @@ def _is_unpacked(path: Path, member: zipfile.ZipInfo) -> bool:
     return crc == member.CRC
 
 
-def _publish(beside: Path, target: Path, names: list[str]) -> list[Path]:
+def _publish(partial: Path, target: Path, names: list[str]) -> list[Path]:
     """Rename the folder to its target, or move its files into a target that exists."""
     if target.exists():
         for name in names:
-            (beside / name).replace(target / name)
-        beside.rmdir()
+            (partial / name).replace(target / name)
+        partial.rmdir()
     else:
-        os.replace(beside, target)
+        os.replace(partial, target)
     return [target / name for name in names]

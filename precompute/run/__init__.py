@@ -1,1 +1,1 @@
-"""One run of the teacher: flags, the job they describe, and its store written, checked or estimated."""
+"""One run of the teacher: its flags, its job, and writing, checking or estimating its store."""

@@ -1,12 +1,12 @@
-"""Does the store hold this teacher's heatmaps? Random instances are recomputed and compared.
+"""Checks whether a store holds this teacher's heatmaps: recomputes random instances and compares them.
 
-A difference can have three causes, and each is judged separately: the codec, whose error the manifest states; the
-machine, which may not compute the same values twice, measured by a control that runs the teacher over the same crops in
-other batches; and a teacher, data or preprocessing other than the store's, which the check is meant to find.
+A difference can have three causes. The codec: the manifest states its error. The machine: it may compute other values
+in other batches; a control measures this by running the teacher over the same crops again, in other batches. A teacher,
+data or preprocessing other than the store's: this is what the check must find.
 
 Divergences are KL in nats between the distributions of log logits at T = 1, over the pixels where both heatmaps are
-above the floor: a pixel that noise moves across the floor would make it infinite. Square roots of small divergences add
-like distances, so codec and machine together explain at most (sqrt(codec) + sqrt(machine))^2.
+above the floor: a pixel that is above it on one side only would make the divergence infinite. Square roots of small
+divergences add like distances, so codec and machine together explain at most (sqrt(codec) + sqrt(machine))^2.
 """
 
 import math
@@ -25,13 +25,13 @@ from precompute.errors import PrecomputeError
 from precompute.run.job import Job
 from precompute.teacher.ensemble import teacher_maps
 
-MOST_MOVED = 0.05
+MAX_MOVED = 0.05
 """Largest accepted share of joints whose maximum has moved: with bf16, 3.2 % of them move against fp32."""
 CONFIDENT = 0.2
-"""Heatmaps whose maximum is below this are not confident; their maximum may move."""
+"""A heatmap is confident if its maximum is above this value. The maximum of other heatmaps may move."""
 ROUNDING = 1e-6
 """Accepted difference of float32 arithmetic between machines in nats: a fortieth of the default codec's error."""
-SAMPLED = 2.0
+SAMPLE_RATIO = 2.0
 """Accepted ratio of the mean over a sample to the mean over the store."""
 BATCH = 16
 Maps = NDArray[np.float32]
@@ -39,7 +39,7 @@ Maps = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Gap:
-    """How far heatmaps differ from the teacher's recomputed ones."""
+    """The difference between two sets of heatmaps, one of them recomputed by the teacher."""
 
     mean: float
     """Mean divergence in nats over all heatmaps with a value above the floor."""
@@ -64,24 +64,24 @@ class Check:
     store: Gap
     control: Gap
     stated: dict[str, float]
-    """Mean and worst divergence of the codec in nats, as the manifest states them."""
+    """Mean and worst divergence of the codec in nats, from the manifest."""
     maps: int
     """Heatmaps that could be compared."""
     confident: int
     """Confident heatmaps among all recomputed ones."""
     made_otherwise: list[str]
-    """Differences in software, device or precision that change the last digits of a heatmap."""
+    """Differences in software, device or precision, which can change the last digits of a heatmap."""
 
     @property
     def explained(self) -> dict[str, float]:
         """Largest mean and worst divergence in nats that codec and machine explain."""
-        allowed = {"mean": SAMPLED * self.stated["mean"], "worst": self.stated["worst"]}
+        allowed = {"mean": SAMPLE_RATIO * self.stated["mean"], "worst": self.stated["worst"]}
         control = {"mean": self.control.mean, "worst": self.control.worst}
         return {kind: (math.sqrt(allowed[kind]) + math.sqrt(control[kind])) ** 2 + ROUNDING for kind in allowed}
 
     @property
     def verdict(self) -> str:
-        """One line."""
+        """The result in one line."""
         return self._judge()[1]
 
     @property
@@ -93,10 +93,10 @@ class Check:
         if self.maps == 0:
             return False, "nothing to compare: no heatmap of these instances has a value above the floor"
         moved = (self.store.moved - self.control.moved) / max(1, self.confident)
-        if moved > MOST_MOVED:
+        if moved > MAX_MOVED:
             return False, "different teacher, preprocessing or data"
         if self.store.mean <= self.explained["mean"] and self.store.worst <= self.explained["worst"]:
-            return True, "same heatmaps, within the error that the codec states"
+            return True, "same heatmaps, within the error of the codec"
         if self.made_otherwise:
             return True, f"same teacher, computed differently: {'; '.join(self.made_otherwise)}"
         return False, "the heatmaps differ by more than codec and machine explain"
@@ -105,20 +105,20 @@ class Check:
         """All results as JSON values."""
         return {**asdict(self), "explained": self.explained, "passed": self.passed, "verdict": self.verdict}
 
-    def page(self) -> str:
+    def to_text(self) -> str:
         """A table for the terminal."""
         rows = [
             ("", "mean", "worst", "|difference|", "moved maxima"),
             ("recomputed against the store", *_row(self.store)),
             ("recomputed twice (control)", *_row(self.control)),
-            ("stated by the codec", f"{self.stated['mean']:.1e}", f"{self.stated['worst']:.1e}", "", ""),
+            ("codec error (manifest)", f"{self.stated['mean']:.1e}", f"{self.stated['worst']:.1e}", "", ""),
             ("explained by codec and machine", *(f"{value:.1e}" for value in self.explained.values()), "", ""),
         ]
         lines = [f"  {r[0]:<31} {r[1]:>8} {r[2]:>8} {r[3]:>13} {r[4]:>13}".rstrip() for r in rows]
         head = f"{self.path}: {self.instances} of {self.of} instances recomputed with {self.teacher}"
         legend = (
             f"  divergences in nats (log logits, T = 1) of {self.maps} heatmaps; "
-            f"moved maxima of {self.confident} confident ones"
+            f"moved maxima among {self.confident} confident ones"
         )
         return "\n".join([head, *lines, legend, f"  {self.verdict}"])
 
@@ -131,7 +131,7 @@ def check(job: Job, store: Store, count: int, progress: Progress = no_progress) 
     """Compare ``count`` random instances of a store with the teacher's heatmaps of their images.
 
     Args:
-        job: The job that the store is checked against.
+        job: The job with the teacher and the instances.
         store: The store.
         count: Number of instances; all, if the store has fewer.
         progress: Called with (done, total) before each batch.
@@ -218,7 +218,7 @@ def _made_otherwise(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
     names = ("torch", "opencv", "libjpeg", "device")
     pairs = {name: (stored.get("software", {}).get(name), now["software"].get(name)) for name in names}
     pairs["precision"] = (stored["teacher"]["precision"], now["teacher"]["precision"])
-    return [f"{name} was {then}, is {here} here" for name, (then, here) in pairs.items() if then != here]
+    return [f"{name} was {then} and is {here} here" for name, (then, here) in pairs.items() if then != here]
 
 
 def _check_same_origin(job: Job, store: Store) -> None:

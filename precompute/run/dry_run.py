@@ -1,4 +1,4 @@
-"""The cost of a run, measured on a few batches: instances, time, bytes and disk space."""
+"""Estimates the cost of a run from a few batches: instances, time, bytes and disk space."""
 
 import shutil
 import tempfile
@@ -49,7 +49,7 @@ class Cost:
         """All fields as JSON values."""
         return {**asdict(self), "fits": self.fits}
 
-    def page(self) -> str:
+    def to_text(self) -> str:
         """A table for the terminal."""
         twice = ", twice the store while HDF5 shards are joined" if self.disk_bytes > self.store_bytes else ""
         enough = "" if self.fits else ": NOT ENOUGH"
@@ -65,7 +65,7 @@ class Cost:
 
     def _views(self) -> str:
         mirrors = "its mirror" if self.views == 1 else "their mirrors"
-        return f"{counted(self.views, 'view')} each" + (f", averaged with {mirrors}" if self.flip_test else "")
+        return f"{counted(self.views, 'stored view')} each" + (f", averaged with {mirrors}" if self.flip_test else "")
 
 
 def dry_run(job: Job, codec: Codec, path: Path) -> Cost:
@@ -74,11 +74,11 @@ def dry_run(job: Job, codec: Codec, path: Path) -> Cost:
     Args:
         job: The whole run.
         codec: Codec of the store.
-        path: Where the store would be. Its suffix chooses the layout, and its disk's free space is reported.
+        path: Path of the store. Its suffix chooses the layout; the free space of its disk is reported.
     """
     count = min(len(job.instances), SAMPLE_BATCHES * job.batch_size)
     small = _first(job, count)
-    _measure(_first(job, min(count, job.batch_size)), codec, path.suffix)  # warm-up: first calls compile and load
+    _measure(_first(job, min(count, job.batch_size)), codec, path.suffix)  # warm-up: the first calls compile and load
     seconds, written = _measure(small, codec, path.suffix)
     per_instance = written / count + COLUMN_BYTES
     total = round(per_instance * len(job.instances))

@@ -1,4 +1,4 @@
-"""The flags of `python -m precompute`. Imports nothing heavy, so that --help answers at once."""
+"""The flags of `python -m precompute`. Imports no large library, which keeps --help fast."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from cache.codec.registry import CODEC_HELP
 from kdcli.config_file import add_config
 from kdcli.flags import DEVICE, Parser, positive
-from precompute.data.folder import split_name
+from precompute.data.folder import to_coco_split
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -25,10 +25,15 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--data", type=Path, metavar="DIR", help="data folder in the layout of COCO, FiftyOne, or ours")
+    group.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="data folder in the layout of COCO, of FiftyOne's zoo, or of the sample",
+    )
     group.add_argument(
         "--split",
-        type=split_name,
+        type=to_coco_split,
         default="train",
         help="split of --data, and its name in the manifest (default: train)",
     )
@@ -55,24 +60,25 @@ def _add_teacher(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="another teacher to average with: NAME=CHECKPOINT or onnx:FILE, with the same aspect ratio; repeatable",
+        help="another teacher, to average heatmaps with: NAME=CHECKPOINT or onnx:FILE, with the same aspect ratio; "
+        "repeatable",
     )
     group.add_argument(
         "--input-size",
         metavar="HxW",
-        help="height x width, e.g. 256x192; not needed if the teacher's name or ONNX file gives it",
+        help="height x width of the teacher's input, e.g. 256x192; not needed if its name or ONNX file gives it",
     )
     group.add_argument(
         "--flip-test",
         action=argparse.BooleanOptionalAction,
-        help="average each stored view with its mirror (default: yes, but no with --views)",
+        help="average the heatmaps of each stored view with those of its mirror image (default: yes, with --views: no)",
     )
     group.add_argument(
         "--views",
         type=positive,
         metavar="N",
-        help="number of stored views: crop, mirror, then random views; with --flip-test crop, then random views "
-        "(default: 1)",
+        help="number of stored views per instance: the crop, its mirror image, then random views; with --flip-test: "
+        "the crop, then random views (default: 1)",
     )
     group.add_argument("--seed", type=int, default=0, help="seed of the random views (default: 0)")
     group.add_argument(
@@ -98,7 +104,9 @@ def _add_store(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="start again; an existing STORE is replaced when the new one is complete",
     )
-    group.add_argument("--dry-run", action="store_true", help="measure a few batches and write nothing")
+    group.add_argument(
+        "--dry-run", action="store_true", help="estimate time and disk space from a few batches; write nothing"
+    )
     group.add_argument(
         "--check", type=positive, metavar="N", help="recompute N random instances and compare them with the store"
     )

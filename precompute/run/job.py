@@ -1,4 +1,4 @@
-"""The job of one run: a teacher, the instances it sees, and how they are cut out of their images."""
+"""The job of one run: a teacher, its instances, and how they are cut out of their images."""
 
 import argparse
 import dataclasses
@@ -17,7 +17,7 @@ from precompute.run.team import local_rank_and_size, own_device
 from precompute.teacher.ensemble import load_teachers, parse_member
 from precompute.teacher.loading import Teacher, check_name
 
-MOST_THREADS = 16
+MAX_THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Job:
     threads: int
     """Threads that read images, and threads that encode heatmaps."""
     provenance: dict[str, Any]
-    """The entry of the manifest; see `precompute.run.provenance.describe`."""
+    """The manifest's entry `provenance`, made by `precompute.run.provenance.describe`."""
     skip_missing: bool = False
     """Leave out instances whose image cannot be read, instead of ending the run."""
 
@@ -48,7 +48,7 @@ class Job:
         """
         members = [(arguments.teacher, arguments.checkpoint), *map(parse_member, arguments.ensemble)]
         for name, _ in members:
-            check_name(name)  # before the annotations are read, which takes long
+            check_name(name)  # before the annotations are read, which takes time
         split = choose_split(arguments.data, arguments.split, arguments.images, arguments.annotations)
         selection = select(
             split,
@@ -74,7 +74,7 @@ class Job:
         )
 
     @classmethod
-    def plan_run(  # noqa: PLR0913 - all that determines a store
+    def plan_run(  # noqa: PLR0913 - everything that determines a store
         cls,
         teacher: Teacher,
         split: Split,
@@ -97,10 +97,10 @@ class Job:
             plan: The stored views.
             batch_size: Instances per batch.
             split_name: Name of the split in the manifest.
-            boxes: File with the detections of the selection, if it was made from detections.
+            boxes: The file with detections from which the selection was made, or None.
             frames: Whether the store holds frames.
             frame_scale: Frame pixels per teacher input pixel.
-            skip_missing: See `Job`.
+            skip_missing: Leave out instances whose image cannot be read, instead of ending the run.
         """
         geometry = plan_geometry(selection.instances, teacher.input_size, plan, frame_scale)
         provenance = describe(
@@ -120,7 +120,7 @@ class Job:
             geometry=geometry,
             plan=plan,
             batch_size=batch_size,
-            threads=max(1, min(MOST_THREADS, (os.cpu_count() or 1) // local_rank_and_size()[1])),
+            threads=max(1, min(MAX_THREADS, (os.cpu_count() or 1) // local_rank_and_size()[1])),
             provenance=provenance,
             skip_missing=skip_missing,
         )

@@ -1,8 +1,8 @@
-"""Reading and cropping, the teacher, encoding and writing, all at the same time.
+"""Reads images, runs the teacher, encodes heatmaps and writes shards, all at the same time.
 
-Threads prepare the next crops, and encode and write the last heatmaps, while the teacher works. The pipeline does not
-stop at the end of a shard. Batches never cross a shard, so that a resumed run, or one of several processes, computes
-the same values as an uninterrupted one.
+While the teacher runs, threads prepare the next crops, and encode and write the previous heatmaps. The pipeline does
+not stop at the end of a shard. All instances of a batch belong to one shard, so that a resumed run, or a run of several
+processes, computes the same values as an uninterrupted one.
 """
 
 import collections
@@ -24,16 +24,16 @@ from precompute.teacher.ensemble import teacher_maps
 IMAGES_AHEAD = 64
 """Images that are read before the teacher needs them."""
 BATCHES_AHEAD = 1
-"""Batches that wait, stacked, while the teacher works on another one."""
+"""Batches that are ready while the teacher runs on another one."""
 SHARDS_BEHIND = 1
-"""Shards that are encoded and written while the teacher works on the next one."""
+"""Shards that are encoded and written while the teacher runs on the next one."""
 
 Heatmaps = NDArray[np.float32] | None
 """(B, V, K, h, w) of a batch; None if no instance of the batch has crops."""
 
 
 class Pipeline:
-    """Runs the instances of shards through the teacher into a store, in threads and across the ends of shards."""
+    """Runs the teacher over the instances of shards and writes the shards to a store, in threads."""
 
     def __init__(self, job: Job, writer: Writer) -> None:
         self.skipped: list[str] = []
@@ -52,7 +52,7 @@ class Pipeline:
             pool.shutdown(cancel_futures=True)
 
     def run(self, shards: Iterator[int]) -> Iterator[int]:
-        """Write shards; yields the number of instances of each batch when its heatmaps are computed."""
+        """Write shards. Yields the number of instances of each batch after its heatmaps are computed."""
         running: collections.deque[tuple[Batch, Future[Heatmaps]]] = collections.deque()
         commits: collections.deque[Future[None]] = collections.deque()
         for batch in self._batches(shards):
@@ -65,7 +65,7 @@ class Pipeline:
             commits.popleft().result()
 
     def _batches(self, shards: Iterator[int]) -> Iterator["Batch"]:
-        """Batches of prepared instances. None crosses a shard; images of the next shard are read ahead."""
+        """Yield batches of prepared instances, each of one shard; images of the next shard are read ahead."""
         waiting: collections.deque[tuple[OpenShard, Future[list[Prepared]]]] = collections.deque()
         reading = self._read_images(shards)
         batch: Batch | None = None
@@ -84,7 +84,7 @@ class Pipeline:
                     batch = None
 
     def _read_images(self, shards: Iterator[int]) -> Iterator[tuple["OpenShard", Future[list[Prepared]]]]:
-        """Start to read every image of every shard; an image is decoded once for all its instances."""
+        """Start reading every image of every shard; an image is decoded once for all its instances."""
         for number in shards:
             rows = list(self._writer.shard_range(number))
             shard = OpenShard(self._writer.shard(number), len(rows))
@@ -154,7 +154,7 @@ class Batch:
 
 
 def _may_read_ahead(waiting: collections.deque[tuple[OpenShard, Future[list[Prepared]]]]) -> bool:
-    """Limit reading to some images ahead and to the next shard, which leaves shards for other processes."""
+    """Whether to read another image: limits reading ahead, so that later shards are left for other processes."""
     if not waiting:
         return True
     first, last = waiting[0][0], waiting[-1][0]
@@ -171,7 +171,7 @@ def _reason_to_skip(job: Job, item: Prepared) -> str:
 
 
 def _group_by_image(rows: list[int], names: list[str]) -> Iterator[list[int]]:
-    """Groups of consecutive rows that show the same image."""
+    """Yield groups of consecutive rows that belong to the same image."""
     group: list[int] = []
     for row in rows:
         if group and names[row] != names[group[0]]:

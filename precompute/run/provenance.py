@@ -1,4 +1,4 @@
-"""The provenance in a store's manifest: where its heatmaps come from. It contains no path of this machine."""
+"""The provenance in a store's manifest: the origin of its heatmaps. It contains no path of this machine."""
 
 import datetime
 import importlib.metadata
@@ -93,7 +93,7 @@ def describe(
 
 
 def _members(ensemble: Teacher) -> list[dict[str, Any]]:
-    """Name and weights of each member, and its input size if it is not the ensemble's."""
+    """Name and weights of each member, and its input size if it differs from the ensemble's."""
     described: list[dict[str, Any]] = []
     for member in ensemble.members:
         own = member.input_size == ensemble.input_size
@@ -103,7 +103,7 @@ def _members(ensemble: Teacher) -> list[dict[str, Any]]:
 
 
 def _device(name: str) -> str:
-    """The model of a device: two devices of one model compute the same values."""
+    """The model of a device. Two devices of the same model compute the same values."""
     if name.startswith("cuda"):
         return str(torch.cuda.get_device_name(name))
     return f"CPU, {torch.backends.cpu.get_cpu_capability()}"

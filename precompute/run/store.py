@@ -1,4 +1,4 @@
-"""The one-time run: a job's instances go through the teacher into a store, which is then evaluated and published."""
+"""Writes the store of a job: runs the teacher, evaluates it from the finished store, and publishes the store."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from precompute.run.team import SingleProcess, Team
 def write_store(
     job: Job, path: Path, codec: cache.Codec, team: SingleProcess | Team, *, resume: bool, overwrite: bool
 ) -> str | None:
-    """Write the store of a job, or the shards of it that fall to this process.
+    """Write the store of a job, or this process's share of its shards.
 
     Args:
         job: The job.
@@ -37,8 +37,8 @@ def write_store(
         A line for stdout, in the first process; None in the others.
 
     Raises:
-        PrecomputeError: If the run is interrupted, an image cannot be used, or a finished store is another one.
-        StoreError: See `cache.create_store`.
+        PrecomputeError: If the run is interrupted, an image cannot be used, or a finished store differs.
+        StoreError: If the store cannot be created, resumed or written.
     """
     if resume and not overwrite and path.exists() and not cache.awaits_repair(path):
         line = check_same_store(job, cache.open_store(path), codec)
@@ -65,7 +65,7 @@ def check_same_store(job: Job, store: cache.Store, codec: cache.Codec) -> str:
     """Compare a finished store with the one that a job would write.
 
     Returns:
-        A line that says that there is nothing to do.
+        A line for stdout, if the stores are equal.
 
     Raises:
         PrecomputeError: If the job would write a different store. The message names the entries that differ.
@@ -85,7 +85,7 @@ def check_same_store(job: Job, store: cache.Store, codec: cache.Codec) -> str:
 def create_writer(
     job: Job, path: Path, codec: cache.Codec, *, resume: bool = False, overwrite: bool = False, join: bool = False
 ) -> cache.Writer:
-    """Create the writer of a job's store; `cache.create_store` describes the flags and errors."""
+    """Create the writer of a job's store; `cache.create_store` describes the arguments and errors."""
     width, height = job.teacher.heatmap_size
     spec = cache.StoreSpec(
         instances=len(job.instances),
@@ -114,7 +114,7 @@ def create_writer(
 
 
 def fill(job: Job, writer: cache.Writer, team: SingleProcess | Team | None = None, *, show: bool = False) -> list[str]:
-    """Write the shards that are still missing, or those of them that fall to this process.
+    """Write the missing shards, or this process's share of them.
 
     Args:
         job: The job.
@@ -143,12 +143,14 @@ def finish(writer: cache.Writer) -> tuple[Path, dict[str, Any]]:
     """Evaluate the teacher from the assembled store, and publish the store; returns its path and the metrics."""
     store = writer.assemble()
     if not store.written.any():
-        raise PrecomputeError(f"none of the {len(store)} instances could be used: give the images that were annotated")
+        raise PrecomputeError(
+            f"none of the {len(store)} instances could be used: give the folder of the images that were annotated"
+        )
     metrics = teacher_metrics(store)
     if writer.replaces not in (None, store.manifest["content_sha256"]):
         say(
             "the rebuilt shards differ from the original ones: they were computed on another device, in another "
-            "precision or with other libraries, or more than the shards of the store was damaged. Content now: "
+            "precision or with other libraries, or other parts of the store were damaged too. Content hash now: "
             f"{store.manifest['content_sha256']}, originally: {writer.replaces}"
         )
     return writer.publish(metrics), metrics
@@ -160,7 +162,7 @@ def teacher_metrics(store: cache.Store) -> dict[str, Any]:
     teacher = store.manifest["provenance"]["teacher"]
     affines = compose_affines(store.view_affine[rows], store.frame_affine[rows][:, None])
     stride = teacher["input_size"][0] / teacher["heatmap_size"][0]
-    with show_progress("read back", "instances", transient=True) as progress:
+    with show_progress("evaluate", "instances", transient=True) as progress:
 
         def heatmaps(batch: NDArray[np.int64]) -> NDArray[np.floating]:
             progress(int(batch[0]), len(rows))

@@ -3,16 +3,16 @@
 No gradients are averaged and no tensors are exchanged, so the processes (ranks) need no process group. They share the
 folder of the store, and the small key-value server that torchrun provides anyway. Its keys:
 
-    pending      the shards to write, set when rank 0 has begun the store
-    taken        a counter; a rank that raises it takes the next shard, so that slow ranks take fewer
+    pending      the shards to write; set when rank 0 has begun the store
+    taken        a counter; a rank that increments it takes the next shard, so slow ranks take fewer
     done         instances written so far, for the progress bar of rank 0
     filled/R     set when rank R has no shard left to write; holds its list of skipped instances
     published    set when the store has its final name
     left         a counter of the ranks that have read `published`
     failed       the first error and the rank where it occurred; all ranks stop
-    heartbeat/R  a counter that rank R raises every few seconds; if it stops, rank R is dead
+    heartbeat/R  a counter that rank R increments every few seconds; if it stops, rank R is considered dead
 
-A shard that a dead rank had begun has no receipt; the same command with --resume writes it.
+A shard that a dead rank had begun is incomplete; the same command with --resume writes it.
 """
 
 import json
@@ -77,7 +77,7 @@ class SingleProcess:
 
 
 class Team:
-    """One of several processes: like `SingleProcess`, but ranks share the shards, and rank 0 begins and publishes."""
+    """One of several processes: like `SingleProcess`, but ranks share the shards; rank 0 begins and publishes."""
 
     def __init__(self, server: "KeyValueServer", rank: int, size: int) -> None:
         self.rank, self.size = rank, size
@@ -140,8 +140,8 @@ class Team:
             time.sleep(POLL_SECONDS)
 
     def fail(self, message: str) -> None:
-        """Report to the other ranks why this one stops, unless another rank has reported an error before."""
-        with suppress(RuntimeError):  # the server is gone; the others will notice that themselves
+        """Report to the other ranks why this one stops, unless another rank has already reported an error."""
+        with suppress(RuntimeError):  # the server is gone; the other ranks get the same error
             self._server.compare_set("failed", "", f"rank {self.rank} on {socket.gethostname()}: {message}")
 
     def leave(self) -> None:
@@ -156,7 +156,7 @@ class Team:
                 return
 
     def _wait(self, key: str, ranks: list[int]) -> None:
-        """Wait for a key that one of `ranks` sets, as long as all of them are alive."""
+        """Wait for a key that one of `ranks` sets; raise PrecomputeError if one of them is considered dead."""
         while not self._has(key):
             self._poll()
             self._check_heartbeats(ranks)
@@ -244,12 +244,12 @@ def local_rank_and_size() -> tuple[int, int]:
 
 
 def own_device(name: str) -> str:
-    """Choose the device of this process: of several processes on a host, each gets the GPU of its local rank."""
+    """Choose the device of this process. If several processes share a host, each gets the GPU of its local rank."""
     import torch
 
     rank, size = local_rank_and_size()
     if size > 1 and name.startswith("cuda:"):
-        raise PrecomputeError(f"--device {name} would put all {size} processes of this host on one GPU; omit it")
+        raise PrecomputeError(f"--device {name} would put all {size} processes of this host on one GPU; leave it out")
     if size == 1 or name == "cpu" or not torch.cuda.is_available():
         return name
     return f"cuda:{rank % torch.cuda.device_count()}"

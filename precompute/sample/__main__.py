@@ -1,4 +1,4 @@
-"""Write the embedded sample: drawn people in COCO's format, to try the software and for CI.
+"""Write the embedded sample, drawn people in COCO's format: for a first try of the software, and for CI.
 
     python -m precompute.sample --out data/sample                             # the demo's sample: ~2,000 + ~400 persons
     python -m precompute.sample --out data/small --train 60 --val 20 --contact-sheet people.png

@@ -1,12 +1,12 @@
 """COCO annotations of a scene: clean ones, or with the label noise of COCO's annotators.
 
 Visibility follows COCO: 2 visible, 1 hidden but labelled, 0 unlabelled with x = y = 0. The clean labels mark a hidden
-joint as 1 if an annotator could tell its place: behind the person's own body if one neighbouring joint is visible,
+joint as 1 if an annotator could infer its place: behind the person's own body if one neighbouring joint is visible,
 behind anything else if two are. This applies to 8 % of all joints, as in COCO. Hidden joints of the face, and joints
 outside the image, are unlabelled.
 
 The noisy labels have the measured faults of COCO's: about a third of the joints are unlabelled, positions scatter
-(COCO's own constant: an annotator's distance from the truth is sigma * sqrt(area) in the mean square, see
+(the root mean square of an annotator's distance from the truth is COCO's sigma * sqrt(area), see
 cocodataset.org/#keypoints-eval), left and right are sometimes swapped, boxes are loose, and some persons have no
 joints.
 """
@@ -120,9 +120,9 @@ def noisy_keypoints(
     per_axis = noise.scatter * SIGMAS * np.sqrt(area / 2)
     result[:, :2] += rng.normal(0, 1, (17, 2)) * per_axis[:, None]
     result[:, :2] = np.clip(result[:, :2], 0, np.array(size) - 1)
-    diligence = rng.uniform(0.3, 1.7)  # of this annotator, 1 on average
+    carelessness = rng.uniform(0.3, 1.7)  # of this annotator, 1 on average
     skip = np.where(keypoints[:, 2] == 2, noise.skip_visible, noise.skip_hidden)
-    result[~labelled | (rng.random(17) < skip * diligence)] = 0
+    result[~labelled | (rng.random(17) < skip * carelessness)] = 0
     for part in (_ARMS, _LEGS):
         if rng.random() < noise.swap:
             result[part] = result[part].reshape(3, 2, 3)[:, ::-1].reshape(6, 3)

@@ -1,6 +1,6 @@
-"""A contact sheet: each person of a sample as a plain crop and with the labelled skeleton.
+"""Draws a contact sheet: each person of a sample as a plain crop and with the labelled skeleton.
 
-It shows what no test can check: whether left and right can be told apart, and whether every joint is in its place.
+It shows what tests cannot check: whether left and right can be told apart, and whether every joint is in its place.
 """
 
 from pathlib import Path
@@ -42,8 +42,8 @@ def write_sheet(sample: Path, file: Path, *, split: str = "val", persons: int = 
         crop = _crop(sample / "images" / instances.file_name[row], affine)
         cells.append(np.hstack([crop, _with_skeleton(crop, instances.keypoints[row], affine)]))
     sheet = np.vstack([_legend(columns * 2 * CELL[0]), *_rows(cells, columns)])
-    with replacing(file) as beside:
-        beside.write_bytes(cv2.imencode(file.suffix, sheet)[1].tobytes())
+    with replacing(file) as temporary:
+        temporary.write_bytes(cv2.imencode(file.suffix, sheet)[1].tobytes())
 
 
 def _crop(photo: Path, affine: Array) -> Array:

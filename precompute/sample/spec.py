@@ -1,4 +1,4 @@
-"""The parameters of a sample. Imports nothing heavy, so that --help answers at once."""
+"""The parameters of a sample. Imports no large library, which keeps --help fast."""
 
 from dataclasses import asdict, dataclass
 from typing import Any

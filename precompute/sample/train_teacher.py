@@ -2,7 +2,7 @@
 
     python -m precompute.sample.train_teacher --data data/teacher --out hrnet_w16_sample.safetensors
 
-If the data folder is missing, its training data is drawn: 9,000 images with clean labels and seed 1. The demo's sample
+If the data folder does not exist, the command draws it: 9,000 images with clean labels and seed 1. The demo's sample
 has seed 0, so the teacher is never run on images that it was trained on. The network is `hrnet_w16_sample` of
 `precompute.teacher.hrnet` at 128x96, trained as in deep-high-resolution-net.pytorch: Gaussian targets, mean squared
 error on the raw heatmaps of labelled joints, flips, rotations, scales and half bodies; but with AdamW, a cosine
@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="training data; drawn if missing")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="training data; drawn if it does not exist"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
     parser.add_argument(
         "--images", type=int, default=9000, metavar="N", help="number of images to draw (default: 9000)"
@@ -160,7 +162,7 @@ def _loss(model: "nn.Module", batch: "Views") -> "torch.Tensor":
 
 
 def _heatmaps(model: "nn.Module", crops: "NDArray[np.uint8]") -> "torch.Tensor":
-    """Compute raw heatmaps (B, K, H, W) float32 from crops (B, H, W, 3) uint8, in bfloat16 if the CPU is faster."""
+    """Compute raw heatmaps (B, K, H, W) float32 of crops (B, H, W, 3) uint8; uses bfloat16 on CPUs where it is fast."""
     import torch
 
     from kdlib.images import normalise_images
@@ -204,9 +206,9 @@ def _save(model: "nn.Module", arguments: argparse.Namespace, numbers: dict[str, 
     }
     metadata = _metadata(arguments, numbers)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(arguments.out) as beside:
-        save_file(state, beside, metadata)
-        beside.chmod(0o644)
+    with replacing(arguments.out) as temporary:
+        save_file(state, temporary, metadata)
+        temporary.chmod(0o644)
 
 
 def _metadata(arguments: argparse.Namespace, numbers: dict[str, float]) -> dict[str, str]:

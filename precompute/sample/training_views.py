@@ -40,7 +40,7 @@ class Views:
 
 
 class InstanceViews:
-    """Cuts views of instances out of images; reads each image when it is needed.
+    """Cuts plain crops and augmented views of instances out of images; reads an image when it is needed.
 
     Args:
         images: Folder of the images.
@@ -63,7 +63,7 @@ class InstanceViews:
         return np.stack(crops), np.stack(affines)
 
     def random(self, rows: Array, rng: np.random.Generator) -> Views:
-        """Draw an augmented view of each row."""
+        """Draw one augmented view per row."""
         views = [self._random_view(int(row), rng) for row in rows]
         crops, points, weights = (np.stack(column) for column in zip(*views, strict=True))
         return Views(crops, points, weights)

@@ -1,6 +1,6 @@
 """A family of PyTorch networks that can be a teacher (`Architecture`), and the code that runs one (`TorchNetwork`).
 
-A new family is one file in this folder, which ends with its `Architecture`, and one entry in
+To add a family, write one file in this folder that ends with its `Architecture`, and add one entry to
 `precompute.teacher.loading.ARCHITECTURES`. `precompute/teacher/hrnet.py` is the example.
 """
 
@@ -23,7 +23,7 @@ Size = tuple[int, int]
 
 
 def _leave_unchanged(model: nn.Module) -> None:
-    """Prepare nothing."""
+    """Do nothing: the default of `Architecture.prepare`."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Architecture:
         float32_module: name of a submodule that computes in float32 while the others compute in bf16, so that the
             heatmaps are not rounded to bf16; empty for none.
         published: weights that are downloaded by name.
-        sources: name -> where to get its weights. Errors about a missing checkpoint show it.
+        sources: name -> where to get its weights, for errors about a missing checkpoint.
     """
 
     names: tuple[str, ...]
@@ -60,7 +60,7 @@ class Architecture:
 
 
 class TorchNetwork:
-    """Runs a module as a teacher. It takes the module over: it prepares and converts it in place.
+    """Runs a module as a teacher. The module is prepared and converted in place.
 
     Attributes:
         input_size: (width, height) of the crops.

@@ -8,8 +8,8 @@
 | mmpose 1.x | the same with `head.final_layer.*`, `data_preprocessor.mean` and `.std`, and the training history |
 | safetensors | any of these names, flat |
 
-If a file has both, `best_state_dict` is preferred to `state_dict`. (The official code writes the same weights into
-both; where another program distinguishes them, the best ones are what a teacher should have.)
+If a file has both, `best_state_dict` is preferred to `state_dict`. (The official code writes the same weights
+into both; a program that distinguishes them keeps its best weights there.)
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ from precompute.teacher.weights_file import CheckpointError, file_sha256, read_w
 __all__ = ["COUNTER", "CheckpointError", "Shapes", "file_sha256", "load_weights", "read_state_dict", "shapes_of"]
 
 COUNTER = ".num_batches_tracked"
-"""End of the names of batch norm's step counters. Inference does not use them, and some exports leave them out."""
+"""End of the names of batch norm's step counters. Inference does not use them; some exports omit them."""
 _WRAPPERS = ("best_state_dict", "state_dict")
 _PREFIXES = ("module.",)  # of torch.nn.DataParallel
 _IGNORED = "data_preprocessor."  # mmpose 1.x keeps the normalisation's mean and std beside the weights
@@ -48,7 +48,7 @@ def read_state_dict(path: str | Path, prefixes: Sequence[str] = _PREFIXES) -> di
         CheckpointError: If the file cannot be read or holds no weights.
     """
     weights = _unwrap(read_weights_file(path), Path(path))
-    named = {_without(prefixes, key): tensor for key, tensor in weights.items()}
+    named = {_remove_prefixes(prefixes, key): tensor for key, tensor in weights.items()}
     kept = {name: tensor for name, tensor in named.items() if not name.startswith(_IGNORED)}
     return {name: t.float() if t.is_floating_point() else t for name, t in kept.items()}
 
@@ -74,12 +74,11 @@ def load_weights(
         CheckpointError: If the file cannot be read, or if weights are missing, unexpected, of other shapes or not
             finite. The message gives names and counts.
     """
-    weights = read(path)
-    target = model.state_dict()
-    weights |= {k: torch.zeros_like(t) for k, t in target.items() if k.endswith(COUNTER) and k not in weights}
+    found, target = read(path), model.state_dict()
+    weights = found | {k: torch.zeros_like(t) for k, t in target.items() if k.endswith(COUNTER) and k not in found}
     difference = _difference(shapes_of(target), shapes_of(weights))
     if difference:
-        hint = f". {advice(weights)}" if advice else ""
+        hint = f". {advice(found)}" if advice else ""
         raise CheckpointError(f"{path} does not fit {name}: {difference}{hint}")
     _check_finite(weights, Path(path))
     model.load_state_dict(weights, strict=True)
@@ -96,39 +95,39 @@ def _unwrap(content: Any, path: Path) -> Mapping[str, Tensor]:
     if isinstance(content, Mapping):
         found = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(found, Mapping) or not found:
-        raise CheckpointError(f"{path} holds no weights but {_brief(content)}")
+        raise CheckpointError(f"{path} holds {_describe_type(content)} instead of weights")
     others = [str(key) for key, value in found.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if others:
         raise CheckpointError(f"{path} holds no state dict: these entries are not tensors: {_listing(others)}")
     return found
 
 
-def _brief(content: Any) -> str:
+def _describe_type(content: Any) -> str:
     return f"a{'n empty' if isinstance(content, Mapping) else ''} {type(content).__name__}"
 
 
-def _without(prefixes: Sequence[str], key: str) -> str:
+def _remove_prefixes(prefixes: Sequence[str], key: str) -> str:
     for prefix in prefixes:
         key = key.removeprefix(prefix)
     return key
 
 
 def _difference(wanted: Shapes, found: Shapes) -> str:
-    """Describe how the found weights differ from the wanted ones; empty if they do not."""
+    """Describe how the found weights differ from the wanted ones; an empty text if they are equal."""
     missing = [name for name in wanted if name not in found]
     unexpected = [name for name in found if name not in wanted]
     reshaped = [name for name in wanted if name in found and wanted[name] != found[name]]
-    shapes = [f"{name} ({_times(found[name])} instead of {_times(wanted[name])})" for name in reshaped]
+    shapes = [f"{name} ({_format_shape(found[name])} instead of {_format_shape(wanted[name])})" for name in reshaped]
     parts = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
     return "; ".join(f"{len(names)} {what}: {_listing(names)}" for what, names in parts if names)
 
 
-def _times(shape: Iterable[int]) -> str:
+def _format_shape(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
 def _listing(names: list[str]) -> str:
-    more = ", ..." if len(names) > _SHOWN else ""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
 

@@ -1,9 +1,10 @@
-"""Teachers run on the views of crops, alone or as an ensemble whose heatmaps are the mean of its members' heatmaps.
+"""Runs a teacher, or an ensemble of teachers whose heatmaps are averaged, on the crops of the stored views.
 
     teacher = ensemble([load_teacher("hrnet_w32", "a.pth", ...), load_teacher("hrnet_w48_384x288", "b.pth", ...)])
     maps = teacher_maps(teacher, crops, plan)
 
-All members see the same region of the image, each at its own input size. The heatmaps have the first member's size.
+The crops of all members show the same region of the image, each at its own input size. The heatmaps have the first
+member's size.
 """
 
 import hashlib
@@ -38,16 +39,16 @@ def load_teachers(
     """Load one teacher, or an ensemble if there are several members.
 
     Args:
-        members: (name, checkpoint) of each teacher; see `load_teacher`.
-        input_size: (width, height) of the first one's crops, or None. Its size is the default of the others.
-        device: See `load_teacher`.
-        precision: See `load_teacher`.
+        members: (name, checkpoint) of each teacher, as `load_teacher` takes them.
+        input_size: (width, height) of the first teacher's crops, or None. Its size is the default for the others.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `auto`, `fp32` or `bf16`.
 
     Raises:
-        CheckpointError: See `load_teacher`.
-        DownloadError: See `load_teacher`.
-        ValueError: See `load_teacher`.
-        PrecomputeError: See `ensemble`.
+        CheckpointError: If a file is missing or does not hold the weights of such a teacher.
+        DownloadError: If published weights cannot be downloaded.
+        ValueError: If a name, size, device or precision is not available.
+        PrecomputeError: If the teachers cannot be averaged.
     """
     (name, checkpoint), *others = members
     first = load_teacher(name, checkpoint, input_size=input_size, device=device, precision=precision)
@@ -59,11 +60,11 @@ def load_teachers(
 
 
 def ensemble(teachers: Sequence[Teacher]) -> Teacher:
-    """Combine teachers that see the same regions and predict the same joints.
+    """Combine teachers whose crops show the same region and which predict the same joints.
 
     Returns:
-        A teacher with the sizes of the first one, for `teacher_maps`; it cannot be called itself. Its sha256 is that of
-        the members' hexadecimal digests, concatenated.
+        A teacher with the sizes of the first one, for `teacher_maps`; it cannot be called directly. Its sha256 is that
+        of the members' hexadecimal digests, concatenated.
 
     Raises:
         PrecomputeError: If members differ in the aspect ratio of their input, in joints, normalisation or colour order.
@@ -90,7 +91,7 @@ def teacher_maps(teacher: Teacher, crops: Crops, plan: ViewPlan) -> NDArray[np.f
     Args:
         teacher: A single teacher or an ensemble.
         crops: (B, V, H, W, 3) at each of the teacher's input sizes.
-        plan: With its flip test, each heatmap is the average of the crop's and its mirror's.
+        plan: If it has the flip test, each heatmap is averaged with that of the mirrored crop.
     """
     if teacher.members:
         return mean_maps([teacher_maps(member, crops, plan) for member in teacher.members])
@@ -98,7 +99,7 @@ def teacher_maps(teacher: Teacher, crops: Crops, plan: ViewPlan) -> NDArray[np.f
 
 
 def mean_maps(maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Average heatmaps (..., K, h, w) in float32; those of another size are resampled onto the first ones' grid."""
+    """Average heatmaps (..., K, h, w) in float32; those of another size are resampled onto the grid of the first."""
     rows, columns = maps[0].shape[-2:]
     return np.mean([_onto_grid(some, (columns, rows)) for some in maps], axis=0, dtype=np.float32)
 
@@ -114,8 +115,8 @@ def _single_maps(teacher: Teacher, crops: NDArray[np.uint8], plan: ViewPlan) -> 
 def _onto_grid(maps: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Resample heatmaps (..., K, h, w) of a region bilinearly to another size (width, height).
 
-    In both, heatmap pixel u lies at input pixel u times the stride. The inputs differ by a factor, and so do the
-    heatmap pixels.
+    In both sizes, heatmap pixel u lies at input pixel u times the stride. Inputs and heatmaps differ by the same
+    factor.
     """
     *before, joints, rows, columns = maps.shape
     if (columns, rows) == size:

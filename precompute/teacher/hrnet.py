@@ -37,7 +37,7 @@ DEEPEST_STRIDE = 32  # of the last branch: input sides must be multiples of it
 
 @dataclass(frozen=True)
 class HRNetConfig:
-    """The numbers in which HRNets differ.
+    """The sizes that distinguish HRNets.
 
     Attributes:
         widths: channels of the branches at strides 4, 8, 16 and 32.
@@ -163,7 +163,7 @@ class Bottleneck(nn.Module):
 
 
 class Transition(nn.ModuleList):
-    """Makes the branches of the next stage: old branches keep their size, new ones halve the last old branch."""
+    """Makes the branches of the next stage: old ones keep their resolution, new ones halve that of the last old one."""
 
     def __init__(self, before: tuple[int, ...], after: tuple[int, ...]) -> None:
         super().__init__()
@@ -314,7 +314,7 @@ def _advice(weights: Mapping[str, Tensor]) -> str:
 
 
 def _joints_if_it_fits(name: str, found: Shapes) -> int | None:
-    """Return the number of joints with which the named HRNet takes weights of these shapes, or None."""
+    """Return the number of joints if weights of these shapes fit the named HRNet, else None."""
     bias = found.get("final_layer.bias", ())
     if len(bias) != 1:
         return None
@@ -336,7 +336,7 @@ def _published(network: str, size: tuple[int, int], batch: str, stamp: str, ap: 
     return Published(network, size, RemoteFile(f"{SITE}/{file}", digest=("sha256", digest)), ap)
 
 
-# The official repository publishes its weights through link collections that no program can follow.
+# The official repository publishes its weights in shared folders of web services, which a program cannot download from.
 _OFFICIAL = (
     "give --input-size 256x192 or 384x288 to download mmpose's published weights, or give a file: the official "
     "weights are in pose_coco/ of the model zoo that the README of "

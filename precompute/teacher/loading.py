@@ -1,4 +1,4 @@
-"""The teacher of a precompute run: one object for PyTorch networks, ONNX files and ensembles of them.
+"""Loads teachers: one class for PyTorch networks, ONNX files and ensembles of them.
 
     teacher = load_teacher("hrnet_w32", "pose_hrnet_w32_256x192.pth", input_size=(192, 256))
     teacher = load_teacher("hrnet_w48_384x288")  # mmpose's published weights, downloaded once
@@ -72,7 +72,7 @@ class Teacher:
 
     @property
     def input_sizes(self) -> tuple[Size, ...]:
-        """Sizes of the crops that it needs: its own first, then those of members that differ."""
+        """Input sizes of the teacher: its own first, then those of members that differ."""
         return tuple(dict.fromkeys([self.input_size, *(member.input_size for member in self.members)]))
 
     def __call__(self, crops: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
@@ -87,7 +87,9 @@ class Teacher:
             raise ValueError(
                 f"{self.name} takes crops (B, {height}, {width}, 3) uint8, got {crops.shape} {crops.dtype}"
             )
-        return self.network(np.array(crops, order="C"))  # a copy: torch takes no negative stride, not even of length 1
+        return self.network(
+            np.array(crops, order="C")
+        )  # a copy: torch accepts no negative strides, not even of axes of length 1
 
 
 def load_teacher(
@@ -121,16 +123,16 @@ def load_teacher(
         return _load_onnx(path, OnnxNetwork(path, input_size, device, default_size), precision)
     architecture, name, input_size = _resolve(name, input_size)
     input_size = input_size or default_size
-    on = choose_device(device)
-    computes_in = choose_precision(precision, on)
+    torch_device = choose_device(device)
+    precision = choose_precision(precision, torch_device)
     weights = _weights(architecture, name, checkpoint, input_size)
     if input_size is None:
         raise ValueError(f"{name} runs at several input sizes; give one (--input-size)")
-    architecture.heatmap_size(input_size)  # refuses sizes that the network does not take
+    architecture.heatmap_size(input_size)  # raises ValueError for sizes that the network does not take
     model = architecture.build(name, len(JOINTS), input_size)
     architecture.load_weights(model, weights)
     parameters = parameter_count(model)  # before `prepare`, which may fold some of them
-    teacher = _teacher(name, weights, TorchNetwork(architecture, model, input_size, on, computes_in))
+    teacher = _teacher(name, weights, TorchNetwork(architecture, model, input_size, torch_device, precision))
     return replace(teacher, parameters=parameters, multiply_adds=_multiply_adds(architecture, name, input_size))
 
 
@@ -147,7 +149,7 @@ def check_name(name: str) -> None:
 
 
 def mirror(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Mirror crops (B, H, W, 3) left to right, column x becomes W - 1 - x: the flip test's second input."""
+    """Mirror crops (B, H, W, 3) left to right: column x becomes W - 1 - x. This is the flip test's second input."""
     return np.ascontiguousarray(crops[:, :, ::-1])
 
 
@@ -160,7 +162,7 @@ def _resolve(name: str, input_size: Size | None) -> tuple[Architecture, str, Siz
             if name == published.name:
                 if input_size not in (None, published.input_size):
                     raise ValueError(
-                        f"{name} runs at its own input size; leave out --input-size, or name {published.network}"
+                        f"{name} has the input size in its name; leave out --input-size, or give {published.network}"
                     )
                 return architecture, published.network, published.input_size
     known = teacher_names()
@@ -194,7 +196,7 @@ def _check_onnx_options(path: Path, checkpoint: str | Path | None, precision: st
 
 def _load_onnx(path: Path, network: OnnxNetwork, precision: str) -> Teacher:
     if precision not in ("auto", network.precision):
-        raise ValueError(f"{path} was exported in {network.precision}; {precision} was requested")
+        raise ValueError(f"{path} was exported in {network.precision}, but {precision} was requested")
     if network.joints != len(JOINTS):
         raise CheckpointError(f"{path} computes {network.joints} heatmaps per instance, COCO has {len(JOINTS)} joints")
     return _teacher(f"{ONNX}{path.name}", path, network)

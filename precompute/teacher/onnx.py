@@ -1,4 +1,4 @@
-"""A network in an ONNX file that maps RGB crops to heatmaps, run with onnxruntime (extra `[teacher]`).
+"""Runs a network in an ONNX file that maps RGB crops to heatmaps, with onnxruntime (extra `[teacher]`).
 
 The file must have one input (B, 3, H, W), which gets RGB crops normalised by `kdlib.images.normalise_images`, and one
 output (B, K, h, w). B may be free or fixed at 1. Free H and W take the requested size. On a CPU, a batch is split into
@@ -43,7 +43,7 @@ class OnnxNetwork:
 
         Args:
             path: The ONNX file.
-            input_size: (width, height) of the crops; None takes the file's.
+            input_size: (width, height) of the crops; None uses that of the file.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             default_size: (width, height) of the crops if neither the file nor `input_size` gives it.
 
@@ -54,7 +54,7 @@ class OnnxNetwork:
         path = Path(path)
         self._session, self.device = _open_session(path, device)
         spec = _sole_input(self._session, path)
-        self.input_size = _agree_on_size(spec.shape, input_size, path, default_size)
+        self.input_size = _choose_size(spec.shape, input_size, path, default_size)
         self.precision = {np.float32: "fp32", np.float16: "fp16"}[_DTYPES[spec.type]]
         self._name, self._dtype, self._fixed_batch = spec.name, _DTYPES[spec.type], spec.shape[0] == 1
         self._threads = torch.get_num_threads() if self.device == "cpu" else 1
@@ -82,23 +82,25 @@ def _open_session(path: Path, device: str) -> tuple[Any, str]:
         raise CheckpointError(f"the teacher {path} needs onnxruntime: pip install onnxruntime") from error
     wanted = _choose_device(device, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # the batch is what runs in parallel
+    options.intra_op_num_threads = 1  # the pieces of a batch run in parallel instead
     options.log_severity_level = 3  # errors only, which are also raised
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[_provider(wanted)])
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
         raise CheckpointError(f"onnxruntime cannot open {path}: {str(error).splitlines()[0]}") from error
     if wanted.type == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
-        raise ValueError("onnxruntime cannot start CUDA here (its CUDA and cuDNN versions?); use device cpu")
+        raise ValueError("onnxruntime cannot start CUDA here; check its CUDA and cuDNN versions, or give --device cpu")
     return session, str(wanted)
 
 
 def _choose_device(name: str, providers: Sequence[str]) -> torch.device:
-    """Choose as `kdlib.machine.device.choose_device`, among the devices that this onnxruntime can use."""
+    """Like `kdlib.machine.device.choose_device`, but among the devices that this onnxruntime can use."""
     has_cuda = "CUDAExecutionProvider" in providers
     wanted = choose_device("cpu" if name == "auto" and not has_cuda else name)
     if wanted.type == "cuda" and not has_cuda:
-        raise ValueError(f"this onnxruntime has no CUDA ({', '.join(providers)}); install onnxruntime-gpu or use cpu")
+        raise ValueError(
+            f"this onnxruntime has no CUDA ({', '.join(providers)}); install onnxruntime-gpu, or give --device cpu"
+        )
     return wanted
 
 
@@ -128,7 +130,7 @@ def _in_words(values: Sequence[Any]) -> str:
     return " and ".join(f"{v.name} ({', '.join(map(str, v.shape))})" for v in values) or "nothing"
 
 
-def _agree_on_size(
+def _choose_size(
     shape: Sequence[Any], wanted: tuple[int, int] | None, path: Path, default: tuple[int, int] | None
 ) -> tuple[int, int]:
     """The (width, height) that fits the file's input shape (B, 3, H, W): the wanted one, or else the default."""
@@ -141,13 +143,14 @@ def _agree_on_size(
     for axis, size in zip(("width", "height"), wanted, strict=True):
         if fixed.get(axis, size) != size:
             raise ValueError(
-                f"{path} takes crops of {axis} {fixed[axis]}, requested is {wanted[1]}x{wanted[0]} (height x width)"
+                f"{path} takes crops of {axis} {fixed[axis]}, but the requested size is {wanted[1]}x{wanted[0]} "
+                "(height x width)"
             )
     return wanted
 
 
 def _probe(network: OnnxNetwork, path: Path) -> tuple[int, tuple[int, int]]:
-    """Find the number of heatmaps K and their (width, height) by running a black crop."""
+    """Find the number of heatmaps K and their (width, height) by running the network on a black crop."""
     width, height = network.input_size
     try:
         _, joints, rows, columns = network(np.zeros((1, height, width, 3), np.uint8)).shape

@@ -3,7 +3,7 @@
 PyTorch checkpoints are pickles, and a pickle can run code. They are always read with `weights_only=True`: torch then
 builds tensors and plain containers and refuses everything else. Some training checkpoints hold more than tensors (the
 official HRNet's last AP as a numpy scalar, mmengine's loss history). Those few classes are listed here and read as
-empty objects, so that *their* code does not run either.
+empty objects, so that their code does not run either.
 """
 
 import hashlib
@@ -56,15 +56,15 @@ def read_weights_file(path: str | Path) -> Any:
     """Read a `.pth` or safetensors file to the CPU; large tensors are memory-mapped where possible.
 
     Raises:
-        CheckpointError: If the file does not exist, is not a checkpoint, is truncated, holds code, or if a package to
-            read it is not installed.
+        CheckpointError: If the file does not exist, is not a checkpoint, is truncated, holds code, or needs a package
+            that is not installed.
     """
     path = Path(path)
     head = _head(path)
     if _is_safetensors(path, head):
         return _read_safetensors(path)
     if not head.startswith((_ZIP, _PICKLE)):
-        raise CheckpointError(f"{path} is not a checkpoint: {_what_it_is(path, head)}")
+        raise CheckpointError(f"{path} is not a checkpoint: {_describe_content(path, head)}")
     return _read_pickle(path, in_zip=head.startswith(_ZIP))
 
 
@@ -83,7 +83,7 @@ def _is_safetensors(path: Path, head: bytes) -> bool:
     return path.suffix == ".safetensors" or head[8:9] == b"{"
 
 
-def _what_it_is(path: Path, head: bytes) -> str:
+def _describe_content(path: Path, head: bytes) -> str:
     text = head.lstrip().lower()
     if not head:
         return "it is empty"
@@ -109,9 +109,9 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_pickle(path: Path, *, in_zip: bool) -> Any:
-    stand_ins: list[Any] = [(_Discarded, name) for name in _DISCARDED]
+    replacements: list[Any] = [(_Discarded, name) for name in _DISCARDED]
     try:
-        with torch.serialization.safe_globals(stand_ins):
+        with torch.serialization.safe_globals(replacements):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=in_zip)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: {_why_refused(str(error))}") from error

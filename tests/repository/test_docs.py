@@ -148,7 +148,7 @@ def test_a_quoted_make_command_has_its_targets_and_variables(line):
     assert variables <= set(re.findall(r"^(\w+) \?=", makefile, re.MULTILINE))
     assert {word for word in words if "=" not in word} <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     done = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 or (words == ["predict"] and "name an image, a folder or a video" in done.stderr), (
+    assert done.returncode == 0 or (words == ["predict"] and "give an image, a folder or a video" in done.stderr), (
         done.stderr
     )
 

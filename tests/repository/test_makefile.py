@@ -105,8 +105,8 @@ def test_a_data_set_that_is_known_has_its_recipe(clone, data, recipe):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["predict"], "name an image, a folder or a video: make predict SOURCE=photo.jpg"),
-        (["fiftyone", "DATA=my people"], "no validation images in my people; name their folder with IMAGES=DIR"),
+        (["predict"], "give an image, a folder or a video: make predict SOURCE=photo.jpg"),
+        (["fiftyone", "DATA=my people"], "no validation images in my people; give their folder with IMAGES=DIR"),
     ],
 )
 def test_what_is_missing_is_said_before_an_environment_is_made(clone, words, said):

@@ -110,7 +110,7 @@ def test_the_teachers_weight_falls_to_nothing_and_the_labels_stay(maps, batch):
 
 
 def test_a_schedule_that_would_end_with_nothing_is_refused():
-    with pytest.raises(TrainError, match=r"--kd-schedule linear ends with no loss at all: .* --gt-weight 1"):
+    with pytest.raises(TrainError, match=r"--kd-schedule linear lets the only loss fall to 0: .* --gt-weight 1"):
         dataclasses.replace(PLAIN, kd_schedule="linear", gt_weight=0.0)
 
 

@@ -85,8 +85,7 @@ def test_boxes_of_a_detector_teach_through_the_teacher_and_a_baseline_is_refused
     for name, flags in of_labels.items():
         assert main(command(tmp_path, tmp_path / "labels", name, epochs=1, **flags)) == 1
         assert capsys.readouterr().err == (
-            f"error: {tmp_path}/train.zarr holds no labelled joint, and this run would learn from labelled joints "
-            "alone; python -m train distill, without --kd-weight 0 and --joints labelled, learns from the store's "
-            "teacher\n"
+            f"error: {tmp_path}/train.zarr holds no labelled joint, but this run uses labelled joints only. To "
+            "train on the store's teacher, run python -m train distill without --kd-weight 0 and --joints labelled\n"
         )
         assert not (tmp_path / "labels").exists()

@@ -3,10 +3,10 @@
     python -m train evaluate --store val.zarr --teacher             # check the teacher before training
     python -m train evaluate --store val.zarr --student runs/distilled/best.pt
     python -m train evaluate --store val.zarr --student student.onnx --out metrics.json
-    python -m train evaluate ... --decoder argmax                   # a quarter pixel from the peak, as in HRNet
+    python -m train evaluate ... --decoder argmax                   # the peak, shifted by a quarter pixel, as in HRNet
 
 The teacher's keypoints are decoded from the heatmaps in the store, as in HRNet's own evaluation. This takes seconds and
-needs no network.
+does not run a network.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 
 from kdcli.flags import DEVICE
 from kdlib.readout import DECODER, DECODER_HELP
-from train.errors import check_is_no_folder
+from train.errors import check_is_not_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     subject.add_argument("--student", type=Path, metavar="FILE", help="RUN/best.pt, or an exported .onnx file")
     subject.add_argument("--teacher", action="store_true", help="evaluate the heatmaps in the store")
     parser.add_argument(
-        "--decoder", choices=["argmax", "dark"], help=f"{DECODER_HELP} (default: {DECODER}, for the teacher argmax)"
+        "--decoder", choices=["argmax", "dark"], help=f"{DECODER_HELP} (default: {DECODER}; for the teacher: argmax)"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the metrics as JSON")
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from train import evaluate
 
     if arguments.out:
-        check_is_no_folder(arguments.out, "metrics.json")
+        check_is_not_folder(arguments.out, "metrics.json")
     store = cache.open_store(arguments.store)
     extra: dict[str, Any] = {}
     decoder = arguments.decoder or ("argmax" if arguments.teacher else DECODER)

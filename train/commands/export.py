@@ -1,11 +1,11 @@
 """Write the student of a checkpoint as a file that runs without this project.
 
     python -m train export --student runs/distilled/best.pt --store val.zarr --out student.onnx
-    python -m train export ... --out student.pt2                    # an archive of torch.export
-    python -m train export ... --int8                               # also student.int8.onnx, with AP and PCK of both
-    python -m train export ... --normalised                         # float input, e.g. for a teacher `onnx:FILE`
+    python -m train export ... --out student.pt2        # an archive of torch.export
+    python -m train export ... --int8                   # also writes student.int8.onnx; prints AP and PCK of both
+    python -m train export ... --normalised             # normalised float input, e.g. for --teacher onnx:FILE
 
-The file is kept only if its heatmaps agree with PyTorch's on the crops that it is checked on.
+The file is kept only if its heatmaps agree with PyTorch's on crops of --store (without --store: on random noise).
 """
 
 import argparse
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.files import replacing
+from kdcli.flags import positive
 from train.errors import TrainError
 
 if TYPE_CHECKING:
@@ -25,30 +26,38 @@ if TYPE_CHECKING:
     from train.deploy.network import Deployable
 
 REPEATS: Final = 20
-"""Runs of the network whose median time is printed; the first quarter does not count."""
+"""Runs of the network per timing. The median is printed, without the first quarter of the runs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("--student", type=Path, required=True, metavar="FILE", help="checkpoint, e.g. RUN/best.pt")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="NAME.onnx or NAME.pt2")
-    parser.add_argument("--store", type=Path, help="store whose crops the file is checked on (default: noise)")
+    parser.add_argument("--store", type=Path, help="store with the crops to check the file on (default: random noise)")
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
-    parser.add_argument("--check", type=int, default=64, metavar="N", help="crops to check on (default: 64)")
     parser.add_argument(
-        "--normalised", action="store_true", help="input (B, 3, H, W) float32, to be normalised by the caller"
+        "--check", type=positive, default=64, metavar="N", help="number of crops to check on (default: 64)"
     )
-    parser.add_argument("--int8", action="store_true", help="also write NAME.int8.onnx and measure both on --store")
+    parser.add_argument(
+        "--normalised", action="store_true", help="take (B, 3, H, W) float32 input that the caller normalises"
+    )
+    parser.add_argument(
+        "--int8", action="store_true", help="also write NAME.int8.onnx, and measure both files on --store"
+    )
     parser.add_argument("--calibrate", type=Path, metavar="STORE", help="store to calibrate int8 on (default: --store)")
     parser.add_argument(
-        "--calibration-crops", type=int, default=128, metavar="N", help="crops to calibrate on (default: 128)"
+        "--calibration-crops",
+        type=positive,
+        default=128,
+        metavar="N",
+        help="number of crops to calibrate on (default: 128)",
     )
     parser.add_argument(
         "--max-drop",
         type=float,
         default=2.0,
         metavar="POINTS",
-        help="largest loss of PCK@0.1 that an int8 file may have (default: 2)",
+        help="largest accepted loss of PCK@0.1 of the int8 file, in points (default: 2)",
     )
 
 
@@ -56,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Export, check, and quantise if ``--int8`` is given; returns 0.
 
     Raises:
-        TrainError: If something is missing or a file is not good enough, which is then not kept.
+        TrainError: If a flag is missing, or an exported file differs too much from PyTorch; that file is not kept.
     """
     from kdlib.students.loading import load_checkpoint
     from train.deploy.formats import FORMATS
@@ -66,7 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
     if suffix not in FORMATS:
         raise TrainError(f"--out must end in {' or '.join(FORMATS)}, got {arguments.out}")
     if arguments.int8 and (suffix != ".onnx" or arguments.store is None):
-        raise TrainError("--int8 quantises an ONNX file and measures it: give --out NAME.onnx and --store STORE")
+        raise TrainError(
+            "--int8 quantises an ONNX file and measures it on a store: give --out NAME.onnx and --store STORE"
+        )
     student = load_checkpoint(arguments.student)
     network = Deployable(student, normalised=arguments.normalised)
     facts = describe(student, normalised=arguments.normalised)
@@ -96,7 +107,7 @@ def _export(
 
 
 def _crops(arguments: argparse.Namespace, input_size: tuple[int, int]) -> tuple[NDArray[np.uint8], str]:
-    """Crops to check on, and where they come from."""
+    """The crops to check on, and their source for the message."""
     import cache
     from train.deploy.agreement import noise_crops, store_crops
 
@@ -123,10 +134,10 @@ def _quantise(
         before = _measure(arguments, OnnxStudent(arguments.out), crops)
         after = _measure(arguments, OnnxStudent(path), crops)
         print(_table({"float32": (arguments.out, before), "int8": (path, after)}))
-        drop = before["pck@0.1"] - after["pck@0.1"]
-        if not drop <= arguments.max_drop:
+        loss = before["pck@0.1"] - after["pck@0.1"]
+        if not loss <= arguments.max_drop:
             raise TrainError(
-                f"{target} was not kept: int8 costs {drop:.1f} points of PCK@0.1, more than --max-drop "
+                f"{target} was not kept: int8 costs {loss:.1f} points of PCK@0.1, more than --max-drop "
                 f"{arguments.max_drop:g}; calibrate on more crops (--calibration-crops), or use {arguments.out.name}"
             )
     print(f"{target}: {megabytes(target)}, calibrated on {len(crops)} crops of {calibration.path.name}")

@@ -1,11 +1,12 @@
-r"""Show labels, teacher and students on the original images, in FiftyOne's App; `make fiftyone` does it on the sample.
+r"""Show labels, teacher and students on the original images, in FiftyOne's App. On the sample: `make fiftyone`.
 
     python -m train fiftyone --store val.zarr --images data/coco/val2017 --teacher \
            --student runs/baseline/best.pt runs/distilled/best.pt --python .venv-fiftyone/bin/python
-    python -m train fiftyone ... --no-app                           # make the dataset and stop
-    python -m train.show.gallery --gallery runs/fiftyone --images data/coco/val2017     # show it again, without a store
+    python -m train fiftyone ... --no-app                           # build the dataset and stop
+    python -m train.show.gallery --gallery runs/fiftyone --images data/coco/val2017     # show it again
 
---out gets labels and predictions as plain COCO files. docs/looking.md explains how to filter and sort the persons.
+The command writes labels and predictions to --out as COCO files. docs/looking.md explains how to filter and sort the
+persons.
 """
 
 import argparse
@@ -22,16 +23,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--student", type=Path, nargs="+", default=[], metavar="FILE", help="checkpoints: RUN/best.pt")
     parser.add_argument("--teacher", action="store_true", help="include the predictions of the store's teacher")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/fiftyone"), metavar="DIR", help="folder for the COCO files"
+        "--out",
+        type=Path,
+        default=Path("runs/fiftyone"),
+        metavar="DIR",
+        help="folder for the COCO files (default: %(default)s)",
     )
-    parser.add_argument("--python", default=sys.executable, metavar="FILE", help="Python interpreter that has FiftyOne")
+    parser.add_argument(
+        "--python", default=sys.executable, metavar="FILE", help="Python interpreter with FiftyOne (default: this one)"
+    )
     parser.add_argument("--port", type=int, default=5151, help="port of the App (default: %(default)s)")
-    parser.add_argument("--no-app", action="store_true", help="make the dataset and stop")
+    parser.add_argument("--no-app", action="store_true", help="build the dataset, but do not open the App")
     parser.add_argument("--device", default="auto", help=DEVICE)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the gallery, then replace this process by the one that shows it."""
+    """Write the gallery, then replace this process by one that shows it."""
     import cache
     from kdlib.machine.device import choose_device
     from train.show.gallery.app import check_fiftyone, check_port_free, exec_gallery

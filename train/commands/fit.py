@@ -1,4 +1,4 @@
-"""The commands `distill` and `baseline`: one training run, on the store's teacher or on the labels alone."""
+"""The commands `distill` and `baseline`: one training run, on the teacher's heatmaps or on the labels alone."""
 
 import argparse
 from pathlib import Path
@@ -14,12 +14,12 @@ DISTILL: Final = """\
 Train a student on the teacher's heatmaps in a store; the teacher itself is not needed.
 
     python -m train distill --store train.zarr --val-store val.zarr --out runs/distilled
-    python -m train distill --config configs/coco.toml --out runs/coco     # flags from a file; typed flags override it
-    python -m train distill ... --temperature 2 --gt-weight 0.5     # a softer teacher, plus the labels
+    python -m train distill --config configs/coco.toml --out runs/coco     # flags from a file
+    python -m train distill ... --temperature 2 --gt-weight 0.5     # softer targets, and also the labels
     python -m train distill ... --resume                            # continue an interrupted run
-    torchrun --nproc-per-node 2 -m train distill ...                # several processes train one student
+    torchrun --nproc-per-node 2 -m train distill ...                # two processes train one student
 
-The run folder gets best.pt (the epoch with the highest AP on --val-store), last.pt (to resume from), config.json,
+The run folder contains best.pt (the epoch with the highest AP on --val-store), last.pt (to resume from), config.json,
 history.jsonl, metrics.json, and TensorBoard's events. docs/choosing.md explains which settings matter.
 """
 
@@ -30,7 +30,7 @@ Train the same student on the labels alone, for comparison with distillation.
     python -m train baseline --config configs/coco.toml --out runs/baseline     # the recipe of the distilled run
     python -m train baseline ... --resume                           # continue an interrupted run
 
-Give it the flags of the distilled run, including --seed: then the two runs differ in the teacher alone.
+Give it the flags of the distilled run, including --seed. The two runs then differ in the teacher only.
 """
 
 
@@ -38,15 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of both commands."""
     add_config(parser)
     parser.add_argument("--store", type=Path, required=True, help="store to train on")
-    parser.add_argument("--val-store", type=Path, required=True, help="store to validate on; it chooses best.pt")
+    parser.add_argument(
+        "--val-store", type=Path, required=True, help="store to validate on after each epoch, to choose best.pt"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out and start again")
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a --store without frames")
     parser.add_argument("--val-images", type=Path, metavar="DIR", help="image folder, for a --val-store without frames")
-    parser.add_argument("--threads", type=positive, metavar="N", help="threads that make batches")
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads that load batches")
     parser.add_argument("--device", default="auto", help=DEVICE)
-    parser.add_argument("--compile", action="store_true", help="use torch.compile, where there is a compiler")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile, if it works on this machine")
     parser.add_argument(
         "--checkpoint-every",
         default="5m",
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="interval between checkpoints within an epoch, e.g. 500 or 5m (default: 5m)",
     )
     parser.add_argument(
-        "--skip-bad-records", action="store_true", help="replace corrupt records by others and count them"
+        "--skip-bad-records", action="store_true", help="replace corrupt records by other records, and count them"
     )
     recipe.add_arguments(parser)
 

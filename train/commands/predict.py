@@ -1,12 +1,12 @@
-"""Find keypoints in an image, in a folder of images, or in a video.
+"""Predict keypoints in an image, in a folder of images, or in a video.
 
     python -m train predict photo.jpg --student student.onnx --out predictions
     python -m train predict images/ --student best.pt --boxes detections.json --out predictions
     python -m train predict clip.mp4 --student student.onnx --out predictions
 
-keypoints.json has COCO's result format. pictures/ (for a video, NAME.mp4) shows the skeletons; this folder is not
-searched for images if --out lies inside SOURCE. Without --boxes the whole image is one box: use this for images of one
-person.
+The command writes keypoints.json, in COCO's result format, and drawings of the skeletons: images to pictures/, a video
+to NAME.mp4. If --out lies inside SOURCE, its folder pictures/ is not searched for images. Without --boxes, the whole
+image is one box: use this for images of one person.
 """
 
 import argparse
@@ -45,14 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.3,
         metavar="S",
-        help="leave out boxes that score lower (default: 0.3)",
+        help="leave out boxes with a lower score (default: 0.3)",
     )
     parser.add_argument(
         "--draw-above",
         type=float,
         default=0.1,
         metavar="S",
-        help="draw joints whose heatmap is at least that high (default: 0.1)",
+        help="draw joints whose heatmap peak is at least this high (default: 0.1)",
     )
     parser.add_argument("--no-pictures", action="store_true", help="write keypoints.json only")
     parser.add_argument(
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Predict; returns 0.
 
     Raises:
-        TrainError: If nothing can be predicted, or if an image could not be read (the others are done then).
+        TrainError: If nothing can be predicted, or if an image could not be read; the other images are predicted first.
     """
     from kdlib.students.loading import load_student
     from train.deploy.boxes import BoxFile
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     has_images = source.is_dir() or is_image(source) or not source.exists()
     images = _find_images(source, arguments.out, drawing=not arguments.no_pictures) if has_images else []
     boxes = BoxFile(arguments.boxes, arguments.min_box_score) if arguments.boxes else None
-    _make_folder(arguments.out)
+    _create_folder(arguments.out)
     student = load_student(arguments.student, arguments.device)
     if has_images:
         return _predict_images(arguments, student, images, boxes)
@@ -101,16 +101,16 @@ def _find_images(source: Path, out: Path, *, drawing: bool) -> list["ImageFile"]
     is_source = drawings.resolve() == (source if source.is_dir() else source.parent).resolve()
     if is_source and drawing:
         raise TrainError(f"the drawings would replace the images in {drawings}; give another --out")
-    return find_images(source, without=None if is_source else drawings)
+    return find_images(source, exclude=None if is_source else drawings)
 
 
-def _make_folder(out: Path) -> None:
+def _create_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise TrainError(f"--out {out} is a file; give a folder, which is made if it does not exist") from error
+        raise TrainError(f"--out {out} is a file; give a folder; it is created if it does not exist") from error
     except OSError as error:
-        raise TrainError(f"cannot make the folder --out {out}: {error.strerror}") from error
+        raise TrainError(f"cannot create the folder --out {out}: {error.strerror}") from error
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -145,12 +145,12 @@ def _predict_images(
     if len(unreadable) == len(chosen):
         raise TrainError("no image could be read")
     if unreadable:
-        raise TrainError(f"{len(unreadable)} of {len(chosen)} images could not be read; the others are done")
+        raise TrainError(f"{len(unreadable)} of {len(chosen)} images could not be read; the others were predicted")
     return 0
 
 
 def _with_image_ids(images: list["ImageFile"], boxes: "BoxFile | None") -> list[tuple["ImageFile", int]]:
-    """The images that have boxes, with their image ids: those of the box file, of the file names, or 1, 2, ..."""
+    """The images that have boxes, with their image ids: from the box file, from the file names, or 1, 2, ..."""
     numbers = [image.number for image in images]
     numeric = None not in numbers and len(set(numbers)) == len(numbers)
     chosen = []
@@ -167,7 +167,7 @@ def _with_image_ids(images: list["ImageFile"], boxes: "BoxFile | None") -> list[
 def _image_scenes(
     chosen: Iterable[tuple["ImageFile", int]], boxes: "BoxFile | None", unreadable: list[str]
 ) -> Iterator["Scene"]:
-    """Read the images one after the other; names of those that cannot be read are printed and added to a list."""
+    """Read the images one by one; an image that cannot be read is reported, and its name is added to ``unreadable``."""
     from train.deploy.boxes import NO_BOXES
     from train.deploy.people import Scene, whole_image
     from train.deploy.sources import UnreadableFileError
@@ -211,7 +211,7 @@ def _predict_video(
             reason = boxes.explain_missing((video.path.name, number) for number in range(frames))
             raise TrainError(f"no frame of {video.path} has a box in {boxes.path} that can be used: {reason}")
     if not frames:
-        raise TrainError(f"{video.path} holds no frame that OpenCV can read")
+        raise TrainError(f"{video.path} contains no frame that OpenCV can read")
     if frames < video.frames:
         say(f"{video.path} should have {video.frames} frames; OpenCV could read {frames}")
     _finish(arguments, results, outside, counted(frames, "frame"))

@@ -1,10 +1,10 @@
-"""Write one HTML page that compares teacher and students: metrics, curves, confidence, persons.
+"""Write one HTML page that compares teacher and students: metrics, learning curves, confidence, example persons.
 
     python -m train report --store val.zarr --runs runs/baseline runs/distilled --out report.html
     python -m train report --store val.zarr --runs runs/seed0 runs/seed1 runs/seed2 --out seeds.html
 
-The command measures everything on the page from the store and each run's best.pt. The page opens in any browser and
-loads nothing from a network. docs/looking.md explains its parts.
+All measurements come from the store and each run's best.pt. The page opens in any browser, without a network
+connection. docs/looking.md explains its parts.
 """
 
 import argparse

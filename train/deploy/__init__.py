@@ -1,1 +1,1 @@
-"""Using a trained student elsewhere: exported files, and keypoints of images and videos."""
+"""Exports trained students, and predicts keypoints in images and videos."""

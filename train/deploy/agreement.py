@@ -16,27 +16,28 @@ from train.deploy.network import Deployable
 from train.errors import TrainError
 
 TOLERANCE: Final = 1e-3
-"""Largest difference that is accepted, as a share of the highest heatmap value."""
+"""Largest accepted difference, as a share of the highest heatmap value."""
 BATCH_SIZES: Final = (1, 5)
-"""Batch sizes in turn: a file that only accepts the batch size it was traced with must not pass."""
+"""Batch sizes, used in turn, to find files that only accept the batch size of the trace."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How two versions of one network differ."""
+    """The difference between two versions of a network."""
 
     crops: int
     difference: float
-    """Largest difference of two heatmap values."""
+    """Largest difference between two heatmap values."""
     height: float
     """Largest heatmap value."""
     moved: int
-    """Heatmaps whose maximum lies on another pixel."""
+    """Number of heatmaps whose maximum lies on another pixel."""
     maps: int
+    """Number of heatmaps."""
 
     def __str__(self) -> str:
         return (
-            f"largest difference {self.difference:.1e} of heights up to {self.height:.2f}, "
+            f"largest difference {self.difference:.1e} at heatmap values up to {self.height:.2f}, "
             f"{self.moved} of {self.maps} maxima moved"
         )
 
@@ -59,7 +60,7 @@ def store_crops(store: Store, input_size: tuple[int, int], count: int, images: P
 
 
 def noise_crops(input_size: tuple[int, int], count: int) -> NDArray[np.uint8]:
-    """Draw noise in cells of 1, 2, 4, 8 and 16 pixels, where there are no real crops: (count, H, W, 3) uint8."""
+    """Draw crops of noise in cells of 1, 2, 4, 8 and 16 pixels, for use without a store: (count, H, W, 3) uint8."""
     (width, height), rng = input_size, np.random.default_rng(0)
     crops = []
     for i in range(count):
@@ -84,7 +85,7 @@ def compare(network: Deployable, exported: Heatmaps, crops: NDArray[np.uint8]) -
         found = _run(exported, batch)
         if found.shape != wanted.shape:
             raise TrainError(
-                f"the exported file returns {found.shape} for a batch of {len(batch)}, and PyTorch {wanted.shape}"
+                f"for a batch of {len(batch)}, the exported file returns {found.shape}, but PyTorch {wanted.shape}"
             )
         difference = max(difference, float(np.abs(found - wanted).max()))
         height = max(height, float(wanted.max()))
@@ -103,9 +104,9 @@ def _run(exported: Heatmaps, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def check_agreement(agreement: Agreement, path: Path) -> None:
-    """Raise `TrainError` if the difference is above the tolerance; ``path`` is the exported file, for the message."""
+    """Raise `TrainError` if the difference exceeds the tolerance; ``path`` names the exported file in the message."""
     if not agreement.difference <= TOLERANCE * max(agreement.height, 1.0):
         raise TrainError(
-            f"{path} was not kept: it disagrees with PyTorch ({agreement}); this is a fault of the exporter of torch "
-            f"{torch.__version__} or of the runtime: try --out NAME.pt2, or other versions"
+            f"{path} was not kept: it disagrees with PyTorch ({agreement}); this is an error of the exporter of torch "
+            f"{torch.__version__} or of the runtime; try --out NAME.pt2, or other versions"
         )

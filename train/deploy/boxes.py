@@ -2,7 +2,7 @@
 
 A detector's results are a JSON list of ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``; an
 entry may have ``file_name`` instead of ``image_id``. An annotation file is the usual object with ``images`` and
-``annotations``. Of both, only persons (category 1) are used, and no crowds.
+``annotations``. In both, only persons (category 1) that are not crowds are used.
 """
 
 import dataclasses
@@ -43,8 +43,8 @@ class BoxFile:
         ids: Image ids by file name, where the file lists its images.
 
     Raises:
-        TrainError: If the file is missing, has neither form, or has no box that can be used; the message names the
-            first bad entry, or gives the reason why no box can be used.
+        TrainError: If the file is missing, has neither structure, or has no usable box; the message names the first bad
+            entry, or gives the reason why no box can be used.
     """
 
     def __init__(self, path: Path, min_score: float = 0.0) -> None:
@@ -64,7 +64,7 @@ class BoxFile:
         for key, rows in kept.items():
             self._by_key[key] = Boxes(np.array([box for box, _ in rows]), np.array([score for _, score in rows]))
         if not self._highest:
-            raise TrainError(f"{path} holds no box of a person (category {PERSON}, not a crowd)")
+            raise TrainError(f"{path} contains no box of a person (category {PERSON}, not a crowd)")
         if not kept:
             raise TrainError(f"every box of {path} {self._has_low_score(max(self._highest.values()))}")
 
@@ -73,11 +73,11 @@ class BoxFile:
         return len(self._by_key)
 
     def find(self, name: str, image_id: int | None) -> Boxes | None:
-        """Find the boxes of an image by its id in the file, by its name, or by the number that its name is.
+        """Find the boxes of an image by its file name, or by its id: from the file, or the number in its name.
 
         Args:
             name: File name.
-            image_id: The number that the name is, if it is one.
+            image_id: The image id, if the file name is a number.
 
         Returns:
             None if the image has no boxes.
@@ -88,10 +88,10 @@ class BoxFile:
         """Explain why images, given by names and numbers, have no boxes."""
         keys = [key for name, image_id in images for key in self._keys(name, image_id)]
         scores = [self._highest[key] for key in keys if key in self._highest]
-        return f"each {self._has_low_score(max(scores))}" if scores else "names and image_ids differ"
+        return f"each {self._has_low_score(max(scores))}" if scores else "no file name or image_id matches"
 
     def _has_low_score(self, highest: float) -> str:
-        return f"scores below --min-box-score {self.min_score:g}, the highest {highest:g}"
+        return f"has a score below --min-box-score {self.min_score:g}; the highest is {highest:g}"
 
     def _keys(self, name: str, image_id: int | None) -> list[int | str]:
         """The names and ids by which entries may refer to an image."""
@@ -103,10 +103,10 @@ class BoxFile:
             try:
                 self.ids = {str(image["file_name"]): int(image["id"]) for image in document.get("images", [])}
             except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise TrainError(f"{self.path}: every entry of images needs an id and a file_name") from error
+                raise TrainError(f"{self.path}: every entry of `images` needs an id and a file_name") from error
             document = document["annotations"]
         if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
-            raise TrainError(f"{self.path} holds neither a list of COCO detections nor COCO annotations")
+            raise TrainError(f"{self.path} contains neither a list of COCO detections nor COCO annotations")
         return document
 
 
@@ -124,15 +124,15 @@ def _read(path: Path) -> Any:
 
 
 def _parse_entry(entry: dict[str, Any], where: str) -> tuple[int | str, list[float], float]:
-    """Image, box and score of an entry; ``where`` is its place, for messages."""
+    """Image, box and score of an entry; ``where`` names the entry in messages."""
     try:
         key = entry["image_id"] if "image_id" in entry else entry["file_name"]
         numbers, score = entry["bbox"], float(entry.get("score", 1.0))
         box = [float(value) for value in numbers] if isinstance(numbers, list) else []
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise TrainError(f"{where}: needs image_id (or file_name) and bbox, has {sorted(entry)}") from error
+        raise TrainError(f"{where}: image_id (or file_name) and bbox are needed, got {sorted(entry)}") from error
     if len(box) != 4 or not np.isfinite([*box, score]).all():
-        raise TrainError(f"{where}: a bbox is four finite numbers x, y, width, height, got {entry['bbox']}")
+        raise TrainError(f"{where}: bbox must be four finite numbers x, y, width, height, got {entry['bbox']}")
     return _parse_key(key, where), box, score
 
 
@@ -144,4 +144,4 @@ def _parse_key(given: Any, where: str) -> int | str:
         return int(given)
     if isinstance(given, int) and not isinstance(given, bool):
         return given
-    raise TrainError(f"{where}: image_id is a number, and file_name a text, got {json.dumps(given)}")
+    raise TrainError(f"{where}: image_id must be a number, and file_name a text, got {json.dumps(given)}")

@@ -1,4 +1,4 @@
-"""Writes exported students, as ONNX or as an archive of ``torch.export``, and reads them back.
+"""Writes students as ONNX files or archives of ``torch.export``, and reads them back.
 
 TorchScript is not supported: torch has deprecated it in favour of `torch.export`.
 """
@@ -28,10 +28,10 @@ def write_onnx(network: Deployable, crops: Tensor, facts: dict[str, Any], path: 
     """Write an ONNX file that accepts any batch size.
 
     Args:
-        network: What the file computes.
+        network: The network to write.
         crops: (B, H, W, 3) uint8, to trace the network with.
         facts: Metadata of the file.
-        path: Where to write it.
+        path: The file to write.
 
     Raises:
         TrainError: If packages that the exporter needs are missing.
@@ -58,7 +58,7 @@ def write_onnx(network: Deployable, crops: Tensor, facts: dict[str, Any], path: 
 
 
 def write_pt2(network: Deployable, crops: Tensor, facts: dict[str, Any], path: Path) -> None:
-    """Write an archive of ``torch.export``, which holds the facts as ``metadata.json``; arguments as `write_onnx`."""
+    """Write an archive of ``torch.export`` with the facts as ``metadata.json``; arguments as in `write_onnx`."""
     batch = torch.export.Dim("batch", min=1)
     with _quietly():
         program = torch.export.export(network, (network.inputs(crops),), dynamic_shapes={INPUT: {0: batch}})

@@ -1,10 +1,10 @@
 """The network of an exported file, and the file's metadata.
 
 Input ``image``: (B, H, W, 3) uint8 RGB; the network normalises it. With ``normalised``: (B, 3, H, W) float32,
-(x / 255 - mean) / std, as torchvision has it and as a teacher ``onnx:FILE`` expects it.
-Output ``heatmaps``: (B, K, H / stride, W / stride) float32; heatmap pixel u lies at input pixel stride * u. The
-Gaussian of a label would peak at 1. A student's heatmap peaks higher where the student is more certain of the place
-than such a Gaussian, and lower where it is less certain.
+(x / 255 - mean) / std, as in torchvision and as a teacher ``onnx:FILE`` expects it.
+Output ``heatmaps``: (B, K, H / stride, W / stride) float32; heatmap pixel u lies at input pixel stride * u. On this
+scale, the Gaussian of a label peaks at 1. A student's heatmap peaks above 1 where the student is
+more certain of the place than that Gaussian, and below 1 where it is less certain.
 """
 
 import json
@@ -21,11 +21,11 @@ from kdlib.students.loading import FORMAT, TorchStudent
 
 
 class Deployable(nn.Module):
-    """A student from crops to heatmaps, including normalisation and readout.
+    """A student that maps crops to heatmaps, including normalisation and readout.
 
     Args:
         student: The student; its model is moved to the CPU and to evaluation mode.
-        normalised: The caller normalises the crops.
+        normalised: Whether the caller normalises the crops.
     """
 
     def __init__(self, student: TorchStudent, *, normalised: bool = False) -> None:
@@ -34,16 +34,16 @@ class Deployable(nn.Module):
         self.readout = student.readout
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute the heatmaps of crops in the form that `inputs` returns."""
+        """Compute heatmaps (B, K, H / stride, W / stride) of crops as returned by `inputs`."""
         return self.readout.heatmaps(self.model(image if self.normalised else normalise_images(image)))
 
     def inputs(self, crops: Tensor) -> Tensor:
-        """Bring crops (B, H, W, 3) uint8 RGB into the form that `forward` takes."""
+        """Convert crops (B, H, W, 3) uint8 RGB to the input of `forward`."""
         return normalise_images(crops).contiguous() if self.normalised else crops
 
 
 def describe(student: TorchStudent, *, normalised: bool, precision: str = "fp32") -> dict[str, Any]:
-    """Build the metadata of an exported student: what a program needs to use it, and where it comes from."""
+    """Build the metadata of an exported student: how to use it, and its origin."""
     width, height = student.input_size
     return {
         "format": FORMAT,

@@ -43,14 +43,14 @@ def coco_results(people: People) -> list[dict[str, Any]]:
 
 
 def write_results(results: list[dict[str, Any]], path: Path) -> None:
-    """Write results as JSON; the path never holds half of them.
+    """Write results as JSON; a file at the path is always complete.
 
     Raises:
-        TrainError: If they cannot be written.
+        TrainError: If the file cannot be written.
     """
     try:
-        with replacing(path) as beside:
-            beside.write_text(json.dumps(results, allow_nan=False) + "\n")
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(results, allow_nan=False) + "\n")
     except OSError as error:
         raise TrainError(f"cannot write {path}: {error.strerror}") from error
 
@@ -88,13 +88,13 @@ def save_drawing(people: People, out: Path, threshold: float) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content.tobytes())
     except cv2.error as error:
-        raise TrainError(f"this OpenCV cannot write {target}; --no-pictures leaves the drawings out") from error
+        raise TrainError(f"this OpenCV cannot write {target}; give --no-pictures to skip the drawings") from error
     except OSError as error:
         raise TrainError(f"cannot write {target}: {error.strerror}") from error
 
 
 class VideoWriter:
-    """Writes drawings of frames as a video, which gets its name at the end of the ``with`` block.
+    """Writes drawings of frames as a video; the file appears at the end of the ``with`` block.
 
     Args:
         path: The video.
@@ -122,10 +122,10 @@ class VideoWriter:
 
     def _open(self, frame: NDArray[np.uint8]) -> Any:
         height, width = frame.shape[:2]
-        beside = self._stack.enter_context(replacing(self.path))
-        writer = cv2.VideoWriter(str(beside), cv2.VideoWriter.fourcc(*CODEC), self.rate, (width, height))
+        temporary = self._stack.enter_context(replacing(self.path))
+        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*CODEC), self.rate, (width, height))
         if not writer.isOpened():
-            raise TrainError(f"this OpenCV cannot write {self.path} ({CODEC}); --no-pictures leaves it out")
+            raise TrainError(f"this OpenCV cannot write {self.path} ({CODEC}); give --no-pictures to skip the video")
         self._stack.callback(writer.release)
         return writer
 
@@ -152,7 +152,7 @@ class BlankDrawings:
             self._highest = max(self._highest, float(people.joint_scores.max()))
 
     def message(self, unit: str) -> str | None:
-        """One line with their number and a threshold that would draw some joints; None if there are none."""
+        """One line with the number of such drawings and a lower threshold; None if all drawings have joints."""
         if not self._blank:
             return None
         found = f"{self._blank} of {self._drawings} {unit} show no joint: the highest heatmap is {self._highest:.2g}"

@@ -27,7 +27,7 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True)
 class People:
-    """The N persons of a scene, best first."""
+    """The N persons of a scene, highest score first."""
 
     scene: Scene
     boxes: NDArray[np.float64]
@@ -55,7 +55,7 @@ def estimate(
 
     Args:
         student: The student.
-        scenes: Images with boxes, read one after the other.
+        scenes: Images with boxes, read one by one.
         batch_size: Crops per batch; a batch may hold crops of several scenes.
         decoder: ``argmax`` or ``dark``.
 
@@ -91,7 +91,7 @@ def _people(
     batch_size: int,
     decoder: str,
 ) -> Iterator[People]:
-    """Predict the persons of the waiting scenes, whose crops follow each other."""
+    """Predict the persons of the waiting scenes; ``crops`` are in the order of the scenes and their boxes."""
     points, scores = np.empty((0, student.joints, 2)), np.empty((0, student.joints), np.float32)
     for start in range(0, len(crops), batch_size):
         batch = slice(start, start + batch_size)

@@ -1,7 +1,7 @@
 """Quantises an exported student to 8-bit integers with onnxruntime's static quantisation, calibrated on crops.
 
 Weights are int8 per channel and activations uint8, in onnxruntime's QDQ format. The caller measures the loss of
-accuracy on a store: quantisation has no tolerance that could be checked value by value.
+accuracy on a store, because no tolerance for single heatmap values would be meaningful.
 """
 
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ CROPS_PER_BATCH: Final = 8
 
 
 def quantise(network: Deployable, source: Path, crops: NDArray[np.uint8], facts: dict[str, Any], path: Path) -> None:
-    """Write an ONNX file in int8.
+    """Write an ONNX file with int8 weights.
 
     Args:
-        network: What the file computes; it prepares the inputs.
+        network: The network of the file; it prepares the inputs.
         source: ONNX file in float32.
         crops: (N, H, W, 3) uint8 RGB, to calibrate the activations on.
         facts: Metadata of the new file.
-        path: Where to write it.
+        path: The file to write.
     """
     import onnx
     from onnxruntime import quantization

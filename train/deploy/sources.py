@@ -1,7 +1,7 @@
 """Images to predict on: one file, a folder of files, or the frames of a video.
 
 Pixels are BGR, as OpenCV reads them. Images are turned upright by their EXIF orientation, so that coordinates are those
-that a viewer shows.
+of the image as a viewer shows it.
 """
 
 import dataclasses
@@ -54,12 +54,12 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def find_images(source: Path, without: Path | None = None) -> list[ImageFile]:
+def find_images(source: Path, exclude: Path | None = None) -> list[ImageFile]:
     """Find the image at a path, or all images in a folder and below it, sorted by name.
 
     Args:
         source: An image or a folder.
-        without: A folder that is left out if it lies below the source.
+        exclude: A folder that is left out if it lies below the source.
 
     Raises:
         TrainError: If there is no image.
@@ -70,12 +70,12 @@ def find_images(source: Path, without: Path | None = None) -> list[ImageFile]:
         return [ImageFile(source, source.name, _number(source.stem))]
     names = sorted(path.relative_to(source) for path in source.rglob("*") if is_image(path) and path.is_file())
     if not names:
-        raise TrainError(f"{source} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    if without is not None and without.resolve().is_relative_to(source.resolve()):
-        left_out = without.resolve().relative_to(source.resolve())
+        raise TrainError(f"{source} contains no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    if exclude is not None and exclude.resolve().is_relative_to(source.resolve()):
+        left_out = exclude.resolve().relative_to(source.resolve())
         names = [name for name in names if not name.is_relative_to(left_out)]
     if not names:
-        raise TrainError(f"{source} holds no images except the drawings in {without}")
+        raise TrainError(f"{source} contains no images except the drawings in {exclude}")
     return [ImageFile(source / name, name.as_posix(), _number(name.stem)) for name in names]
 
 
@@ -90,7 +90,7 @@ class Video:
         path: The file.
 
     Attributes:
-        frames: Number of frames that the file states; 0 if it states none.
+        frames: Number of frames according to the file; 0 if it is unknown.
         rate: Frames per second.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Batch norm over the whole batch where several processes share it.
+"""Batch norm over the whole batch, for batches that several processes share.
 
-With statistics of each process's own part, one recipe would train a different student on every number of processes.
-torch's ``SyncBatchNorm`` solves this for GPUs only; `GlobalBatchNorm2d` does so for CPUs.
+If each process used the statistics of its own part, the result of a recipe would depend on the number of processes.
+torch's ``SyncBatchNorm`` works on GPUs only; `GlobalBatchNorm2d` works on CPUs.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 def share_statistics(model: nn.Module, device: torch.device) -> None:
     """Replace every `nn.BatchNorm2d` in a model by one over the samples of all ranks; parameters and names stay.
 
-    Derived classes, which may do more than normalise, are not replaced: they use the samples of their own rank.
+    Subclasses, which may do more than normalise, are not replaced: they use the samples of their own rank.
     """
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -24,11 +24,11 @@ def share_statistics(model: nn.Module, device: torch.device) -> None:
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` over the batches of all ranks together, which may differ in size."""
+    """`nn.BatchNorm2d` over the samples of all ranks, whose numbers of samples may differ."""
 
     @classmethod
     def like(cls, norm: nn.BatchNorm2d) -> "GlobalBatchNorm2d":
-        """Build one that shares the parameters and buffers of another norm."""
+        """Build a norm that shares the parameters and buffers of another norm."""
         made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         made._parameters, made._buffers = norm._parameters, norm._buffers
         return made.train(norm.training)

@@ -1,4 +1,4 @@
-"""The run folder: checks before a run, and writing its files so that a kill never leaves half of one.
+"""The run folder: checks it before a run, and writes its files so that a killed run leaves no incomplete file.
 
 config.json      the resolved configuration
 history.jsonl    one line per epoch
@@ -7,7 +7,7 @@ best.pt          the student of the epoch with the highest AP on the validation 
 metrics.json     the evaluation of that student
 events.out.*     TensorBoard's events
 
-Every file is written in full beside its place and then renamed. The history is written after each checkpoint that holds
+Every file is written under a temporary name and then renamed. The history is written after each checkpoint that holds
 it, and again when a run is resumed.
 """
 
@@ -38,27 +38,29 @@ def check_writable(out: Path) -> None:
     """Check that a run can be written to a folder, which need not exist yet.
 
     Raises:
-        TrainError: If the folder, or the nearest existing folder above it, is a file, a link to nothing, or closed to
-            the user.
+        TrainError: If the folder, or the nearest existing folder above it, is a file, a broken link, or not accessible
+            to the user.
     """
     try:
         place = next(place for place in (out, *out.parents) if place.is_symlink() or place.exists())
     except PermissionError as error:
-        raise TrainError(f"--out {out}: you may not look into its folders ({error}); give another folder") from error
+        raise TrainError(
+            f"--out {out}: no permission to read its parent folders ({error}); give another folder"
+        ) from error
     if not place.exists():
-        raise TrainError(f"--out {out} cannot be made: {place} is a link to nothing; give another folder")
+        raise TrainError(f"--out {out} cannot be created: {place} is a broken link; give another folder")
     if not place.is_dir():
         if place == out:
-            raise TrainError(f"--out {out} is a file; give a folder, which is made if it does not exist")
-        raise TrainError(f"--out {out} cannot be made: {place} is a file; give another folder")
+            raise TrainError(f"--out {out} is a file; give a folder; it is created if it does not exist")
+        raise TrainError(f"--out {out} cannot be created: {place} is a file; give another folder")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise TrainError(f"--out {out}: you may not write to {place}; give another folder")
+        raise TrainError(f"--out {out}: no permission to write to {place}; give another folder")
 
 
 def check_overwritable(out: Path) -> None:
     """Raise `TrainError` if a folder holds something other than a run, which ``--overwrite`` must not delete."""
     if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
-        raise TrainError(f"{out} is not a run folder, so --overwrite does not touch it; give another --out")
+        raise TrainError(f"{out} is not a run folder, so --overwrite does not delete it; give another --out")
 
 
 def check_free(out: Path) -> None:
@@ -71,7 +73,7 @@ def check_free(out: Path) -> None:
 
 
 class RunFolder:
-    """Writes the files of one run; rank 0 writes, and all ranks know which step the last checkpoint holds.
+    """Writes the files of one run. Rank 0 writes; all ranks keep the step of the last checkpoint.
 
     Attributes:
         state: The parts of the run.
@@ -95,7 +97,7 @@ class RunFolder:
 
     @property
     def has_unsaved_steps(self) -> bool:
-        """Whether a kill would lose steps now."""
+        """Whether steps were done after the last checkpoint."""
         return self.state.progress.step > self.saved_step
 
     def check_free(self) -> None:
@@ -104,17 +106,17 @@ class RunFolder:
             check_free(self.out)
 
     def begin(self) -> None:
-        """Make the folder after the first step, so that a run that fails earlier leaves everything as it was.
+        """Create the folder after the first step, so that a run that fails earlier changes nothing on disk.
 
         Raises:
-            TrainError: On rank 0, if another run has taken the folder or the disk refuses; the other ranks exit.
+            TrainError: On rank 0, if another run uses the folder or it cannot be written; the other ranks exit.
         """
         with self.state.ranks.fail_together():
             if self.state.ranks.first:
                 self.check_free()
                 if self.state.run.overwrite:
                     _delete_run(self.out)
-                _make_folder(self.out)
+                _create_folder(self.out)
                 config = {**self.state.config, "resolved": self.state.resolved}
                 _write_text(self.out / "config.json", json.dumps(config, indent=2) + "\n")
                 self.write_history([])
@@ -133,7 +135,7 @@ class RunFolder:
         self.saved_step, self._saved_at = state.progress.step, time.monotonic()
 
     def save_best(self, student: TorchStudent, metrics: dict[str, Any]) -> None:
-        """Write ``best.pt`` and note its metrics, if no earlier epoch had an AP as high."""
+        """Write ``best.pt`` and keep its metrics, if the AP is higher than in all earlier epochs."""
         progress = self.state.progress
         if progress.best is None or (metrics["ap"] or 0.0) > (progress.best["ap"] or 0.0):
             progress.best = metrics
@@ -153,13 +155,13 @@ class RunFolder:
         _delete_partial_files(self.out)
 
     def describe_position(self) -> str:
-        """Where the run is, and what a resumed run would start from; for messages."""
+        """Describe the position of the run and its last checkpoint, for messages."""
         progress = self.state.progress
         where = f"after step {progress.step} of {self.state.steps}, in epoch {progress.epoch + 1}"
         return f"{where}; {self.describe_checkpoint()}" + (", --resume continues from it" if self.saved_step else "")
 
     def describe_checkpoint(self) -> str:
-        """The step of the last checkpoint of this run; a run that ``--overwrite`` has yet to delete does not count."""
+        """The step of the last checkpoint of this run; an old run that ``--overwrite`` will delete does not count."""
         return f"{self.last} holds step {self.saved_step}" if self.saved_step else "there is no checkpoint yet"
 
 
@@ -178,53 +180,53 @@ def _delete_partial_files(out: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _make_folder(out: Path) -> None:
+def _create_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrainError(f"--out {out} cannot be made: {error.strerror}; give another folder") from error
+        raise TrainError(f"--out {out} cannot be created: {error.strerror}; give another folder") from error
 
 
 def _write_text(path: Path, text: str) -> None:
-    with _written_whole(path) as beside:
-        beside.write_text(text)
+    with _writing(path) as temporary:
+        temporary.write_text(text)
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint, synchronised to the disk, so that the path never holds half of one.
+    """Write a checkpoint and synchronise it to the disk; a file at the path is always complete.
 
     Raises:
-        TrainError: If the disk refuses; an older checkpoint at the path stays as it was.
+        TrainError: If it cannot be written; an older checkpoint at the path stays unchanged.
     """
-    with _written_whole(path) as beside, beside.open("wb") as file:
+    with _writing(path) as temporary, temporary.open("wb") as file:
         torch.save({"version": VERSION, **content}, file)
         file.flush()
         os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """Write a file with `kdcli.files.replacing`; an error of the disk becomes one line.
+def _writing(path: Path) -> Iterator[Path]:
+    """Write a file with `kdcli.files.replacing`, and turn errors of the disk into a `TrainError`.
 
     Raises:
-        TrainError: If the disk refuses; a file that was at the path stays as it was.
+        TrainError: If the file cannot be written; an older file at the path stays unchanged.
     """
     try:
-        with replacing(path) as beside:
+        with replacing(path) as temporary:
             try:
-                yield beside
+                yield temporary
             except (OSError, RuntimeError) as error:
-                refusal = _find_os_error(error)
-                if refusal is None:
+                cause = _find_os_error(error)
+                if cause is None:
                     raise
                 # Built before the unfinished file is deleted, because the message counts the free bytes.
-                raise not_written(path, path.parent, refusal) from error
+                raise not_written(path, path.parent, cause) from error
     except OSError as error:
         raise not_written(path, path.parent, error) from error
 
 
 def _find_os_error(error: BaseException | None) -> OSError | None:
-    """The error of the disk, which torch may replace by an error of its own when it closes its file."""
+    """Find the error of the disk; torch may replace it by its own error when it closes its file."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error

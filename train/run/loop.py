@@ -1,10 +1,10 @@
-"""The training loop, from top to bottom: build, start or resume, train epoch by epoch, evaluate, save, report.
+"""The training loop: build, start or resume, train epoch by epoch, evaluate, save, report.
 
 Baseline and distillation are the same loop with other weights of the loss.
 
-A run can be killed at any moment: the files in its folder (`train.run.folder`) are whole, and the run that is resumed
-from them ends as the uninterrupted run would have, bit for bit on a CPU. Every random number depends on the seed and on
-its purpose (epoch and row, or step and rank) alone, so no state of a generator can be lost.
+A run can be killed at any moment: the files in its folder (`train.run.folder`) are complete, and a run resumed from
+them gives the same result as an uninterrupted run, bit for bit on a CPU. Every random number depends only on the seed
+and on its use (epoch and row, or step and rank), so checkpoints need no generator states.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from train.run.stopping import StopRequest, Vote, describe_loader_problem, descr
 from train.supervision import Batch
 
 SHOWN_IDS: Final = 16
-"""Annotation ids of a batch that a message lists."""
+"""Number of annotation ids of a batch that a message lists."""
 
 
 def fit(run: Run) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def fit(run: Run) -> dict[str, Any]:
         The content of ``metrics.json``.
 
     Raises:
-        TrainError: If the run folder is taken, a checkpoint belongs to another run, a record is damaged, the disk is
+        TrainError: If the folder holds a run, a checkpoint belongs to another run, a record is damaged, the disk is
             full, the loss is not finite, or a signal stops the run.
     """
     with run.ranks.fail_together():
@@ -65,7 +65,7 @@ class Trainer:
 
     @property
     def progress(self) -> Progress:
-        """How far the run is."""
+        """The progress of the run."""
         return self.state.progress
 
     @property
@@ -86,7 +86,7 @@ class Trainer:
                     self._train_epoch()
                     self._end_epoch()
             except KeyboardInterrupt:
-                self.ranks.fail(f"interrupted at once, {self.folder.describe_position()}")
+                self.ranks.fail(f"interrupted immediately, {self.folder.describe_position()}")
 
     def _train_epoch(self) -> None:
         """Do the remaining steps of the current epoch."""
@@ -104,7 +104,8 @@ class Trainer:
             self._reporter.report_step(losses)
             if self.folder.is_checkpoint_due():
                 self._save()
-        if self.folder.has_unsaved_steps:  # the evaluation may take longer than a cluster's grace period
+        # Save before the evaluation, which may take longer than a cluster waits between SIGTERM and SIGKILL.
+        if self.folder.has_unsaved_steps:
             self._save()
         self._reporter.add_steps(self.progress.step - first, time.perf_counter() - began)
 
@@ -131,7 +132,7 @@ class Trainer:
             self._reporter.report_epoch(line, time.perf_counter() - began)
 
     def _evaluate(self, student: TorchStudent) -> dict[str, Any]:
-        """Compute the student's metrics from the predictions of all ranks; on other ranks than 0 they are None."""
+        """Compute the student's metrics from the predictions of all ranks; on ranks other than 0 they are None."""
         mine, problem = None, None
         try:
             with show_progress("evaluate", "batches", shown=self.ranks.first, transient=True) as progress:
@@ -165,7 +166,7 @@ class Trainer:
         self.ranks.leave()
         return metrics
 
-    # --- what the recipe above leaves out: batches, early ends, and the order of writing ---
+    # --- details of the loop above: batches, early ends, and the order of writing ---
 
     def _batches(self) -> Iterator[Batch]:
         """The remaining batches of the current epoch."""
@@ -180,7 +181,7 @@ class Trainer:
                 progress(step, length)
 
     def _next_batch(self, source: Iterator[Batch]) -> Batch:
-        """The next batch, once all ranks have theirs and no signal was sent to any of them."""
+        """Return the next batch after all ranks have theirs; end all ranks if one failed or received a signal."""
         batch, problem = None, None
         try:
             batch = next(source)
@@ -211,7 +212,7 @@ class Trainer:
         more = f" and {len(rows) - SHOWN_IDS} more" if len(rows) > SHOWN_IDS else ""
         self.ranks.fail(
             f"the {name} is {value} at step {self.progress.step + 1}, before the optimiser used it; the annotation "
-            f"ids of the batch are {ids}{more}: look at these instances, or start again with a lower --learning-rate "
+            f"ids of the batch are {ids}{more}: check these instances, or start again with a lower --learning-rate "
             f"({self.folder.describe_checkpoint()})"
         )
 
@@ -221,6 +222,6 @@ class Trainer:
                 self.progress.bad_records |= of_rank
 
     def _save(self) -> None:
-        """Write a checkpoint, after the events that TensorBoard shows up to its step."""
+        """Write a checkpoint; TensorBoard's events up to its step are written first."""
         self._reporter.flush()
         self.folder.save_last()

@@ -1,4 +1,4 @@
-"""The progress of a run: everything besides weights and optimiser that a resumed run needs."""
+"""The progress of a run: what a resumed run needs besides weights and optimiser."""
 
 import dataclasses
 from typing import Any, Self
@@ -6,14 +6,14 @@ from typing import Any, Self
 
 @dataclasses.dataclass
 class Progress:
-    """The position of a run and its history; plain values only, as a checkpoint stores them.
+    """The position of a run and its history; only plain values, which a checkpoint can store.
 
     Attributes:
-        epoch, step: Finished epochs and steps; together they are the position of the sampler.
+        epoch, step: Numbers of finished epochs and steps, the position in the order of the samples.
         seconds: Time spent on training, without evaluation.
         best: Metrics of the best epoch so far.
         history: Lines of ``history.jsonl``.
-        bad_records: Row of the store -> why another record replaced it.
+        bad_records: Row of the store -> the reason why its record was replaced by another.
         start: What the student started from, in one line.
         sums, steps_of_epoch, seconds_of_epoch: Sums over the steps of the current epoch, their number and their time.
     """

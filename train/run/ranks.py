@@ -1,7 +1,7 @@
-"""Processes that train one student together, as ``torchrun`` starts them: sums, gathering, and failing together.
+"""The processes, started by ``torchrun``, that train one student together: collectives, and ending all on an error.
 
-Every rank holds the same weights and takes its part of every batch. When one rank fails, all ranks learn of it before
-the next collective operation, so that none waits for a process that has ended.
+Every rank holds the same weights and computes its part of every batch. When one rank fails, all ranks are informed
+before the next collective operation, so that no rank waits for a process that has ended.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from train.errors import TrainError
 
 
 class Ranks:
-    """This process among all processes of the run; with one process every method costs nothing.
+    """This process among all processes of the run. With a single process, every method returns immediately.
 
     Attributes:
         rank, world: The number of this process, from 0, and the number of processes.
-        device: Where this rank computes.
+        device: Device of this rank.
     """
 
     def __init__(self, device: torch.device, rank: int = 0, world: int = 1, local_world: int = 1) -> None:
@@ -92,7 +92,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def fail_together(self) -> Iterator[None]:
-        """Run the block on every rank, and end all ranks if the block is refused on one of them.
+        """Run the block on every rank, and end all ranks if it raises an error on one of them.
 
         Raises:
             TrainError: On rank 0, with the first problem and its rank; the other ranks exit without a message.
@@ -107,7 +107,7 @@ class Ranks:
         self.fail_if_any(problem)
 
     def fail(self, message: str) -> NoReturn:
-        """End this rank, as all other ranks do; rank 0 gives the reason.
+        """End this rank; all ranks must call this. Rank 0 raises an error with the reason.
 
         Raises:
             TrainError: On rank 0; the other ranks exit without a message.
@@ -116,7 +116,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def watch_connection(self) -> Iterator[None]:
-        """Turn the error of a broken connection into one line.
+        """Turn the error of a broken connection into a one-line error.
 
         Raises:
             TrainError: On rank 0; the other ranks exit without a message.
@@ -127,7 +127,7 @@ class Ranks:
             if self.world == 1 or not _is_broken_connection(error):
                 raise
             reason = str(error).strip().splitlines()[0]
-            self.fail(f"lost contact with the other processes: one of them failed or was killed ({reason})")
+            self.fail(f"lost the connection to the other processes: one of them failed or was killed ({reason})")
 
     def leave(self) -> None:
         """Close the connection to the other ranks after the work is done."""
@@ -141,7 +141,7 @@ def _is_broken_connection(error: RuntimeError) -> bool:
 
 
 def join(device: str, environment: Mapping[str, str] = os.environ) -> Ranks:
-    """Connect to the other ranks, if ``torchrun`` started this process; each rank of a machine takes its own GPU.
+    """Connect to the other ranks, if ``torchrun`` started this process; each rank of a machine uses its own GPU.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``; with one process also ``cuda:N``.

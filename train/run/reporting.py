@@ -1,4 +1,4 @@
-"""Reports of a run while it trains: one line per epoch on stderr, and TensorBoard's events. Only rank 0 reports."""
+"""Reports a run while it trains: one line per epoch on stderr, and TensorBoard's events. Only rank 0 reports."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ from train.show.tensorboard import Board, Pictures
 
 @dataclasses.dataclass
 class Durations:
-    """Times of steps and of the ends of epochs (evaluation, pictures, checkpoints), to predict the remaining time."""
+    """Durations of steps and of ends of epochs (evaluation, pictures, checkpoints), to predict the remaining time."""
 
     steps: int = 0
     seconds_of_steps: float = 0.0
@@ -20,7 +20,7 @@ class Durations:
     seconds_of_ends: float = 0.0
 
     def add_steps(self, count: int, seconds: float) -> None:
-        """Add the steps of an epoch, or those that a resumed run still had to do."""
+        """Add the steps of an epoch; after resuming, the remaining steps."""
         self.steps += count
         self.seconds_of_steps += seconds
 
@@ -30,17 +30,17 @@ class Durations:
         self.seconds_of_ends += seconds
 
     def remaining(self, steps: int, ends: int) -> float | None:
-        """Predict the seconds of that many steps and ends; None without steps, or before both were measured."""
+        """Predict the seconds for some steps and ends of epochs; None for 0 steps, or before both were measured."""
         if not (steps and self.steps and self.ends):
             return None
         return steps * self.seconds_of_steps / self.steps + ends * self.seconds_of_ends / self.ends
 
 
 class Reporter:
-    """Reports one run, from where it starts or resumes.
+    """Reports one run, from its start or from the step at which it is resumed.
 
     Args:
-        state: The parts of the run, its progress restored.
+        state: The parts of the run, with its restored progress.
     """
 
     def __init__(self, state: State) -> None:
@@ -58,7 +58,7 @@ class Reporter:
         self._board.add("train", losses, self.state.progress.step)
 
     def add_steps(self, count: int, seconds: float) -> None:
-        """Note the time that the steps of an epoch took."""
+        """Record the time that the steps of an epoch took."""
         self._durations.add_steps(count, seconds)
 
     def report_evaluation(self, student: TorchStudent, metrics: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ class Reporter:
         self._durations.add_end(seconds)
         say(self._epoch_line(line) + self._time_left())
         for reason in list(progress.bad_records.values())[:1]:
-            say(f"bad records so far, each replaced by another: {len(progress.bad_records)}, e.g. {reason}")
+            say(f"{len(progress.bad_records)} bad records so far were replaced by others, e.g. {reason}")
 
     def _epoch_line(self, line: dict[str, Any]) -> str:
         ap = float("nan") if line["ap"] is None else line["ap"]

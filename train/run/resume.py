@@ -1,4 +1,4 @@
-"""Starting a run with fresh weights, or resuming it from its last checkpoint."""
+"""Starts a run from pretrained or random weights, or resumes it from its last checkpoint."""
 
 from typing import Any, Final
 
@@ -22,14 +22,14 @@ from train.run.state import State
 from train.run.step import compiler_problem
 
 NORM_SAMPLES: Final = 64
-"""Instances whose crops give added norms their first statistics."""
+"""Number of instances whose crops give added norms their first statistics."""
 
 
 def start_or_resume(state: State, folder: RunFolder) -> None:
-    """Load ``last.pt`` where the run is resumed, else the pretrained weights; rank 0 reads, and all ranks get it.
+    """Load ``last.pt`` if the run is resumed, else the pretrained weights. Rank 0 reads and broadcasts them.
 
     Raises:
-        TrainError: On rank 0, if the folder is taken or the checkpoint cannot be used; the other ranks exit.
+        TrainError: On rank 0, if the folder holds another run or the checkpoint cannot be used; the other ranks exit.
     """
     content = None
     with state.ranks.fail_together():
@@ -84,7 +84,7 @@ def _read_last(state: State, folder: RunFolder) -> dict[str, Any]:
     before = content["resolved"]
     if state.precision != before["precision"]:
         raise TrainError(
-            f"{folder.last} was trained in {before['precision']} and this run would use {state.precision}: give "
+            f"{folder.last} was trained in {before['precision']}, but this run would use {state.precision}: give "
             f"--precision {before['precision']}"
         )
     if state.ranks.world != before["processes"]:
@@ -95,15 +95,15 @@ def _read_last(state: State, folder: RunFolder) -> dict[str, Any]:
 
 
 def _describe_without_last(folder: RunFolder) -> str:
-    """What is left of a run whose ``last.pt`` cannot be read."""
+    """Describe what can be used of a run whose ``last.pt`` cannot be read."""
     restart = "start again with another --out, or with --overwrite"
     try:
         epoch = checkpoint.read(folder.best)["epoch"]
     except KdlibError:
         return f"the run cannot be resumed: {restart}"
     return (
-        f"the run cannot be resumed, but {folder.best}, of epoch {epoch}, is whole, and evaluate, predict and export "
-        f"accept it: {restart}, which deletes it"
+        f"the run cannot be resumed, but {folder.best}, of epoch {epoch}, is complete, and evaluate, predict and "
+        f"export accept it: {restart}, which deletes it"
     )
 
 

@@ -16,7 +16,7 @@ from train.run.ranks import Ranks
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A number of steps or of minutes; both 0 means never."""
+    """An interval in steps or in minutes; if both are 0, it never ends."""
 
     steps: int = 0
     minutes: float = 0.0
@@ -50,13 +50,13 @@ class Run:
         store, val_store: Stores to train on and to validate on.
         out: Run folder.
         recipe: Settings of the training.
-        distil: Learn from the store's teacher; False learns from the labels alone.
-        device: Where this rank trains.
+        distil: Train on the store's teacher; if False, on the labels alone.
+        device: Device of this rank.
         resume: Continue the run in ``out``, if there is one.
         overwrite: Delete the run in ``out``, if there is one.
         images, val_images: Folders of the original images, for stores without frames.
-        threads: Threads that make batches; None takes a number for the machine.
-        skip_bad_records: Replace corrupt records by others and count them.
+        threads: Threads that load batches; None chooses a number for the machine.
+        skip_bad_records: Replace corrupt records by other records, and count them.
         compile: Use ``torch.compile``.
         checkpoint_every: Interval between checkpoints within an epoch.
         ranks: The processes that share the run.

@@ -1,4 +1,4 @@
-"""The parts of a training run, as they are built from its settings: loss, batches, student, optimiser, progress."""
+"""Builds the parts of a training run from its settings: loss, batches, student, optimiser, progress."""
 
 import copy
 import dataclasses
@@ -33,11 +33,11 @@ class State:
     Attributes:
         run: The run's inputs.
         supervision: The loss.
-        loader, val_loader: Batches for training and for the evaluation; each rank has its part of them.
+        loader, val_loader: Batches for training and for evaluation; each rank loads its part of them.
         stepper: The student in training with its optimiser.
         folded: A copy of the student without added norms; `current_student` fills it.
         precision: ``fp32`` or ``bf16``.
-        progress: How far the run is.
+        progress: The progress of the run.
     """
 
     run: Run
@@ -124,8 +124,8 @@ def build_state(run: Run) -> State:
 def _check_labels(store: Store, supervision: Supervision) -> None:
     if supervision.needs_labels and not (store.instances["keypoints"][..., 2] > 0).any():
         raise TrainError(
-            f"{store.path} holds no labelled joint, and this run would learn from labelled joints alone; python -m "
-            "train distill, without --kd-weight 0 and --joints labelled, learns from the store's teacher"
+            f"{store.path} holds no labelled joint, but this run uses labelled joints only. To train on the store's "
+            "teacher, run python -m train distill without --kd-weight 0 and --joints labelled"
         )
 
 

@@ -1,9 +1,9 @@
-"""One step of the optimiser, for any number of processes and of parts in which the batch is computed.
+"""One step of the optimiser, for any number of processes, and of parts into which a batch is split.
 
 A term of the loss is a weighted mean over joints, and the sum of the weights differs from part to part. The mean of the
-whole batch is therefore not the mean of the parts' means: each part's mean counts by its share of the whole weight.
-With that, the number of processes changes a step by rounding only. So does the number of parts, unless the student has
-batch norms, which use one part at a time.
+whole batch is therefore not the mean of the parts' means: each part's mean is weighted by its share of the total
+weight. The number of processes then changes a step by rounding errors only. The same holds for the number of parts,
+unless the student has batch norms, which normalise one part at a time.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ class Stepper:
         return self.model if self.average is None else cast(Student, self.average.module)
 
     def wrap(self, *, compiled: bool) -> None:
-        """Wrap the model for training on all ranks and for the compiler; its initial weights must be final."""
+        """Wrap the model for training on all ranks and for the compiler. Its initial weights must be loaded before."""
         if self.ranks.world > 1:
             with self.ranks.watch_connection():
                 self._network = self._parallel = DistributedDataParallel(self.model)
@@ -63,7 +63,7 @@ class Stepper:
             self._network = torch.compile(self._network)
 
     def broadcast_buffers(self) -> None:
-        """Give all ranks rank 0's buffers: those of batch norms that `share_statistics` does not replace differ."""
+        """Copy rank 0's buffers to all ranks: norms that `share_statistics` does not replace differ between ranks."""
         for buffer in self.student.buffers():
             self.ranks.broadcast(buffer)
 
@@ -109,11 +109,11 @@ class Stepper:
         return {"loss": math.fsum(of_terms), **dict(zip(terms, of_terms, strict=True))}
 
     def clip(self) -> float:
-        """Shorten the gradient to the recipe's largest norm; returns the norm before, the same on all ranks."""
+        """Clip the gradient to the recipe's largest norm; returns the norm before clipping, the same on all ranks."""
         return float(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or math.inf))
 
     def update(self, step: int) -> None:
-        """Let the optimiser update the weights, and update their average."""
+        """Update the weights and their average."""
         learning_rate = self.recipe.learning_rate * schedule(step, self.steps, self.recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -122,7 +122,7 @@ class Stepper:
             self.average.update_parameters(self.model)
 
     def _shares(self, parts: list[Batch]) -> list[dict[str, Tensor]]:
-        """The share of each part in the mean over all parts of all ranks, times the ranks, as DDP takes a mean."""
+        """Share of each part in the mean over all parts of all ranks, times the number of ranks, as DDP averages."""
         if len(parts) * self.ranks.world == 1:
             return [{}]
         names = list(self.supervision.weights(parts[0]))
@@ -132,14 +132,14 @@ class Stepper:
         return [dict(zip(names, row, strict=True)) for row in shares]
 
     def _exchange_gradients(self, *, now: bool) -> contextlib.AbstractContextManager[Any]:
-        """Let the ranks exchange their gradients after this part, or only add to them where another part follows."""
+        """Exchange gradients between the ranks after this part, or only accumulate them if another part follows."""
         if not now and self._parallel is not None:
             return self._parallel.no_sync()
         return contextlib.nullcontext()
 
 
 def _seed(*numbers: int) -> int:
-    """One seed from several numbers, the same on every machine."""
+    """Derive one seed from several numbers, the same on every machine."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
@@ -149,7 +149,7 @@ def _split(batch: Batch, count: int) -> list[Batch]:
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Kernels with weight decay; biases and norms without."""
+    """Parameter groups: kernels with weight decay, biases and norms without."""
     kernels = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -172,8 +172,8 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 def build_average(model: nn.Module, decay: float) -> AveragedModel:
     """Build an exponential moving average of weights and of batch norms' statistics; ``update_parameters`` updates it.
 
-    The decay is (1 + n) / (10 + n) after n updates until that reaches ``decay``, as in TensorFlow's
-    ``ExponentialMovingAverage``: the random start does not dominate the average of a short run.
+    The decay is (1 + n) / (10 + n) after n updates until it reaches ``decay``, as in TensorFlow's
+    ``ExponentialMovingAverage``, so that the random start does not dominate the average of a short run.
     """
 
     @torch.no_grad()
@@ -185,8 +185,8 @@ def build_average(model: nn.Module, decay: float) -> AveragedModel:
         if average[0].is_floating_point():
             torch._foreach_lerp_(average, current, share)
         else:  # numbers of batches
-            for mine, theirs in zip(average, current, strict=True):
-                mine.copy_(theirs)
+            for target, source in zip(average, current, strict=True):
+                target.copy_(source)
 
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 

@@ -1,4 +1,4 @@
-"""Why a run stops early: signals, which it obeys between two steps, and problems, described in one line."""
+"""Early ends of a run: signals, which stop it between two steps, and errors, described in one line."""
 
 import contextlib
 import enum
@@ -19,7 +19,7 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 REPEAT_SECONDS: Final = 2.0
 """A signal within this time counts as the same request: a terminal and ``torchrun`` both forward Ctrl-C."""
 COMPLETE_MESSAGES: Final = (KdlibError, StoreError, OSError)
-"""Errors whose message is complete; any other error is a fault of the program and is shown with its place."""
+"""Errors with a complete message. Any other error is a bug and is shown with its file and line number."""
 
 
 class Vote(enum.IntEnum):
@@ -27,19 +27,19 @@ class Vote(enum.IntEnum):
 
     CONTINUE = 0
     STOP = 1
-    """A signal asked this rank to stop."""
+    """This rank received a signal."""
     FAIL = 2
     """This rank has no batch."""
 
 
 class StopRequest:
-    """Notes the signals SIGINT and SIGTERM.
+    """Records the signals SIGINT and SIGTERM.
 
     Args:
-        announce: Answer the first signal with a line on stderr.
+        announce: Print a line on stderr at the first signal.
 
     Attributes:
-        signal: Name of the first signal; empty before it.
+        signal: Name of the first signal; empty if there was none.
     """
 
     def __init__(self, *, announce: bool) -> None:
@@ -47,19 +47,19 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within this block the first signal is noted.
+        """Record the first signal within this block.
 
         Raises:
             KeyboardInterrupt: At the next signal, `REPEAT_SECONDS` later or more.
         """
-        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        before = {number: signal.signal(number, self._record) for number in SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _record(self, number: int, _: FrameType | None) -> None:
         if self.signal:
             if time.monotonic() - self._since < REPEAT_SECONDS:
                 return
@@ -67,20 +67,20 @@ class StopRequest:
         self.signal, self._since = signal.Signals(number).name, time.monotonic()
         if self._announce:
             sys.stderr.write(
-                f"\n{self.signal}: stopping with a checkpoint after this step; repeat it to stop at once\n"
+                f"\n{self.signal}: stopping after this step, with a checkpoint; repeat it to stop immediately\n"
             )
 
 
 def describe_loader_problem(problem: Exception) -> str:
     """Describe in one line why the loader could not make a batch."""
     if is_bad_record(problem):
-        return f"{problem}; --skip-bad-records trains without such records"
+        return f"{problem}; give --skip-bad-records to train without such records"
     text = describe_problem(problem)
     return text if isinstance(problem, COMPLETE_MESSAGES) else f"a loader thread failed: {text}"
 
 
 def describe_problem(problem: Exception) -> str:
-    """Describe an error in one line, with its file and line number if it is a fault of the program."""
+    """Describe an error in one line, with its file and line number if it is a bug."""
     if isinstance(problem, COMPLETE_MESSAGES):
         return str(problem)
     frame = traceback.extract_tb(problem.__traceback__)[-1]

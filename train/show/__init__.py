@@ -1,4 +1,4 @@
 """Ways to look at a run: the report, TensorBoard, FiftyOne, and drawings of skeletons and heatmaps."""
 
-FEWEST_LABELS = 6
-"""Labelled joints that a person needs to be chosen as an example."""
+MIN_LABELS = 6
+"""Smallest number of labelled joints of a person who is shown as an example."""

@@ -1,4 +1,4 @@
-"""Colours of the body's sides, skeletons painted into images with OpenCV, and heatmaps as pixels.
+"""Draws skeletons into images with OpenCV and heatmaps as pixels, in the colours of the body's sides.
 
 The person's left has one colour and the right another, in limbs and in heatmaps, so that a left-right mistake is
 visible. `train.show.report.overlays` draws the same skeletons as SVG.
@@ -27,7 +27,7 @@ FRACTION_BITS: Final = 4
 
 
 def limb_side(a: int, b: int) -> str:
-    """The side of a limb between two joints: ``left``, ``right``, or ``mid`` across; the nose counts as either."""
+    """The side of a limb between two joints: ``left``, ``right``, or ``mid`` between them; the nose fits either."""
     sides = {SIDES[a], SIDES[b]}
     return SIDES[max(a, b)] if len(sides) == 1 or SIDES[min(a, b)] == "mid" else "mid"
 
@@ -36,7 +36,7 @@ def limb_side(a: int, b: int) -> str:
 
 
 def heat_pixels(heatmaps: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Colour heatmaps by the sides of their joints.
+    """Colour heatmaps by the side of each joint.
 
     Args:
         heatmaps: (K, H, W) of COCO's joints.
@@ -84,7 +84,7 @@ def draw_persons(
 
 
 def _thickness(box: NDArray[np.float64]) -> int:
-    """Thickness of a person's limbs in pixels: the side of a square as large as the box over 70, in [1, 12]."""
+    """Thickness of a person's limbs in pixels: the square root of the box's area, divided by 70, in [1, 12]."""
     return int(np.clip(round(float(np.sqrt(max(box[2] * box[3], 0.0))) / 70), 1, 12))
 
 
@@ -103,7 +103,7 @@ def paint_skeleton(
         points: (K, 2) pixels.
         drawn: (K,) joints to draw.
         thickness: Thickness of limbs in pixels.
-        bgr: The canvas is BGR; otherwise RGB.
+        bgr: Whether the canvas is BGR instead of RGB.
     """
     colours = {side: rgb[::-1] if bgr else rgb for side, rgb in COLOURS.items()}
     is_coco = len(points) == len(JOINTS)

@@ -1,7 +1,7 @@
-"""A run in TensorBoard: scalars, and pictures of a few persons of the validation store.
+"""Shows a run in TensorBoard: scalars, and pictures of a few persons of the validation store.
 
-Events never go beyond the checkpoint that a run is resumed from. A full disk ends the run with one line. Without
-TensorBoard the run prints one line and writes no events; ``history.jsonl`` holds the same numbers.
+When a run is resumed, events after its checkpoint are hidden. If the disk is full, the run ends with one line. Without
+TensorBoard, the run prints one line and writes no events; ``history.jsonl`` holds the same numbers.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from kdlib.readout import DECODER
 from kdlib.samples.dataset import StoreDataset, as_tensors
 from kdlib.students.loading import TorchStudent
 from train.errors import not_written
-from train.show import FEWEST_LABELS
+from train.show import MIN_LABELS
 from train.show.drawing import heat_pixels, paint_skeleton
 
 if TYPE_CHECKING:
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 PERSONS: Final = 6
 TILE_HEIGHT: Final = 224
-"""Pixels of a person's picture."""
+"""Height of a person's picture in pixels."""
 GAP: Final = 4
 """Pixels between pictures."""
 MARGIN: Final = 84
-"""Pixels to the left, for the names of the rows."""
+"""Pixels on the left, for the names of the rows."""
 ROWS: Final = ("labels", "teacher", "student", "teacher", "student")
 """Three rows of skeletons, two of heatmaps."""
 THICKNESS: Final = 2
-"""Pixels of a limb."""
+"""Thickness of a limb in pixels."""
 DIMMED: Final = 0.35
 """Brightness of the image under heatmaps, as a share."""
 
@@ -47,7 +47,7 @@ class Board:
 
     Args:
         out: Run folder; None writes nothing.
-        step: Steps done; events of later steps, which an earlier process wrote, are hidden.
+        step: Steps done; events of later steps, written before the run was resumed, are hidden.
 
     Raises:
         TrainError: From `add`, `show` and `flush`, if the events cannot be written.
@@ -59,12 +59,15 @@ class Board:
 
     @property
     def _writer(self) -> "SummaryWriter | None":
-        """TensorBoard's writer, opened at the first use, because its import would delay the first step."""
+        """TensorBoard's writer, opened at the first use, because importing it would delay the first step."""
         if self._opened is None and self._out is not None:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                say("TensorBoard is not installed, no events are written for it: pip install -e '.[tensorboard]'")
+                say(
+                    "TensorBoard is not installed; no events are written for it. To install it: "
+                    "pip install -e '.[tensorboard]'"
+                )
                 self._out = None
                 return None
             self._opened = SummaryWriter(str(self._out), purge_step=self._step + 1 if self._step else None)
@@ -72,20 +75,20 @@ class Board:
 
     def add(self, group: str, values: dict[str, Any], step: int) -> None:
         """Add scalars of a step, named ``group/name``."""
-        with self._refusing():
+        with self._translate_errors():
             if self._writer is not None:
                 for name, value in values.items():
                     self._writer.add_scalar(f"{group}/{name}", value, step)
 
     def show(self, name: str, image: NDArray[np.uint8], step: int) -> None:
         """Add an image (H, W, 3) RGB of a step."""
-        with self._refusing():
+        with self._translate_errors():
             if self._writer is not None:
                 self._writer.add_image(name, image, step, dataformats="HWC")
 
     def flush(self) -> None:
         """Write all events to disk."""
-        with self._refusing():
+        with self._translate_errors():
             if self._opened is not None:
                 self._opened.flush()
 
@@ -96,7 +99,7 @@ class Board:
                 self._opened.close()
 
     @contextlib.contextmanager
-    def _refusing(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Turn an error of the disk into a `TrainError`."""
         try:
             yield
@@ -157,7 +160,7 @@ class Pictures:
         return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
 
     def _skeletons(self, points: NDArray[np.float32], drawn: NDArray[np.bool_]) -> list[NDArray[np.uint8]]:
-        """Tiles with the joints where ``drawn`` (B, K); points are (B, K, 2) heatmap pixels."""
+        """Draw the joints that ``drawn`` (B, K) marks on copies of the tiles; points are (B, K, 2) heatmap pixels."""
         on_tiles = (points * self._stride + 0.5) * self._scale - 0.5
         tiles = [tile.copy() for tile in self._tiles]
         for tile, of_person, joints in zip(tiles, on_tiles, drawn, strict=True):
@@ -165,20 +168,23 @@ class Pictures:
         return tiles
 
     def _heat(self, heatmaps: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
-        """Dimmed tiles under heatmaps (B, K, H, W)."""
+        """Draw heatmaps (B, K, H, W) over dimmed tiles."""
         pairs = zip(self._tiles, heatmaps, strict=True)
-        return [_under_heat(tile, of_person, self._scale, self._stride) for tile, of_person in pairs]
+        return [_draw_heat(tile, of_person, self._scale, self._stride) for tile, of_person in pairs]
 
 
 def _spaced_rows(keypoints: NDArray[np.floating], rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Rows evenly spaced over those with enough labels, or over all rows if none has enough."""
-    labelled = (keypoints[rows][..., 2] > 0).sum(axis=1) >= FEWEST_LABELS
+    """Rows evenly spaced over those with enough labels, or over all rows if no row has enough."""
+    labelled = (keypoints[rows][..., 2] > 0).sum(axis=1) >= MIN_LABELS
     eligible = rows[labelled] if labelled.any() else rows
     return eligible[np.unique(np.linspace(0, len(eligible) - 1, count).round().astype(np.int64))]
 
 
-def _under_heat(tile: NDArray[np.uint8], heatmaps: NDArray[np.float32], scale: float, stride: int) -> NDArray[np.uint8]:
-    """Heatmap pixel u lies at input pixel stride * u; a plain resize would shift it by (stride - 1) / 2 pixels."""
+def _draw_heat(tile: NDArray[np.uint8], heatmaps: NDArray[np.float32], scale: float, stride: int) -> NDArray[np.uint8]:
+    """Draw heatmaps (K, H, W) over a dimmed tile.
+
+    Heatmap pixel u lies at input pixel stride * u; a plain resize would shift it by (stride - 1) / 2 pixels.
+    """
     factor = stride * scale
     affine = np.array([[factor, 0, 0.5 * scale - 0.5], [0, factor, 0.5 * scale - 0.5]])
     layer = cv2.warpAffine(heat_pixels(heatmaps), affine, tile.shape[1::-1], flags=cv2.INTER_LINEAR).astype(np.float32)
@@ -188,7 +194,7 @@ def _under_heat(tile: NDArray[np.uint8], heatmaps: NDArray[np.float32], scale: f
 
 
 def _named_row(name: str, tiles: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Tiles side by side, with the name of the row before them."""
+    """Put tiles side by side, with the name of the row on the left."""
     head = np.zeros((TILE_HEIGHT, MARGIN, 3), np.uint8)
     cv2.putText(head, name, (6, TILE_HEIGHT // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (230, 230, 225), 1, cv2.LINE_AA)
     row = np.concatenate([head, *(np.pad(tile, ((0, 0), (0, GAP), (0, 0))) for tile in tiles)], axis=1)

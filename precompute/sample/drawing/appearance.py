@@ -38,7 +38,7 @@ class Outfit:
         trouser_leg: length of the trousers, 0.4..2.
         skirt: whether the person wears a skirt.
         shoes: colour of the shoes.
-        bulk: factor on the thickness of limbs for the cloth.
+        bulk: factor by which clothes thicken the limbs.
     """
 
     skin: Array
@@ -68,7 +68,7 @@ def draw_skin(rng: np.random.Generator) -> Array:
 
 
 def _contrast(rng: np.random.Generator, colour: Array) -> Array:
-    """Draw a colour with a contrast to another."""
+    """Draw a colour that contrasts with another."""
     other = draw_colour(rng)
     return other if np.abs(other - colour).max() > 70 else (colour + 128) % 256
 

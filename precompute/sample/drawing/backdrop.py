@@ -13,7 +13,7 @@ BACKGROUND_DEPTH = -1e6
 
 
 def draw_texture(rng: np.random.Generator, size: tuple[int, int]) -> Array:
-    """Draw a coloured surface with stains at several scales and sometimes stripes, (h, w, 3) float32 for a (w, h)."""
+    """Draw a coloured surface with stains of several sizes, sometimes stripes, (h, w, 3) float32; `size` is (w, h)."""
     width, height = size
     texture = np.empty((height, width, 3), np.float32)
     texture[:] = draw_colour(rng, vivid=0.5)
@@ -37,7 +37,7 @@ def _stripes(rng: np.random.Generator, size: tuple[int, int]) -> Array:
 
 
 def draw_backdrop(rng: np.random.Generator, size: tuple[int, int]) -> Array:
-    """Draw a room or a landscape with clutter, (h, w, 3) float32 for a (w, h)."""
+    """Draw a room or a landscape with clutter, (h, w, 3) float32; `size` is (w, h)."""
     width, height = size
     image = draw_texture(rng, size)
     if rng.random() < 0.75:  # a floor
@@ -75,7 +75,7 @@ def _box(rng: np.random.Generator, center: Array, extent: Array) -> Array:
 
 
 def draw_loose_limbs(rng: np.random.Generator, canvas: Canvas, scale: float) -> None:
-    """Draw distractors that look like arms, legs and heads on the background. `scale` is a stature in pixels."""
+    """Draw distractors like arms, legs and heads on the background. `scale` is a person's height in pixels."""
     height, width = canvas.depth.shape
     for _ in range(rng.integers(0, 7)):
         colour = draw_skin(rng) if rng.random() < 0.5 else draw_colour(rng)

@@ -148,7 +148,7 @@ def pose_figure(build: Build, pose: Pose) -> Figure:
 
 
 def _spine(build: Build, pose: Pose) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Frames and points from the pelvis to the head. The pelvis makes a quarter of a bend, unless the person sits."""
+    """Frames and points from pelvis to head. The pelvis takes a quarter of the forward bend, unless the person sits."""
     quarter = pose.spine[0] / 4
     frames = {"pelvis": np.eye(3) if pose.name == "sit" else turn_x(quarter)}
     frames["chest"] = frames["pelvis"] @ _bent(pose.spine - [quarter, 0, 0])

@@ -23,7 +23,7 @@ class Pose:
         neck: (3,) the same, for the head relative to the trunk.
         arms: (2, 4) left and right: flexion, abduction, inward twist, elbow.
         legs: (2, 4) left and right: flexion, abduction, inward twist, knee.
-        recline: rotation of the whole body in the image plane, large for people who lie.
+        recline: rotation of the whole body in the image plane, large for people who are lying.
     """
 
     name: str
@@ -124,7 +124,7 @@ def _lunge(rng: np.random.Generator) -> tuple[Array, Array, Array]:
 
 
 def _free(rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Any posture of a standing gymnast: dancing, throwing, kicking."""
+    """Random postures of a standing person: dancing, throwing, kicking."""
     arms = rng.uniform([-40, -5, -40, 0], [170, 110, 60, 130], (2, 4))
     legs = rng.uniform([-25, -2, -25, 0], [75, 40, 15, 80], (2, 4))
     return rng.normal([8, 0, 0], [16, 12, 16]), arms, legs

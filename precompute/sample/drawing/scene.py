@@ -18,7 +18,7 @@ LAYER = 2000.0
 """Depth between one figure and the next in pixels, so that no figure cuts through another."""
 
 SMALLEST_AREA = 120
-"""Persons with fewer visible pixels are not annotated, as an annotator would not find them."""
+"""Persons with fewer visible pixels are not annotated: an annotator would not find them."""
 
 _DEPTHS = np.array([JOINT_DEPTH[name] for name in JOINTS])
 
@@ -30,7 +30,7 @@ class Person:
     Attributes:
         joints: (17, 2) x, y, also of joints that are hidden or outside the image.
         visible: (17,) bool, whether the joint is visible and inside the image.
-        own: (17,) bool, whether the joint's pixel shows this person; if so, only its own body can hide the joint.
+        own: (17,) bool, whether the joint's pixel shows this person; then only the own body can hide the joint.
         silhouette: (H, W) bool, the pixels that show this person.
         facing: degrees; 0 looks into the camera.
         pose: kind of pose.
@@ -104,7 +104,7 @@ def _draw_people(rng: np.random.Generator, canvas: Canvas, stature: float) -> li
 
 
 def _draw_facing(rng: np.random.Generator) -> float:
-    """Draw the direction of a person in degrees: mostly towards the camera, often away from it, sometimes any."""
+    """Draw the direction of a person in degrees: mostly towards the camera, often away from it or to a side."""
     center, spread = [(0, 30), (180, 30), (rng.choice([-90, 90]), 25), (0, 400)][rng.choice(4, p=[0.4, 0.2, 0.2, 0.2])]
     return float(rng.normal(center, spread))
 
@@ -170,14 +170,14 @@ def _draw_crowd(rng: np.random.Generator, canvas: Canvas) -> None:
 def _observe(canvas: Canvas, owner: int, figure: Figure, camera: Camera, pose: Pose) -> Person:
     """Determine which joints and pixels of a figure are visible in the finished drawing.
 
-    A joint is visible if its pixel shows this person, and only the tissue and clothes around the joint are before it.
+    A joint is visible if its pixel shows this person, and only tissue and clothes around the joint are in front of it.
     """
     joints = figure.joints()
     height, width = canvas.depth.shape
     columns, rows = np.round(joints[:, :2]).astype(int).T
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
-    before = canvas.depth[rows, columns] - joints[:, 2]
+    in_front = canvas.depth[rows, columns] - joints[:, 2]
     own = inside & (canvas.owner[rows, columns] == owner)
-    visible = own & (before < _DEPTHS * camera.stature * figure.build.girth * 1.1)
+    visible = own & (in_front < _DEPTHS * camera.stature * figure.build.girth * 1.1)
     return Person(joints[:, :2], visible, own, canvas.owner == owner, camera.facing, pose.name)

@@ -11,7 +11,7 @@ import pytest
 
 import cache
 from precompute.__main__ import main
-from precompute.data.folder import find_split, split_name
+from precompute.data.folder import find_split, to_coco_split
 from precompute.errors import PrecomputeError
 from tests.support import tiny_precompute
 
@@ -80,8 +80,8 @@ def test_a_folder_whose_own_files_say_validation_is_read_under_either_name(tmp_p
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/person_keypoints_validation.json").write_text("{}")
     (tmp_path / "validation").mkdir()
-    assert find_split(tmp_path, split_name("validation")).images == tmp_path / "validation"
-    assert (split_name("train"), split_name("val"), split_name("mine")) == ("train", "val", "mine")
+    assert find_split(tmp_path, to_coco_split("validation")).images == tmp_path / "validation"
+    assert (to_coco_split("train"), to_coco_split("val"), to_coco_split("mine")) == ("train", "val", "mine")
 
 
 def test_a_layout_without_its_images_does_not_hide_one_that_has_them(tmp_path):

@@ -137,7 +137,7 @@ def test_what_is_not_the_file_is_deleted(site, tmp_path, known, message):
 
 
 def test_a_missing_file_and_a_missing_network_are_said_in_one_line(site, tmp_path):
-    with pytest.raises(DownloadError, match=r"none.pth: the server answers 404"):
+    with pytest.raises(DownloadError, match=r"none.pth: the server answered 404"):
         download.download(RemoteFile(f"{site.url}/none.pth"), tmp_path / "w")
     with pytest.raises(DownloadError, match=r"cannot download http://127.0.0.1:9/x: .*refused"):
         download.download(RemoteFile("http://127.0.0.1:9/x"), tmp_path / "w")
@@ -178,7 +178,7 @@ def test_of_several_at_once_each_says_why_it_failed(site, tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert messages == [f"{site.url}/none.pth: the server answers 404 Not Found"] * 4
+    assert messages == [f"{site.url}/none.pth: the server answered 404 Not Found"] * 4
     assert names(tmp_path / "new") == []
 
 
@@ -344,7 +344,7 @@ def test_a_failure_in_somebodys_folder_leaves_it_as_it_was(small_coco, tmp_path,
     before = sorted(tmp_path.rglob("*"))
     del small_coco.files["/annotations/annotations_trainval2017.zip"]
     assert run(small_coco, tmp_path) == 1
-    assert "the server answers 404" in capsys.readouterr().err
+    assert "the server answered 404" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "archives").mkdir()  # left by an earlier failure
     assert run(small_coco, tmp_path) == 1

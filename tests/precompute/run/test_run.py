@@ -188,7 +188,7 @@ def test_annotations_that_do_not_fit_are_refused(data, tmp_path, capsys, change,
 def test_wrong_commands_are_refused_in_one_line(data, tmp_path, capsys):
     base = command(data, tmp_path / "s.zarr")
     assert "has no keypoint annotations of the split 'val'" in refused(capsys, [*base, "--split", "val"])
-    assert "give the data: either --data DIR --split NAME, or --images DIR" in refused(
+    assert "give the data either with --data DIR --split NAME, or with --images DIR" in refused(
         capsys, [*base, "--images", str(data)]
     )
     assert "needs its weights" in refused(capsys, [*base[:6], "--store", str(tmp_path / "s.zarr")])
@@ -200,6 +200,9 @@ def test_wrong_commands_are_refused_in_one_line(data, tmp_path, capsys):
     assert "did you mean hrnet_w48" in refused(capsys, [*nowhere, "hrnet_w32", "--ensemble", "hrnet_w84=b.pth"])
     assert "did you mean root4?" in refused(capsys, [*nowhere, "hrnet_w32", "--codec", "rot4:64"])
     assert "must end in one of" in refused(capsys, command(data, tmp_path / "s.npz"))
+    for scale in ("0", "0.001", "inf", "nan"):
+        assert f"--frame-scale {scale} gives frames without pixels" in refused(capsys, [*base, "--frame-scale", scale])
+    assert "--seed must be 0 or more, got -1" in refused(capsys, [*base, "--seed", "-1"])
 
 
 def test_the_limit_takes_the_first_persons_and_the_ground_truth_follows(data, tmp_path):
@@ -254,7 +257,7 @@ def test_check_notices_what_the_codec_does_not_explain(data, tmp_path, capsys, m
     arguments = command(data, tmp_path / "s.zarr", "--check", "5")
     if elsewhere:
         assert main(arguments) == 0
-        assert "computed differently: torch was 1.0, is" in capsys.readouterr().out
+        assert "computed differently: torch was 1.0 and is" in capsys.readouterr().out
     else:
         assert "differ by more than codec and machine explain" in refused(capsys, arguments)
 
@@ -272,7 +275,7 @@ def test_check_notices_other_images(data, tmp_path, capsys):
 def test_a_dry_run_says_what_it_will_cost_and_writes_nothing(data, tmp_path, capsys):
     assert main(command(data, tmp_path / "s.zarr", "--dry-run")) == 0
     page = capsys.readouterr().out
-    assert "11 in 6 images, 1 view each, averaged with its mirror" in page
+    assert "11 in 6 images, 1 stored view each, averaged with its mirror" in page
     assert "instances/s" in page
     assert not list(tmp_path.iterdir())
 

@@ -95,7 +95,7 @@ def test_every_process_of_a_host_has_its_own_gpu(monkeypatch, place, count, aske
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert own_device(asked) == device
     if count > 1:
-        with pytest.raises(PrecomputeError, match="on one GPU; omit it"):
+        with pytest.raises(PrecomputeError, match="on one GPU; leave it out"):
             own_device("cuda:0")
 
 

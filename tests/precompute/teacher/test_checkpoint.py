@@ -148,10 +148,10 @@ def test_an_onnx_file_given_as_a_checkpoint_names_the_right_flag(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "holds no weights but a list"),
-        ({}, "holds no weights but an empty dict"),
+        ([1, 2], "holds a list instead of weights"),
+        ({}, "holds an empty dict instead of weights"),
         ({"epoch": 3, "loss": 0.5}, "no state dict: these entries are not tensors: epoch, loss"),
-        (torch.ones(3), "holds no weights but a Tensor"),
+        (torch.ones(3), "holds a Tensor instead of weights"),
     ],
 )
 def test_a_checkpoint_without_weights_is_named(content, message, tmp_path):
@@ -169,7 +169,7 @@ def test_differences_are_listed_with_counts_and_first_names(weights, tmp_path):
         load_hrnet(build_hrnet(SMALL), saved(wrong, tmp_path / "w.pth"))
     assert str(caught.value) == (
         f"{tmp_path}/w.pth does not fit hrnet_w16_sample with 17 joints: "
-        "4 missing: conv1.weight, bn1.weight, bn1.bias, ...; 1 unexpected: extra; "
+        "4 missing: conv1.weight, bn1.weight, bn1.bias and 1 more; 1 unexpected: extra; "
         "1 of another shape: conv2.weight (32x16x3x3 instead of 32x32x3x3). "
         "It fits none of hrnet_w32, hrnet_w48, hrnet_w18_small, hrnet_w18_small_v2, hrnet_w16_sample"
     )
@@ -189,6 +189,12 @@ def test_the_teacher_that_would_fit_is_named(name, joints, tmp_path):
     path = saved(build_hrnet(name, joints).state_dict(), tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=f"fit {SMALL} with 17 joints: .* It fits {name} with {joints} joints"):
         load_hrnet(build_hrnet(SMALL), path)
+
+
+def test_a_smaller_teacher_that_would_fit_is_named(weights, tmp_path):
+    """The larger network has batch norms that the file lacks; the hint must not count them as the file's."""
+    with pytest.raises(CheckpointError, match=f"It fits {SMALL} with 17 joints"):
+        load_hrnet(build_hrnet("hrnet_w18_small_v2"), saved(weights, tmp_path / "w.pth"))
 
 
 def test_an_imagenet_backbone_is_named(weights, tmp_path):

@@ -285,7 +285,9 @@ def test_an_onnx_network_that_is_no_teacher_is_refused(network, message, tmp_pat
 
 def test_sizes_must_agree_with_the_onnx_file(tmp_path):
     write_onnx(tmp_path / "net.onnx")
-    with pytest.raises(ValueError, match=r"takes crops of height 64, requested is 128x96 \(height x width\)"):
+    with pytest.raises(
+        ValueError, match=r"takes crops of height 64, but the requested size is 128x96 \(height x width\)"
+    ):
         load_teacher(f"onnx:{tmp_path}/net.onnx", input_size=(96, 128), device="cpu")
     write_onnx(tmp_path / "free.onnx", shape=(1, 3, "h", "w"))
     with pytest.raises(ValueError, match=r"takes crops of any size; give one"):
@@ -313,7 +315,7 @@ def test_an_onnx_file_needs_no_checkpoint_and_keeps_its_precision(tmp_path):
     write_onnx(tmp_path / "net.onnx")
     with pytest.raises(ValueError, match=r"contains its weights; leave out the checkpoint w\.pth"):
         load_teacher(f"onnx:{tmp_path}/net.onnx", "w.pth")
-    with pytest.raises(ValueError, match="was exported in fp32; bf16 was requested"):
+    with pytest.raises(ValueError, match="was exported in fp32, but bf16 was requested"):
         load_teacher(f"onnx:{tmp_path}/net.onnx", device="cpu", precision="bf16")
 
 
@@ -321,7 +323,9 @@ def test_cuda_needs_an_onnxruntime_that_has_it(tmp_path, monkeypatch):
     write_onnx(tmp_path / "net.onnx")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(ValueError, match=r"this onnxruntime has no CUDA .*; install onnxruntime-gpu or use cpu"):
+    with pytest.raises(
+        ValueError, match=r"this onnxruntime has no CUDA .*; install onnxruntime-gpu, or give --device cpu"
+    ):
         load_teacher(f"onnx:{tmp_path}/net.onnx", device="cuda")
 
 

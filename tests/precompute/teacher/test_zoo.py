@@ -93,6 +93,6 @@ def test_without_network_the_way_out_is_a_file(site, tmp_path, monkeypatch):
 def test_a_size_that_is_not_published_needs_a_file(site):
     with pytest.raises(CheckpointError, match="hrnet_w18_small needs its weights"):
         load_teacher("hrnet_w18_small", input_size=(64, 64))
-    with pytest.raises(ValueError, match="runs at its own input size"):
+    with pytest.raises(ValueError, match="has the input size in its name"):
         load_teacher("hrnet_w18_small_96x64", input_size=(64, 64))
     assert site.requests == []

@@ -150,7 +150,7 @@ def test_agreement_counts_differences_and_moved_maxima(student):
     assert (found.crops, found.maps, found.moved) == (7, 7 * 17, 7 * 17)
     with pytest.raises(TrainError, match="disagrees"):
         check_agreement(found, "x.onnx")
-    with pytest.raises(TrainError, match="and PyTorch \\(1, 17, 16, 12\\)"):
+    with pytest.raises(TrainError, match="but PyTorch \\(1, 17, 16, 12\\)"):
         compare(network, lambda batch: rolled(np.concatenate([batch, batch])), crops)
     nan = agreement.Agreement(1, float("nan"), 1.0, 0, 17)
     with pytest.raises(TrainError, match="disagrees"):
@@ -170,6 +170,13 @@ def test_refusals_are_one_line(folder, flags, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--check", "--calibration-crops"])
+def test_a_number_of_crops_must_be_positive(folder, flag, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", "--student", str(folder / "best.pt"), "--out", "s.pt2", flag, "0"])
+    assert f"argument {flag}: a positive whole number is needed, got 0" in capsys.readouterr().err
 
 
 def test_an_onnx_file_of_somebody_else_is_no_student(folder, tmp_path, capsys):

@@ -109,7 +109,7 @@ def test_a_folder_gives_coco_results_and_pictures_and_goes_on_past_what_is_broke
     assert main(["predict", str(tmp_path / "in"), "--student", str(checkpoint), "--out", str(out)]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert "000000000300.jpg is not an image that OpenCV can read (10 bytes)" in lines[0]
-    assert lines[-1] == "error: 1 of 3 images could not be read; the others are done"
+    assert lines[-1] == "error: 1 of 3 images could not be read; the others were predicted"
     assert [(r["image_id"], r["file_name"]) for r in keypoints(out)] == [
         (139, "000000000139.jpg"),
         (285, "sub/000000000285.png"),
@@ -157,7 +157,7 @@ def test_an_output_inside_the_source_is_left_out_through_a_link_too(predict, tmp
     for _ in range(2):
         assert predict("in", out="link/out")[1].endswith(": 1 person in 1 image\n")
     (tmp_path / "in/a.png").unlink()
-    assert "in holds no images except the drawings in" in predict("in", out="in/out")[2]
+    assert "in contains no images except the drawings in" in predict("in", out="in/out")[2]
 
 
 def test_drawings_never_replace_their_pictures(predict, tmp_path):
@@ -285,11 +285,14 @@ def test_boxes_without_area_inside_their_picture_are_counted(predict, tmp_path):
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        ([], "boxes.json holds no box of a person (category 1, not a crowd)"),
-        ([(1, 3, 1.0)], "boxes.json holds no box of a person (category 1, not a crowd)"),
-        ([(1, 1, 0.1), (2, 1, 0.25)], "boxes.json scores below --min-box-score 0.3, the highest 0.25"),
-        ([(1, 1, 0.1), (2, 1, 0.9)], "that can be used: each scores below --min-box-score 0.3, the highest 0.1"),
-        ([(2, 1, 0.9)], "that can be used: names and image_ids differ"),
+        ([], "boxes.json contains no box of a person (category 1, not a crowd)"),
+        ([(1, 3, 1.0)], "boxes.json contains no box of a person (category 1, not a crowd)"),
+        ([(1, 1, 0.1), (2, 1, 0.25)], "boxes.json has a score below --min-box-score 0.3; the highest is 0.25"),
+        (
+            [(1, 1, 0.1), (2, 1, 0.9)],
+            "that can be used: each has a score below --min-box-score 0.3; the highest is 0.1",
+        ),
+        ([(2, 1, 0.9)], "that can be used: no file name or image_id matches"),
     ],
 )
 def test_pictures_without_boxes_are_refused_with_the_reason(predict, tmp_path, boxes, message):
@@ -307,15 +310,18 @@ def test_pictures_without_boxes_are_refused_with_the_reason(predict, tmp_path, b
     [
         ("nonsense", "is not JSON"),
         ('{"boxes": []}', "neither a list of COCO detections nor"),
-        ('{"images": [{"id": 4}], "annotations": []}', "every entry of images needs an id and a file_name"),
-        ('[{"image_id": 1, "bbox": [1, 2, 3]}]', "entry 0: a bbox is four finite numbers"),
-        ('[{"image_id": 1, "bbox": [1, 2, 3, NaN]}]', "entry 0: a bbox is four finite numbers"),
-        ('[{"image_id": 1, "bbox": "1234"}]', "entry 0: a bbox is four finite numbers"),
-        ('[{"image_id": 1}]', "entry 0: needs image_id"),
-        ('[{"image_id": [1], "bbox": [1, 2, 3, 4]}]', r"entry 0: image_id is a number, .* got \[1\]"),
-        ('[{"image_id": null, "bbox": [1, 2, 3, 4]}]', "entry 0: image_id is a number, .* got null"),
-        ('[{"image_id": 1.5, "bbox": [1, 2, 3, 4]}]', r"entry 0: image_id is a number, .* got 1\.5"),
-        ('[{"file_name": ["a.jpg"], "bbox": [1, 2, 3, 4]}]', "entry 0: image_id is a number, and file_name a text"),
+        ('{"images": [{"id": 4}], "annotations": []}', "every entry of `images` needs an id and a file_name"),
+        ('[{"image_id": 1, "bbox": [1, 2, 3]}]', "entry 0: bbox must be four finite numbers"),
+        ('[{"image_id": 1, "bbox": [1, 2, 3, NaN]}]', "entry 0: bbox must be four finite numbers"),
+        ('[{"image_id": 1, "bbox": "1234"}]', "entry 0: bbox must be four finite numbers"),
+        ('[{"image_id": 1}]', r"entry 0: image_id \(or file_name\) and bbox are needed"),
+        ('[{"image_id": [1], "bbox": [1, 2, 3, 4]}]', r"entry 0: image_id must be a number, .* got \[1\]"),
+        ('[{"image_id": null, "bbox": [1, 2, 3, 4]}]', "entry 0: image_id must be a number, .* got null"),
+        ('[{"image_id": 1.5, "bbox": [1, 2, 3, 4]}]', r"entry 0: image_id must be a number, .* got 1\.5"),
+        (
+            '[{"file_name": ["a.jpg"], "bbox": [1, 2, 3, 4]}]',
+            "entry 0: image_id must be a number, and file_name a text",
+        ),
     ],
 )
 def test_a_file_that_holds_no_boxes_is_refused(tmp_path, content, message):
@@ -367,7 +373,7 @@ def test_a_video_comes_back_frame_by_frame(checkpoint, tmp_path, capsys):
     ("name", "message"),
     [
         ("none.jpg", "there is no image"),
-        ("empty", "holds no images"),
+        ("empty", "contains no images"),
         ("text.avi", "neither an image nor a video"),
     ],
 )

@@ -170,7 +170,7 @@ def ask_to_stop():
     ("second", "message"),
     [
         (fail_in_loader, "rank 1 of 2: a loader thread failed: ValueError: a bug"),
-        (die, "lost contact with the other processes: one of them failed or was killed"),
+        (die, "lost the connection to the other processes: one of them failed or was killed"),
         (ask_to_stop, "stopped by another process, after step 2 of 4"),
     ],
 )

@@ -82,7 +82,7 @@ def test_a_corrupt_record_of_the_validation_store_ends_the_run_behind_a_checkpoi
 def test_corrupt_records_are_replaced_counted_and_reported(damaged, tmp_path, capsys):
     flags = {"skip_bad_records": True}
     assert main(command(damaged, tmp_path / "one", **flags)) == 0
-    assert capsys.readouterr().err.count("bad records so far, each replaced by another: 3, e.g. ") == 2
+    assert capsys.readouterr().err.count("3 bad records so far were replaced by others, e.g. ") == 2
     assert json.loads((tmp_path / "one/metrics.json").read_text())["bad_records"] == 3
     assert [line["bad_records"] for line in history(tmp_path / "one")] == [3, 3]
     assert main(command(damaged, tmp_path / "two", threads=1, **flags)) == 0
@@ -196,9 +196,9 @@ def test_a_file_in_the_place_of_the_run_folder_is_refused_at_once(stores, tmp_pa
     file = tmp_path / "file"
     file.write_text("precious")
     assert main(command(stores, file, **flags)) == 1
-    assert error_of(capsys) == f"error: --out {file} is a file; give a folder, which is made if it does not exist"
+    assert error_of(capsys) == f"error: --out {file} is a file; give a folder; it is created if it does not exist"
     assert main(command(stores, file / "run", **flags)) == 1
-    assert error_of(capsys) == f"error: --out {file}/run cannot be made: {file} is a file; give another folder"
+    assert error_of(capsys) == f"error: --out {file}/run cannot be created: {file} is a file; give another folder"
     assert file.read_text() == "precious"
 
 
@@ -223,10 +223,12 @@ def test_a_run_folder_that_cannot_be_written_to_is_refused_before_anything_is_co
     for out in (locked, locked / "run", locked / "several/folders/down"):
         with pytest.raises(TrainError) as refusal:
             check_writable(out)
-        assert str(refusal.value) == f"--out {out}: you may not write to {locked}; give another folder"
-    with pytest.raises(TrainError, match=rf"--out {locked}/closed/run: you may not look into its folders .*; give"):
+        assert str(refusal.value) == f"--out {out}: no permission to write to {locked}; give another folder"
+    with pytest.raises(
+        TrainError, match=rf"--out {locked}/closed/run: no permission to read its parent folders .*; give"
+    ):
         check_writable(locked / "closed/run")
-    with pytest.raises(TrainError, match=rf"link/run cannot be made: {locked}/link is a link to nothing"):
+    with pytest.raises(TrainError, match=rf"link/run cannot be created: {locked}/link is a broken link"):
         check_writable(locked / "link/run")
 
 

@@ -122,7 +122,7 @@ def test_a_second_signal_ends_the_run_at_once(stores, tmp_path, monkeypatch, cap
     monkeypatch.setattr(Trainer, "train_step", signalled)
     monkeypatch.setattr("train.run.stopping.REPEAT_SECONDS", 0.0)
     assert main(command(stores, tmp_path / "run")) == 1
-    assert "interrupted at once" in capsys.readouterr().err
+    assert "interrupted immediately" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole_and_says_so(stores, whole, tmp_path, monkeypatch, capsys):
@@ -189,7 +189,7 @@ def test_a_file_that_may_not_grow_is_named_wherever_it_ends(tmp_path, share):
     process.start()
     process.join(60)
     assert (tmp_path / "refusal").read_text() == (
-        f"could not write {path}: File too large; remove the cause, then continue with --resume"
+        f"could not write {path}: File too large; solve that, then continue with --resume"
     )
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "refusal"]
@@ -229,7 +229,7 @@ def test_a_checkpoint_that_was_cut_says_what_is_left_of_the_run(stores, whole, t
     cut = f"error: {out}/last.pt is not a student's checkpoint: it is truncated or was not written by PyTorch; the run"
     epoch, restart = read(out / "best.pt")["epoch"], "start again with another --out, or with --overwrite"
     assert refusal() == (
-        f"{cut} cannot be resumed, but {out}/best.pt, of epoch {epoch}, is whole, and evaluate, predict and export "
+        f"{cut} cannot be resumed, but {out}/best.pt, of epoch {epoch}, is complete, and evaluate, predict and export "
         f"accept it: {restart}, which deletes it"
     )
     (out / "best.pt").unlink()

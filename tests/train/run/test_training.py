@@ -179,7 +179,7 @@ def test_a_line_about_a_large_batch_names_its_first_instances(stores, tmp_path, 
     monkeypatch.setattr("train.run.loop.SHOWN_IDS", 3)
     monkeypatch.setattr(Stepper, "clip", lambda self: float("inf"))
     assert main(command(stores, tmp_path / "run")) == 1
-    assert re.search(r"ids of the batch are 10\d\d, 10\d\d, 10\d\d and 1 more: look", capsys.readouterr().err)
+    assert re.search(r"ids of the batch are 10\d\d, 10\d\d, 10\d\d and 1 more: check", capsys.readouterr().err)
 
 
 def test_the_trainer_needs_nothing_but_the_store(stores, tmp_path):

@@ -21,7 +21,7 @@ from tests.support.stores.people import IMAGE_SIZE, make_store
 from train.__main__ import main
 from train.errors import TrainError
 from train.evaluate import cached_teacher, measure
-from train.show import FEWEST_LABELS
+from train.show import MIN_LABELS
 from train.show.gallery.__main__ import main as gallery_main
 from train.show.gallery.app import check_fiftyone, check_port_free
 from train.show.gallery.read import read_gallery, relative_box, relative_points
@@ -115,7 +115,7 @@ def test_a_person_without_labels_has_no_oks(store, tmp_path):
 def test_what_is_no_gallery_is_left_alone_and_an_old_gallery_is_replaced(store, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/precious.json").write_text("x")
-    with pytest.raises(TrainError, match="not empty and holds no gallery"):
+    with pytest.raises(TrainError, match="not empty and is not a gallery"):
         write_gallery(store, {}, tmp_path / "mine")
     assert (tmp_path / "mine/precious.json").read_text() == "x"
     predictions = cached_teacher(store)
@@ -276,8 +276,8 @@ def scarce(store, folder, tmp_path):
     """A gallery whose first person has five labelled joints and the lowest OKS; `baseline` is its better student."""
     truth = json.loads((folder / "ground_truth.json").read_text())
     person = truth["annotations"][0]
-    person["keypoints"][2::3] = [2] * (FEWEST_LABELS - 1) + [0] * (len(JOINTS) - FEWEST_LABELS + 1)
-    person["num_keypoints"] = FEWEST_LABELS - 1
+    person["keypoints"][2::3] = [2] * (MIN_LABELS - 1) + [0] * (len(JOINTS) - MIN_LABELS + 1)
+    person["num_keypoints"] = MIN_LABELS - 1
     entries = json.loads((folder / "teacher.json").read_text())
     for name, quality in (("teacher", 1.0), ("baseline", 0.8), ("distilled", 0.5)):
         predictions = [{**entry, "oks": quality * entry["oks"] if i else 0.0} for i, entry in enumerate(entries)]

@@ -15,7 +15,7 @@ from tests.support.stores.people import HEATMAP_SIZE, INPUT_SIZE, make_store
 from train.__main__ import main
 from train.errors import TrainError
 from train.evaluate import cached_teacher, measure
-from train.show import FEWEST_LABELS
+from train.show import MIN_LABELS
 from train.show.drawing import SIDES, limb_side
 from train.show.report.charts import Line, Style, line_chart, nice_ticks, spread
 from train.show.report.comparison import _ends, checks, intervals, pairs
@@ -188,7 +188,7 @@ def shown_rows(page_text, section):
 
 
 def eligible(store):
-    return (store.instances["keypoints"][..., 2] > 0).sum(axis=1) >= FEWEST_LABELS
+    return (store.instances["keypoints"][..., 2] > 0).sum(axis=1) >= MIN_LABELS
 
 
 def test_every_shown_person_has_one_frame_and_the_pictures_of_everybody(page, page_text, store):
@@ -365,7 +365,7 @@ def test_a_run_whose_maps_were_read_in_another_way_is_no_contradiction(store, fo
     (other / "metrics.json").write_text(json.dumps({**reported, "ap": 12.5}))
     (check,) = [check for check in checks(gather(store, [other])) if check.text.startswith(other.name)]
     assert not check.passed
-    assert "12.50 in metrics.json was read with argmax" in check.text
+    assert "12.50 in metrics.json was decoded with argmax" in check.text
 
 
 def test_unequal_recipes_are_noticed(store, folder, tmp_path):

@@ -2,7 +2,7 @@
 
     python -m train.show.gallery --gallery runs/fiftyone --images data/val2017
 
-This needs FiftyOne, but neither torch nor a store. `python -m train fiftyone` writes a gallery and starts this program.
+The program needs FiftyOne, but neither torch nor a store. `python -m train fiftyone` writes a gallery and starts it.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gallery", type=Path, required=True, metavar="DIR", help="folder of COCO files")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the original images")
     parser.add_argument("--port", type=int, default=PORT, help="port of the App (default: %(default)s)")
-    parser.add_argument("--no-app", action="store_true", help="make the dataset and stop")
+    parser.add_argument("--no-app", action="store_true", help="build the dataset, but do not open the App")
     return parser
 
 
@@ -38,7 +38,7 @@ def _has_display() -> bool:
 
 
 def _open_app(fo: Any, dataset: Any, port: int) -> None:
-    """Serve the App to this machine until it is interrupted, even while it starts.
+    """Run the App on this machine until it is interrupted, which also works while it starts.
 
     Without a display this prints the address to open and the command for another machine. FiftyOne's own message
     always names port 5151.
@@ -81,7 +81,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build the dataset and open the App; returns 0, or 1 with one line on stderr if this is refused."""
+    """Build the dataset and open the App; returns 0, or 1 after an error, with one line on stderr."""
     arguments = _parser().parse_args(argv)
     try:
         _show(arguments)

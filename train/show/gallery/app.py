@@ -1,4 +1,4 @@
-"""Starts FiftyOne in a Python environment of its own: it takes 1 GB and pins libraries that training does not."""
+"""Starts FiftyOne in a separate Python environment: it takes 1 GB and pins libraries that training does not pin."""
 
 import os
 import socket
@@ -14,10 +14,10 @@ HOST: Final = "127.0.0.1"
 
 
 def check_fiftyone(python: str) -> None:
-    """Check that a Python interpreter has FiftyOne, before anything is computed for it.
+    """Check that a Python interpreter has FiftyOne, before anything is computed.
 
     Raises:
-        TrainError: If it has none; the message explains how to install it.
+        TrainError: If it has not; the message explains how to install it.
     """
     probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('fiftyone') is None)"
     try:
@@ -26,24 +26,24 @@ def check_fiftyone(python: str) -> None:
         raise TrainError(f"{python} is not a Python interpreter: {error.strerror}") from error
     if not found:
         raise TrainError(
-            f"{python} has no FiftyOne: `make fiftyone` installs it in an environment of its own (1 GB), `pip install "
-            "-e '.[fiftyone]'` in this repository installs it beside everything else, and --python FILE names an "
-            "interpreter that has it"
+            f"{python} has no FiftyOne. `make fiftyone` installs it in a separate environment (1 GB); `pip install -e "
+            "'.[fiftyone]'` in this repository installs it in this one; or give an interpreter that has it with "
+            "--python FILE"
         )
 
 
 def check_port_free(port: int) -> None:
-    """Check that the App can listen on a port, before anything is computed for it.
+    """Check that the App can listen on a port, before anything is computed.
 
     Raises:
-        TrainError: If another program uses the port, or the user may not.
+        TrainError: If another program uses the port, or the user has no permission to use it.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just released is free, as for the App
         try:
             probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or "there are only ports up to 65535"
+            reason = getattr(error, "strerror", None) or "ports end at 65535"
             raise TrainError(f"the App cannot use --port {port} ({reason}); give another with --port N") from error
 
 

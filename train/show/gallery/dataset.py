@@ -10,16 +10,16 @@ from statistics import fmean
 from typing import Any, Final
 
 from train.errors import TrainError
-from train.show import FEWEST_LABELS
+from train.show import MIN_LABELS
 from train.show.gallery import GROUND_TRUTH
 from train.show.gallery.read import Figure, Gallery, GalleryImage
 
 COLOURS: Final = ("#ffd23f", "#c9cad0", "#a992f0", "#3fc79b", "#f07db5", "#86b8cc", "#f0917c")
-"""The labels' colour, then the networks' as in the dark report; further networks start again after the labels'."""
+"""The labels' colour, then the networks' as in the dark report; further networks start again with the second colour."""
 MADE_BY: Final = "pose-teacher-cache"
-"""Entry of the dataset's ``info`` that marks it as ours."""
+"""Entry of the dataset's ``info`` that marks a dataset made by this project."""
 LIMBS: Final = f"{GROUND_TRUTH}_limbs"
-"""Field of the labels as lines: lines hide no network's joints, and the App cannot crop to keypoints with a NaN."""
+"""Field of the labels as lines: lines do not hide predicted joints, and the App cannot crop to keypoints with NaN."""
 
 
 def build(fo: Any, gallery: Gallery) -> Any:
@@ -40,7 +40,7 @@ def build(fo: Any, gallery: Gallery) -> Any:
     dataset.default_skeleton = fo.KeypointSkeleton(labels=gallery.joints, edges=gallery.limbs)
     dataset.app_config.color_scheme = _colours(fo, gallery)
     similarities = {name: [oks for p in gallery.images for oks in _similarities(p, name)] for name in gallery.networks}
-    if hasattr(fo, "ActiveFields"):  # an older App opens with all fields
+    if hasattr(fo, "ActiveFields"):  # older Apps show all fields
         dataset.app_config.active_fields = fo.ActiveFields(paths=[LIMBS, *_best_student(similarities)])
     dataset.add_samples([_sample(fo, image, gallery) for image in gallery.images], progress=False)
     dataset.add_dynamic_sample_fields()
@@ -66,7 +66,7 @@ def _best_student(similarities: Mapping[str, Sequence[float]]) -> list[str]:
 def _similarities(image: GalleryImage, network: str) -> list[float]:
     """OKS of the image's persons with enough labels."""
     persons = [figure.attributes for figure in image.figures[network]]
-    return [p["oks"] for p in persons if p["oks"] is not None and p["labelled"] >= FEWEST_LABELS]
+    return [p["oks"] for p in persons if p["oks"] is not None and p["labelled"] >= MIN_LABELS]
 
 
 def _sample(fo: Any, image: GalleryImage, gallery: Gallery) -> Any:
@@ -102,7 +102,7 @@ def _save_worst(fo: Any, dataset: Any, network: str) -> None:
     field = fo.ViewField
     oks = f"boxes.oks_{network}"
     crops = dataset.to_patches("boxes", other_fields=[LIMBS, network]).exists(oks)
-    crops = crops.match(field("boxes.labelled") >= FEWEST_LABELS)
+    crops = crops.match(field("boxes.labelled") >= MIN_LABELS)
     for joints in (LIMBS, network):
         crops = crops.filter_labels(joints, field("annotation_id") == field("$boxes.annotation_id"), only_matches=False)
     dataset.save_view(f"worst persons: {network}", crops.sort_by(oks))

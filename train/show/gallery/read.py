@@ -11,7 +11,7 @@ from train.errors import TrainError
 from train.show.gallery import GROUND_TRUTH
 
 DIGITS: Final = 8
-"""Digits of the store's digest in the gallery's name: different stores of one path get different names."""
+"""Digits of the store's digest in the gallery's name: different stores at the same path get different names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class GalleryImage:
     width: int
     height: int
     figures: dict[str, list[Figure]]
-    """By field: those of the labels and of each network."""
+    """The figures of the labels and of each network, by field name."""
     boxes: list[tuple[list[float], dict[str, Any]]]
     """x, y, width, height relative to the image's size, and attributes."""
 

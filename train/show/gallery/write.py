@@ -34,14 +34,14 @@ def predictions_by_name(
         store: Validation store.
         students: Checkpoints.
         teacher: Include the store's teacher.
-        device: Where the students run.
+        device: Device of the students.
         images: Folder of the original images, for a store without frames.
 
     Returns:
         Predictions by names that are valid for files and fields.
 
     Raises:
-        KdlibError: If a file is not a student, or (`TrainError`) has another number of joints.
+        KdlibError: If a file is not a student, or (`TrainError`) a student has another number of joints.
     """
     predictions = {"teacher": cached_teacher(store)} if teacher else {}
     for path in students:
@@ -55,7 +55,7 @@ def predictions_by_name(
 
 
 def _free_name(name: str, path: Path, taken: Mapping[str, Any]) -> str:
-    """The student's name, with that of its run folder if the name is taken; letters, digits and underscores only."""
+    """The student's name, extended by its run folder's if it is not unique; letters, digits and underscores only."""
     candidates = [name, f"{name}_{path.parent.name}", *(f"{name}_{path.parent.name}_{i}" for i in range(2, 1000))]
     plain = (re.sub(r"\W", "_", candidate) for candidate in candidates)
     return next(candidate for candidate in plain if candidate not in (*taken, GROUND_TRUTH))
@@ -75,15 +75,15 @@ def write_gallery(store: Store, predictions: Mapping[str, Predictions], out: Pat
     files = {GROUND_TRUTH: annotations(store), **{name: results(store, of) for name, of in predictions.items()}}
     old = sorted(out.iterdir()) if out.is_dir() else []
     if old and (out / f"{GROUND_TRUTH}.json") not in old:
-        raise TrainError(f"{out} is not empty and holds no gallery; give another --out")
+        raise TrainError(f"{out} is not empty and is not a gallery; give another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
         for path in old:
             if path.suffix == ".json" and path.stem not in files:
                 path.unlink()
         for name, content in files.items():
-            with replacing(out / f"{name}.json") as beside:
-                beside.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+            with replacing(out / f"{name}.json") as temporary:
+                temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise TrainError(f"could not write the gallery {out}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""The report: one HTML file that compares a teacher and its students, and shows why its numbers can be trusted.
+"""The report: one HTML file that compares a teacher and its students, with checks of its numbers.
 
     python -m train report --store val.zarr --runs runs/baseline runs/distilled --out report.html
 

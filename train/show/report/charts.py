@@ -9,11 +9,11 @@ from typing import Final
 from train.show.report.markup import Markup, compact, element, fixed, has_value, join
 
 LABEL_GAP: Final = 14.0
-"""Smallest distance of two labels at the ends of lines, in SVG units."""
-LONGEST_LABEL: Final = 20
-"""Characters of a label; longer ones are cut."""
+"""Smallest distance between two labels at the ends of lines, in SVG units."""
+MAX_LABEL: Final = 20
+"""Largest number of characters of a label; longer labels are shortened."""
 DOT_STEP: Final = 4.5
-"""Largest vertical distance of two dots in a row, in SVG units."""
+"""Largest vertical distance between two dots of a row, in SVG units."""
 TICKS: Final = 5
 """Approximate number of ticks of an axis."""
 
@@ -126,7 +126,7 @@ class Style:
     height: float = 235.0
     x_ticks: Sequence[float] = ()
     y_ticks: Sequence[float] = ()
-    """Ticks of an axis, whose ends are the first and the last; if empty, chosen to enclose the lines."""
+    """Ticks of an axis, which reaches from the first to the last; if empty, they are chosen to enclose the lines."""
 
 
 def line_chart(style: Style, lines: Sequence[Line]) -> Markup:
@@ -152,7 +152,7 @@ def _axes(style: Style, lines: Sequence[Line]) -> Axes:
 
 
 def _whole_ticks(low: float, high: float) -> list[float]:
-    """Round whole numbers between two values, which are included."""
+    """Choose round whole numbers between two values, and include both values."""
     if high <= low:
         return [low - 1, low, low + 1]
     inner = [tick for tick in nice_ticks(low, high) if tick == round(tick)]
@@ -201,7 +201,7 @@ def _end_labels(axes: Axes, lines: Sequence[Line]) -> Markup:
 
 
 def _short(label: str) -> str:
-    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
+    return label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 1] + "…"
 
 
 # --- dot plots --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Compares students: pairs of distilled and baseline, intervals of their differences, and checks of the numbers."""
+"""Compares students: pairs of distilled student and baseline, confidence intervals, and checks of the numbers."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from train.show.report.evidence import Evidence, Subject, Trained
 from train.show.report.markup import fixed, has_value
 
 TEACHER_SETTINGS: Final = {"gt_weight", "kd_weight", "kd_schedule", "temperature", "logits", "joints", "views"}
-"""Settings that have an effect, or may differ in a fair comparison, only with a teacher."""
+"""Settings that matter for distilled students only, or may differ from the baseline's in a fair comparison."""
 DRAWS: Final = 1000
-"""Bootstrap samples."""
+"""Number of bootstrap samples."""
 TOLERANCE: Final = 0.05
-"""Points by which two measurements of the same value may differ: half of the last digit on the page."""
+"""Largest accepted difference of two measurements of the same value, in points: half of the last digit on the page."""
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
@@ -27,7 +27,7 @@ TOLERANCE: Final = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A distilled student and the baseline it is compared with."""
+    """A distilled student and the baseline that it is compared with."""
 
     distilled: Trained
     baseline: Trained
@@ -74,8 +74,8 @@ def intervals(store: Store, pairs: Sequence[Pair]) -> list[dict[str, tuple[float
     ch. 13).
 
     Returns:
-        For each pair, the ends of the interval by metric: distilled minus baseline, in percentage points. Draws without
-        any label are left out; NaN if no draw has labels.
+        For each pair, the ends of the interval by metric: distilled minus baseline, in percentage points. Samples
+        without labels are left out; NaN if no sample has labels.
     """
     subjects = {id(subject): subject for pair in pairs for subject in (pair.distilled, pair.baseline)}
     drawn = {key: _bootstrap(store, subject) for key, subject in subjects.items()}
@@ -122,7 +122,7 @@ class Check:
 
 
 def checks(evidence: Evidence) -> list[Check]:
-    """Check everything that the store and the runs allow to check."""
+    """Make all checks that the store and the runs allow."""
     found = [_check_complete(evidence.store), _check_teacher(evidence)]
     found += [_check_reported(evidence.store, student) for student in evidence.students]
     return found + [_check_fair(pair) for pair in pairs(evidence.students)]
@@ -132,43 +132,45 @@ def _check_complete(store: Store) -> Check:
     written = int(np.count_nonzero(store.written))
     state = "complete" if store.complete else "not complete"
     counts = f"{written:,} of {len(store):,} instances"
-    text = f"The store is {state}: {counts}; all records that were read match their checksums."
+    text = f"The store is {state}: it holds {counts}. All records that were read match their checksums."
     return Check(store.complete, text)
 
 
 def _check_teacher(evidence: Evidence) -> Check:
     stored, now = (evidence.store.manifest["teacher_metrics"] or {}).get("ap"), evidence.teacher.metrics["ap"]
     if not has_value(stored):
-        return Check(not has_value(now), "The manifest holds no AP of the teacher to compare with.")
+        return Check(not has_value(now), "The manifest holds no AP of the teacher for comparison.")
     agree = has_value(now) and abs(stored - now) < TOLERANCE
     verdict = "they agree" if agree else "they do not agree"
     return Check(
         agree,
-        f"Teacher's AP: {fixed(stored, 2)} in the manifest, {fixed(now, 2)} decoded from the heatmaps now; {verdict}.",
+        f"Teacher's AP: {fixed(stored, 2)} in the manifest, {fixed(now, 2)} decoded from the heatmaps now: {verdict}.",
     )
 
 
 def _check_reported(store: Store, student: Trained) -> Check:
     if not student.reported:
         return Check(
-            False, f"{student.name}: the run is not finished (no metrics.json); this is its best student so far."
+            False, f"{student.name}: the run is not finished (it has no metrics.json); this is its best student so far."
         )
     if student.config["val_store"]["content_sha256"] != store.manifest["content_sha256"]:
         other = student.config["val_store"]["name"]
         return Check(
             False,
-            f"{student.name}: the run was validated on another store, {other}; measured on this store here.",
+            f"{student.name}: the run was validated on another store, {other}; this page measures it on this store.",
         )
     stored, now = student.reported.get("ap"), student.metrics["ap"]
-    decoder = student.reported.get("decoder", "argmax")  # runs older than decision 0015 name no decoder
+    decoder = student.reported.get("decoder", "argmax")  # runs made before decision 0015 do not name the decoder
     if decoder != DECODER:
-        text = f"AP {fixed(stored, 2)} in metrics.json was read with {decoder}, {fixed(now, 2)} now with {DECODER}."
+        text = (
+            f"AP {fixed(stored, 2)} in metrics.json was decoded with {decoder}, AP {fixed(now, 2)} here with {DECODER}."
+        )
         return Check(False, f"{student.name}: {text}")
     agree = not has_value(now) or (has_value(stored) and abs(now - stored) < TOLERANCE)
     verdict = "they agree" if agree else "they do not agree"
     return Check(
         agree,
-        f"{student.name}: AP {fixed(stored, 2)} in its metrics.json, {fixed(now, 2)} from best.pt now; {verdict}.",
+        f"{student.name}: AP {fixed(stored, 2)} in its metrics.json, {fixed(now, 2)} from best.pt now: {verdict}.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The confidence of each network's joints: a chart of its reliability, and a table of its calibration."""
+"""The confidence of each network's joints: a reliability chart and a table of calibration."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ SHARES: Final = (0, 20, 40, 60, 80, 100)
 """Ticks of both axes, in percent."""
 BINS: Final = 10
 MIN_JOINTS: Final = 20
-"""A bin with fewer joints is not shown: its share is noise."""
+"""Bins with fewer joints are not shown, because their share of right joints is unreliable."""
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------
@@ -53,28 +53,28 @@ def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_], bins
 
 
 def calibration_error(found: list[Bin]) -> float:
-    """Compute the mean gap between confidence and share right, weighted by joints (ECE); NaN without joints."""
+    """Compute the mean gap between confidence and share of right joints, per joint (ECE); NaN without joints."""
     count = sum(b.count for b in found)
     return sum(b.count * abs(b.confidence - b.right) for b in found) / count if count else float("nan")
 
 
 def ranking_quality(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
-    """Compute the probability that a right joint has more confidence than a wrong one, ties counted half (AUROC).
+    """Compute the probability that a right joint has a higher confidence than a wrong one; ties count half (AUROC).
 
     NaN if all joints are right, or all are wrong.
     """
-    wrongs, rights = np.sort(confidence[~right]), confidence[right]
-    if not len(wrongs) or not len(rights):
+    wrong, correct = np.sort(confidence[~right]), confidence[right]
+    if not len(wrong) or not len(correct):
         return float("nan")
-    below = np.searchsorted(wrongs, rights, "left") + np.searchsorted(wrongs, rights, "right")
-    return float(below.mean() / 2 / len(wrongs))
+    below = np.searchsorted(wrong, correct, "left") + np.searchsorted(wrong, correct, "right")
+    return float(below.mean() / 2 / len(wrong))
 
 
 # --- page -------------------------------------------------------------------------------------------------------------
 
 
 def confidence(evidence: Evidence, series: Sequence[str]) -> Markup:
-    """Draw the reliability of each network's joints, and tabulate calibration error and ranking."""
+    """Draw the reliability chart of all networks, and tabulate calibration error and ranking."""
     subjects = [evidence.teacher, *evidence.students]
     joints = [_labelled_joints(evidence, subject) for subject in subjects]
     bins = [reliability(*of_subject) for of_subject in joints]
@@ -122,12 +122,12 @@ def _table(
     rows = [
         (
             "Calibration error",
-            "mean gap between confidence and share right (ECE)",
+            "mean gap between confidence and share of right joints (ECE)",
             [100 * calibration_error(b) for b in bins],
         ),
         (
             "Ranking",
-            "probability that a right joint has more confidence than a wrong one (AUROC)",
+            "probability that a right joint has a higher confidence than a wrong one (AUROC)",
             [100 * ranking_quality(*j) for j in joints],
         ),
         ("Mean confidence", "of the labelled joints", [100 * _mean(c) for c, _ in joints]),

@@ -1,4 +1,4 @@
-"""The measurements of a report: the teacher and every student on one store."""
+"""Measures the teacher and every student on one store, for a report."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from train.recipe import LEGACY_DEFAULTS
 from train.supervision import Supervision
 
 TRAINING: Final = ("train_seconds", "train_instances_per_second")
-"""Entries of ``metrics.json`` that only the run itself can measure."""
+"""Entries of ``metrics.json`` that only the run can measure."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Subject:
 
     name: str
     metrics: dict[str, Any]
-    """In percent, see `train.evaluate.measure`."""
+    """Metrics in percent, from `train.evaluate.measure`."""
     predictions: Predictions
     oks: NDArray[np.float64]
-    """(N,) of ``predictions.rows``; NaN for a person without labels."""
+    """(N,) OKS of ``predictions.rows``; NaN for a person without labels."""
     cost: dict[str, Any]
-    """parameters, multiply_adds, bytes, cpu_ms, train_seconds, train_instances_per_second; those that are known."""
+    """parameters, multiply_adds, bytes, cpu_ms, train_seconds, train_instances_per_second; the known ones only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Trained(Subject):
 
     @property
     def distilled(self) -> bool:
-        """Whether the student learnt from a teacher."""
+        """Whether the student was trained on a teacher."""
         return self.supervision.kd_weight > 0
 
     @property
@@ -121,7 +121,7 @@ def _oks(store: Store, predictions: Predictions) -> NDArray[np.float64]:
 
 
 def _names(runs: list[Path]) -> list[str]:
-    """Names of the runs: baseline or distilled, or the folders of runs that share such a name."""
+    """Names of the runs: baseline or distilled; if several runs share a name, the names of their folders."""
     kinds = [str(_json(run / "config.json").get("name", run.name)) for run in runs]
     folders = [run.name if [r.name for r in runs].count(run.name) == 1 else str(Path(*run.parts[-2:])) for run in runs]
     return [kind if kinds.count(kind) == 1 else folder for kind, folder in zip(kinds, folders, strict=True)]

@@ -1,4 +1,4 @@
-"""The facts of a report: the store's manifest, the recipes of the runs, and the commands that repeat them."""
+"""The facts of a report: the store's manifest, the recipes of the runs, and the commands that reproduce them."""
 
 import dataclasses
 import shlex
@@ -34,7 +34,7 @@ def store_facts(evidence: Evidence) -> Markup:
     )
     columns = [element("section", element("h3", title), _list(facts), class_="facts") for title, facts in groups]
     software = ", ".join(f"{name} {version}" for name, version in about.get("software", {}).items())
-    notes = [element("p", text, class_="note") for text in (f"Made with {software}.", about.get("licence", "")) if text]
+    notes = [element("p", text, class_="note") for text in (f"Software: {software}.", about.get("licence", "")) if text]
     return join([element("div", *columns, class_="columns"), *notes])
 
 
@@ -47,8 +47,8 @@ def _teacher_facts(manifest: Mapping[str, Any]) -> list[Fact]:
         ("input", _height_by_width(teacher["input_size"])),
         ("heatmaps", f"{manifest['spec']['joints']} of {_height_by_width(teacher['heatmap_size'])}"),
         ("precision", teacher.get("precision", DASH)),
-        ("flip test", "yes, in each stored map" if teacher.get("flip_test") else "no"),
-        ("views", f"{manifest['spec']['views']} ({flips})"),
+        ("flip test", "yes, in each stored heatmap" if teacher.get("flip_test") else "no"),
+        ("stored views", f"{manifest['spec']['views']} ({flips})"),
         ("AP when stored", fixed((manifest["teacher_metrics"] or {}).get("ap"), 2)),
     ]
 
@@ -60,7 +60,7 @@ def _data_facts(manifest: Mapping[str, Any]) -> list[Fact]:
     return [
         ("annotations", name),
         ("sha256", _hash(digest)),
-        ("boxes", boxes["name"] if boxes else "as annotated"),
+        ("boxes", boxes["name"] if boxes else "annotated boxes"),
         *((key.replace("_", " "), _plain(value)) for key, value in rest.items()),
         ("logits", f"{logits['transform']}, floor {logits['floor']:g}"),
     ]
@@ -87,7 +87,7 @@ def _byte_facts(store: Store) -> list[Fact]:
         ("codec", f"{codec['name']} ({settings})"),
         ("codec error at T = 1", f"{power(log['mean'])} nats, worst {power(log['worst'])}"),
         ("codec error at T = 4", f"{power(soft['mean'])} nats, worst {power(soft['worst'])}"),
-        ("per instance", f"{size(store.nbytes / max(len(store), 1))} on disk, everything included"),
+        ("per instance", f"{size(store.nbytes / max(len(store), 1))} on disk, all data included"),
         ("heatmaps as float32", size(as_float)),
         ("frames", "in the store" if store.has_frames else "not stored"),
         ("content", _hash(store.manifest["content_sha256"])),
@@ -99,7 +99,7 @@ def _height_by_width(size_: Sequence[int]) -> str:
 
 
 def _hash(value: str | None) -> Markup | str:
-    """A hash, of which the style shows the first digits; all of it on hover and for copying."""
+    """A hash. The page shows its first digits; hovering shows all of it, and copying copies all of it."""
     return element("code", value, title=value, class_="hash") if value else DASH
 
 
@@ -145,7 +145,7 @@ def _setting(student: Trained, name: str) -> str:
 
 
 def _text(name: str, value: Any) -> str:
-    """A setting as the command line takes it; of a file only its name, so that no folder of this machine is shown."""
+    """A setting as the command line takes it; for a file only its name, so that no folder of this machine is shown."""
     if value in ("", None):
         return "the teacher's" if name == "input_size" else DASH
     return Path(value).name if name == "pretrained" else str(value)

@@ -14,9 +14,9 @@ from train.show.report.evidence import Evidence, Subject, Trained
 from train.show.report.markup import Markup, fixed, join, whole
 
 RANKING_POINTS: Final = 160
-"""Points of a ranking's curve: enough for its shape, few enough for a small page."""
+"""Points of a ranking's curve; few, to keep the page small."""
 SIZES: Final = (("medium", 32**2, 96**2), ("large", 96**2, np.inf))
-"""COCO's sizes of persons with keypoints: square image pixels, from and to."""
+"""COCO's sizes of persons: name, and range of the area in square image pixels."""
 TOLERANCES: Final = np.linspace(0, 0.2, 41)
 """PCK thresholds: fractions of the box's longer side up to 0.2, in steps of 0.005."""
 
@@ -55,7 +55,7 @@ def ranking(subjects: Sequence[Subject], series: Sequence[str], ranked: Subject,
         subjects: The networks.
         series: CSS class of each network.
         ranked: The network whose curve marks the persons that the page shows.
-        places: Their indices into ``predictions.rows``.
+        places: Indices of these persons into ``predictions.rows``.
     """
     lines = []
     for subject, name in zip(subjects, series, strict=True):
@@ -168,7 +168,7 @@ def _visibility_dots(
 
 
 def tolerance_curves(evidence: Evidence, series: Sequence[str]) -> Markup:
-    """Draw PCK over its threshold: small errors disappear at larger thresholds, large errors do not."""
+    """Draw PCK over its threshold, which distinguishes small errors from large ones."""
     lines = [
         Line(subject.name, c, _shares(evidence, subject))
         for subject, c in zip([evidence.teacher, *evidence.students], series, strict=True)

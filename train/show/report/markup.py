@@ -1,4 +1,4 @@
-"""HTML and SVG from function calls, which escape text but not markup; and numbers as text."""
+"""Builds HTML and SVG from function calls, which escape text but not markup; and formats numbers."""
 
 import html
 import math
@@ -18,7 +18,7 @@ _SUPERSCRIPTS: Final = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹
 
 
 class Markup(str):
-    """Text that is HTML and goes into a page unchanged."""
+    """HTML that goes into a page without escaping."""
 
     __slots__ = ()
 

@@ -1,6 +1,6 @@
-"""Skeletons and heatmaps as SVG over a frame, in the frame's own pixels, with the colours of `train.show.drawing`.
+"""Draws skeletons and heatmaps as SVG over a frame, in frame pixels and the colours of `train.show.drawing`.
 
-Pixel u covers u to u + 1 in SVG and has its centre at u here: everything is shifted by half a pixel.
+In SVG, pixel u covers u to u + 1; in this project, its centre is at u. Everything is therefore shifted by half a pixel.
 """
 
 import base64
@@ -17,7 +17,7 @@ from train.show.report.markup import Markup, compact, element, join
 
 
 def panel(layers: Sequence[Markup | None], view_box: str, label: str, class_: str = "") -> Markup:
-    """One picture of layers on top of each other.
+    """Build a picture from layers, the first at the bottom.
 
     Args:
         layers: SVG in the frame's pixels; None is left out.
@@ -31,7 +31,7 @@ def panel(layers: Sequence[Markup | None], view_box: str, label: str, class_: st
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """An image file as an address that needs no request; ``kind`` is ``png`` or ``jpeg``."""
+    """Convert an image file to a data URI; ``kind`` is ``png`` or ``jpeg``."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
@@ -41,11 +41,11 @@ def data_uri(content: bytes, kind: str) -> str:
 def skeleton(
     points: NDArray[np.floating], counted: NDArray[np.bool_], drawn: NDArray[np.bool_], scale: float
 ) -> Markup:
-    """Limbs and joints of one person.
+    """Draw the limbs and joints of one person.
 
     Args:
         points: (K, 2) frame pixels.
-        counted: (K,) joints that are labelled; limbs of other joints are faint.
+        counted: (K,) joints that are labelled; limbs of unlabelled joints are faint.
         drawn: (K,) joints to draw at all.
         scale: Thickness of a limb in frame pixels.
     """
@@ -78,7 +78,7 @@ def _joint(point: NDArray[np.floating], side: str, radius: float) -> Markup:
 
 
 def heat_layer(heatmaps: NDArray[np.floating], to_frame: NDArray[np.float64]) -> Markup:
-    """The maximum of heatmaps over the joints.
+    """Draw the maximum of heatmaps over the joints.
 
     Args:
         heatmaps: (K, H, W).
@@ -96,7 +96,7 @@ def heat_layer(heatmaps: NDArray[np.floating], to_frame: NDArray[np.float64]) ->
 
 
 def heat_png(heatmaps: NDArray[np.floating]) -> bytes:
-    """`train.show.drawing.heat_pixels` as a PNG file."""
+    """Encode `train.show.drawing.heat_pixels` of heatmaps (K, H, W) as a PNG file."""
     pixels = heat_pixels(heatmaps)[..., [2, 1, 0, 3]]
     return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
 

@@ -1,4 +1,4 @@
-"""The page of a report: its headline, its sections in order, and writing it."""
+"""Builds the page of a report, its headline and its sections in order, and writes it."""
 
 import statistics
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from cache import Store
 from kdcli.files import replacing
-from train.errors import TrainError, check_is_no_folder
-from train.show import FEWEST_LABELS
+from train.errors import TrainError, check_is_not_folder
+from train.show import MIN_LABELS
 from train.show.report import facts, figures, tables
 from train.show.report.comparison import Check, Pair, checks, pairs
 from train.show.report.confidence import MIN_JOINTS, confidence
@@ -21,9 +21,9 @@ from train.show.report.markup import MINUS, TIMES, Markup, element, fixed, signe
 from train.show.report.people import WORST, cards, choose, frames, worst_first
 
 COLOURS: Final = 6
-"""Number of students' colours in report.css; further students start with the first colour again."""
+"""Number of student colours in report.css; further students start again with the first colour."""
 POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""The page's content security policy, by which the browser refuses every request."""
+"""The page's content security policy: the browser makes no requests."""
 
 
 def write_report(store: Store, runs: list[Path], out: Path, images: Path | None = None) -> None:
@@ -32,18 +32,18 @@ def write_report(store: Store, runs: list[Path], out: Path, images: Path | None 
     Args:
         store: Validation store (`cache.open_store`).
         runs: Run folders, in the order in which the page shows them.
-        out: HTML file to write; its folder is made if it does not exist.
+        out: HTML file to write; its folder is created if it does not exist.
         images: Folder of the original images, for a store without frames.
 
     Raises:
         TrainError: If a folder holds no run, a student does not fit the store, or the file cannot be written.
     """
-    check_is_no_folder(out, "report.html")
+    check_is_not_folder(out, "report.html")
     page = render(gather(store, runs, images))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out) as beside:
-            beside.write_text(page, encoding="utf-8")
+        with replacing(out) as temporary:
+            temporary.write_text(page, encoding="utf-8")
     except OSError as error:
         reason = f"{out.parent} is a file" if isinstance(error, FileExistsError) else error.strerror
         raise TrainError(f"could not write {out}: {reason}") from error
@@ -69,7 +69,7 @@ def render(evidence: Evidence) -> str:
 
 
 def headline(students: Sequence[Trained], paired: Sequence[Pair]) -> str:
-    """Build the result in one line: the mean difference of the pairs, or without pairs the students' metrics."""
+    """Build the result in one line: the mean difference of the pairs or, without pairs, the students' metrics."""
     if not paired:
         return "; ".join(
             f"{s.name}: AP {fixed(s.metrics['ap'])}, PCK@0.05 {fixed(s.metrics['pck@0.05'])}" for s in students
@@ -90,17 +90,23 @@ def _sections(evidence: Evidence, paired: Sequence[Pair], title: str) -> list[Ma
     return [
         element("header", element("h1", title), _introduction(evidence, series)),
         element("section", table, _scope(evidence), id="numbers"),
-        _section("Checks", "checks", _checks(checks(evidence)), "Made while this page was written."),
+        _section("Checks", "checks", _checks(checks(evidence)), "These checks were made while this page was written."),
         _learning(evidence, series),
         _differences(evidence, series, ranked, places),
         _confidence(evidence, series),
         *_people(evidence, series, ranked, places),
         _section("The store", "store", facts.store_facts(evidence)),
         _section(
-            "Recipes", "recipes", facts.recipes(evidence.students, series[1:]), "Settings that differ from a default."
+            "Recipes",
+            "recipes",
+            facts.recipes(evidence.students, series[1:]),
+            "Settings that differ from their default in at least one run, and the weights of the loss.",
         ),
         _section(
-            "Commands", "commands", facts.commands(evidence), "They train the students and write this page again."
+            "Commands",
+            "commands",
+            facts.commands(evidence),
+            "These commands train the students and write this page again.",
         ),
         element("details", element("summary", "All numbers"), tables.all_numbers(evidence, series), id="all"),
     ]
@@ -123,8 +129,8 @@ def _differences(evidence: Evidence, series: list[str], ranked: Subject, places:
     ]
     lead = (
         "Left and right joints are combined; hover over a dot for each side. The numbered persons are shown below. "
-        f"COCO calls a person of 32² to 96² pixels medium and a larger one large; here are "
-        f"{figures.size_counts(evidence)}."
+        f"In COCO, persons of 32² to 96² pixels are medium, larger ones are large. This store holds "
+        f"{figures.size_counts(evidence)} persons."
     )
     content = element("div", *charts, class_="charts in-twos")
     return _section("Where they differ", "differences", content, lead, _legend(subjects, series))
@@ -132,24 +138,24 @@ def _differences(evidence: Evidence, series: list[str], ranked: Subject, places:
 
 def _confidence(evidence: Evidence, series: list[str]) -> Markup:
     lead = (
-        "The confidence of a joint is the height of its peak; a labelled joint is right if PCK@0.05 counts it. On the "
-        "dotted line the share of right joints equals the confidence. Each point stands for at least "
+        "The confidence of a joint is the height of its peak; a labelled joint is right if it is within PCK@0.05. On "
+        "the dotted line, the share of right joints equals the confidence. Each point represents at least "
         f"{MIN_JOINTS} joints."
     )
     return _section("Confidence", "confidence", confidence(evidence, series), lead)
 
 
 def _people(evidence: Evidence, series: list[str], ranked: Subject, places: NDArray[np.int64]) -> list[Markup]:
-    """Sections of persons spread over the ranking, and of the worst ones."""
+    """The sections of persons spread over the ranking, and of the worst persons."""
     worst = worst_first(evidence, ranked)[:WORST]
     everybody = np.union1d(places, worst)
     shown = cards(evidence, everybody, series)
     lead = (
-        f"{len(places)} of the persons with at least {FEWEST_LABELS} labelled joints, evenly spaced over their ranking "
-        f"by the OKS of {ranked.name}, from the worst to the best; none was picked by hand. Heatmaps show the maximum "
-        "over the joints, all on one scale."
+        f"{len(places)} of the persons with at least {MIN_LABELS} labelled joints, evenly spaced over the ranking "
+        f"by the OKS of {ranked.name}, from the worst to the best. Heatmaps show the maximum over the joints, all on "
+        "the same scale."
     )
-    worst_lead = f"The {len(worst)} persons with the lowest OKS of {ranked.name}, the worst first."
+    worst_lead = f"The {len(worst)} persons for whom {ranked.name} has the lowest OKS, the worst first."
     width = "one-column" if len(series) > 4 else ""
     across = element("div", *(shown[int(place)] for place in places), class_=f"people numbered {width}")
     failing = element("div", *(shown[int(place)] for place in worst), class_=f"people {width}")
@@ -176,7 +182,7 @@ def _introduction(evidence: Evidence, series: Sequence[str]) -> Markup:
         "p",
         "The teacher ",
         element("b", name),
-        f" predicted heatmaps of {whole(int(store.written.sum()))} persons, which are stored in ",
+        f" predicted heatmaps for {whole(int(store.written.sum()))} persons, which are stored in ",
         element("b", store.path.name),
         ". Teacher and students were measured on these persons while this page was written:",
         class_="lede",
@@ -192,9 +198,9 @@ def _about(student: Trained) -> str:
     recipe, supervision = student.config["recipe"], student.supervision
     width, height = student.student.input_size
     network = f"{recipe['student']} with {recipe['head']} head, {height}{TIMES}{width}"
-    sources = "labels" if not student.distilled else "labels and cached heatmaps"
+    sources = "labels" if not student.distilled else "labels and stored heatmaps"
     if supervision.gt_weight == 0:
-        sources = "cached heatmaps only"
+        sources = "stored heatmaps only"
     return f" {network}, {recipe['epochs']} epochs of {student.config['store']['name']}, trained on {sources}"
 
 
@@ -202,13 +208,13 @@ def _scope(evidence: Evidence) -> Markup:
     name, digest = facts.annotations(evidence.store.manifest)
     return element(
         "p",
-        "Percentages hold for the persons of ",
+        "The percentages hold only for the persons of ",
         element("b", name),
         " (sha256 ",
         element("code", digest[:12], title=digest),
-        ") only; numbers on the drawn people of the embedded sample test the software and do not transfer to real "
-        "photographs. The best student of a row is set in bold. The small range is the 95 % interval of a paired "
-        "bootstrap over the images; it does not include the variation between training seeds.",
+        "). Results on the drawn people of the embedded sample test the software; they do not transfer to "
+        "photographs. The best student of each row is in bold. The small range is the 95 % confidence interval of a "
+        "paired bootstrap over the images; it does not include the variation between training seeds.",
         class_="note",
     )
 
@@ -224,6 +230,6 @@ def _legend(subjects: Sequence[Subject], series: Sequence[str]) -> Markup:
 
 
 def _limb_legend() -> Markup:
-    sides = (("left", "the person's left"), ("right", "the person's right"), ("mid", "across, and the nose"))
+    sides = (("left", "the person's left"), ("right", "the person's right"), ("mid", "across both sides, and the nose"))
     keys = [element("span", text, class_=f"limb-key {side}") for side, text in sides]
-    return element("p", *keys, element("span", "faint: a joint without a label; it does not count"), class_="legend")
+    return element("p", *keys, element("span", "faint: a joint without a label, which does not count"), class_="legend")

@@ -1,4 +1,4 @@
-"""The persons of a report: a card per person with the labels and the predictions of every network."""
+"""The persons of a report: one card per person, with the labels and the predictions of every network."""
 
 import dataclasses
 from typing import Final, NamedTuple
@@ -14,15 +14,15 @@ from kdlib.heatmaps import flip_average
 from kdlib.resample.exact import warp_image
 from kdlib.samples.pixels import decode, image_pixels
 from train.evaluate import student_loader
-from train.show import FEWEST_LABELS
+from train.show import MIN_LABELS
 from train.show.report.evidence import Evidence, Subject, Trained
 from train.show.report.markup import Markup, compact, element, fixed
 from train.show.report.overlays import data_uri, heat_layer, panel, skeleton
 
 SHOWN: Final = 10
-"""Persons spread over the ranking."""
+"""Number of persons spread over the ranking."""
 WORST: Final = 12
-"""Persons from the end of the ranking."""
+"""Number of persons from the end of the ranking."""
 JPEG_QUALITY: Final = 85
 """Quality of frames cut from the original images, for a store without frames."""
 
@@ -45,7 +45,7 @@ def choose(evidence: Evidence, ranked: Subject, count: int = SHOWN) -> NDArray[n
 def worst_first(evidence: Evidence, ranked: Subject) -> NDArray[np.int64]:
     """Sort the persons with enough labels by a network's OKS, the worst first; indices into ``predictions.rows``."""
     labelled = (evidence.store.instances["keypoints"][ranked.predictions.rows][..., 2] > 0).sum(axis=1)
-    (eligible,) = np.nonzero(labelled >= FEWEST_LABELS)
+    (eligible,) = np.nonzero(labelled >= MIN_LABELS)
     return eligible[np.argsort(ranked.oks[eligible], kind="stable")]
 
 
@@ -62,7 +62,7 @@ class Drawn:
 
 
 def cards(evidence: Evidence, places: NDArray[np.int64], series: list[str]) -> dict[int, Markup]:
-    """Build a card per person; the page must also hold the `frames` of the same places, which the cards refer to.
+    """Build one card per person. The cards refer to the `frames` of the same places, which the page must also hold.
 
     Args:
         evidence: The measurements.
@@ -85,14 +85,14 @@ def frames(evidence: Evidence, places: NDArray[np.int64]) -> Markup:
 
 
 def _teacher(evidence: Evidence, rows: NDArray[np.int64], series: str) -> Drawn:
-    """Stored view 0, averaged with its mirror if the store holds that, as the teacher's points are decoded."""
+    """Stored view 0, averaged with its mirror if that is stored; the teacher's points are decoded from the same."""
     store, about = evidence.store, evidence.store.manifest["provenance"]["teacher"]
     maps = store.heatmaps(rows)
     mirrored = len(store.view_flip) > 1 and bool(store.view_flip[1])
-    seen = flip_average(maps[:, 0], maps[:, 1]) if mirrored else maps[:, 0]
+    averaged = flip_average(maps[:, 0], maps[:, 1]) if mirrored else maps[:, 0]
     affines = compose_affines(store.view_affine[rows, 0], store.frame_affine[rows])
     stride = about["input_size"][0] / about["heatmap_size"][0]
-    return Drawn(evidence.teacher, series, seen, _to_image(affines, stride))
+    return Drawn(evidence.teacher, series, averaged, _to_image(affines, stride))
 
 
 def _student(evidence: Evidence, trained: Trained, rows: NDArray[np.int64], series: str) -> Drawn:

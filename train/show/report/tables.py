@@ -34,7 +34,7 @@ class Row:
     """A short explanation."""
     show: Callable[[Any], str] = fixed
     best: Callable[..., Any] | None = max
-    """Chooses the number that is set in bold; None for quantities that also depend on the load of the machine."""
+    """Chooses the number in bold; None for quantities that depend on the load of the machine."""
 
 
 ACCURACY: Final = (
@@ -46,16 +46,16 @@ ACCURACY: Final = (
     Row("pck@0.1", "PCK@0.1", "within 10 %"),
     Row("pck@0.2", "PCK@0.2", "within 20 %"),
 )
-DECODER: Final = Row("decoder", "Decoder", "argmax: as HRNet's evaluation; dark: between the pixels", str, None)
-"""How joints are found in the network's heatmaps."""
+DECODER: Final = Row("decoder", "Decoder", "argmax: as in HRNet's evaluation; dark: sub-pixel", str, None)
+"""The method that finds joints in heatmaps."""
 
 
 def cost_rows(threads: int) -> list[Row]:
-    """Rows of what a network costs; the latency is that of ``threads`` threads."""
-    latency = f"milliseconds for one person on this machine's CPU, {threads} thread{'s' if threads > 1 else ''}"
+    """The rows of a network's costs; ``threads`` is the number of threads with which the latency was measured."""
+    latency = f"milliseconds per person on this machine's CPU, {threads} thread{'s' if threads > 1 else ''}"
     return [
-        Row("parameters", "Parameters", "trainable values", millions, min),
-        Row("multiply_adds", "GMACs", "billions of multiply-adds for one person", billions, min),
+        Row("parameters", "Parameters", "number of trainable values", millions, min),
+        Row("multiply_adds", "GMACs", "billions of multiply-adds per person", billions, min),
         Row("bytes", "Size", "of the weights in float32", size, min),
         Row("cpu_ms", "Latency", latency, fixed, None),
         Row("train_seconds", "Training time", "without evaluation", duration, None),
@@ -105,7 +105,7 @@ def _best(row: Row, students: Sequence[Any]) -> str | None:
 
 
 def _gain(pair: Pair, metric: str, interval: tuple[float, float] | None) -> Markup:
-    """Distilled minus baseline, with its interval if that is known."""
+    """Distilled minus baseline, with the confidence interval if it is known."""
     difference = pair.difference(metric)
     text = signed(difference)
     kind = {"+": "up", MINUS: "down"}.get(text[0], "level")
