@@ -123,8 +123,8 @@ def _differences(evidence: Evidence, series: list[str], ranked: Subject, places:
     ]
     lead = (
         "Left and right joints are combined; hover over a dot for each side. The numbered persons are shown below. "
-        f"COCO calls a person of 32² to 96² pixels medium and a larger one large; here are "
-        f"{figures.size_counts(evidence)}."
+        f"COCO calls a person of 32² to 96² pixels medium and a larger one large; the labelled persons "
+        f"here are {figures.size_counts(evidence)}."
     )
     content = element("div", *charts, class_="charts in-twos")
     return _section("Where they differ", "differences", content, lead, _legend(subjects, series))
@@ -206,9 +206,9 @@ def _scope(evidence: Evidence) -> Markup:
         element("b", name),
         " (sha256 ",
         element("code", digest[:12], title=digest),
-        ") only; numbers on the drawn people of the embedded sample test the software and do not transfer to real "
-        "photographs. The best student of a row is set in bold. The small range is the 95 % interval of a paired "
-        "bootstrap over the images; it does not include the variation between training seeds.",
+        ") only. If these are the drawn people of the embedded sample, the numbers show that the software works and "
+        "say nothing about photographs. The best student of a row is set in bold. The small range is the 95 % interval "
+        "of a paired bootstrap over the images; it does not include the variation between training seeds.",
         class_="note",
     )
 
