@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cache import Store
 from kdcli.files import replacing
+from kdcli.words import counted
 from train.errors import TrainError, check_is_no_folder
 from train.show import FEWEST_LABELS
 from train.show.report import facts, figures, tables
@@ -195,7 +196,8 @@ def _about(student: Trained) -> str:
     sources = "labels" if not student.distilled else "labels and cached heatmaps"
     if supervision.gt_weight == 0:
         sources = "cached heatmaps only"
-    return f" {network}, {recipe['epochs']} epochs of {student.config['store']['name']}, trained on {sources}"
+    epochs = counted(recipe["epochs"], "epoch")
+    return f" {network}, {epochs} of {student.config['store']['name']}, trained on {sources}"
 
 
 def _scope(evidence: Evidence) -> Markup:
