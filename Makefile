@@ -83,7 +83,7 @@ help: ## list the targets and variables
 	@echo "  RECIPE        flags of the training recipe, if it is not the default ($(RECIPE))"
 	@echo "  IMAGES        folder of the validation images, for make fiftyone ($(IMAGES))"
 	@echo "  FIFTYONE_ARGS additional flags for python -m train fiftyone, e.g. --port 5152 ($(FIFTYONE_ARGS))"
-	@echo "  TRAIN_ARGS    additional flags for python -m train distill and baseline ($(TRAIN_ARGS))"
+	@echo "  TRAIN_ARGS    additional flags for python -m train distill and baseline, e.g. --resume ($(TRAIN_ARGS))"
 	@echo "  EXPORT_ARGS   additional flags for python -m train export ($(EXPORT_ARGS))"
 	@echo "  PREDICT_ARGS  additional flags for python -m train predict, e.g. --boxes FILE ($(PREDICT_ARGS))"
 	@echo "  TORCH_INDEX   package index for torch, e.g. https://download.pytorch.org/whl/cpu ($(TORCH_INDEX))"

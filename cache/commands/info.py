@@ -55,7 +55,9 @@ def format_facts(facts: Mapping[str, Any]) -> str:
     codec = ", ".join(f"{name} {value}" for name, value in spec["codec"].items() if name not in ("name", "version"))
     rows = [("layout", {"zarr": "Zarr v3", "hdf5": "HDF5"}[facts["form"]] + f", {_state(facts)}")]
     rows.append(("instances", f"{spec['instances']:,}, {counted(spec['views'], 'view')}, {spec['joints']} joints"))
-    rows.append(("heatmaps", f"{spec['width']}x{spec['height']}, codec {spec['codec']['name']} ({codec})"))
+    rows.append(
+        ("heatmaps", f"{spec['width']}x{spec['height']} (width x height), codec {spec['codec']['name']} ({codec})")
+    )
     if "written" in facts:
         rows += list(_measured(facts))
     rows += [(name, _as_text(value)) for name, value in flatten(facts["provenance"])]
@@ -120,4 +122,6 @@ def _state(facts: Mapping[str, Any]) -> str:
 
 
 def _as_text(value: Any) -> str:
+    if value is None:
+        return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

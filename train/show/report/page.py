@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cache import Store
 from kdcli.files import replacing
+from kdcli.words import counted
 from train.errors import TrainError, check_is_not_folder
 from train.show import MIN_LABELS
 from train.show.report import facts, figures, tables
@@ -129,8 +130,8 @@ def _differences(evidence: Evidence, series: list[str], ranked: Subject, places:
     ]
     lead = (
         "Left and right joints are combined; hover over a dot for each side. The numbered persons are shown below. "
-        f"In COCO, persons of 32² to 96² pixels are medium, larger ones are large. This store holds "
-        f"{figures.size_counts(evidence)} persons."
+        f"In COCO, persons of 32² to 96² pixels are medium, larger ones are large. The labelled persons of this store: "
+        f"{figures.size_counts(evidence)}."
     )
     content = element("div", *charts, class_="charts in-twos")
     return _section("Where they differ", "differences", content, lead, _legend(subjects, series))
@@ -201,7 +202,8 @@ def _about(student: Trained) -> str:
     sources = "labels" if not student.distilled else "labels and stored heatmaps"
     if supervision.gt_weight == 0:
         sources = "stored heatmaps only"
-    return f" {network}, {recipe['epochs']} epochs of {student.config['store']['name']}, trained on {sources}"
+    epochs = counted(recipe["epochs"], "epoch")
+    return f" {network}, {epochs} of {student.config['store']['name']}, trained on {sources}"
 
 
 def _scope(evidence: Evidence) -> Markup:
@@ -212,9 +214,9 @@ def _scope(evidence: Evidence) -> Markup:
         element("b", name),
         " (sha256 ",
         element("code", digest[:12], title=digest),
-        "). Results on the drawn people of the embedded sample test the software; they do not transfer to "
-        "photographs. The best student of each row is in bold. The small range is the 95 % confidence interval of a "
-        "paired bootstrap over the images; it does not include the variation between training seeds.",
+        ") only. If these are the drawn people of the embedded sample, the numbers show that the software works and "
+        "say nothing about photographs. The best student of a row is set in bold. The small range is the 95 % interval "
+        "of a paired bootstrap over the images; it does not include the variation between training seeds.",
         class_="note",
     )
 
