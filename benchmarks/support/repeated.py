@@ -11,6 +11,7 @@ import numpy as np
 
 import cache
 from benchmarks.support.synthetic import JOINTS, teacher_like_maps
+from cache.writing.shard import ShardWriter
 from kdlib.geometry import box_to_region, compose_affines, invert_affine, region_affine
 from kdlib.losses import DEFAULT_FLOOR
 from precompute.data.crops import JPEG_QUALITY
@@ -77,7 +78,7 @@ def _fill(writer: cache.Writer) -> None:
         for number in writer.pending_shards():
             with writer.shard(number) as shard:
 
-                def put(index: int, shard: Any = shard) -> None:
+                def put(index: int, shard: ShardWriter = shard) -> None:
                     shard.put_encoded(index, records[index % RECORDS], frames[index % RECORDS])
 
                 list(pool.map(put, writer.shard_range(number), chunksize=64))
