@@ -213,7 +213,7 @@ def test_without_tensorboard_a_board_says_so_once_and_keeps_nothing(tmp_path, mo
     board.flush()
     board.close()
     message = capsys.readouterr().err
-    assert re.fullmatch(r"TensorBoard is not installed, .*: pip install -e '\.\[tensorboard\]'\n", message)
+    assert re.fullmatch(r"TensorBoard is not installed; .*: pip install -e '\.\[tensorboard\]'\n", message)
     assert not list(tmp_path.iterdir())
 
 
