@@ -11,6 +11,11 @@ TEMPORARY_FILES: Final = ".*.tmp*"
 """Glob pattern of the temporary files that `replacing` leaves behind if the process is killed."""
 
 
+def temporary_files(path: Path) -> list[Path]:
+    """Find the temporary files of `path` that `replacing` left behind when a process was killed."""
+    return list(path.parent.glob(f".{path.name}{TEMPORARY_FILES}"))
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a temporary file and rename it to `path`.

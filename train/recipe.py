@@ -23,9 +23,6 @@ _RANGES: Final[dict[str, tuple[Callable[[float], bool], tuple[str, ...]]]] = {
 }
 """The allowed range of each number: its description, the test of a value (false for NaN), and the settings."""
 
-LEGACY_DEFAULTS: Final[dict[str, Any]] = {"backbone_norm": "none", "stride": STRIDE}
-"""Values of the settings that are missing in recipes written before these settings existed."""
-
 
 def _setting(default: Any, text: str, **options: Any) -> Any:
     """A field with the help text of its flag and further options for argparse."""

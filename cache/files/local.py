@@ -43,9 +43,6 @@ class ReadableFiles(Protocol):
     def read(self, key: str, offset: int, nbytes: int) -> bytes:
         """Read exactly `nbytes` bytes of file `key` from `offset`; `StoreFormatError` if the file is shorter."""
 
-    def read_all(self, key: str, limit: int) -> bytes:
-        """Read the whole file `key`; `StoreFormatError` if it has more than `limit` bytes."""
-
     def size(self, key: str) -> int:
         """The size of file `key` in bytes."""
 
@@ -90,13 +87,6 @@ class Files(PerProcess):
             return os.pread(file.fileno(), nbytes, offset)
         except (OSError, OverflowError) as error:
             raise StoreFormatError(f"{self.path(key)}: cannot be read at {offset}: {error}") from error
-
-    def read_all(self, key: str, limit: int) -> bytes:
-        """Read the whole file `key`; `StoreFormatError` if it has more than `limit` bytes."""
-        size = self.size(key)
-        if size > limit:
-            raise StoreFormatError(f"{self.path(key)}: {size} bytes, more than the limit of {limit}")
-        return self.read(key, 0, size)
 
     def size(self, key: str) -> int:
         """The size of file `key` in bytes."""

@@ -64,13 +64,6 @@ class RemoteFiles(PerProcess):
             position += len(parts[-1])
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def read_all(self, key: str, limit: int) -> bytes:
-        """Read the whole file `key`; `StoreFormatError` if it has more than `limit` bytes."""
-        size = self.size(key)
-        if size > limit:
-            raise StoreFormatError(f"{self.path(key)}: {size} bytes, more than the limit of {limit}")
-        return self.read(key, 0, size)
-
     def listing(self) -> Iterator[tuple[str, bool]]:
         """(key, True) of every file below the root; empty over HTTP, which cannot list files."""
         return ((key, True) for key in self.remote.listing() if key)

@@ -53,13 +53,6 @@ class ZipFiles:
             )
         return self.archive.read("", start + offset, nbytes)
 
-    def read_all(self, key: str, limit: int) -> bytes:
-        """Read the whole member `key`; `StoreFormatError` if it has more than `limit` bytes."""
-        size = self.size(key)
-        if size > limit:
-            raise StoreFormatError(f"{self.path(key)}: {size} bytes, more than the limit of {limit}")
-        return self.read(key, 0, size)
-
     def listing(self) -> Iterator[tuple[str, bool]]:
         """(key, True) of every member."""
         return ((key, True) for key in self._members)

@@ -130,7 +130,10 @@ class ZarrLayout(PerProcess):
                 )
 
     def _document(self, key: str) -> Mapping[str, Any]:
-        found = parse_document(self.files.read_all(key, MAX_DOCUMENT), str(self.files.path(key)))
+        size = self.files.size(key)
+        if size > MAX_DOCUMENT:
+            raise StoreFormatError(f"{self.files.path(key)}: {size} bytes, more than the limit of {MAX_DOCUMENT}")
+        found = parse_document(self.files.read(key, 0, size), str(self.files.path(key)))
         if not isinstance(found, Mapping):
             raise StoreFormatError(f"{self.files.path(key)}: not a JSON object")
         return found

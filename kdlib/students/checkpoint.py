@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 
 from kdlib.errors import KdlibError
+from kdlib.geometry import STRIDE
 
 VERSION: Final = 1
 RECIPE_SETTINGS: Final = frozenset(
@@ -50,6 +51,9 @@ RECIPE_SETTINGS: Final = frozenset(
     )
 )
 """The entries of ``recipe`` that this version knows: the fields of `train.recipe.Recipe`."""
+
+LEGACY_DEFAULTS: Final[dict[str, Any]] = {"backbone_norm": "none", "stride": STRIDE}
+"""Values of the settings that are missing in recipes written before these settings existed."""
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from kdlib.machine.device import choose_device
 from kdlib.metrics.evaluation import decode_to_image
 from kdlib.readout import DECODER, Readout
 from kdlib.resample.exact import warp_image
-from kdlib.students.checkpoint import read
+from kdlib.students.checkpoint import LEGACY_DEFAULTS, read
 from kdlib.students.networks import Student, build_student
 from kdlib.students.norms import fold_norms
 from kdlib.students.pretrained import describe_misfit
@@ -36,8 +36,6 @@ OUTPUT: Final = "heatmaps"
 """Name of an exported student's output."""
 INSTALL: Final = "pip install -e '.[export]'"
 """Command that installs the packages for exported students."""
-_FIRST_STRIDE: Final = 4
-"""Stride of the students whose checkpoints do not record it."""
 
 
 class LoadedStudent(abc.ABC):
@@ -226,11 +224,12 @@ def load_checkpoint(path: Path, device: str = "cpu") -> TorchStudent:
     """
     where, content = choose_device(device), read(path)
     try:
-        recipe, joints, name = content["recipe"], content["joints"], content["name"]
+        recipe = LEGACY_DEFAULTS | content["recipe"]
+        joints, name = content["joints"], content["name"]
         backbone, head, input_size = recipe["student"], recipe["head"], parse_size(content["input_size"])
         readout = Readout.from_supervision(content["supervision"])
         state = fold_norms(content["ema"] if "ema" in content else content["model"])
-        model = build_student(backbone, head, joints, input_size, recipe.get("stride", _FIRST_STRIDE))
+        model = build_student(backbone, head, joints, input_size, recipe["stride"])
     except KdlibError as error:
         raise KdlibError(f"cannot build the student of {path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import torch
 
-from kdcli.files import replacing
+from kdcli.files import replacing, temporary_files
 from kdlib.students.checkpoint import VERSION
 from kdlib.students.loading import TorchStudent
 from train.errors import TrainError, not_written
@@ -176,7 +176,7 @@ def _delete_run(out: Path) -> None:
 
 def _delete_partial_files(out: Path) -> None:
     for name in FILES:
-        for partial in out.glob(f".{name}.*.tmp*"):
+        for partial in temporary_files(out / name):
             partial.unlink(missing_ok=True)
 
 

@@ -12,10 +12,10 @@ from kdlib.errors import BadRecordError, KdlibError
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import is_bad_record
 from kdlib.students import checkpoint
+from kdlib.students.checkpoint import LEGACY_DEFAULTS
 from kdlib.students.norms import start_norms
 from kdlib.students.pretrained import load_pretrained
 from train.errors import TrainError
-from train.recipe import LEGACY_DEFAULTS
 from train.run.folder import RunFolder
 from train.run.progress import Progress
 from train.run.state import State

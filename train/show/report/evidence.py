@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from cache import Store
 from kdcli.progress import show_progress
 from kdlib.metrics.keypoints import oks
+from kdlib.students.checkpoint import LEGACY_DEFAULTS
 from kdlib.students.cost import complexity
 from kdlib.students.loading import TorchStudent, load_checkpoint
 from train.errors import TrainError
 from train.evaluate import Predictions, cached_teacher, check_joints, measure, predict, student_loader
-from train.recipe import LEGACY_DEFAULTS
 from train.supervision import Supervision
 
 TRAINING: Final = ("train_seconds", "train_instances_per_second")
