@@ -2,7 +2,7 @@
 
 KdlibError (ValueError)     an argument or a file that cannot be used
 ├── BadRecordError          one record of a store cannot be used; other records may be usable
-└── AnnotationError         an annotation or detection file cannot be used (kdlib.annotations)
+└── InputError              a file of the outside world cannot be used: annotations, boxes, an image, a video
 """
 
 
@@ -12,3 +12,7 @@ class KdlibError(ValueError):
 
 class BadRecordError(KdlibError):
     """One record of a store cannot be used; other records may be usable."""
+
+
+class InputError(KdlibError):
+    """An input file cannot be used; the message names the file, the entry, and what to do."""

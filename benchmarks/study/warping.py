@@ -36,10 +36,10 @@ from kdlib.geometry import (
     transform_points,
 )
 from kdlib.heatmaps import flip_average, peaks
+from kdlib.inputs.image_files import read_image_file
 from kdlib.resample.exact import crop_image
 from kdlib.resample.maps import warp_heatmaps
 from kdlib.skeleton import FLIP_ORDER
-from precompute.data.image_files import read_image_file
 from precompute.teacher.loading import Teacher
 
 ROTATIONS = (0.0, 20.0, 40.0, 60.0, 80.0)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kdlib.annotations import Instances
+from kdlib.inputs.annotations import Instances
 
 BATCH_SIZE = 30
 SIGMA = 2.0

@@ -28,7 +28,7 @@ METRICS = ("ap", "ap50", "ap75", "ap_medium", "ap_large", "ar", "ar50", "ar75", 
 
 
 class Columns(Protocol):
-    """Columns by name, such as a store's ``instances`` or `kdlib.annotations.Instances.columns`."""
+    """Columns by name, such as a store's ``instances`` or `kdlib.inputs.annotations.Instances.columns`."""
 
     def __getitem__(self, name: str, /) -> Any:
         """The column of that name."""

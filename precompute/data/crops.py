@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.annotations import Instances
+from kdlib.inputs.annotations import Instances
 from kdlib.geometry import compose_affines, scale_affine
 from kdlib.resample.exact import crop_image
-from precompute.data.image_files import ImageFileError, read_image_file
+from kdlib.inputs.image_files import ImageFileError, read_image_file
 from precompute.data.views import Geometry
 from precompute.errors import PrecomputeError
 

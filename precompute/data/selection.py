@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from kdlib.annotations import Annotations, Instances, read_keypoint_annotations
+from kdlib.inputs.annotations import Annotations, Instances, read_keypoint_annotations
 from precompute.data.folder import Split
-from precompute.data.image_files import missing_files
+from kdlib.inputs.image_files import missing_files
 from precompute.errors import PrecomputeError
 
 EXAMPLES = 5
@@ -44,7 +44,7 @@ def select(
         skip_missing: Leave out instances whose image is missing or whose box has no area inside it.
 
     Raises:
-        AnnotationError: If a file cannot be used.
+        InputError: If a file cannot be used.
         PrecomputeError: If images are missing or boxes lie outside their images, and ``skip_missing`` is not set.
     """
     annotations = read_keypoint_annotations(split.annotations, boxes=boxes, unlabelled=unlabelled)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.annotations import Instances
+from kdlib.inputs.annotations import Instances
 from kdlib.geometry import (
     PADDING,
     Affine,

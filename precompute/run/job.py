@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-from kdlib.annotations import Instances
 from kdlib.geometry import parse_size
+from kdlib.inputs.annotations import Instances
 from precompute.data.crops import Cropper
 from precompute.data.folder import Split, choose_split
 from precompute.data.selection import Selection, select

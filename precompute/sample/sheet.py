@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from kdcli.files import replacing
-from kdlib.annotations import read_keypoint_annotations
 from kdlib.geometry import box_to_region, region_affine, transform_points
+from kdlib.inputs.annotations import read_keypoint_annotations
 from kdlib.skeleton import LIMBS
 
 Array = np.ndarray

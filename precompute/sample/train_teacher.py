@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from kdlib.annotations import Annotations
+    from kdlib.inputs.annotations import Annotations
     from precompute.sample.training_views import InstanceViews, Views
 
 MODEL = "hrnet_w16_sample"
@@ -43,7 +43,7 @@ DATA_SEED, VAL_IMAGES = 1, 500
 def main(argv: list[str] | None = None) -> int:
     """Draw the data if necessary, train, evaluate and save; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    from kdlib.annotations import AnnotationError
+    from kdlib.errors import InputError
     from precompute.sample.dataset import SampleError
 
     if importlib.util.find_spec("safetensors") is None:  # needed for the last step, an hour later
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     try:
         train_teacher(arguments)
-    except (SampleError, AnnotationError, OSError) as error:
+    except (SampleError, InputError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
@@ -97,7 +97,7 @@ def train_teacher(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train, evaluate and save; returns the metrics of the final weights in percent."""
     import torch
 
-    from kdlib.annotations import read_keypoint_annotations
+    from kdlib.inputs.annotations import read_keypoint_annotations
     from precompute.sample.training_views import InstanceViews
     from precompute.teacher.hrnet import build_hrnet
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kdlib.annotations import Instances
 from kdlib.geometry import box_to_region, clip_boxes, region_affine, transform_points
+from kdlib.inputs.annotations import Instances
 from kdlib.resample.exact import crop_image, warp_image
 from kdlib.skeleton import FLIP_ORDER, UPPER_BODY
 

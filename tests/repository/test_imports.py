@@ -25,8 +25,8 @@ ALLOWED = {  # inside functions: these modules write and read students as ONNX f
 FLOORS = {
     "cache": ("errors", "codec", "format", "files", "layouts", "reading", "writing", "commands", "__main__"),
     "kdlib": (
-        ("errors", "skeleton", "geometry", "images", "heatmaps", "losses", "annotations", "machine"),
-        ("resample", "metrics"),
+        ("errors", "skeleton", "geometry", "images", "heatmaps", "losses", "machine"),
+        ("resample", "metrics", "inputs"),
         ("readout",),
         ("students",),
         ("samples",),

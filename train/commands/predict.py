@@ -22,10 +22,11 @@ from kdlib.readout import DECODER, DECODER_HELP
 from train.errors import TrainError
 
 if TYPE_CHECKING:
+    from kdlib.inputs.boxes import BoxFile
+    from kdlib.inputs.folders import ImageFile
+    from kdlib.inputs.videos import Video
     from kdlib.students.loading import LoadedStudent
-    from train.deploy.boxes import BoxFile
     from train.deploy.people import Scene
-    from train.deploy.sources import ImageFile, Video
 
 Item = TypeVar("Item")
 
@@ -68,9 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         TrainError: If nothing can be predicted, or if an image could not be read; the other images are predicted first.
     """
+    from kdlib.inputs.boxes import BoxFile
+    from kdlib.inputs.folders import is_image
+    from kdlib.inputs.videos import Video
     from kdlib.students.loading import load_student
-    from train.deploy.boxes import BoxFile
-    from train.deploy.sources import Video, is_image
 
     if arguments.batch_size < 1:
         raise TrainError(f"--batch-size must be positive, got {arguments.batch_size}")
@@ -94,8 +96,8 @@ def _local_path(source: str) -> Path:
 
 def _find_images(source: Path, out: Path, *, drawing: bool) -> list["ImageFile"]:
     """The images of a source, unless drawings would replace them."""
+    from kdlib.inputs.folders import find_images
     from train.deploy.output import drawings_folder
-    from train.deploy.sources import find_images
 
     drawings = drawings_folder(out)
     is_source = drawings.resolve() == (source if source.is_dir() else source.parent).resolve()
@@ -168,14 +170,14 @@ def _image_scenes(
     chosen: Iterable[tuple["ImageFile", int]], boxes: "BoxFile | None", unreadable: list[str]
 ) -> Iterator["Scene"]:
     """Read the images one by one; an image that cannot be read is reported, and its name is added to ``unreadable``."""
-    from train.deploy.boxes import NO_BOXES
+    from kdlib.inputs.boxes import NO_BOXES
+    from kdlib.inputs.image_files import ImageFileError
     from train.deploy.people import Scene, whole_image
-    from train.deploy.sources import UnreadableFileError
 
     for image, image_id in chosen:
         try:
             pixels = image.read()
-        except UnreadableFileError as error:
+        except ImageFileError as error:
             say(f"left out: {error}")
             unreadable.append(image.name)
             continue
@@ -222,7 +224,7 @@ def _predict_video(
 
 def _frame_scenes(video: "Video", boxes: "BoxFile | None") -> Iterator["Scene"]:
     """The frames of a video, numbered from 0: an image_id in the box file is the number of a frame."""
-    from train.deploy.boxes import NO_BOXES
+    from kdlib.inputs.boxes import NO_BOXES
     from train.deploy.people import Scene, whole_image
 
     for number, pixels in enumerate(_with_progress(video, "frames", video.frames)):

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.geometry import box_to_region, clip_boxes
+from kdlib.inputs.boxes import Boxes
 from kdlib.metrics.coco import REGION_ASPECT, instance_scores, suppress_duplicates
 from kdlib.readout import DECODER
 from kdlib.skeleton import JOINTS
 from kdlib.students.loading import LoadedStudent, crop_boxes
-from train.deploy.boxes import Boxes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 import cache
 from kdlib.geometry import box_to_region, clip_boxes, compose_affines, region_affine
 from kdlib.heatmaps import flip_average
+from kdlib.inputs.image_files import ImageFileError, read_image_file
 from kdlib.resample.exact import crop_image
 from precompute.__main__ import main
-from precompute.data.image_files import ImageFileError, read_image_file
 from precompute.run import pipeline, provenance
 from precompute.teacher.hrnet import build_hrnet
 from precompute.teacher.loading import load_teacher, mirror

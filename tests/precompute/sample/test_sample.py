@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kdlib.annotations import read_keypoint_annotations
+from kdlib.inputs.annotations import read_keypoint_annotations
 from kdlib.skeleton import JOINTS
 from precompute.sample import dataset
 from precompute.sample.__main__ import main

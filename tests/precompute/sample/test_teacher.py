@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from kdlib.annotations import Annotations, read_keypoint_annotations
 from kdlib.geometry import transform_points
+from kdlib.inputs.annotations import Annotations, read_keypoint_annotations
 from kdlib.skeleton import FLIP_ORDER
 from precompute.sample import train_teacher
 from precompute.sample.dataset import write_sample

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from scipy.ndimage import map_coordinates
 
 import cache
-from kdlib.annotations import read_keypoint_annotations
+from kdlib.inputs.annotations import read_keypoint_annotations
 from precompute.__main__ import main
 from precompute.data.crops import Cropper, stack_crops
 from precompute.data.views import ViewPlan, plan_geometry

@@ -9,10 +9,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from kdlib.annotations import read_keypoint_annotations
 from kdlib.geometry import box_to_region, clip_boxes, invert_affine, region_affine, scale_affine, transform_points
 from kdlib.heatmaps import decode_argmax, flip_average
 from kdlib.images import normalise_images
+from kdlib.inputs.annotations import read_keypoint_annotations
 from kdlib.machine.device import choose_device, choose_precision
 from kdlib.metrics.keypoints import pck
 from kdlib.resample.exact import crop_image

@@ -7,14 +7,15 @@ import cv2
 import numpy as np
 import pytest
 
+from kdlib.errors import InputError
+from kdlib.inputs.boxes import Boxes, BoxFile
+from kdlib.inputs.folders import find_images
+from kdlib.inputs.image_files import ImageFileError
 from kdlib.readout import Readout
 from kdlib.students.loading import LoadedStudent
 from tests.support.trained_student import make_checkpoint
 from train.__main__ import main
-from train.deploy.boxes import Boxes, BoxFile
 from train.deploy.people import Scene, estimate, whole_image
-from train.deploy.sources import UnreadableFileError, find_images
-from train.errors import TrainError
 from train.show.drawing import COLOURS, draw_persons
 
 
@@ -211,7 +212,7 @@ def test_half_a_picture_is_not_looked_at(tmp_path):
     picture.read()
     content = picture.path.read_bytes()
     picture.path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UnreadableFileError, match=r"000139\.jpg is truncated"):
+    with pytest.raises(ImageFileError, match=r"000139\.jpg is truncated"):
         picture.read()
 
 
@@ -326,12 +327,12 @@ def test_pictures_without_boxes_are_refused_with_the_reason(predict, tmp_path, b
 )
 def test_a_file_that_holds_no_boxes_is_refused(tmp_path, content, message):
     (tmp_path / "boxes.json").write_text(content)
-    with pytest.raises(TrainError, match=message):
+    with pytest.raises(InputError, match=message):
         BoxFile(tmp_path / "boxes.json")
 
 
 def test_a_folder_is_no_box_file(tmp_path):
-    with pytest.raises(TrainError, match="is a folder; --boxes takes a JSON file"):
+    with pytest.raises(InputError, match="is a folder; give the path of a JSON file as the box file"):
         BoxFile(tmp_path)
 
 

@@ -6,7 +6,6 @@ the images, including crowds and instances without labels, because COCO's averag
 """
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any, Self
@@ -14,13 +13,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.errors import KdlibError
+from kdlib.errors import InputError
 from kdlib.geometry import clip_boxes
+from kdlib.inputs.documents import read_json
 from kdlib.skeleton import JOINTS
-
-
-class AnnotationError(KdlibError):
-    """An annotation or detection file cannot be used; the message names the file and what is wrong with it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +81,10 @@ def read_keypoint_annotations(
             these, but not from labels.
 
     Raises:
-        AnnotationError: If a file is missing, is not JSON in this format, is inconsistent, or holds no usable instance.
+        InputError: If a file is missing, is not JSON in this format, is inconsistent, or holds no usable instance.
     """
     path = Path(path)
-    document = _read_json(path)
+    document = read_json(path, "annotation file")
     _check_document(document, path)
     images = {image["id"]: image for image in document["images"]}
     persons = [a for a in document["annotations"] if a.get("category_id", 1) in _person_categories(document)]
@@ -107,7 +103,7 @@ def _annotations(candidates: Instances, usable: NDArray[np.bool_], ground_truth:
     inside = (clip_boxes(candidates.bbox, candidates.image_size)[:, 2:] > 0).all(axis=1)
     instances = candidates.select(usable & inside)
     if not len(instances):
-        raise AnnotationError(
+        raise InputError(
             f"{path}: no usable instance among {len(candidates)}: {int((~usable).sum())} are crowds or have no "
             f"labelled keypoint, {int((usable & ~inside).sum())} have a box outside their image; "
             "give a file with labelled persons, or a detector's boxes, boxes=... (--boxes FILE)"
@@ -115,38 +111,29 @@ def _annotations(candidates: Instances, usable: NDArray[np.bool_], ground_truth:
     return Annotations(instances, ground_truth, candidates.annotation_id[usable & ~inside])
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise AnnotationError(f"no annotation file at {path}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{path} is not JSON ({error}); it may be a partial download") from error
-
-
 def _check_document(document: Any, path: Path) -> None:
     required = ("images", "annotations", "categories")
     missing = [k for k in required if not isinstance(document, dict) or not isinstance(document.get(k), list)]
     if missing:
-        raise AnnotationError(f"{path} is not a COCO annotation file: these lists are missing: {', '.join(missing)}")
+        raise InputError(f"{path} is not a COCO annotation file: these lists are missing: {', '.join(missing)}")
     _check_entries(document, path)
     if not any("keypoints" in a for a in document["annotations"]):
-        raise AnnotationError(
+        raise InputError(
             f"{path} has {len(document['annotations'])} annotations and none has keypoints; "
             "give COCO's person_keypoints_*.json, not instances_*.json"
         )
 
 
 def _check_entries(document: dict[str, Any], path: Path) -> None:
-    """Raise `AnnotationError` for the first entry that is not a COCO image, annotation or category."""
+    """Raise `InputError` for the first entry that is not a COCO image, annotation or category."""
     for kind in ("images", "annotations", "categories"):
         for row in document[kind]:
             if not isinstance(row, dict) or "id" not in row:
-                raise AnnotationError(f"{path}: {kind} holds {str(row)[:60]!r}, not an object with an id")
+                raise InputError(f"{path}: {kind} holds {str(row)[:60]!r}, not an object with an id")
     for image in document["images"]:
         size = [image.get("width"), image.get("height")]
         if not isinstance(image.get("file_name"), str) or not all(isinstance(x, int) and x > 0 for x in size):
-            raise AnnotationError(
+            raise InputError(
                 f"{path}: image {image['id']} has file_name {image.get('file_name')!r} and width, height {size}; "
                 "it must have a name and two positive whole numbers"
             )
@@ -157,7 +144,7 @@ def _person_categories(document: dict[str, Any]) -> set[int]:
     with_joints = {c["id"]: len(c["keypoints"]) for c in document["categories"] if "keypoints" in c}
     if with_joints and len(JOINTS) not in with_joints.values():
         counts = sorted(set(with_joints.values()))
-        raise AnnotationError(f"the categories have {counts} keypoints; COCO's person has {len(JOINTS)}")
+        raise InputError(f"the categories have {counts} keypoints; COCO's person has {len(JOINTS)}")
     return {i for i, n in with_joints.items() if n == len(JOINTS)} or {c["id"] for c in document["categories"]}
 
 
@@ -165,11 +152,11 @@ def _instances(annotations: list[dict[str, Any]], images: dict[int, dict[str, An
     for annotation in annotations:
         problem = _find_problem(annotation, images)
         if problem:
-            raise AnnotationError(f"{path}: annotation {annotation.get('id', '(without id)')} {problem}")
+            raise InputError(f"{path}: annotation {annotation.get('id', '(without id)')} {problem}")
     ids = [a["id"] for a in annotations]
     if len(set(ids)) != len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
-        raise AnnotationError(f"{path}: annotation id {twice} occurs more than once")
+        raise InputError(f"{path}: annotation id {twice} occurs more than once")
     return _columns(annotations, images)
 
 
@@ -216,9 +203,9 @@ def _columns(rows: list[dict[str, Any]], images: dict[int, dict[str, Any]]) -> I
 
 
 def _detections(path: Path, images: dict[int, dict[str, Any]]) -> Instances:
-    rows = _read_json(path)
+    rows = read_json(path, "box file")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "score" in row for row in rows):
-        raise AnnotationError(
+        raise InputError(
             f"{path} is not a detection file: it must be a JSON list of objects with image_id, category_id, bbox, score"
         )
     persons = [
@@ -227,5 +214,5 @@ def _detections(path: Path, images: dict[int, dict[str, Any]]) -> Instances:
         if row.get("category_id", 1) == 1 and row.get("image_id") in images
     ]
     if not persons:
-        raise AnnotationError(f"{path}: none of its {len(rows)} detections is a person in the annotated images")
+        raise InputError(f"{path}: none of its {len(rows)} detections is a person in the annotated images")
     return _instances(persons, images, path)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kdlib.errors import InputError
 from kdlib.images import UnreadableImageError, decode_image
-from precompute.errors import PrecomputeError
 
 
-class ImageFileError(PrecomputeError):
+class ImageFileError(InputError):
     """An image file is missing, truncated, damaged, or of another size than annotated."""
 
 

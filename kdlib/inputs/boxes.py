@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from train.errors import TrainError
+from kdlib.errors import InputError
+from kdlib.inputs.documents import read_json
 
 PERSON: Final = 1
 
@@ -43,7 +44,7 @@ class BoxFile:
         ids: Image ids by file name, where the file lists its images.
 
     Raises:
-        TrainError: If the file is missing, has neither structure, or has no usable box; the message names the first bad
+        InputError: If the file is missing, has neither structure, or has no usable box; the message names the first bad
             entry, or gives the reason why no box can be used.
     """
 
@@ -52,7 +53,7 @@ class BoxFile:
         self._by_key = dict[int | str, Boxes]()
         self._highest = dict[int | str, float]()
         self.ids: dict[str, int] = {}
-        entries = self._entries(_read(path))
+        entries = self._entries(read_json(path, "box file"))
         kept: dict[int | str, list[tuple[list[float], float]]] = {}
         for number, entry in enumerate(entries):
             if entry.get("category_id", PERSON) != PERSON or entry.get("iscrowd", 0):
@@ -64,9 +65,9 @@ class BoxFile:
         for key, rows in kept.items():
             self._by_key[key] = Boxes(np.array([box for box, _ in rows]), np.array([score for _, score in rows]))
         if not self._highest:
-            raise TrainError(f"{path} contains no box of a person (category {PERSON}, not a crowd)")
+            raise InputError(f"{path} contains no box of a person (category {PERSON}, not a crowd)")
         if not kept:
-            raise TrainError(f"every box of {path} {self._has_low_score(max(self._highest.values()))}")
+            raise InputError(f"every box of {path} {self._has_low_score(max(self._highest.values()))}")
 
     def __len__(self) -> int:
         """Number of images that have boxes."""
@@ -103,24 +104,11 @@ class BoxFile:
             try:
                 self.ids = {str(image["file_name"]): int(image["id"]) for image in document.get("images", [])}
             except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise TrainError(f"{self.path}: every entry of `images` needs an id and a file_name") from error
+                raise InputError(f"{self.path}: every entry of `images` needs an id and a file_name") from error
             document = document["annotations"]
         if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
-            raise TrainError(f"{self.path} contains neither a list of COCO detections nor COCO annotations")
+            raise InputError(f"{self.path} contains neither a list of COCO detections nor COCO annotations")
         return document
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise TrainError(f"there is no box file at {path}") from error
-    except IsADirectoryError as error:
-        raise TrainError(f"{path} is a folder; --boxes takes a JSON file") from error
-    except OSError as error:
-        raise TrainError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise TrainError(f"{path} is not JSON: {error}") from error
 
 
 def _parse_entry(entry: dict[str, Any], where: str) -> tuple[int | str, list[float], float]:
@@ -130,9 +118,9 @@ def _parse_entry(entry: dict[str, Any], where: str) -> tuple[int | str, list[flo
         numbers, score = entry["bbox"], float(entry.get("score", 1.0))
         box = [float(value) for value in numbers] if isinstance(numbers, list) else []
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise TrainError(f"{where}: image_id (or file_name) and bbox are needed, got {sorted(entry)}") from error
+        raise InputError(f"{where}: image_id (or file_name) and bbox are needed, got {sorted(entry)}") from error
     if len(box) != 4 or not np.isfinite([*box, score]).all():
-        raise TrainError(f"{where}: bbox must be four finite numbers x, y, width, height, got {entry['bbox']}")
+        raise InputError(f"{where}: bbox must be four finite numbers x, y, width, height, got {entry['bbox']}")
     return _parse_key(key, where), box, score
 
 
@@ -144,4 +132,4 @@ def _parse_key(given: Any, where: str) -> int | str:
         return int(given)
     if isinstance(given, int) and not isinstance(given, bool):
         return given
-    raise TrainError(f"{where}: image_id must be a number, and file_name a text, got {json.dumps(given)}")
+    raise InputError(f"{where}: image_id must be a number, and file_name a text, got {json.dumps(given)}")

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from kdlib.annotations import AnnotationError, read_keypoint_annotations
+from kdlib.errors import InputError
+from kdlib.inputs.annotations import read_keypoint_annotations
 
 
 def document():
@@ -92,12 +93,12 @@ def changed(key, value, row=0):
     ],
 )
 def test_a_file_that_cannot_be_used_says_why(write, content, message):
-    with pytest.raises(AnnotationError, match=message):
+    with pytest.raises(InputError, match=message):
         read_keypoint_annotations(write(content))
 
 
 def test_missing_files_and_wrong_detections_are_refused(write, tmp_path):
-    with pytest.raises(AnnotationError, match="no annotation file at"):
+    with pytest.raises(InputError, match="there is no annotation file at"):
         read_keypoint_annotations(tmp_path / "nothing.json")
-    with pytest.raises(AnnotationError, match="not a detection file"):
+    with pytest.raises(InputError, match="not a detection file"):
         read_keypoint_annotations(write(document()), boxes=write({"boxes": []}, "boxes.json"))

@@ -1,26 +1,21 @@
-"""Images to predict on: one file, a folder of files, or the frames of a video.
+"""Finds images to predict on: one file, or the files in a folder.
 
 Pixels are BGR, as OpenCV reads them. Images are turned upright by their EXIF orientation, so that coordinates are those
 of the image as a viewer shows it.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kdlib.errors import InputError
 from kdlib.images import UnreadableImageError, decode_image
-from train.errors import TrainError
+from kdlib.inputs.image_files import ImageFileError
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-
-
-class UnreadableFileError(TrainError):
-    """OpenCV cannot read a file as an image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +32,16 @@ class ImageFile:
         """Read the pixels (H, W, 3) uint8 BGR.
 
         Raises:
-            UnreadableFileError: If the file is missing, truncated, or not an image.
+            ImageFileError: If the file is missing, truncated, or not an image.
         """
         try:
             content = self.path.read_bytes()
         except OSError as error:
-            raise UnreadableFileError(f"cannot read {self.path}: {error.strerror}") from error
+            raise ImageFileError(f"cannot read {self.path}: {error.strerror}") from error
         try:
             return decode_image(content, upright=True, bgr=True)
         except UnreadableImageError as error:
-            raise UnreadableFileError(f"{self.path} {error}") from error
+            raise ImageFileError(f"{self.path} {error}") from error
 
 
 def is_image(path: Path) -> bool:
@@ -62,59 +57,22 @@ def find_images(source: Path, exclude: Path | None = None) -> list[ImageFile]:
         exclude: A folder that is left out if it lies below the source.
 
     Raises:
-        TrainError: If there is no image.
+        InputError: If there is no image.
     """
     if not source.exists():
-        raise TrainError(f"there is no image, folder or video at {source}")
+        raise InputError(f"there is no image, folder or video at {source}")
     if not source.is_dir():
         return [ImageFile(source, source.name, _number(source.stem))]
     names = sorted(path.relative_to(source) for path in source.rglob("*") if is_image(path) and path.is_file())
     if not names:
-        raise TrainError(f"{source} contains no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise InputError(f"{source} contains no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     if exclude is not None and exclude.resolve().is_relative_to(source.resolve()):
         left_out = exclude.resolve().relative_to(source.resolve())
         names = [name for name in names if not name.is_relative_to(left_out)]
     if not names:
-        raise TrainError(f"{source} contains no images except the drawings in {exclude}")
+        raise InputError(f"{source} contains no images except the drawings in {exclude}")
     return [ImageFile(source / name, name.as_posix(), _number(name.stem)) for name in names]
 
 
 def _number(stem: str) -> int | None:
     return int(stem) if stem.isascii() and stem.isdigit() else None
-
-
-class Video:
-    """The frames of a video file; use it in a ``with`` block.
-
-    Args:
-        path: The file.
-
-    Attributes:
-        frames: Number of frames according to the file; 0 if it is unknown.
-        rate: Frames per second.
-
-    Raises:
-        TrainError: If OpenCV cannot open the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._capture: Any = cv2.VideoCapture(str(path))
-        if not self._capture.isOpened():
-            raise TrainError(f"{path} is neither an image nor a video that OpenCV can read")
-        self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        self.rate = float(self._capture.get(cv2.CAP_PROP_FPS)) or 25.0
-
-    def __enter__(self) -> "Video":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._capture.release()
-
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield the frames (H, W, 3) uint8 BGR, in order."""
-        while True:
-            read, frame = self._capture.read()
-            if not read:
-                return
-            yield frame
