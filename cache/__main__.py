@@ -8,13 +8,12 @@ examples; docs/sharing.md explains how to share stores.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Final
 
 from cache.commands import convert, diff, info, pack, pull, push, unpack, verify
 from cache.errors import StoreError
-from kdcli.flags import Parser, exit_with
+from kdcli.flags import Parser, exit_with, run_command
 
 COMMANDS: Final = {
     "info": (info, "show what is in a store, or how much of an unfinished one is written"),
@@ -32,13 +31,7 @@ COMMANDS: Final = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 1 after an error or a failed check."""
     options = _parser().parse_args(arguments)
-    try:
-        return COMMANDS[options.command][0].run(options)
-    except StoreError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-    return 1
+    return run_command(lambda: COMMANDS[options.command][0].run(options), (StoreError,))
 
 
 def _parser() -> argparse.ArgumentParser:

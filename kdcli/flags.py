@@ -59,6 +59,38 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {line}\n")
 
 
+def run_command(
+    run: Callable[[], int | None], errors: tuple[type[Exception], ...], interrupted: str = "interrupted"
+) -> int:
+    """Run a command; an error of the given classes, or Ctrl-C, ends in one line on stderr and exit code 1.
+
+    Args:
+        run: The command; returns its exit code, or None for 0.
+        errors: The errors whose message is meant for the user. Any other error is raised.
+        interrupted: The message after Ctrl-C.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        BrokenPipeError: The reader of stdout is gone; `exit_with` handles it.
+    """
+    try:
+        return run() or 0
+    except BrokenPipeError:
+        raise
+    except errors as error:
+        return refuse(error)
+    except KeyboardInterrupt:
+        return refuse(interrupted)
+
+
+def refuse(reason: object) -> int:
+    """Print the reason as one line on stderr; returns 1, the exit code of a refusal."""
+    sys.stderr.write(f"error: {reason}\n")
+    return 1
+
+
 def exit_with(main: Callable[[], int]) -> NoReturn:
     """Run `main` and exit with the code it returns, or silently with `PIPE_CLOSED` if the reader of stdout is gone."""
     try:

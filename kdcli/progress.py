@@ -142,7 +142,7 @@ class _Lines:
         return (self.done - self.initial) / max(now - self.start, 1e-9)
 
     def _write(self, text: str) -> None:
-        sys.stderr.write(f"{self.what}: {text}\n")
+        say(f"{self.what}: {text}")
 
 
 def _format_rate(rate: float) -> str:

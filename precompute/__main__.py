@@ -16,10 +16,10 @@ See docs/precompute.md for details.
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING
 
 from kdcli.config_file import ConfigError, parse
+from kdcli.flags import exit_with, refuse, run_command
 from kdlib.machine.process import keep_freed_memory, wait_passively
 from precompute.errors import PrecomputeError
 from precompute.run.flags import build_parser
@@ -35,21 +35,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments = parse(_parser(), argv)
     except (ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return refuse(error)
     wait_passively()
     keep_freed_memory()
     import cache
 
-    try:
-        return _run(arguments)
-    except BrokenPipeError:
-        raise  # handled in kdcli/flags.py
-    except (PrecomputeError, cache.StoreError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("error: interrupted; run the same command with --resume to continue", file=sys.stderr)
-    return 1
+    errors = (PrecomputeError, cache.StoreError, OSError)
+    return run_command(lambda: _run(arguments), errors, "interrupted; run the same command with --resume to continue")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,6 +102,4 @@ def _dry_run(arguments: argparse.Namespace, job: "Job", codec: "Codec") -> int:
 
 
 if __name__ == "__main__":
-    from kdcli.flags import exit_with
-
     exit_with(main)

@@ -14,11 +14,10 @@ The same commands run on a CPU and on a GPU. On several GPUs: torchrun --nproc-p
 """
 
 import argparse
-import sys
 from typing import Final
 
 from kdcli.config_file import ConfigError, parse
-from kdcli.flags import Parser
+from kdcli.flags import Parser, exit_with, refuse, run_command
 from kdlib.errors import KdlibError
 from kdlib.machine.process import keep_freed_memory, wait_passively
 from train.commands import evaluate, export, fiftyone, fit, predict, report
@@ -52,27 +51,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments = parse(_parser(), argv)
     except (ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return refuse(error)
     wait_passively()
     keep_freed_memory()
     import cache
 
-    try:
-        return COMMANDS[arguments.command][0].run(arguments)
-    except BrokenPipeError:
-        raise  # `kdcli.flags.exit_with` handles it
-    except (KdlibError, cache.StoreError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        remedy = (
-            "; run the same command with --resume to continue" if arguments.command in ("distill", "baseline") else ""
-        )
-        print(f"error: interrupted{remedy}", file=sys.stderr)
-    return 1
+    command = COMMANDS[arguments.command][0]
+    remedy = "; run the same command with --resume to continue" if command is fit else ""
+    errors = (KdlibError, cache.StoreError, OSError)
+    return run_command(lambda: command.run(arguments), errors, f"interrupted{remedy}")
 
 
 if __name__ == "__main__":
-    from kdcli.flags import exit_with
-
     exit_with(main)

@@ -14,11 +14,10 @@ import argparse
 import dataclasses
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Final
 
-from kdcli.flags import Parser
+from kdcli.flags import Parser, exit_with, run_command
 from kdcli.progress import say
 from precompute.data.folder import Split, coco_folder, coco_layouts, find_image_folder, find_split, to_coco_split
 from precompute.errors import PrecomputeError
@@ -232,17 +231,14 @@ def main(argv: list[str] | None = None) -> int:
         "--site", default=SITE, metavar="URL", help=f"base address of the archives, for a mirror (default: {SITE})"
     )
     arguments = parser.parse_args(argv)
-    try:
-        done = fetch(arguments.out, arguments.splits, arguments.site, keep_archives=arguments.keep_archives)
-    except (PrecomputeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; run the same command again to continue", file=sys.stderr)
-        return 1
+    interrupted = "interrupted; run the same command again to continue"
+    return run_command(lambda: _run(arguments), (PrecomputeError, OSError), interrupted)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    done = fetch(arguments.out, arguments.splits, arguments.site, keep_archives=arguments.keep_archives)
     print("\n".join(done))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

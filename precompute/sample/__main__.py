@@ -9,39 +9,35 @@ The same options give the same files. If the folder holds this sample already, n
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
-from kdcli.flags import Parser
+from kdcli.flags import Parser, exit_with, run_command
 from precompute.sample.spec import SampleSpec
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     arguments = _parser().parse_args(argv)
+    from precompute.sample.dataset import SampleError
+
+    interrupted = f"interrupted; {arguments.out} was not written"
+    return run_command(lambda: _run(arguments), (SampleError, OSError), interrupted)
+
+
+def _run(arguments: argparse.Namespace) -> None:
     from kdcli.progress import show_progress
-    from precompute.sample.dataset import SampleError, write_sample
+    from precompute.sample.dataset import write_sample
 
     spec = SampleSpec(arguments.seed, arguments.train, arguments.val, arguments.clean_train)
     out: Path = arguments.out
-    try:
-        with show_progress("drawing people", "images") as progress:
-            written = write_sample(
-                out, spec, workers=arguments.workers, overwrite=arguments.overwrite, progress=progress
-            )
-        print(f"{out}: {'written' if written else 'holds this sample already, nothing to do'}")
-        if arguments.contact_sheet:
-            from precompute.sample.sheet import write_sheet
+    with show_progress("drawing people", "images") as progress:
+        written = write_sample(out, spec, workers=arguments.workers, overwrite=arguments.overwrite, progress=progress)
+    print(f"{out}: {'written' if written else 'holds this sample already, nothing to do'}")
+    if arguments.contact_sheet:
+        from precompute.sample.sheet import write_sheet
 
-            write_sheet(out, arguments.contact_sheet)
-            print(f"{arguments.contact_sheet}: contact sheet")
-    except (SampleError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"error: interrupted; {out} was not written", file=sys.stderr)
-        return 1
-    return 0
+        write_sheet(out, arguments.contact_sheet)
+        print(f"{arguments.contact_sheet}: contact sheet")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,4 +84,4 @@ def _cores() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcli.files import replacing
-from kdcli.flags import Parser
+from kdcli.flags import Parser, exit_with, refuse, run_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,17 +47,13 @@ def main(argv: list[str] | None = None) -> int:
     from precompute.sample.dataset import SampleError
 
     if importlib.util.find_spec("safetensors") is None:  # needed for the last step, an hour later
-        sys.stderr.write("error: safetensors is needed to save the weights: pip install safetensors\n")
-        return 1
-    try:
-        train_teacher(arguments)
-    except (SampleError, InputError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write(f"error: interrupted; {arguments.out} was not written\n")
-        return 1
-    return 0
+        return refuse("safetensors is needed to save the weights: pip install safetensors")
+    interrupted = f"interrupted; {arguments.out} was not written"
+    return run_command(lambda: _run(arguments), (SampleError, InputError, OSError), interrupted)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    train_teacher(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -231,4 +227,4 @@ def _metadata(arguments: argparse.Namespace, numbers: dict[str, float]) -> dict[
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import tqdm.std
 
-from kdcli.flags import Parser
+from kdcli.flags import Parser, run_command
 from kdcli.progress import LINES, show_count, show_progress
 from kdcli.words import duration
 
@@ -196,3 +196,34 @@ def test_values_that_only_look_like_flags_are_left_to_argparse():
         "title": "-a title with spaces",
         "rest": ["x", "--no-flag"],
     }
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        (FileNotFoundError("no such file"), "error: no such file\n"),
+        (KeyboardInterrupt(), "error: interrupted; run it again\n"),
+    ],
+)
+def test_a_refusal_and_ctrl_c_end_in_one_line_and_exit_code_1(capsys, raised, line):
+    def run():
+        raise raised
+
+    assert run_command(run, (OSError,), "interrupted; run it again") == 1
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", line)
+
+
+@pytest.mark.parametrize("raised", [ValueError("a bug"), BrokenPipeError()])
+def test_a_bug_and_a_closed_pipe_are_raised(capsys, raised):
+    def run():
+        raise raised
+
+    with pytest.raises(type(raised)):
+        run_command(run, (OSError,))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("returned", "code"), [(0, 0), (None, 0), (1, 1), (3, 3)])
+def test_the_exit_code_of_a_command_is_passed_on(returned, code):
+    assert run_command(lambda: returned, (OSError,)) == code

@@ -3,7 +3,6 @@
 import contextlib
 import enum
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from types import FrameType
 from typing import Final
 
 from cache.errors import StoreError
+from kdcli.progress import say
 from kdlib.errors import KdlibError
 from kdlib.samples.loader import is_bad_record
 
@@ -66,9 +66,7 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal, self._since = signal.Signals(number).name, time.monotonic()
         if self._announce:
-            sys.stderr.write(
-                f"\n{self.signal}: stopping after this step, with a checkpoint; repeat it to stop immediately\n"
-            )
+            say(f"\n{self.signal}: stopping after this step, with a checkpoint; repeat it to stop immediately")
 
 
 def describe_loader_problem(problem: Exception) -> str:

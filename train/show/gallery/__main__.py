@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from kdcli.flags import Parser
+from kdcli.flags import Parser, exit_with, run_command
 from kdlib.errors import KdlibError
 from train.errors import TrainError
 from train.show.gallery.app import HOST, check_port_free
@@ -83,16 +83,8 @@ def _show(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Build the dataset and open the App; returns 0, or 1 after an error, with one line on stderr."""
     arguments = _parser().parse_args(argv)
-    try:
-        _show(arguments)
-    except KdlibError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: _show(arguments), (KdlibError,))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)
