@@ -23,10 +23,10 @@ def clone(tmp_path):
         (folder / environment / "bin").mkdir(parents=True)
     for name in ("pyproject.toml", "Makefile"):
         shutil.copy(ROOT / name, folder)
-    python = folder / ".venv/bin/python"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{RECORD}" "$@"\n')
-    python.chmod(0o755)
     for environment in (".venv", ".venv-fiftyone"):
+        python = folder / environment / "bin/python"
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{RECORD}" "$@"\n')
+        python.chmod(0o755)
         (folder / environment / "ready").touch()
     return folder
 
@@ -62,6 +62,7 @@ def test_every_target_takes_a_data_folder_with_spaces(clone, data):
         arguments = precompute._parser().parse_args(words[1:])
         assert (arguments.data, arguments.split, arguments.teacher) == (Path(data), split, "onnx:my net.onnx")
         assert arguments.store == Path(f"stores/my people/{split}.zarr")
+    assert made.pop(-2) == ["train.show.gallery.database"]  # before anything is computed
     by_command = [train_arguments(words) for words in made[2:]]
     commands = ["baseline", "distill", "evaluate", "evaluate", "evaluate", "report", "export", "predict", "fiftyone"]
     assert [arguments.command for arguments in by_command] == commands

@@ -41,12 +41,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the gallery, then replace this process by one that shows it."""
     import cache
     from kdlib.machine.device import choose_device
-    from train.show.gallery.app import check_fiftyone, check_port_free, exec_gallery
+    from train.show.gallery.app import check_database, check_fiftyone, check_port_free, exec_gallery
     from train.show.gallery.write import predictions_by_name, write_gallery
 
     check_fiftyone(arguments.python)
     if not arguments.no_app:
         check_port_free(arguments.port)
+    check_database(arguments.python)
     store = cache.open_store(arguments.store)
     device = choose_device(arguments.device)
     predictions = predictions_by_name(

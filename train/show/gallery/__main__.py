@@ -17,7 +17,7 @@ from kdlib.errors import KdlibError
 from train.errors import TrainError
 from train.show.gallery.app import HOST, check_port_free
 from train.show.gallery.dataset import build
-from train.show.gallery.read import Gallery, read_gallery
+from train.show.gallery.read import read_gallery
 
 PORT: Final = 5151
 
@@ -55,14 +55,20 @@ def _open_app(fo: Any, dataset: Any, port: int) -> None:
         fo.close_app()
 
 
-def _dataset(fo: Any, gallery: Gallery) -> Any:
+def _connect(fo: Any) -> None:
+    """Start FiftyOne's database or connect to it.
+
+    Raises:
+        TrainError: If there is none, or FiftyOne does not accept its version.
+    """
     from fiftyone.core.config import FiftyOneConfigError
+    from fiftyone.core.service import ServiceListenTimeout
 
     try:
-        return build(fo, gallery)
-    except FiftyOneConfigError as error:
+        fo.list_datasets()
+    except (FiftyOneConfigError, ServiceListenTimeout, ConnectionError, RuntimeError) as error:
         reason = str(error).partition(". ")[0]
-        raise TrainError(f"FiftyOne has no database ({reason}); see docs/looking.md for what to install") from error
+        raise TrainError(f"FiftyOne has no database that it can use ({reason}); see docs/looking.md") from error
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -74,7 +80,8 @@ def _show(arguments: argparse.Namespace) -> None:
         import fiftyone as fo
     except ImportError as error:
         raise TrainError("FiftyOne is not installed here: pip install fiftyone") from error
-    dataset = _dataset(fo, gallery)
+    _connect(fo)
+    dataset = build(fo, gallery)
     print(f"dataset {dataset.name!r}: {len(dataset)} images, {dataset.count('boxes.detections')} persons")
     if not arguments.no_app:
         _open_app(fo, dataset, arguments.port)

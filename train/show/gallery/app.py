@@ -32,6 +32,18 @@ def check_fiftyone(python: str) -> None:
         )
 
 
+def check_database(python: str) -> None:
+    """Check that an interpreter's FiftyOne can start its database, before anything is computed.
+
+    Raises:
+        TrainError: If it cannot; the message names the package to install.
+    """
+    command = [python, "-m", "train.show.gallery.database", "--check"]
+    done = subprocess.run(command, env=_environment(), check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise TrainError(done.stderr.strip().rpartition("\n")[2].removeprefix("error: "))
+
+
 def check_port_free(port: int) -> None:
     """Check that the App can listen on a port, before anything is computed.
 
@@ -54,7 +66,10 @@ def exec_gallery(python: str, arguments: Sequence[str]) -> NoReturn:
         python: An interpreter that has FiftyOne.
         arguments: Command line of the module.
     """
+    os.execvpe(python, [python, "-m", "train.show.gallery", *arguments], _environment())
+
+
+def _environment() -> dict[str, str]:
+    """The environment variables with which another interpreter imports this repository."""
     root = str(Path(__file__).resolve().parents[3])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    command = [python, "-m", "train.show.gallery", *arguments]
-    os.execvpe(python, command, {**os.environ, "PYTHONPATH": path})
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
