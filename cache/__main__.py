@@ -11,12 +11,13 @@ import argparse
 from collections.abc import Sequence
 from typing import Final
 
-from cache.commands import convert, diff, info, pack, pull, push, unpack, verify
+from cache.commands import convert, diff, info, list_stores, pack, pull, push, unpack, verify
 from cache.errors import StoreError
 from kdcli.flags import Parser, exit_with, run_command
 
 COMMANDS: Final = {
     "info": (info, "show what is in a store, or how much of an unfinished one is written"),
+    "list": (list_stores, "list the stores below a folder, a bucket or a Hugging Face repository"),
     "verify": (verify, "read and check every record, hash and entry of the manifest"),
     "diff": (diff, "compare the content of two stores"),
     "convert": (convert, "write a store in the other layout or in another codec"),

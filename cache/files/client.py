@@ -97,6 +97,15 @@ class Remote(PerProcess):
 
         return self._retry("", "be listed", once)
 
+    def links(self) -> list[str]:
+        """The URLs that the web server's page of this folder links to."""
+
+        def once(fs: Any, path: str) -> list[str]:
+            base, mark, query = path.partition("?")
+            return [str(link) for link in fs.ls(f"{base}/{mark}{query}", detail=False)]
+
+        return self._retry("", "be listed", once)
+
     def put(self, key: str, content: Path | bytes) -> None:
         """Upload a file; it appears only when it is complete."""
 
@@ -111,6 +120,13 @@ class Remote(PerProcess):
     def delete(self, key: str) -> None:
         """Delete an existing file."""
         self._retry(key, "be deleted", lambda fs, path: fs.rm_file(path))
+
+    def resolve(self) -> Any:
+        """The root as a path in a repository of the Hugging Face Hub: `repo_id`, `repo_type`, `path_in_repo` ..."""
+        try:
+            return self._retry("", "be found", lambda fs, path: fs.resolve_path(path))
+        except StoreNotFoundError as error:
+            raise StoreNotFoundError(f"{self.root}: no such repository; create it first, or check the name") from error
 
     def commit(self, folder: Any, operations: list[Any], message: str) -> None:
         """Make one commit to the Hugging Face repository of `folder`, a resolved path of its filesystem."""

@@ -17,6 +17,7 @@ from cache.files.per_process import PerProcess
 
 BLOCK = 1 << 20  # bytes: 50 to 100 records of one view; transferring them takes little longer than an empty request
 _PREFETCHED_AT_ONCE = 16
+REPOSITORY_FILES = (".gitattributes", "README.md")
 
 
 class RemoteFiles(PerProcess):
@@ -65,8 +66,12 @@ class RemoteFiles(PerProcess):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def listing(self) -> Iterator[tuple[str, bool]]:
-        """(key, True) of every file below the root; empty over HTTP, which cannot list files."""
-        return ((key, True) for key in self.remote.listing() if key)
+        """(key, True) of every file below the root; empty over HTTP, which cannot list files.
+
+        Two files that every repository of the Hugging Face Hub has at its root are left out.
+        """
+        repository_files = REPOSITORY_FILES if self.root.scheme == "hf" else ()
+        return ((key, True) for key in self.remote.listing() if key and key not in repository_files)
 
     @contextmanager
     def source(self) -> Iterator[BinaryIO]:

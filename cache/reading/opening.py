@@ -99,6 +99,16 @@ def _remote_layout(root: Location, blocks: BlockFolder) -> Layout:
     return _one_file(RemoteFiles(remote, blocks))
 
 
+def find_listed_layout(root: Location, *, is_directory: bool) -> Layout:
+    """The layout of the store at the URL `root`, whose kind a listing shows; nothing is kept on this machine."""
+    from cache.files.client import Remote
+    from cache.files.remote import RemoteFiles
+    from cache.layouts.zarr_reader import ZarrLayout
+
+    files = RemoteFiles(Remote(root), BlockFolder(default_folder(), 0))
+    return ZarrLayout(files) if is_directory else _one_file(files)
+
+
 def _one_file(files: ReadableFiles) -> Layout:
     """The layout of a store that is one file, from its first bytes."""
     beginning = files.read("", 0, min(len(HDF5_SIGNATURE), files.size("")))

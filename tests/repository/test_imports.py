@@ -23,7 +23,7 @@ ALLOWED = {  # inside functions: these modules write and read students as ONNX f
     "train/deploy/quantise.py": {"onnx", "onnxruntime"},
 }
 FLOORS = {
-    "cache": ("errors", "codec", "format", "files", "layouts", "reading", "writing", "commands", "__main__"),
+    "cache": ("errors", "codec", "format", "files", "layouts", "reading", "writing", "sharing", "commands", "__main__"),
     "kdlib": (
         ("errors", "skeleton", "geometry", "images", "heatmaps", "losses", "machine"),
         ("resample", "metrics", "inputs"),

@@ -5,6 +5,7 @@ import contextlib
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote, unquote
 
 
 class RangeServer:
@@ -19,6 +20,7 @@ class RangeServer:
         cuts: Number of next bodies that end after half of their bytes.
         dies_after: Number of GET requests after which every request gets status 503; None for never.
         password: Required credentials, ``user:password``; None for no check.
+        lists: Whether the address of a folder shows a page of links, as nginx's autoindex does.
     """
 
     def __init__(self, folder):
@@ -31,6 +33,7 @@ class RangeServer:
         self.cuts = 0
         self.dies_after = None
         self.password = None
+        self.lists = False
         handler = type("Handler", (_Handler,), {"owner": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -67,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body):
         owner = self.owner
         owner.requests.append((self.command, self.path, self.headers.get("Range")))
-        path = owner.folder / self.path.partition("?")[0].lstrip("/")
+        path = owner.folder / unquote(self.path.partition("?")[0]).lstrip("/")
         if owner.password and self.headers.get("Authorization") != "Basic " + _basic(owner.password):
             self._status(401)
         elif owner.dies_after is not None and len(owner.ranges()) > owner.dies_after:
@@ -75,6 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif body and owner.fails:
             owner.fails -= 1
             self._status(500)
+        elif owner.lists and path.is_dir():
+            self._list(path)
         elif not path.is_file():
             self._status(404)
         else:
@@ -84,6 +89,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+    def _list(self, folder):
+        names = [quote(entry.name) + "/" * entry.is_dir() for entry in sorted(folder.iterdir())]
+        page = "".join(f'<a href="{name}">{name}</a>\n' for name in ["../", "?C=N;O=D", *names]).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
 
     def _send(self, path, body):
         data, requested = path.read_bytes(), re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
