@@ -142,7 +142,7 @@ export: $(READY) ## write the distilled student as an ONNX file and compare it w
 predict: $(READY) ## predict keypoints in SOURCE=image, folder or video with the exported student
 	$(PY) -m train predict "$(SOURCE)" --student "$(RUNS)/student.onnx" --out "$(RUNS)/predictions" $(PREDICT_ARGS)
 
-fiftyone: has-images $(READY) $(FIFTYONE_READY) ## show labels, teacher and students on the original images in FiftyOne's App
+fiftyone: has-images $(READY) $(FIFTYONE_READY) ## show labels, teacher and students on the original images in FiftyOne's App (installs it and its database)
 	@$(FIFTYONE_PY) -m train.show.gallery.database
 	@set --; for run in baseline distilled; do if [ -f "$(RUNS)/$$run/best.pt" ]; then set -- "$$@" "$(RUNS)/$$run/best.pt"; fi; done; \
 	$(PY) -m train fiftyone --store "$(VAL_STORE)" --images "$(IMAGES)" --teacher $${1:+--student} "$$@" \

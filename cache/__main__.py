@@ -1,6 +1,7 @@
-"""Inspect, verify, compare, convert and share stores.
+"""Inspect, list, verify, compare, convert and share stores.
 
     python -m cache info train.zarr             # show what is in the store
+    python -m cache list stores                 # show which stores are in a folder, or at a URL
     python -m cache verify train.zarr           # check it for damage; exit code 1 if there is any
 
 Commands that read a store also accept a URL: http(s)://, s3://, hf://datasets/... The --help of each command has

@@ -60,6 +60,9 @@ NOT_RUN = {
     "make report DATA=sample": "needs `make demo` first, minutes; the next command of the page does the same",
     "make fiftyone DATA=sample": "downloads FiftyOne, 1 GB, and opens its App",
     "python -m venv fo && fo/bin/python -m pip install fiftyone": "downloads FiftyOne, 1 GB",
+    "fo/bin/python -m train.show.gallery.database": (
+        "downloads FiftyOne's database; tests/train/show/test_gallery_database.py runs it with a replaced pip"
+    ),
     "python -m train fiftyone --store val.zarr --images data/coco/val2017 --teacher --student runs/baseline/best.pt "
     "runs/distilled/best.pt --python fo/bin/python": (
         "needs FiftyOne and opens its App; tests/train/show/test_gallery.py runs it without the App if installed"
@@ -267,6 +270,7 @@ def test_sharing(here, bucket):  # noqa: F811
     shutil.copytree("stores/coco", "site/coco")
     Path("nas/coco").mkdir(parents=True)
     with RangeServer(here / "site").running() as server:
+        server.lists = True
         run_page(
             "sharing",
             typed=[
