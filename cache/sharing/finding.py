@@ -239,42 +239,43 @@ def _on_web_server(root: Location) -> Iterator[FoundStore]:
     if root.suffix in SUFFIXES:
         yield FoundStore(root.name, root)
         return
-    pending, seen, links = [(root, 0)], set(), 0
+    pending = [(root / name, is_folder, 1) for name, is_folder in _links_of_root(root)]
     while pending:
-        folder, depth = pending.pop()
-        for name, is_folder in _links(folder, root):
-            links += 1
-            place = folder / name
-            if place in seen:
-                continue
-            seen.add(place)
-            if place.suffix in SUFFIXES:
-                yield FoundStore(_name_below(root, place), place)
-            elif is_folder and depth < _WEB_DEPTH:
-                pending.append((place, depth + 1))
-    if not links:
-        raise StoreError(_no_listing(root))
+        place, is_folder, depth = pending.pop()
+        store = FoundStore(_name_below(root, place), place)
+        if place.suffix in SUFFIXES:
+            yield store
+        elif is_folder and depth > _WEB_DEPTH:
+            yield store._replace(problem=f"below {_WEB_DEPTH} folders, not searched; list it itself")
+        elif is_folder:
+            try:
+                pending += [(place / name, is_folder, depth + 1) for name, is_folder in _links(place)]
+            except StoreError as error:
+                yield store._replace(problem=str(error).removeprefix(f"{place}: "))
+
+
+def _links_of_root(root: Location) -> list[tuple[str, bool]]:
+    """As `_links`; raises `StoreError` if the server does not list the folder."""
+    remedy = f"give the URL of a store itself, e.g. {root}/train.zarr"
+    try:
+        found = _links(root)
+    except StoreNotFoundError:
+        found = []
+    except StoreError as error:
+        raise StoreError(f"{error}; if the server does not list its files, {remedy}") from error
+    if not found:
+        raise StoreError(f"{root}: this web server does not list its files; {remedy}")
+    return found
+
+
+def _links(folder: Location) -> list[tuple[str, bool]]:
+    """(name, whether it is a folder) of what the page of a web folder links to in that folder, each once."""
+    url = folder.secret_url.partition("?")[0] + "/"
+    below = {link.removeprefix(url) for link in Remote(folder).links() if link.startswith(url)}
+    names = {name.rstrip("/"): name.endswith("/") for name in sorted(below)}
+    return [(name, is_folder) for name, is_folder in names.items() if name and not set(name) & set("/?#")]
 
 
 def _name_below(root: Location, place: Location) -> str:
     start, url = (location.secret_url.partition("?")[0] for location in (root, place))
     return unquote(url.removeprefix(start + "/"))
-
-
-def _links(folder: Location, root: Location) -> Iterator[tuple[str, bool]]:
-    """(name, whether it is a folder) of what the page of a web folder links to in that folder."""
-    url = folder.secret_url.partition("?")[0] + "/"
-    try:
-        found = Remote(folder).links()
-    except StoreError as error:
-        if folder == root:
-            raise StoreError(_no_listing(root)) from error
-        return
-    for link in found:
-        name = link.removeprefix(url)
-        if name != link and name.strip("/") and not set(name.strip("/")) & set("/?#"):
-            yield name.strip("/"), name.endswith("/")
-
-
-def _no_listing(root: Location) -> str:
-    return f"{root}: this web server does not list its files; give the URL of a store itself, e.g. {root}/train.zarr"

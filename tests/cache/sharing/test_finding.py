@@ -11,6 +11,8 @@ from cache.__main__ import main
 from cache.commands.convert import convert_store
 from cache.commands.list_stores import format_size
 from cache.commands.pack import pack_store
+from cache.files import client
+from cache.sharing import finding
 from cache.sharing.finding import find_stores, group_keys
 from tests.support.range_server import RangeServer
 from tests.support.stores import small as small_store
@@ -191,3 +193,21 @@ def test_a_web_server_that_lists_nothing_is_one_line(server, stores, capsys):
     )
     (store,) = find_stores(f"{url}/train.zarr")
     assert store.complete
+
+
+def test_a_web_folder_that_cannot_be_reached_is_not_taken_for_one_without_a_list(server, stores, monkeypatch):
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.001)
+    server.lists = True
+    server.dies_after = 1  # the page of the folder itself is sent, that of the folder in it is not
+    found = {store.name: store.problem for store in find_stores(f"{server.url}/{stores.name}")}
+    assert "cannot be listed, tried 4 times" in found["deep"]
+    with pytest.raises(cache.StoreError, match=r"cannot be listed, tried 4 times: .*; if the server does not list"):
+        find_stores(f"{server.url}/{stores.name}")
+
+
+def test_deep_web_folders_are_named_instead_of_searched(server, stores, monkeypatch):
+    monkeypatch.setattr(finding, "_WEB_DEPTH", 1)
+    server.lists = True
+    found = {store.name: store.problem for store in find_stores(f"{server.url}/{stores.name}")}
+    assert "not searched" in found["deep/er"]
+    assert found["train.zarr"] is None
