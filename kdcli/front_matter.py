@@ -30,7 +30,7 @@ def _entry(start: str, value: Any) -> Iterator[str]:
     elif isinstance(value, Sequence) and not isinstance(value, str) and value:
         yield start
         for item in value:
-            lines = list(_mapping(item)) if isinstance(item, Mapping) else [_scalar(item)]
+            lines = list(_mapping(item)) if isinstance(item, Mapping) and item else [_scalar(item)]
             yield from (f"{'  - ' if i == 0 else '    '}{line}" for i, line in enumerate(lines))
     else:
         yield f"{start} {_scalar(value)}"
@@ -41,4 +41,7 @@ def _scalar(value: Any) -> str:
         if _PLAIN.fullmatch(value) and value not in _RESERVED:
             return value
         value = "".join(c if c.isprintable() else " " for c in value)
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if isinstance(value, float) and "." not in text:  # YAML 1.1 reads 1e-05 as text
+        return text.replace("e", ".0e")
+    return text

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from cache import Store
 from kdcli.files import file_sha256
+from kdlib.readout import DECODER
 from kdlib.students import checkpoint
 from kdlib.students.checkpoint import LEGACY_DEFAULTS
 from kdlib.students.loading import TorchStudent, load_checkpoint
@@ -187,16 +188,26 @@ def _metrics(
     history: list[dict[str, Any]],
     sha256: str,
 ) -> dict[str, Any] | None:
-    """The metrics of the run, else of its evaluation or report, else of the epoch in its history, else None."""
+    """The metrics of the run, else of its evaluation or report, else of the epoch in its history, else None.
+
+    The report replaces the metrics of a run of an old version, which decoded its heatmaps in another way.
+    """
+    measured = dict(numbers["students"][_place(numbers, sha256) or 0]["metrics"], decoder=DECODER) if numbers else None
     if reported := _optional(folder / "metrics.json"):
-        return {"decoder": "argmax", **reported}  # runs made before decision 0015 do not name the decoder
+        reported = {"decoder": "argmax", **reported}  # runs made before decision 0015 do not name the decoder
+        return reported if measured is None or reported["decoder"] == DECODER else measured
     if evaluation and evaluation.get("store") == (config.get("val_store") or {}).get("name"):
         return evaluation
-    if numbers is not None:
-        return dict(numbers["students"][_place(numbers, sha256) or 0]["metrics"])
+    if measured:
+        return measured
     return next((line for line in history if line.get("epoch") == config.get("epoch")), None)
 
 
 def _optional(path: Path) -> dict[str, Any]:
     """The content of a JSON file; empty if there is no such file."""
     return read_json(path) if path.exists() else {}
+
+
+def store_name(run: RunFacts, name: str) -> str:
+    """The name of one of the `STORES` of a run."""
+    return str((run.config.get(name) or {}).get("name", "an unknown store"))

@@ -1,6 +1,7 @@
 """The text of a card: its header for hubs, and its sections in order."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -9,9 +10,11 @@ from kdcli.front_matter import front_matter
 from kdcli.words import counted
 from kdlib.machine.cost import multiply_adds, parameter_count
 from kdlib.skeleton import JOINTS
-from train.show.card.facts import RunFacts
+from train.show.card.facts import RunFacts, store_name
+from train.show.card.markdown import code, fact_table, plain, table
+from train.show.card.numbers import numbers
 from train.show.report.facts import Fact, Hash, codec_facts, data_facts, teacher_facts, training_command
-from train.show.report.markup import DASH, MINUS, TIMES, billions, fixed, has_value, millions, signed, size, whole
+from train.show.report.markup import DASH, TIMES, billions, fixed, has_value, millions, size, whole
 from train.show.report.tables import ACCURACY
 
 MARK: Final = "<!-- Written by `python -m train card`; it is replaced when the command runs again. -->"
@@ -74,10 +77,10 @@ class Card:
     def text(self) -> str:
         """The Markdown text."""
         parts = [
-            f"# {_title(self.run)}",
+            f"# {plain(_title(self.run))}",
             _introduction(self.run),
             SAMPLE_WARNING if is_sample(self.run) else "",
-            *_numbers(self),
+            *numbers(self.run, self.picture, self.files[0].name),
             *_files(self),
             *_use(self),
             *_input_and_output(self.run),
@@ -97,29 +100,7 @@ def is_sample(run: RunFacts) -> bool:
     return any(manifest["provenance"]["teacher"].get("name") == SAMPLE_TEACHER for manifest in known)
 
 
-# --- text -------------------------------------------------------------------------------------------------------------
-
-
-def plain(value: Any) -> str:
-    """A value as Markdown text without any markup."""
-    text = "".join(c if c.isprintable() else " " for c in str(value))
-    return "".join(f"\\{c}" if c in "\\`*_[]<>|#~" else c for c in text)
-
-
-def code(value: Any) -> str:
-    """A value in code style."""
-    text = "".join(c if c.isprintable() else " " for c in str(value)).replace("`", "'").replace("|", "/")
-    return f"`{text}`"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _facts(title: str, facts: Sequence[Fact]) -> str:
-    rows = [(plain(name), code(value) if isinstance(value, Hash) else plain(value)) for name, value in facts]
-    return _table((title, ""), rows)
+# --- names ------------------------------------------------------------------------------------------------------------
 
 
 def _title(run: RunFacts) -> str:
@@ -135,10 +116,6 @@ def _source(run: RunFacts) -> str:
     if not run.distilled:
         return "trained on labels"
     return f"distilled from {run.teacher}" if run.teacher else "distilled from a teacher's heatmaps"
-
-
-def _store_name(run: RunFacts, name: str) -> str:
-    return str((run.config.get(name) or {}).get("name", "an unknown store"))
 
 
 # --- header -----------------------------------------------------------------------------------------------------------
@@ -162,7 +139,7 @@ def _header(card: Card) -> dict[str, Any]:
         if has_value(metrics.get(row.key))
     ]
     if run.finished and values and not is_sample(run):
-        dataset = {"type": "coco-keypoints-format", "name": _store_name(run, "val_store")}
+        dataset = {"type": "coco-keypoints-format", "name": store_name(run, "val_store")}
         task = {"type": "keypoint-detection", "name": "2D human pose estimation"}
         result = {"task": task, "dataset": dataset, "metrics": values}
         header["metrics"] = [value["type"] for value in values]
@@ -185,99 +162,6 @@ def _introduction(run: RunFacts) -> str:
     )
 
 
-def _numbers(card: Card) -> list[str]:
-    run, metrics = card.run, card.run.metrics
-    store = code(_store_name(run, "val_store"))
-    curve = f"![Learning curves: AP and PCK on the validation store, and the training loss, per epoch.]({card.picture})"
-    picture = (
-        [curve]
-        if card.picture
-        else ["The run has no record of its epochs (history.jsonl), so there is no learning curve."]
-    )
-    if metrics is None:
-        absent = (
-            f"Not evaluated. This command measures the student: "
-            f"`python -m train evaluate --store {_store_name(run, 'val_store')} --student {card.files[0].name}`"
-        )
-        return ["## Numbers", absent, *picture]
-    return ["## Numbers", _measured(run, metrics, store), _comparison(run, metrics), *_intervals(run), *picture]
-
-
-def _measured(run: RunFacts, metrics: Mapping[str, Any], store: str) -> str:
-    epochs = run.config["recipe"].get("epochs")
-    count = metrics.get("instances")
-    persons = counted(count, "person") if isinstance(count, int) else "the persons"
-    decoder = f", decoded with {code(metrics['decoder'])}" if "decoder" in metrics else ""
-    text = f"In percent, on {persons} of {store}{decoder}."
-    if run.epoch is not None:
-        text += f" The checkpoint is of epoch {run.epoch} of {epochs}, which was chosen on these persons."
-    if not run.finished:
-        done = run.history[-1].get("epoch", len(run.history)) if run.history else 0
-        text += f" **The run is not finished: {done} of {epochs} epochs are recorded.**"
-    return text
-
-
-def _comparison(run: RunFacts, metrics: Mapping[str, Any]) -> str:
-    columns: list[tuple[str, Mapping[str, Any]]] = [("this student", metrics)]
-    columns += [(_name(pair, place, run), _of_report(run, place)["metrics"]) for pair, place in _others(run)]
-    manifest = run.manifests["val_store"]
-    teacher = run.numbers["teacher"] if run.numbers else (manifest or {}).get("teacher_metrics")
-    if teacher:
-        columns.append(("the store's teacher", teacher))
-    rows = [
-        [f"{row.name} ({row.text})", *(fixed(of.get(row.key)) for _, of in columns)]
-        for row in ACCURACY
-        if has_value(metrics.get(row.key)) or row.key in ("ap", "pck@0.05")
-    ]
-    return _table(["percent", *(name for name, _ in columns)], rows)
-
-
-def _others(run: RunFacts) -> list[tuple[Mapping[str, Any], int]]:
-    """The pairs of the report that hold this student, with the place of the other student."""
-    if run.numbers is None:
-        return []
-    pairs = run.numbers.get("pairs", [])
-    own = [place for place, student in enumerate(run.numbers["students"]) if student["checkpoint_sha256"] == run.sha256]
-    return [
-        (pair, pair["baseline"] if pair["distilled"] in own else pair["distilled"])
-        for pair in pairs
-        if pair["distilled"] in own or pair["baseline"] in own
-    ]
-
-
-def _name(pair: Mapping[str, Any], place: int, run: RunFacts) -> str:
-    """The name of the other student of a pair, with its role unless the name says it."""
-    role, name = ("baseline" if place == pair["baseline"] else "distilled"), _of_report(run, place)["name"]
-    return role if name == role else f"{role} {plain(name)}"
-
-
-def _of_report(run: RunFacts, place: int) -> Mapping[str, Any]:
-    assert run.numbers is not None  # noqa: S101 - the pairs come from it
-    student: Mapping[str, Any] = run.numbers["students"][place]
-    return student
-
-
-def _intervals(run: RunFacts) -> list[str]:
-    """A sentence per pair of the report: distilled minus baseline, with intervals."""
-    sentences = []
-    for pair, _ in _others(run):
-        ours, theirs = (_of_report(run, pair[name]) for name in ("distilled", "baseline"))
-        parts = []
-        for row in (row for row in ACCURACY if row.key in ("ap", "pck@0.05")):
-            ends = pair["intervals"].get(row.key) or ()
-            known = f" (95 % interval {' to '.join(map(signed, ends))})" if ends and all(map(has_value, ends)) else ""
-            values = (ours["metrics"].get(row.key), theirs["metrics"].get(row.key))
-            if all(map(has_value, values)):
-                parts.append(f"{signed(values[0] - values[1])} {row.name}{known}")
-        if parts:
-            unequal = f" The two also differ in {plain(', '.join(pair['unequal']))}." if pair.get("unequal") else ""
-            sentences.append(
-                f"{plain(ours['name'])} {MINUS} {plain(theirs['name'])}: {', '.join(parts)}. The intervals are of a "
-                f"paired bootstrap over the images; they do not include the variation between training seeds.{unequal}"
-            )
-    return sentences
-
-
 def _files(card: Card) -> list[str]:
     measured = any(file.metrics for file in card.files)
     timed = any(file.ms is not None for file in card.files)
@@ -298,12 +182,13 @@ def _files(card: Card) -> list[str]:
     if card.release:
         notes.append("`sha256sum -c SHA256SUMS` checks the files.")
     notes += [f"Left out: {code(name)}. {plain(reason)}." for name, reason in card.left_out.items()]
-    return ["## Files", _table(head, rows), *notes]
+    return ["## Files", table(head, rows), *notes]
 
 
 def _use(card: Card) -> list[str]:
     """Examples, which are run from the folder of the card."""
-    name, joints = card.files[0].name, card.run.student.joints
+    loadable = [file for file in card.files if file.kind != "pt2"]
+    name, joints = loadable[0].name, card.run.student.joints
     folder = " `--student .`, this folder, also works; its checksums are verified first." if card.release else ""
     needs = "pip install '.[export]'" if name.endswith(".onnx") else "pip install ."
     python = f"""\
@@ -314,10 +199,11 @@ student = load_student("{name}")
 keypoints = student.predict("photo.jpg", boxes=[[48, 20, 180, 400]])  # x, y, width, height in image pixels
 keypoints  # (1, {joints}, 3): x and y in image pixels, and the height of the joint's heatmap
 ```"""
+    quoted = shlex.quote(name)
     shell = f"""\
 ```bash
-python -m train predict photo.jpg --student {name} --out predictions
-python -m train predict images/ --student {name} --boxes detections.json --out predictions
+python -m train predict photo.jpg --student {quoted} --out predictions
+python -m train predict images/ --student {quoted} --boxes detections.json --out predictions
 ```"""
     lead = f"In the folder of this card, with {LIBRARY} (`{needs}` in its repository):"
     note = f"Without boxes, the whole image is one box, which suits an image of one person.{folder}"
@@ -394,11 +280,11 @@ def _stores(run: RunFacts) -> list[str]:
             )
             continue
         content_fact: Fact = ("content sha256", Hash(manifest["content_sha256"]))
-        parts.append(_facts("teacher", [*teacher_facts(manifest), *_members(manifest)]) if name == "store" else "")
+        parts.append(fact_table("teacher", [*teacher_facts(manifest), *_members(manifest)]) if name == "store" else "")
         codec = codec_facts(manifest) if name == "store" else []
         if name == "store" and not run.distilled:
             parts.append("The student was trained on the frames and labels of this store, not on its heatmaps.")
-        parts.append(_facts("data", [*data_facts(manifest), *codec, content_fact]))
+        parts.append(fact_table("data", [*data_facts(manifest), *codec, content_fact]))
     return parts
 
 
@@ -410,9 +296,9 @@ def _members(manifest: Mapping[str, Any]) -> list[Fact]:
 def _intended_use() -> list[str]:
     return [
         "## Intended use",
-        "Keypoints of persons in photographs and in frames of videos, where a detector or an annotator gives the boxes.",
-        "The student was not measured for identifying persons, nor for medical, safety or legal decisions. Do not use it "
-        "for these purposes without measurements of your own.",
+        "Keypoints of persons in photographs and in frames of videos. A detector or an annotator gives the boxes.",
+        "The student was not measured for identifying persons, nor for medical, safety or legal decisions. Do not use "
+        "it for these purposes without measurements of your own.",
     ]
 
 
@@ -425,7 +311,7 @@ def _limits(run: RunFacts) -> list[str]:
     count = metrics.get("instances")
     covered = f"{whole(count)} persons of " if isinstance(count, int) else ""
     points = [
-        f"The evaluation covers {covered}{code(_store_name(run, 'val_store'))}{boxes}, and nothing else. The best "
+        f"The evaluation covers {covered}{code(store_name(run, 'val_store'))}{boxes}, and nothing else. The best "
         "epoch was chosen on these persons, too: expect slightly lower numbers on other persons."
         if metrics
         else "The student was not evaluated.",
