@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kdcli.progress import say
 from kdlib.errors import KdlibError
-from kdlib.students.release import CARD, CHECKPOINT, EXPORTED, INT8
 from train.commands import card, export
 
 if TYPE_CHECKING:
@@ -50,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
             written.
     """
     import cache
+    from kdlib.students.release import CARD, CHECKPOINT
     from train.deploy.measurements import list_checkpoint, list_exported
     from train.deploy.release import building, check_target
     from train.show.card.facts import REPORT, read_run
@@ -88,6 +88,7 @@ def _export(
     left_out: dict[str, str],
 ) -> dict[Path, dict[str, Any]]:
     """Export to ONNX and to int8, as far as possible; returns the files with their accuracy, if it was measured."""
+    from kdlib.students.release import EXPORTED, INT8
     from train.deploy.network import Deployable, describe
 
     val_store, train_store = stores["val_store"], stores["store"]

@@ -152,7 +152,7 @@ def _manifests(folder: Path, config: Mapping[str, Any], stores: Sequence[Store])
             listed = " and ".join(f"{config[name]['name']} ({str(wanted[name])[:12]})" for name in STORES)
             raise TrainError(
                 f"{store.path} is not a store of {folder}: its content_sha256 begins with {content[:12]}, but the run "
-                f"used {listed}"
+                f"used {listed}; give its stores, or none: a run records their manifests"
             )
         found |= dict.fromkeys(names, store.manifest)
     return found
