@@ -94,7 +94,7 @@ def _export(
     val_store, train_store = stores["val_store"], stores["store"]
     options = argparse.Namespace(
         **vars(arguments) | {"out": folder / EXPORTED, "store": val_store and val_store.path, "normalised": False},
-        calibrate=train_store and train_store.path,
+        calibrate=train_store.path if train_store and train_store.has_frames else None,
     )
     network, properties = Deployable(facts.student), describe(facts.student, normalised=False)
     try:

@@ -162,6 +162,8 @@ def test_the_manifests_are_in_the_run_or_given_and_their_absence_is_said(stores,
     without = card(old)
     assert without.count("The manifest of this store was not available") == 2
     assert "ab" * 32 not in without
+    assert "It is not known which persons these are" in without
+    assert header(without).eval_results is None
     assert stores[0].manifest["content_sha256"] in without
     given = card(old, "--store", stores[1].path, stores[0].path)
     assert given.split("\n# ")[1] == recorded.split("\n# ")[1].replace("--out recorded", "--out old")

@@ -23,6 +23,10 @@ LIBRARY: Final = "pose-teacher-cache"
 UNKNOWN: Final = "unknown"
 """The licence of the header if none was given; hubs know this word."""
 SAMPLE_TEACHER: Final = "hrnet_w16_sample"
+IF_SAMPLE: Final = (
+    "It is not known which persons these are. If they are the drawn people of the embedded sample, the numbers show that "
+    "the software works and say nothing about photographs."
+)
 SAMPLE_WARNING: Final = (
     "**The store of this student was made by the embedded sample's teacher, a small network for people drawn by a "
     "program. Numbers on drawn people show that the software works; they say nothing about human pose in photographs.**"
@@ -122,7 +126,7 @@ def _source(run: RunFacts) -> str:
 
 
 def _header(card: Card) -> dict[str, Any]:
-    """Model hubs read these entries. Numbers of unfinished runs and of drawn people are not for comparisons."""
+    """Model hubs read these entries. Numbers of unfinished runs, of drawn people and of unknown data compare nothing."""
     run = card.run
     kinds = {"onnx"} if any(file.kind == "onnx" for file in card.files) else set()
     tags = ["pose-estimation", "human-pose", *sorted(kinds), *(["knowledge-distillation"] if run.distilled else [])]
@@ -138,7 +142,7 @@ def _header(card: Card) -> dict[str, Any]:
         for row in ACCURACY
         if has_value(metrics.get(row.key))
     ]
-    if run.finished and values and not is_sample(run):
+    if run.finished and values and run.manifests["val_store"] and not is_sample(run):
         dataset = {"type": "coco-keypoints-format", "name": store_name(run, "val_store")}
         task = {"type": "keypoint-detection", "name": "2D human pose estimation"}
         result = {"task": task, "dataset": dataset, "metrics": values}
@@ -315,7 +319,7 @@ def _limits(run: RunFacts) -> list[str]:
         "epoch was chosen on these persons, too: expect slightly lower numbers on other persons."
         if metrics
         else "The student was not evaluated.",
-        SAMPLE_WARNING if is_sample(run) else "",
+        SAMPLE_WARNING if is_sample(run) else "" if manifest or not metrics else IF_SAMPLE,
         "It needs a box for each person. It contains no detector and no tracker, and treats each box on its own.",
         f"Every box is scaled to {_input(run)} pixels; details smaller than that are lost.",
         f"It predicts {run.student.joints} joints in 2D for every box, also those that are hidden or outside the "
