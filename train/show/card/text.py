@@ -24,8 +24,8 @@ UNKNOWN: Final = "unknown"
 """The licence of the header if none was given; hubs know this word."""
 SAMPLE_TEACHER: Final = "hrnet_w16_sample"
 IF_SAMPLE: Final = (
-    "It is not known which persons these are. If they are the drawn people of the embedded sample, the numbers show that "
-    "the software works and say nothing about photographs."
+    "It is not known which persons these are. If they are the drawn people of the embedded sample, the numbers show "
+    "that the software works and say nothing about photographs."
 )
 SAMPLE_WARNING: Final = (
     "**The store of this student was made by the embedded sample's teacher, a small network for people drawn by a "
@@ -126,7 +126,7 @@ def _source(run: RunFacts) -> str:
 
 
 def _header(card: Card) -> dict[str, Any]:
-    """Model hubs read these entries. Numbers of unfinished runs, of drawn people and of unknown data compare nothing."""
+    """What model hubs read; without numbers that compare nothing: of unfinished runs, drawn people, unknown data."""
     run = card.run
     kinds = {"onnx"} if any(file.kind == "onnx" for file in card.files) else set()
     tags = ["pose-estimation", "human-pose", *sorted(kinds), *(["knowledge-distillation"] if run.distilled else [])]
