@@ -11,7 +11,7 @@ The file is kept only if its heatmaps agree with PyTorch's on crops of --store (
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from train.errors import TrainError
 if TYPE_CHECKING:
     from kdlib.students.loading import LoadedStudent, TorchStudent
     from train.deploy.network import Deployable
+
+REPEATS: Final = 20
+"""Runs of the network per timing. The median is printed, without the first quarter of the runs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -188,7 +191,6 @@ def _measure(arguments: argparse.Namespace, student: "LoadedStudent", crops: NDA
 
     import cache
     from train import evaluate
-    from train.deploy.measurements import milliseconds
 
     store = cache.open_store(arguments.store)
     loader = evaluate.student_loader(store, student.input_size, 16, torch.device("cpu"), arguments.images)
@@ -196,8 +198,14 @@ def _measure(arguments: argparse.Namespace, student: "LoadedStudent", crops: NDA
     return {
         **evaluate.measure(store, predictions),
         "store": store.path.name,
-        "ms": milliseconds([student], crops[:1])[0],
+        "ms": _milliseconds(student, crops[:1]),
     }
+
+
+def _milliseconds(student: "LoadedStudent", crop: NDArray[np.uint8]) -> float:
+    from train.deploy.measurements import time_crops
+
+    return float(np.median(time_crops([student], crop, REPEATS)[0, REPEATS // 4 :]))
 
 
 def _table(rows: dict[str, tuple[Path, dict[str, Any]]]) -> str:

@@ -47,7 +47,7 @@ class ListedFile:
     ms: float | None = None
     """Milliseconds per crop, if measured."""
     where: str = ""
-    """The threads and the processor of that measurement."""
+    """What was measured, with how many threads, on which processor."""
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """AP and PCK in percent with the name of their ``store``, if they were measured with this file."""
 
@@ -175,7 +175,7 @@ def _files(card: Card) -> list[str]:
         row = [code(file.name), file.about, size(file.nbytes), *([fixed(file.ms, 2)] if timed else [])]
         rows.append([*row, *([fixed(file.metrics.get(key)) for key in ("ap", "pck@0.1")] if measured else [])])
     places = sorted({file.where for file in card.files if file.ms is not None})
-    notes = [f"Latency: median of single crops, measured on {'; '.join(map(plain, places))}."] if timed else []
+    notes = [f"Latency: {'; '.join(map(plain, places))}."] if timed else []
     if stores := sorted({str(file.metrics["store"]) for file in card.files if "store" in file.metrics}):
         notes.append(f"AP and PCK@0.1 of the files: in percent, on {', '.join(map(code, stores))}.")
     if not timed and has_value(card.run.cost.get("cpu_ms")):
