@@ -10,6 +10,8 @@ CACHE_ARGS ?=
 DATA_ARGS ?=
 EXPORT_ARGS ?=
 PREDICT_ARGS ?=
+CARD_ARGS ?=
+RELEASE_ARGS ?=
 SOURCE ?=
 TRAIN_ARGS ?=
 FIFTYONE_ARGS ?=
@@ -63,7 +65,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data sample teacher cache baseline distill evaluate report export predict fiftyone has-images test \
+.PHONY: help setup demo data sample teacher cache baseline distill evaluate report export card release predict fiftyone has-images test \
 	test-fast check docs notebook bench clean
 
 help: ## list the targets and variables
@@ -85,6 +87,8 @@ help: ## list the targets and variables
 	@echo "  FIFTYONE_ARGS additional flags for python -m train fiftyone, e.g. --port 5152 ($(FIFTYONE_ARGS))"
 	@echo "  TRAIN_ARGS    additional flags for python -m train distill and baseline, e.g. --resume ($(TRAIN_ARGS))"
 	@echo "  EXPORT_ARGS   additional flags for python -m train export ($(EXPORT_ARGS))"
+	@echo "  CARD_ARGS     additional flags for python -m train card, e.g. --license mit ($(CARD_ARGS))"
+	@echo "  RELEASE_ARGS  additional flags for python -m train release, e.g. --overwrite ($(RELEASE_ARGS))"
 	@echo "  PREDICT_ARGS  additional flags for python -m train predict, e.g. --boxes FILE ($(PREDICT_ARGS))"
 	@echo "  TORCH_INDEX   package index for torch, e.g. https://download.pytorch.org/whl/cpu ($(TORCH_INDEX))"
 
@@ -138,6 +142,17 @@ report: $(READY) ## write one HTML file that compares teacher, baseline and dist
 
 export: $(READY) ## write the distilled student as an ONNX file and compare it with PyTorch (EXPORT_ARGS=--int8: also as int8)
 	$(PY) -m train export --student "$(RUNS)/distilled/best.pt" --store "$(VAL_STORE)" --out "$(RUNS)/student.onnx" $(EXPORT_ARGS)
+
+card: $(READY) ## write a model card of the distilled student, beside the exported file if there is one
+	@set --; for store in "$(TRAIN_STORE)" "$(VAL_STORE)"; do if [ -e "$$store" ]; then set -- "$$@" "$$store"; fi; done; \
+	if [ $$# -gt 0 ]; then set -- --store "$$@"; fi; \
+	if [ -f "$(RUNS)/student.onnx" ]; then set -- --student "$(RUNS)/student.onnx" "$$@"; fi; \
+	$(PY) -m train card "$(RUNS)/distilled" "$$@" $(CARD_ARGS)
+
+release: $(READY) ## gather the distilled student, its card, ONNX, int8, report and manifests in one folder with checksums
+	@set --; for store in "$(TRAIN_STORE)" "$(VAL_STORE)"; do if [ -e "$$store" ]; then set -- "$$@" "$$store"; fi; done; \
+	if [ $$# -gt 0 ]; then set -- --store "$$@"; fi; \
+	$(PY) -m train release "$(RUNS)/distilled" --out "$(RUNS)/release" "$$@" $(RELEASE_ARGS)
 
 predict: $(READY) ## predict keypoints in SOURCE=image, folder or video with the exported student
 	$(PY) -m train predict "$(SOURCE)" --student "$(RUNS)/student.onnx" --out "$(RUNS)/predictions" $(PREDICT_ARGS)

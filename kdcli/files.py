@@ -1,5 +1,6 @@
-"""Writing a file atomically: it appears under its name only when it is complete."""
+"""Writing a file atomically, so that it appears under its name only when it is complete; and a file's SHA-256."""
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -31,3 +32,9 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the folder itself may be the cause of the failure
             temporary.unlink()
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal digits; raises `OSError` if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

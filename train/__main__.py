@@ -6,6 +6,8 @@
     python -m train evaluate --store val.zarr --teacher
     python -m train report   --store val.zarr --runs runs/baseline runs/distilled --out report.html
     python -m train export   --student runs/distilled/best.pt --store val.zarr --out student.onnx
+    python -m train card     runs/distilled --student student.onnx
+    python -m train release  runs/distilled --store train.zarr val.zarr --out release
     python -m train predict  photo.jpg --student student.onnx --out predictions
     python -m train fiftyone --store val.zarr --images data/val2017 --teacher --student runs/distilled/best.pt
 
@@ -20,14 +22,16 @@ from kdcli.config_file import ConfigError, parse
 from kdcli.flags import Parser, exit_with, refuse, run_command
 from kdlib.errors import KdlibError
 from kdlib.machine.process import keep_freed_memory, wait_passively
-from train.commands import evaluate, export, fiftyone, fit, predict, report
+from train.commands import card, evaluate, export, fiftyone, fit, predict, release, report
 
 COMMANDS: Final = {
     "distill": (fit, "train a student on the heatmaps of a store's teacher", fit.DISTILL),
     "baseline": (fit, "train the same student on the labels alone", fit.BASELINE),
     "evaluate": (evaluate, "measure AP, AR and PCK of a student or of the store's teacher", evaluate.__doc__),
     "report": (report, "write an HTML page that compares teacher and students", report.__doc__),
+    "card": (card, "write a model card of a run", card.__doc__),
     "export": (export, "write a student as an ONNX or torch.export file", export.__doc__),
+    "release": (release, "gather student, card, exported files and report in one folder", release.__doc__),
     "predict": (predict, "predict keypoints in images or in a video", predict.__doc__),
     "fiftyone": (fiftyone, "show teacher and students on the original images, in FiftyOne", fiftyone.__doc__),
 }

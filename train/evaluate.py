@@ -134,6 +134,8 @@ def to_json(metrics: dict[str, Any], indent: int | None = None) -> str:
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: plain(of) for key, of in value.items()}
+        if isinstance(value, list):
+            return [plain(of) for of in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(plain(metrics), indent=indent, allow_nan=False)

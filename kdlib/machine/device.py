@@ -16,6 +16,9 @@ the maps (4.7 % if the last convolution also runs in bf16), by more than a pixel
 changes by less than 0.1 points.
 """
 
+import platform
+from pathlib import Path
+
 import torch
 
 from kdlib.errors import KdlibError
@@ -60,3 +63,13 @@ def _computes_in_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(capabilities.get(name, False) for name in _CPU_BF16)
+
+
+def processor_name() -> str:
+    """The model of this machine's CPU, or its architecture if the system does not tell the model."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, (*models, platform.processor(), platform.machine())), "an unknown CPU")

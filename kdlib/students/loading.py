@@ -27,6 +27,7 @@ from kdlib.students.checkpoint import LEGACY_DEFAULTS, read
 from kdlib.students.networks import Student, build_student
 from kdlib.students.norms import fold_norms
 from kdlib.students.pretrained import describe_misfit
+from kdlib.students.release import student_file
 
 FORMAT: Final = "pose-student-1"
 """Entry ``format`` in the metadata of an exported student."""
@@ -198,20 +199,22 @@ class OnnxStudent(LoadedStudent):
 
 
 def load_student(path: str | Path, device: str = "auto") -> LoadedStudent:
-    """Load a run's checkpoint (``best.pt``) or an exported student (``.onnx``).
+    """Load a run's checkpoint (``best.pt``), an exported student (``.onnx``), or the student of a release folder.
 
     Args:
-        path: The file. One whose name ends in ``.onnx`` is read as an exported student, any other as a checkpoint.
+        path: A file or a release folder. A file whose name ends in ``.onnx`` is read as an exported student, any other
+            as a checkpoint. Of a release folder, all checksums are verified and its checkpoint is loaded; to load
+            another of its files, give the file.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes a GPU if there is one.
 
     Returns:
         The student; `LoadedStudent.predict` returns keypoints in image pixels.
 
     Raises:
-        KdlibError: If the file is missing or is neither of the two, the file needs a package that is not installed, or
-            there is no such device.
+        KdlibError: If the file is missing or is neither of the two, a release folder is not complete or was changed,
+            the file needs a package that is not installed, or there is no such device.
     """
-    path = Path(path)
+    path = student_file(path)
     return OnnxStudent(path, device) if path.suffix == ".onnx" else load_checkpoint(path, device)
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import cv2
 import torch
 
+from kdcli.files import file_sha256
 from kdlib.geometry import PADDING
 from kdlib.losses import DEFAULT_FLOOR
 from kdlib.machine.version import project_version
 from precompute.data.crops import JPEG_QUALITY
 from precompute.data.views import FRAME_MARGIN, ViewPlan
-from precompute.teacher.checkpoint import file_sha256
 from precompute.teacher.loading import Teacher
 
 LICENCE = (

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from precompute.teacher.weights_file import CheckpointError, file_sha256, read_weights_file
+from precompute.teacher.weights_file import CheckpointError, read_weights_file
 
-__all__ = ["COUNTER", "CheckpointError", "Shapes", "file_sha256", "load_weights", "read_state_dict", "shapes_of"]
+__all__ = ["COUNTER", "CheckpointError", "Shapes", "load_weights", "read_state_dict", "shapes_of"]
 
 COUNTER = ".num_batches_tracked"
 """End of the names of batch norm's step counters. Inference does not use them; some exports omit them."""

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdcli.files import file_sha256
 from kdcli.words import did_you_mean
 from kdlib.images import COLOUR_ORDER, IMAGENET_MEAN, IMAGENET_STD
 from kdlib.machine.cost import multiply_adds, parameter_count
@@ -25,7 +26,7 @@ from kdlib.machine.device import PRECISIONS, choose_device, choose_precision
 from kdlib.skeleton import JOINTS
 from precompute.teacher import zoo
 from precompute.teacher.architecture import Architecture, Size, TorchNetwork
-from precompute.teacher.checkpoint import CheckpointError, file_sha256
+from precompute.teacher.checkpoint import CheckpointError
 from precompute.teacher.hrnet import HRNET
 from precompute.teacher.onnx import OnnxNetwork
 

@@ -6,7 +6,6 @@ official HRNet's last AP as a numpy scalar, mmengine's loss history). Those few 
 empty objects, so that their code does not run either.
 """
 
-import hashlib
 import pickle
 import re
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 import torch
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # torch >= 1.6 writes zip archives; older files are plain pickles
-_CHUNK = 1 << 20
 
 
 class CheckpointError(ValueError):
@@ -41,15 +39,6 @@ _DISCARDED = (
     "numpy._core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar",
 )
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def read_weights_file(path: str | Path) -> Any:

@@ -90,6 +90,22 @@ def test_stores_and_runs_with_spaces_reach_the_demo_and_the_checkpoint_the_teach
     assert train_arguments(made[-1]).store == Path("my stores/val.zarr")
 
 
+def test_card_and_release_get_the_stores_and_the_exported_file_that_there_are(clone):
+    data, runs = "DATA=sets/my people", Path("runs/my people")
+    card, release = map(train_arguments, calls(clone, "card", "release", data))
+    assert (card.run, card.student, card.store) == (runs / "distilled", [], [])
+    assert (release.run, release.out, release.store) == (runs / "distilled", runs / "release", [])
+    stores = [Path(f"stores/my people/{split}.zarr") for split in ("train", "val")]
+    for folder in stores:
+        (clone / folder).mkdir(parents=True)
+    (clone / runs).mkdir(parents=True)
+    (clone / runs / "student.onnx").touch()
+    words = ("card", "release", data, "CARD_ARGS=--license mit", "RELEASE_ARGS=--overwrite")
+    card, release = map(train_arguments, calls(clone, *words))
+    assert (card.student, card.store, card.license) == ([runs / "student.onnx"], stores, "mit")
+    assert (release.store, release.overwrite) == (stores, True)
+
+
 def test_a_folder_whose_name_has_coco_among_its_words_is_not_downloaded(clone):
     assert [words[0] for words in calls(clone, "cache", "DATA=my coco")] == ["precompute", "precompute"]
     assert calls(clone, "cache", "DATA=coco")[0] == ["precompute.fetch.coco", "--out", "data/coco"]

@@ -31,7 +31,7 @@ from tests.cache.files.test_object_stores import bucket, endpoint  # noqa: F401
 from tests.support import tiny_precompute
 from tests.support.range_server import RangeServer
 from tests.support.stores.people import IMAGE_SIZE, make_store
-from tests.support.trained_student import make_checkpoint
+from tests.support.trained_student import make_run
 from tests.support.web_server import serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -240,11 +240,11 @@ def picture(path, width=96, height=128):
 
 
 def test_students(here):
-    for name in ("train.zarr", "val.zarr", "stores/coco/val.zarr"):
+    made = {}
+    for name in ("train.zarr", "val.zarr", "stores/coco/train.zarr", "stores/coco/val.zarr"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-        make_store(Path(name), 6)
-    Path("runs/coco/distilled").mkdir(parents=True)
-    make_checkpoint(Path("runs/coco/distilled/best.pt"))
+        made[name] = make_store(Path(name), 6)
+    make_run(Path("runs/coco/distilled"), made["stores/coco/train.zarr"], made["stores/coco/val.zarr"])
     picture(Path("photo.jpg"))
     picture(Path("images/000000000007.jpg"))
     Path("detections.json").write_text(
@@ -256,6 +256,8 @@ def test_students(here):
     clip.release()
     run_page("students", flags=[("-m train distill", STUDENT), ("--int8", "--max-drop 100")])
     assert all(Path(name).is_file() for name in ("student.onnx", "student.int8.onnx", "student.pt2"))
+    assert {"student.md", "student.svg"} <= {file.name for file in Path().iterdir()}
+    assert {"README.md", "student.pt", "student.onnx"} <= {file.name for file in Path("release").iterdir()}
     assert [result["image_id"] for result in json.loads(Path("predictions/keypoints.json").read_text())] == [0, 1, 2]
 
 

@@ -24,7 +24,10 @@ from tests.support.trained_student import make_checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/interop.md"
 PACKAGES = ("cache", "kdcli", "kdlib", "precompute", "train")
-DATA_FILES = {"precompute/sample/hrnet_w16_sample.safetensors", "train/show/report/report.css"}
+DATA_FILES = {
+    "precompute/sample/hrnet_w16_sample.safetensors",
+    *("train/show/report/charts.css", "train/show/report/report.css"),
+}
 """What packages hold beside their modules."""
 FOREIGN = ("console", "data", "models", "precompute", "tests", "utils")
 """Names that the user's own files have; `train` is the script itself."""

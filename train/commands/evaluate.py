@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("--store", type=Path, required=True, help="store to evaluate on")
     subject = parser.add_mutually_exclusive_group(required=True)
-    subject.add_argument("--student", type=Path, metavar="FILE", help="RUN/best.pt, or an exported .onnx file")
+    subject.add_argument("--student", type=Path, metavar="PATH", help="RUN/best.pt, an .onnx file, or a release")
     subject.add_argument("--teacher", action="store_true", help="evaluate the heatmaps in the store")
     parser.add_argument(
         "--decoder", choices=["argmax", "dark"], help=f"{DECODER_HELP} (default: {DECODER}; for the teacher: argmax)"

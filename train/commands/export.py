@@ -4,13 +4,12 @@
     python -m train export ... --out student.pt2        # an archive of torch.export
     python -m train export ... --int8                   # also writes student.int8.onnx; prints AP and PCK of both
     python -m train export ... --normalised             # normalised float input, e.g. for --teacher onnx:FILE
+    python -m train export ... --card                   # also writes a model card, student.md with student.svg
 
 The file is kept only if its heatmaps agree with PyTorch's on crops of --store (without --store: on random noise).
 """
 
 import argparse
-import statistics
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,20 +30,28 @@ REPEATS: Final = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("--student", type=Path, required=True, metavar="FILE", help="checkpoint, e.g. RUN/best.pt")
+    parser.add_argument(
+        "--student", type=Path, required=True, metavar="FILE", help="checkpoint, e.g. RUN/best.pt, or a release folder"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="NAME.onnx or NAME.pt2")
     parser.add_argument("--store", type=Path, help="store with the crops to check the file on (default: random noise)")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
-    parser.add_argument(
-        "--check", type=positive, default=64, metavar="N", help="number of crops to check on (default: 64)"
-    )
     parser.add_argument(
         "--normalised", action="store_true", help="take (B, 3, H, W) float32 input that the caller normalises"
     )
     parser.add_argument(
         "--int8", action="store_true", help="also write NAME.int8.onnx, and measure both files on --store"
     )
+    parser.add_argument("--card", action="store_true", help="also write NAME.md and NAME.svg, a card of the student")
     parser.add_argument("--calibrate", type=Path, metavar="STORE", help="store to calibrate int8 on (default: --store)")
+    add_check_arguments(parser)
+
+
+def add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the checks of exported files."""
+    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
+    parser.add_argument(
+        "--check", type=positive, default=64, metavar="N", help="number of crops to check on (default: 64)"
+    )
     parser.add_argument(
         "--calibration-crops",
         type=positive,
@@ -68,8 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
         TrainError: If a flag is missing, or an exported file differs too much from PyTorch; that file is not kept.
     """
     from kdlib.students.loading import load_checkpoint
+    from kdlib.students.release import student_file
     from train.deploy.formats import FORMATS
     from train.deploy.network import Deployable, describe
+    from train.show.card.writing import check_replaceable
 
     suffix = arguments.out.suffix
     if suffix not in FORMATS:
@@ -78,18 +87,42 @@ def run(arguments: argparse.Namespace) -> int:
         raise TrainError(
             "--int8 quantises an ONNX file and measures it on a store: give --out NAME.onnx and --store STORE"
         )
-    student = load_checkpoint(arguments.student)
+    checkpoint = student_file(arguments.student)
+    if arguments.card:
+        check_replaceable(arguments.out.with_suffix(".md"))
+    student = load_checkpoint(checkpoint)
     network = Deployable(student, normalised=arguments.normalised)
     facts = describe(student, normalised=arguments.normalised)
-    _export(arguments, student, network, facts)
+    export_float32(arguments, student, network, facts)
+    measured = {}
     if arguments.int8:
-        _quantise(arguments, student, network, {**facts, "precision": "int8"})
+        measured = export_int8(arguments, student, network, {**facts, "precision": "int8"})
+    if arguments.card:
+        _write_card(arguments, checkpoint, measured)
     return 0
 
 
-def _export(
+def _write_card(arguments: argparse.Namespace, checkpoint: Path, measured: dict[Path, dict[str, Any]]) -> None:
+    """Write the card of the exported files beside them; the store is used if it is one of the run's."""
+    import cache
+    from train.deploy.measurements import list_checkpoint, list_exported
+    from train.show.card.facts import read_run, stores_of
+    from train.show.card.text import Card
+    from train.show.card.writing import write_card
+
+    out = arguments.out.with_suffix(".md")
+    stores = stores_of(checkpoint, [cache.open_store(arguments.store)] if arguments.store else [])
+    run = read_run(checkpoint, stores)
+    files = list_exported(run, list(measured) or [arguments.out], out.parent, measured)
+    card = Card(run, [*files, list_checkpoint(run, checkpoint, out.parent)], out.with_suffix(".svg").name)
+    write_card(card, out)
+    print(f"card: {out}")
+
+
+def export_float32(
     arguments: argparse.Namespace, student: "TorchStudent", network: "Deployable", facts: dict[str, Any]
 ) -> None:
+    """Write ``arguments.out`` and keep it if it agrees with PyTorch; raises `TrainError` if it does not."""
     from train.deploy.agreement import check_agreement, compare
     from train.deploy.formats import FORMATS
     from train.deploy.network import sample_crops
@@ -117,9 +150,17 @@ def _crops(arguments: argparse.Namespace, input_size: tuple[int, int]) -> tuple[
     return store_crops(store, input_size, arguments.check, arguments.images), arguments.store.name
 
 
-def _quantise(
+def export_int8(
     arguments: argparse.Namespace, student: "TorchStudent", network: "Deployable", facts: dict[str, Any]
-) -> None:
+) -> dict[Path, dict[str, Any]]:
+    """Quantise the ONNX file ``arguments.out``, and keep the int8 file if it loses little accuracy.
+
+    Returns:
+        The measurements of both files.
+
+    Raises:
+        TrainError: If the int8 file loses too much accuracy.
+    """
     import cache
     from kdlib.students.loading import OnnxStudent
     from train.deploy.agreement import store_crops
@@ -141,6 +182,7 @@ def _quantise(
                 f"{arguments.max_drop:g}; calibrate on more crops (--calibration-crops), or use {arguments.out.name}"
             )
     print(f"{target}: {megabytes(target)}, calibrated on {len(crops)} crops of {calibration.path.name}")
+    return {arguments.out: before, target: after}
 
 
 def _measure(arguments: argparse.Namespace, student: "LoadedStudent", crops: NDArray[np.uint8]) -> dict[str, Any]:
@@ -153,16 +195,17 @@ def _measure(arguments: argparse.Namespace, student: "LoadedStudent", crops: NDA
     store = cache.open_store(arguments.store)
     loader = evaluate.student_loader(store, student.input_size, 16, torch.device("cpu"), arguments.images)
     predictions = evaluate.predict(student, loader)
-    return {**evaluate.measure(store, predictions), "ms": _milliseconds(student, crops[:1])}
+    return {
+        **evaluate.measure(store, predictions),
+        "store": store.path.name,
+        "ms": _milliseconds(student, crops[:1]),
+    }
 
 
 def _milliseconds(student: "LoadedStudent", crop: NDArray[np.uint8]) -> float:
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        student.heatmaps(crop)
-        times.append(time.perf_counter() - started)
-    return 1000 * statistics.median(times[REPEATS // 4 :])
+    from train.deploy.measurements import time_crops
+
+    return float(np.median(time_crops([student], crop, REPEATS)[0, REPEATS // 4 :]))
 
 
 def _table(rows: dict[str, tuple[Path, dict[str, Any]]]) -> str:

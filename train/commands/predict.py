@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("source", metavar="SOURCE", help="an image, a folder of images, or a video")
     parser.add_argument(
-        "--student", type=Path, required=True, metavar="FILE", help="RUN/best.pt, or an exported .onnx file"
+        "--student", type=Path, required=True, metavar="PATH", help="RUN/best.pt, an .onnx file, or a release"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for keypoints.json and pictures")
     parser.add_argument(

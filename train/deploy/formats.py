@@ -53,6 +53,8 @@ def write_onnx(network: Deployable, crops: Tensor, facts: dict[str, Any], path: 
         )
         assert program is not None  # noqa: S101  # None only where a file name is given and dynamo is off
         model = program.model_proto
+    for node in model.graph.node:  # torch notes the stack trace of each node, with paths of this machine
+        del node.metadata_props[:]
     onnx.helper.set_model_props(model, to_strings(facts))
     onnx.save(model, path)
 

@@ -1,6 +1,6 @@
 """The run folder: checks it before a run, and writes its files so that a killed run leaves no incomplete file.
 
-config.json      the resolved configuration
+config.json      the resolved configuration, and the manifests of the stores, for the model card
 history.jsonl    one line per epoch
 last.pt          the checkpoint from which the run is resumed; it also holds the history
 best.pt          the student of the epoch with the highest AP on the validation store
@@ -28,7 +28,9 @@ from train.errors import TrainError, not_written
 from train.evaluate import to_json
 from train.run.state import State
 
-FILES: Final = ("config.json", "history.jsonl", "last.pt", "best.pt", "metrics.json", "evaluation.json")
+MADE_LATER: Final = ("exported.json", "card.md", "card.svg", "report.html")
+"""Files that `card` and `release` write about a run."""
+FILES: Final = ("config.json", "history.jsonl", "last.pt", "best.pt", "metrics.json", "evaluation.json", *MADE_LATER)
 
 
 # --- checks before anything is computed -------------------------------------------------------------------------------
@@ -117,7 +119,7 @@ class RunFolder:
                 if self.state.run.overwrite:
                     _delete_run(self.out)
                 _create_folder(self.out)
-                config = {**self.state.config, "resolved": self.state.resolved}
+                config = {**self.state.config, "resolved": self.state.resolved, "manifests": self.state.manifests}
                 _write_text(self.out / "config.json", json.dumps(config, indent=2) + "\n")
                 self.write_history([])
 

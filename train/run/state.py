@@ -85,6 +85,11 @@ class State:
         }
 
     @property
+    def manifests(self) -> dict[str, Any]:
+        """The manifests of the stores. They hold no path of this machine."""
+        return {"store": dict(self.run.store.manifest), "val_store": dict(self.run.val_store.manifest)}
+
+    @property
     def resolved(self) -> dict[str, Any]:
         """Values that depend on this machine and this start of the run."""
         return {

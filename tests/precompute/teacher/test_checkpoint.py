@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from precompute.teacher.checkpoint import CheckpointError, file_sha256, read_state_dict
+from kdcli.files import file_sha256
+from precompute.teacher.checkpoint import CheckpointError, read_state_dict
 from precompute.teacher.hrnet import PREFIXES, build_hrnet, load_hrnet
 from tests.support.checkpoint_layouts import LAYOUTS
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from kdcli.files import file_sha256
 from kdlib.geometry import box_to_region, clip_boxes, invert_affine, region_affine, scale_affine, transform_points
 from kdlib.heatmaps import decode_argmax, flip_average
 from kdlib.images import normalise_images
@@ -16,7 +17,7 @@ from kdlib.inputs.annotations import read_keypoint_annotations
 from kdlib.machine.device import choose_device, choose_precision
 from kdlib.metrics.keypoints import pck
 from kdlib.resample.exact import crop_image
-from precompute.teacher.checkpoint import CheckpointError, file_sha256
+from precompute.teacher.checkpoint import CheckpointError
 from precompute.teacher.hrnet import build_hrnet, fold_batch_norm
 from precompute.teacher.loading import load_teacher, mirror
 from tests.support.shared_data import COCO_REAL, ONNX_TEACHER, needs_coco

@@ -88,7 +88,7 @@ def test_an_int8_file_that_costs_too_much_is_not_left(folder, student, tmp_path)
     arguments = parser.parse_args(["--student", "best.pt", "--out", str(tmp_path / "s.onnx"), *flags])
     network = Deployable(student)
     with pytest.raises(TrainError, match="int8 costs"):
-        command._quantise(arguments, student, network, describe(student, normalised=False, precision="int8"))
+        command.export_int8(arguments, student, network, describe(student, normalised=False, precision="int8"))
     assert [p.name for p in tmp_path.iterdir()] == ["s.onnx"]
 
 

@@ -56,6 +56,8 @@ def test_a_run_leaves_its_configuration_history_metrics_and_students(stores, tmp
     assert metrics["instances"] == 4
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["store"]["content_sha256"] == cache.open_store(stores / "train.zarr").manifest["content_sha256"]
+    assert config["manifests"]["val_store"] == dict(cache.open_store(stores / "val.h5").manifest)
+    assert config["manifests"]["store"]["content_sha256"] == config["store"]["content_sha256"]
     assert (config["supervision"]["kd_weight"] > 0) == (name == "distill")
     history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in history] == [1, 2]

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from train.show.report.markup import Markup, compact, element, fixed, has_value, join
@@ -16,6 +17,10 @@ DOT_STEP: Final = 4.5
 """Largest vertical distance between two dots of a row, in SVG units."""
 TICKS: Final = 5
 """Approximate number of ticks of an axis."""
+PICTURE_MARGIN: Final = 20.0
+"""Space around the charts of a `picture`, in SVG units."""
+STYLE_SHEET: Final = Path(__file__).with_name("charts.css")
+"""Colours and lines of all charts."""
 
 
 # --- axes -------------------------------------------------------------------------------------------------------------
@@ -134,12 +139,45 @@ def line_chart(style: Style, lines: Sequence[Line]) -> Markup:
     lines = [line for line in lines if any(has_value(y) for _, y in line.points)]
     if not lines:
         return _figure(style.title, element("p", "No epochs were recorded.", class_="nothing"))
+    return _figure(style.title, _svg(style.width, style.height, style.title, _drawn(style, lines)))
+
+
+def picture(charts: Sequence[tuple[Style, Sequence[Line]]]) -> str | None:
+    """Draw line charts side by side as an SVG file of its own, or return None if no line has a value.
+
+    The colours are those of the page, and follow the reader's light or dark setting.
+    """
+    drawn: list[Markup] = []
+    right, below = 0.0, 0.0
+    for style, all_lines in charts:
+        lines = [line for line in all_lines if any(has_value(y) for _, y in line.points)]
+        if lines:
+            title = element("text", style.title, x=0.0, y=-8.0, class_="strong", font_weight=600)
+            place = f"translate({compact(right + PICTURE_MARGIN)} {compact(PICTURE_MARGIN + 20)})"
+            drawn.append(element("g", title, *_drawn(style, lines), transform=place))
+            right += style.width + 2 * PICTURE_MARGIN
+            below = max(below, style.height)
+    if not drawn:
+        return None
+    width, height = right, below + 20 + 2 * PICTURE_MARGIN
+    size = {"width": width, "height": height}
+    return element(
+        "svg",
+        element("style", Markup(STYLE_SHEET.read_text(encoding="utf-8"))),
+        element("rect", **size, fill="var(--paper)"),
+        *drawn,
+        **size,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {compact(width)} {compact(height)}",
+        font_family="var(--sans)",
+    )
+
+
+def _drawn(style: Style, lines: Sequence[Line]) -> list[Markup]:
+    """The elements of a line chart; every line has a value."""
     axes = _axes(style, lines)
-    drawn = [axes.draw(style.x_label)]
-    drawn += [_line(axes, line, style) for line in lines]
-    drawn += [element("g", *(_mark(axes, *mark) for mark in line.marks), class_=line.series) for line in lines]
-    drawn += [_end_labels(axes, lines)]
-    return _figure(style.title, _svg(axes.width, axes.height, style.title, drawn))
+    marks = [element("g", *(_mark(axes, *mark) for mark in line.marks), class_=line.series) for line in lines]
+    return [axes.draw(style.x_label), *(_line(axes, line, style) for line in lines), *marks, _end_labels(axes, lines)]
 
 
 def _axes(style: Style, lines: Sequence[Line]) -> Axes:

@@ -1,15 +1,21 @@
 """Compares students: pairs of distilled student and baseline, confidence intervals, and checks of the numbers."""
 
 import dataclasses
+import html
+import json
+import re
 from collections.abc import Sequence
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache import Store
+from kdcli.files import file_sha256
 from kdlib.metrics.keypoints import PCK_THRESHOLDS, normalised_distances
 from kdlib.readout import DECODER
+from train.errors import TrainError
 from train.evaluate import match
 from train.show.report.evidence import Evidence, Subject, Trained
 from train.show.report.markup import fixed, has_value
@@ -18,6 +24,8 @@ TEACHER_SETTINGS: Final = {"gt_weight", "kd_weight", "kd_schedule", "temperature
 """Settings that matter for distilled students only, or may differ from the baseline's in a fair comparison."""
 DRAWS: Final = 1000
 """Number of bootstrap samples."""
+NUMBERS: Final = "pose-report"
+"""Name of the element of the page that holds its `numbers`."""
 TOLERANCE: Final = 0.05
 """Largest accepted difference of two measurements of the same value, in points: half of the last digit on the page."""
 
@@ -67,7 +75,11 @@ def joint_hits(store: Store, subject: Subject, threshold: float = 0.05) -> tuple
 # --- confidence intervals ---------------------------------------------------------------------------------------------
 
 
-def intervals(store: Store, pairs: Sequence[Pair]) -> list[dict[str, tuple[float, float]]]:
+Intervals = dict[str, tuple[float, float]]
+"""The ends of an interval, in percentage points, by metric."""
+
+
+def intervals(store: Store, pairs: Sequence[Pair]) -> list[Intervals]:
     """Compute 95 % intervals of each pair's differences in AP, AP50, AP75 and PCK, by a paired bootstrap over images.
 
     Images are drawn, not persons or joints, because errors within one image are correlated (Efron & Tibshirani 1993,
@@ -108,6 +120,55 @@ def _bootstrap(store: Store, subject: Subject) -> dict[str, NDArray[np.float64]]
         with np.errstate(invalid="ignore"):
             values[f"pck@{threshold}"] = 100 * (draws @ right) / (draws @ of)
     return values
+
+
+# --- numbers for other programs ---------------------------------------------------------------------------------------
+
+
+def numbers(evidence: Evidence, paired: Sequence[Pair], ends: Sequence[Intervals]) -> dict[str, Any]:
+    """The page's numbers as JSON values, for `read_numbers`; a student is identified by the SHA-256 of its best.pt.
+
+    Args:
+        evidence: The measurements.
+        paired: The pairs of `pairs`.
+        ends: Their `intervals`.
+    """
+    keys = [file_sha256(student.folder / "best.pt") for student in evidence.students]
+    places = {id(student): place for place, student in enumerate(evidence.students)}
+    return {
+        "store": evidence.store.manifest["content_sha256"],
+        "teacher": evidence.teacher.metrics,
+        "students": [
+            {"checkpoint_sha256": key, "name": student.name, "metrics": student.metrics}
+            for key, student in zip(keys, evidence.students, strict=True)
+        ],
+        "pairs": [
+            {
+                "distilled": places[id(pair.distilled)],
+                "baseline": places[id(pair.baseline)],
+                "unequal": pair.unequal,
+                "intervals": {name: list(of) for name, of in interval.items()},
+            }
+            for pair, interval in zip(paired, ends, strict=True)
+        ],
+    }
+
+
+def read_numbers(path: Path) -> dict[str, Any] | None:
+    """Read the `numbers` of a report; None if the file is no report, or one of a version that did not store them.
+
+    Raises:
+        TrainError: If the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise TrainError(f"cannot read the report {path}: {error.strerror}") from error
+    found = re.search(rf'<meta name="{NUMBERS}" content="([^"]*)">', text)
+    try:
+        return dict(json.loads(html.unescape(found[1]))) if found else None
+    except ValueError:
+        return None
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------

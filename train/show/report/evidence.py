@@ -93,13 +93,13 @@ def _teacher(store: Store) -> Subject:
 
 def _student(store: Store, run: Path, name: str, images: Path | None) -> Trained:
     student = load_checkpoint(run / "best.pt")
-    config = _json(run / "config.json")
+    config = read_json(run / "config.json")
     config["recipe"] = LEGACY_DEFAULTS | config["recipe"]
     check_joints(store, config["joints"], str(run))
     loader = student_loader(store, student.input_size, 64, torch.device("cpu"), images)
     with show_progress(f"evaluate {name}", "batches") as progress:
         predictions = predict(student, loader, progress=progress)
-    reported = _json(run / "metrics.json") if (run / "metrics.json").exists() else {}
+    reported = read_json(run / "metrics.json") if (run / "metrics.json").exists() else {}
     training = {name: reported.get(name) for name in TRAINING}
     return Trained(
         name=name,
@@ -109,7 +109,7 @@ def _student(store: Store, run: Path, name: str, images: Path | None) -> Trained
         cost={**complexity(student.model, student.input_size), **training},
         folder=run,
         config=config,
-        history=_history(run / "history.jsonl"),
+        history=read_history(run / "history.jsonl"),
         reported=reported,
         student=student,
     )
@@ -122,22 +122,30 @@ def _oks(store: Store, predictions: Predictions) -> NDArray[np.float64]:
 
 def _names(runs: list[Path]) -> list[str]:
     """Names of the runs: baseline or distilled; if several runs share a name, the names of their folders."""
-    kinds = [str(_json(run / "config.json").get("name", run.name)) for run in runs]
+    kinds = [str(read_json(run / "config.json").get("name", run.name)) for run in runs]
     folders = [run.name if [r.name for r in runs].count(run.name) == 1 else str(Path(*run.parts[-2:])) for run in runs]
     return [kind if kinds.count(kind) == 1 else folder for kind, folder in zip(kinds, folders, strict=True)]
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that a run wrote.
+
+    Raises:
+        TrainError: If the file is missing or is not a JSON object.
+    """
     try:
         return dict(json.loads(path.read_text()))
     except FileNotFoundError as error:
         raise TrainError(f"{path.parent} is not a run folder: it has no {path.name}") from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise TrainError(f"{path} is not a file that a run wrote: {error}") from error
 
 
-def _history(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's history; empty before its first epoch ends."""
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's history; empty before its first epoch ends; `TrainError` if the file is damaged."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    try:
+        return [dict(json.loads(line)) for line in path.read_text().splitlines() if line.strip()]
+    except (ValueError, TypeError) as error:
+        raise TrainError(f"{path} is not a file that a run wrote: {error}") from error

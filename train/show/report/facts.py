@@ -28,8 +28,8 @@ def store_facts(evidence: Evidence) -> Markup:
     store = evidence.store
     about = store.manifest["provenance"]
     groups = (
-        ("Teacher", _teacher_facts(store.manifest)),
-        ("Data", _data_facts(store.manifest)),
+        ("Teacher", teacher_facts(store.manifest)),
+        ("Data", data_facts(store.manifest)),
         ("Bytes", _byte_facts(store)),
     )
     columns = [element("section", element("h3", title), _list(facts), class_="facts") for title, facts in groups]
@@ -38,7 +38,14 @@ def store_facts(evidence: Evidence) -> Markup:
     return join([element("div", *columns, class_="columns"), *notes])
 
 
-def _teacher_facts(manifest: Mapping[str, Any]) -> list[Fact]:
+class Hash(str):
+    """A hash, which a page may shorten."""
+
+    __slots__ = ()
+
+
+def teacher_facts(manifest: Mapping[str, Any]) -> list[Fact]:
+    """Describe the teacher of a store, from its manifest."""
     teacher, views = manifest["provenance"]["teacher"], manifest["provenance"].get("views", {})
     flips = ", ".join("mirrored" if flip else "plain" for flip in views.get("flips", []))
     return [
@@ -53,7 +60,8 @@ def _teacher_facts(manifest: Mapping[str, Any]) -> list[Fact]:
     ]
 
 
-def _data_facts(manifest: Mapping[str, Any]) -> list[Fact]:
+def data_facts(manifest: Mapping[str, Any]) -> list[Fact]:
+    """Describe the data of a store, from its manifest."""
     data, logits = manifest["provenance"].get("dataset", {}), manifest["provenance"]["logits"]
     (name, digest), boxes = annotations(manifest), data.get("boxes")
     rest = {key: value for key, value in data.items() if key not in ("annotations", "boxes")}
@@ -78,15 +86,23 @@ def _plain(value: Any) -> str:
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
-def _byte_facts(store: Store) -> list[Fact]:
-    spec, codec = store.manifest["spec"], store.manifest["spec"]["codec"]
-    as_float = 4 * spec["views"] * spec["joints"] * spec["height"] * spec["width"]
+def codec_facts(manifest: Mapping[str, Any]) -> list[Fact]:
+    """Describe the codec of a store and its measured error, from its manifest."""
+    codec = manifest["spec"]["codec"]
     settings = ", ".join(f"{name} {value}" for name, value in codec.items() if name != "name")
-    log, soft = store.manifest["codec_error"]["log_t1"], store.manifest["codec_error"]["log_t4"]
+    log, soft = manifest["codec_error"]["log_t1"], manifest["codec_error"]["log_t4"]
     return [
         ("codec", f"{codec['name']} ({settings})"),
         ("codec error at T = 1", f"{power(log['mean'])} nats, worst {power(log['worst'])}"),
         ("codec error at T = 4", f"{power(soft['mean'])} nats, worst {power(soft['worst'])}"),
+    ]
+
+
+def _byte_facts(store: Store) -> list[Fact]:
+    spec = store.manifest["spec"]
+    as_float = 4 * spec["views"] * spec["joints"] * spec["height"] * spec["width"]
+    return [
+        *codec_facts(store.manifest),
         ("per instance", f"{size(store.nbytes / max(len(store), 1))} on disk, all data included"),
         ("heatmaps as float32", size(as_float)),
         ("frames", "in the store" if store.has_frames else "not stored"),
@@ -98,13 +114,17 @@ def _height_by_width(size_: Sequence[int]) -> str:
     return f"{size_[1]}{TIMES}{size_[0]}"
 
 
-def _hash(value: str | None) -> Markup | str:
-    """A hash. The page shows its first digits; hovering shows all of it, and copying copies all of it."""
-    return element("code", value, title=value, class_="hash") if value else DASH
+def _hash(value: str | None) -> str:
+    return Hash(value) if value else DASH
 
 
 def _list(facts: Sequence[Fact]) -> Markup:
-    return element("dl", *(element("dt", name) + element("dd", value) for name, value in facts))
+    return element("dl", *(element("dt", name) + element("dd", _shown(value)) for name, value in facts))
+
+
+def _shown(value: Any) -> Any:
+    """Of a hash, the page shows the first digits; hovering shows all of it, and copying copies all of it."""
+    return element("code", value, title=value, class_="hash") if isinstance(value, Hash) else value
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------
@@ -156,18 +176,28 @@ def _text(name: str, value: Any) -> str:
 
 def commands(evidence: Evidence) -> Markup:
     """Show the commands that train these students and write this page again; paths are shortened to names."""
-    lines = [_command(student) for student in evidence.students]
+    lines = [
+        training_command(student.config, student.folder.name, distilled=student.distilled)
+        for student in evidence.students
+    ]
     folders = " ".join(shlex.quote(student.folder.name) for student in evidence.students)
     store = shlex.quote(evidence.store.path.name)
     lines.append(f"python -m train report --store {store} --runs {folders} --out report.html")
     return element("pre", element("code", "\n\n".join(lines)), tabindex=0)
 
 
-def _command(student: Trained) -> str:
-    config, command = student.config, "distill" if student.distilled else "baseline"
+def training_command(config: Mapping[str, Any], folder: str, *, distilled: bool) -> str:
+    """The command that trains a student again, with the settings that differ from their default.
+
+    Args:
+        config: The configuration in the run's checkpoint.
+        folder: Name of the run folder.
+        distilled: Whether the student was trained on a teacher.
+    """
     store, val_store = (shlex.quote(config[name]["name"]) for name in ("store", "val_store"))
     recipe = {name: value for name, value in config["recipe"].items() if value != DEFAULTS.get(name)}
     flags = [f"--{name.replace('_', '-')} {shlex.quote(_text(name, value))}" for name, value in recipe.items()]
-    places = [f"--store {store} --val-store {val_store}", f"--out {shlex.quote(student.folder.name)}"]
+    places = [f"--store {store} --val-store {val_store}", f"--out {shlex.quote(folder)}"]
+    command = "distill" if distilled else "baseline"
     lines = [f"python -m train {command} {places[0]}", *places[1:], *([" ".join(flags)] if flags else [])]
     return " \\\n    ".join(lines)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from kdlib.metrics.keypoints import normalised_distances
 from kdlib.skeleton import JOINTS
-from train.show.report.charts import Dot, Line, Style, dot_plot, line_chart
+from train.show.report.charts import Dot, Line, Style, dot_plot, line_chart, picture
 from train.show.report.comparison import joint_hits
 from train.show.report.evidence import Evidence, Subject, Trained
 from train.show.report.markup import Markup, fixed, join, whole
@@ -28,11 +28,11 @@ def learning_curves(students: Sequence[Trained], series: Sequence[str]) -> Marku
     """Draw validation AP and PCK, and the terms of the training loss, over the epochs."""
     named = list(zip(students, series, strict=True))
     charts = [
-        line_chart(Style(title, "epoch"), [Line(s.name, c, _history(s, key)) for s, c in named])
+        line_chart(Style(title, "epoch"), [Line(s.name, c, epochs(s.history, key)) for s, c in named])
         for title, key in (("AP on the validation store", "ap"), ("PCK@0.05 on the validation store", "pck@0.05"))
     ]
     terms = [
-        Line(f"{s.name}: {what}", c, _history(s, key), dashed=key == "kd")
+        Line(f"{s.name}: {what}", c, epochs(s.history, key), dashed=key == "kd")
         for s, c in named
         for key, what in (("gt", "labels"), ("kd", "teacher"))
         if any(key in epoch for epoch in s.history)
@@ -41,8 +41,22 @@ def learning_curves(students: Sequence[Trained], series: Sequence[str]) -> Marku
     return join(charts)
 
 
-def _history(student: Trained, key: str) -> list[tuple[float, float]]:
-    return [(epoch["epoch"], float(epoch.get(key, "nan"))) for epoch in student.history]
+def learning_picture(history: Sequence[dict[str, Any]]) -> str | None:
+    """Draw the learning curves of one run as an SVG file of its own, or return None if no epoch was recorded."""
+    accuracy = [Line("AP", "s0", epochs(history, "ap")), Line("PCK@0.05", "s1", epochs(history, "pck@0.05"))]
+    terms = [Line("labels", "s3", epochs(history, "gt")), Line("teacher", "s4", epochs(history, "kd"))]
+    return picture(
+        [
+            (Style("AP and PCK@0.05 on the validation store, %", "epoch"), accuracy),
+            (Style("Training loss, weighted terms", "epoch", y_zero=False, digits=3), terms),
+        ]
+    )
+
+
+def epochs(history: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
+    """The values of one entry over the epochs; NaN where an epoch has none."""
+    values = ((line["epoch"], line.get(key)) for line in history)
+    return [(number, float("nan") if value is None else float(value)) for number, value in values]
 
 
 # --- ranking of persons -----------------------------------------------------------------------------------------------

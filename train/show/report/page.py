@@ -13,9 +13,11 @@ from cache import Store
 from kdcli.files import replacing
 from kdcli.words import counted
 from train.errors import TrainError, check_is_not_folder
+from train.evaluate import to_json
 from train.show import MIN_LABELS
 from train.show.report import facts, figures, tables
-from train.show.report.comparison import Check, Pair, checks, pairs
+from train.show.report.charts import STYLE_SHEET
+from train.show.report.comparison import NUMBERS, Check, Intervals, Pair, checks, intervals, numbers, pairs
 from train.show.report.confidence import MIN_JOINTS, confidence
 from train.show.report.evidence import Evidence, Subject, Trained, gather
 from train.show.report.markup import MINUS, TIMES, Markup, element, fixed, signed, whole
@@ -54,7 +56,8 @@ def render(evidence: Evidence) -> str:
     """Build the HTML of the page."""
     paired = pairs(evidence.students)
     title = headline(evidence.students, paired)
-    style = (Path(__file__).with_name("report.css")).read_text(encoding="utf-8")
+    ends = intervals(evidence.store, paired)
+    style = "".join(file.read_text(encoding="utf-8") for file in (STYLE_SHEET, STYLE_SHEET.with_name("report.css")))
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -62,10 +65,11 @@ def render(evidence: Evidence) -> str:
         element("meta", name="color-scheme", content="light dark"),
         element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         element("link", rel="icon", href="data:,"),
+        element("meta", name=NUMBERS, content=to_json(numbers(evidence, paired, ends))),
         element("title", title),
         element("style", Markup(style)),
     )
-    body = element("body", element("main", *_sections(evidence, paired, title)))
+    body = element("body", element("main", *_sections(evidence, paired, ends, title)))
     return "<!doctype html>\n" + element("html", head, body, lang="en") + "\n"
 
 
@@ -83,11 +87,11 @@ def headline(students: Sequence[Trained], paired: Sequence[Pair]) -> str:
     return f"{start}; means of {len(paired)} pairs, standard deviations {spread}"
 
 
-def _sections(evidence: Evidence, paired: Sequence[Pair], title: str) -> list[Markup]:
+def _sections(evidence: Evidence, paired: Sequence[Pair], ends: Sequence[Intervals], title: str) -> list[Markup]:
     series = ["teacher", *(f"s{i % COLOURS}" for i in range(len(evidence.students)))]
     ranked = ranked_student(evidence.students)
     places = choose(evidence, ranked)
-    table = tables.comparison(evidence, series, paired, torch.get_num_threads())
+    table = tables.comparison(evidence, series, paired, ends, torch.get_num_threads())
     return [
         element("header", element("h1", title), _introduction(evidence, series)),
         element("section", table, _scope(evidence), id="numbers"),

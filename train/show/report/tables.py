@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from kdlib.skeleton import JOINTS
-from train.show.report.comparison import Pair, intervals
+from train.show.report.comparison import Intervals, Pair
 from train.show.report.evidence import Evidence, Subject
 from train.show.report.markup import (
     MINUS,
@@ -63,14 +63,15 @@ def cost_rows(threads: int) -> list[Row]:
     ]
 
 
-def comparison(evidence: Evidence, series: Sequence[str], pairs: Sequence[Pair], threads: int) -> Markup:
+def comparison(
+    evidence: Evidence, series: Sequence[str], pairs: Sequence[Pair], ends: Sequence[Intervals], threads: int
+) -> Markup:
     """The main table: one row per quantity; columns of teacher, students, and distilled minus baseline."""
     subjects = [evidence.teacher, *evidence.students]
     gains = [element("th", _pair_title(pair), scope="col", class_="gain") for pair in pairs]
     head = element("thead", element("tr", element("td"), *column_heads(subjects, series), *gains))
     metrics, costs = [s.metrics for s in subjects], [s.cost for s in subjects]
     decoder = _row(DECODER, [{DECODER.key: s.predictions.decoder} for s in subjects], [element("td")] * len(pairs))
-    ends = intervals(evidence.store, pairs)
     accuracy = [
         _row(row, metrics, [_gain(p, row.key, i.get(row.key)) for p, i in zip(pairs, ends, strict=True)])
         for row in ACCURACY

@@ -1,0 +1,89 @@
+"""Writes a release folder (`kdlib.students.release`): it appears under its name only when it is complete."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cache.files.durable import sync, sync_tree
+from kdcli.files import file_sha256
+from kdlib.errors import KdlibError
+from kdlib.students.release import CHECKSUMS, read_checksums
+from train.errors import TrainError
+
+
+def check_target(out: Path, *, overwrite: bool) -> Path:
+    """Check that a release may be written to a folder, and return the folder that a symbolic link leads to.
+
+    Raises:
+        TrainError: If something is there that `overwrite` does not allow to replace: only a release is replaced, and
+            only if the folder holds no other files.
+    """
+    target = out.resolve()
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return target
+    if not target.is_dir():
+        raise TrainError(f"--out {out} is a file; give a folder; it is created if it does not exist")
+    try:
+        names = {CHECKSUMS, *read_checksums(target)}
+    except KdlibError as error:
+        raise TrainError(
+            f"--out {out} is not a release, so it is not replaced ({error}); give another --out"
+        ) from error
+    if not overwrite:
+        raise TrainError(f"{out} exists; use it, or replace it with --overwrite")
+    foreign = sorted(entry.name for entry in target.iterdir() if entry.name not in names)
+    if foreign:
+        raise TrainError(
+            f"{out} holds files that do not belong to the release ({', '.join(foreign[:3])}); it is not replaced: move "
+            "them, or give another --out"
+        )
+    return target
+
+
+@contextmanager
+def building(target: Path) -> Iterator[Path]:
+    """Build a release in a temporary folder beside its target, and move it there.
+
+    Args:
+        target: The folder, as `check_target` returned it; a release there is replaced.
+
+    Yields:
+        The temporary folder. At the end of the block, checksums of its files are added, and it is renamed. If the block
+        raises, it is deleted, and a release at the target stays unchanged.
+
+    Raises:
+        TrainError: If the folder cannot be created or renamed.
+    """
+    unique = f"{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    temporary, old = (target.with_name(f".{target.name}.{what}{unique}") for what in ("", "replaced."))
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise TrainError(f"cannot create a folder beside --out {target}: {error.strerror}") from error
+    try:
+        yield temporary
+        _write_checksums(temporary)
+        sync_tree(temporary)
+        if target.exists():
+            target.rename(old)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+        sync(target.parent)
+    except OSError as error:
+        raise TrainError(f"could not write the release {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_checksums(folder: Path) -> None:
+    """Write the checksums in the format of ``sha256sum``, sorted by name."""
+    lines = [f"{file_sha256(file)}  {file.name}\n" for file in sorted(folder.iterdir())]
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
