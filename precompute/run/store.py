@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import cache
 from cache.format.manifest import VOLATILE, differences
 from kdcli.progress import say, show_progress
+from kdcli.words import percentage
 from kdlib.geometry import compose_affines
 from kdlib.metrics.evaluation import evaluate_points, teacher_predictions
 from precompute.errors import PrecomputeError
@@ -178,6 +179,6 @@ def teacher_metrics(store: cache.Store) -> dict[str, Any]:
 
 
 def _summary(path: Path, metrics: dict[str, Any], skipped: int) -> str:
-    numbers = (f"{name} {metrics[name]:.1f}" for name in ("ap", "pck@0.05", "pck@0.1") if metrics[name] is not None)
+    numbers = (f"{name} {percentage(metrics[name])}" for name in ("ap", "pck@0.05", "pck@0.1"))
     left_out = f", {skipped} skipped" if skipped else ""
     return f"{path}: {metrics['instances']} instances{left_out}; teacher metrics from the store: {', '.join(numbers)}"
