@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def write_store(
     def publish(skipped: list[str]) -> str:
         for line in skipped:
             say(f"skipped {line}")
-        return _summary(*finish(writer), len(skipped))
+        return _summary(*finish(writer, skipped), len(skipped))
 
     return team.finish(skipped, publish)
 
@@ -140,12 +141,17 @@ def fill(job: Job, writer: cache.Writer, team: SingleProcess | Team | None = Non
     return pipeline.skipped
 
 
-def finish(writer: cache.Writer) -> tuple[Path, dict[str, Any]]:
-    """Evaluate the teacher from the assembled store, and publish the store; returns its path and the metrics."""
+def finish(writer: cache.Writer, skipped: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
+    """Evaluate the teacher from the assembled store, and publish the store; returns its path and the metrics.
+
+    Raises:
+        PrecomputeError: If every instance was skipped; the message gives the first reason of `skipped`.
+    """
     store = writer.assemble()
     if not store.written.any():
+        reason = f", e.g. {skipped[0]}" if skipped else ""
         raise PrecomputeError(
-            f"none of the {len(store)} instances could be used: give the folder of the images that were annotated"
+            f"none of the {len(store)} instances could be used{reason}; correct the images or teacher"
         )
     metrics = teacher_metrics(store)
     if writer.replaces not in (None, store.manifest["content_sha256"]):
