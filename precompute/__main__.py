@@ -20,6 +20,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from kdcli.config_file import ConfigError, parse
+from kdcli.packages import describe_import_error
 from kdlib.machine.process import keep_freed_memory, wait_passively
 from precompute.errors import PrecomputeError
 from precompute.run.flags import build_parser
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         raise  # handled in kdcli/flags.py
     except (PrecomputeError, cache.StoreError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe_import_error(error) or error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("error: interrupted; run the same command with --resume to continue", file=sys.stderr)
     return 1

@@ -19,6 +19,7 @@ from typing import Final
 
 from kdcli.config_file import ConfigError, parse
 from kdcli.flags import Parser
+from kdcli.packages import describe_import_error
 from kdlib.errors import KdlibError
 from kdlib.machine.process import keep_freed_memory, wait_passively
 from train.commands import evaluate, export, fiftyone, fit, predict, report
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         raise  # `kdcli.flags.exit_with` handles it
     except (KdlibError, cache.StoreError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe_import_error(error) or error}", file=sys.stderr)
     except KeyboardInterrupt:
         remedy = (
             "; run the same command with --resume to continue" if arguments.command in ("distill", "baseline") else ""
