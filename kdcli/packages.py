@@ -16,6 +16,8 @@ OWN: Final = frozenset({"benchmarks", "cache", "kdcli", "kdlib", "precompute", "
 def describe_import_error(error: BaseException | None) -> str | None:
     """Describe an error, or its cause, that was raised while a package was imported.
 
+    A package that is not installed is described only if nothing caught the error: whoever catches it has a better line.
+
     Returns:
         One line: which package, its version, the error, and what to do; None if the error has another origin.
     """
@@ -25,7 +27,7 @@ def describe_import_error(error: BaseException | None) -> str | None:
         modules = [name for name in _executed_modules(error.__traceback__) if name.partition(".")[0] not in OWN]
         if modules:
             return _describe(error, modules[0].partition(".")[0], modules[-1].rpartition(".")[2])
-        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in {*OWN, ""}:
+        if len(seen) == 1 and isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in {*OWN, ""}:
             return f"{error}; install the packages of this project again: `make setup`, or `pip install -e .`"
         error = error.__cause__ or error.__context__
     return None

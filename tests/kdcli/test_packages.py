@@ -76,6 +76,9 @@ def test_a_missing_package_is_named_and_other_errors_are_not(monkeypatch):
     with pytest.raises(ImportError) as caught:
         import nowhere_to_be_found  # noqa: F401
     assert describe_import_error(caught.value).startswith("No module named 'nowhere_to_be_found'; install")
+    explained = ValueError("the teacher needs it: pip install it")
+    explained.__cause__ = caught.value
+    assert describe_import_error(explained) is None  # its own line is better
     with pytest.raises(ImportError) as caught:
         from kdcli.packages import nothing  # noqa: F401
     assert describe_import_error(caught.value) is None  # an error of this project

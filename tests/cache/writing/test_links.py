@@ -12,6 +12,8 @@ from cache.commands.pack import pack_store
 from cache.commands.pull import pull_store
 from cache.commands.subset import pull_part
 from cache.writing import staging
+from precompute.__main__ import main as precompute
+from tests.support import tiny_precompute
 from tests.support.stores import small as small_store
 
 COUNT = 9
@@ -81,6 +83,18 @@ def test_copies_are_written_through_a_link(link, whole, tmp_path):
     part = pull_part(tmp_path / "other" / link.name, link, 3, overwrite=True)
     assert (part, len(cache.open_store(link.resolve()))) == (link, 3)
     assert os.listdir(link.resolve().parent) == [link.resolve().name]
+
+
+def test_a_teachers_store_is_written_and_found_complete_through_a_link(tmp_path, capsys):
+    data = tiny_precompute.write(tmp_path / "data")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "s.zarr").symlink_to("disk/s.zarr")
+    command = tiny_precompute.command(data, tmp_path / "s.zarr", "--limit", "3")
+    for flag in ("--resume", "--overwrite", "--resume"):
+        assert precompute([*command, flag]) == 0
+    assert "s.zarr is complete: nothing to do" in capsys.readouterr().out
+    assert (tmp_path / "s.zarr").is_symlink()
+    assert os.listdir(tmp_path / "disk") == ["s.zarr"]
 
 
 def test_an_archive_is_written_through_a_link(tmp_path):
