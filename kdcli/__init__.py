@@ -1,1 +1,1 @@
-"""What all commands share: flags, config files, wording, progress, atomic writes. Imports neither cache nor kdlib."""
+"""What all commands share: flags, config files, wording, progress, files, broken packages. Imports no other package."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NoReturn
 
+from kdcli.packages import describe_import_error
 from kdcli.words import did_you_mean
 
 DEVICE: Final = "auto, cpu, cuda or cuda:N (default: auto)"
@@ -80,7 +81,7 @@ def run_command(
     except BrokenPipeError:
         raise
     except errors as error:
-        return refuse(error)
+        return refuse(describe_import_error(error) or error)
     except KeyboardInterrupt:
         return refuse(interrupted)
 
@@ -92,10 +93,19 @@ def refuse(reason: object) -> int:
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
-    """Run `main` and exit with the code it returns, or silently with `PIPE_CLOSED` if the reader of stdout is gone."""
+    """Run `main` and exit with the code it returns, or silently with `PIPE_CLOSED` if the reader of stdout is gone.
+
+    If an installed package cannot be imported, exit with code 1 and one line that names it.
+    """
     try:
         try:
             code = main()
+        except Exception as error:
+            line = None if isinstance(error, BrokenPipeError) else describe_import_error(error)
+            if line is None:
+                raise
+            sys.stderr.write(f"error: {line}\n")
+            code = 1
         finally:
             sys.stdout.flush()
     except BrokenPipeError:

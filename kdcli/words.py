@@ -1,6 +1,7 @@
-"""Wording that all commands share: counts, durations, and suggestions for misspelt names."""
+"""Wording that all commands share: counts, durations, percentages, and suggestions for misspelt names."""
 
 import difflib
+import math
 from collections.abc import Collection
 
 
@@ -15,6 +16,11 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def percentage(value: float | None) -> str:
+    """``61.5``, or ``-`` for a metric that does not exist (None or NaN), e.g. the PCK of persons without labels."""
+    return "-" if value is None or math.isnan(value) else f"{value:.1f}"
 
 
 def did_you_mean(given: str, names: Collection[str], otherwise: str, most: int = 1) -> str:

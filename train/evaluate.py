@@ -141,6 +141,18 @@ def to_json(metrics: dict[str, Any], indent: int | None = None) -> str:
     return json.dumps(plain(metrics), indent=indent, allow_nan=False)
 
 
+def labels_of(store: Store) -> tuple[bool, bool]:
+    """Whether a store has the labels for AP, and whether it has those for PCK.
+
+    AP compares with the ground truth of the images, PCK with the labels of the stored persons. A detector's boxes
+    (``precompute --boxes``) have no labels, although their images may have ground truth.
+    """
+    truth = store.ground_truth
+    counts = (truth["keypoints"][..., 2] > 0).any(axis=1) & (truth["iscrowd"] == 0)
+    of_persons = store.instances["keypoints"][np.flatnonzero(store.written), :, 2]
+    return bool(counts.any()), bool((of_persons > 0).any())
+
+
 def measure(store: Store, predictions: Predictions) -> dict[str, Any]:
     """Compute AP, AR and PCK of predictions in percent, against the ground truth in their store."""
     return evaluate_points(*_against_truth(store, predictions))

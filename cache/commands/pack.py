@@ -18,6 +18,7 @@ from cache.files.durable import disk_errors, sync
 from cache.files.location import Location
 from cache.reading.opening import open_store
 from cache.reading.store import Store
+from cache.writing.staging import target_of
 from kdcli.files import replacing
 from kdcli.progress import Advance, no_advance, show_count
 
@@ -63,11 +64,12 @@ def pack_store(
         raise StoreError(f"{target} exists; replace it with --overwrite")
     if target.exists():
         open_store(target)  # raises unless it is a store: nothing else is replaced
-    with disk_errors(target.parent, store.nbytes):
-        with replacing(target) as temporary:
+    place = target_of(target)
+    with disk_errors(place.parent, store.nbytes):
+        with replacing(place) as temporary:
             _write(store, temporary, advance)
             sync(temporary)
-        sync(target.parent)
+        sync(place.parent)
     return target
 
 

@@ -31,8 +31,8 @@ from cache.format.spec import FORMAT_NAME
 from cache.reading.opening import open_store
 from cache.reading.store import Store
 from cache.writing.lock import StagingLock, lock
-from cache.writing.staging import has_no_plan
-from cache.writing.target import LAYOUTS, move_into_place
+from cache.writing.staging import has_no_plan, target_of
+from cache.writing.target import LAYOUTS, move_into_place, refuse_foreign
 from kdcli.progress import Advance, no_advance, show_count
 
 PLAN = "pull.json"  # in the staging directory: which store is being copied
@@ -116,7 +116,10 @@ def pull_store(
         if open_store(target).manifest["content_sha256"] == content:
             return target
         raise StoreError(f"{target} exists and is another store than {store.path}; replace it with --overwrite")
-    staging = target.with_name(target.name + ".pulling")
+    if target.is_dir():
+        refuse_foreign(target)
+    place = target_of(target)
+    staging = place.with_name(place.name + ".pulling")
     held = _begin(staging, store, overwrite)
     staged = staging / ("store" + target.suffix)
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:

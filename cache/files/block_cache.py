@@ -21,6 +21,7 @@ from cache.errors import StoreError
 from cache.files.per_process import PerProcess
 from cache.format.compress import crc32c
 from kdcli.files import replacing
+from kdcli.locks import lock_file
 
 FOLDER_VARIABLE, BYTES_VARIABLE = "POSE_TEACHER_CACHE_DIR", "POSE_TEACHER_CACHE_BYTES"
 DEFAULT_BYTES = 32 << 30
@@ -58,6 +59,7 @@ class BlockFolder(PerProcess):
 
     def _reset(self) -> None:
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
+        self._total = threading.Lock()
         self._used: dict[str, float] = {}  # blocks that this process has checked -> when it last touched their files
 
     def read(self, name: str, offset: int, nbytes: int, fetch: Callable[[], bytes]) -> bytes:
@@ -117,11 +119,12 @@ class BlockFolder(PerProcess):
 
     @contextmanager
     def _locked_total(self) -> Iterator[int]:
-        """The handle of the file `bytes`, locked."""
+        """The handle of the file `bytes`, locked; without locks, the total of several processes is approximate."""
         handle = os.open(self.folder / "bytes", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # belongs to this open file, so it also excludes other threads
-            yield handle
+            with self._total:
+                lock_file(handle, fcntl.LOCK_EX)
+                yield handle
         finally:
             os.close(handle)
 

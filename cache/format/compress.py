@@ -13,7 +13,8 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import StoreFormatError
+from cache.errors import StoreError, StoreFormatError
+from kdcli.packages import describe_import_error
 
 inflater: Any = zlib
 with contextlib.suppress(ImportError):  # zlib-ng needs a third of the time: docs/decisions/0012-packages.md
@@ -25,8 +26,10 @@ DEFLATE_LEVEL = 6  # HDF5 stores this number in the file; with the run-length st
 
 @functools.cache
 def _zstd() -> Any:
-    from numcodecs.zstd import Zstd  # imported here: the import takes a sixth of a second, and --help does not need it
-
+    try:  # imported here: the import takes a sixth of a second, and --help does not need it
+        from numcodecs.zstd import Zstd
+    except Exception as error:  # numcodecs imports the libraries of all its codecs, which can fail with anything
+        raise StoreError(describe_import_error(error) or str(error)) from error
     return Zstd(level=ZSTD_LEVEL)
 
 
@@ -38,8 +41,9 @@ def zstd_compress(data: npt.NDArray[Any]) -> bytes:
 def zstd_decompress(data: bytes, nbytes: int) -> npt.NDArray[np.uint8]:
     """Decompress one zstd frame, or several concatenated ones, to (nbytes,) uint8; `StoreFormatError` if damaged."""
     out = np.empty(nbytes, np.uint8)  # if the frame is too short, the record's checksum does not match
+    codec = _zstd()
     try:
-        _zstd().decode(data, out=out)
+        codec.decode(data, out=out)
     except (ValueError, RuntimeError) as error:
         raise StoreFormatError(f"zstd: {error}") from error
     return out

@@ -145,11 +145,8 @@ class Hdf5Layout:
 
 
 def _open(path: Path | BinaryIO) -> h5py.File:
-    """Open for reading; without a lock where locking fails, as on read-only and network file systems."""
-    try:
-        return h5py.File(path, "r")
-    except OSError:
-        return h5py.File(path, "r", locking=False)  # a published file never changes
+    """Open for reading. Needs no lock, which some file systems do not have: a published file never changes."""
+    return h5py.File(path, "r", locking=False)
 
 
 def _text(value: Any) -> str:

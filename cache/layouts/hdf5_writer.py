@@ -1,7 +1,8 @@
 """Completing a store in the HDF5 layout: the chunks of all shard files are copied into one new file.
 
 Appending to an HDF5 file is not safe: after a killed writer, the file does not open. The file is therefore written at
-the end from complete shard files, under a temporary name, and renamed. The chunks are not compressed again.
+the end from complete shard files, under a temporary name, and renamed. The chunks are not compressed again. No other
+process opens the file before that, so it is not locked: some file systems have no locks.
 """
 
 import json
@@ -32,7 +33,7 @@ def complete(
     with (
         disk_errors(target.parent, needed),
         replacing(target) as temporary,
-        h5py.File(temporary, "w", libver=_VERSIONS) as file,
+        h5py.File(temporary, "w", libver=_VERSIONS, locking=False) as file,
     ):
         _write_columns(file, columns)
         _join_codes(file, Files(shards), spec)
@@ -44,7 +45,7 @@ def complete(
 def write_manifest(target: Path, manifest: Mapping[str, Any]) -> None:
     """Replace the manifest of a file that is not published yet, and sync the file to the disk."""
     with disk_errors(target.parent, target.stat().st_size):
-        with h5py.File(target, "r+") as file:
+        with h5py.File(target, "r+", locking=False) as file:
             _write_manifest(file, manifest)
         sync(target)
 

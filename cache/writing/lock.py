@@ -5,7 +5,6 @@ starts or resumes a run takes the lock exclusively for a moment, and then shares
 run; a second run is refused. On file systems without locks, a second run is not detected.
 """
 
-import errno
 import fcntl
 import os
 import socket
@@ -14,9 +13,9 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from cache.errors import StoreError
+from kdcli.locks import lock_file
 
 LOCK = "lock"  # file in the staging directory, with the name of the process that holds it
-_NOT_SUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # errors of file systems without locks
 
 
 class StagingLock:
@@ -34,7 +33,13 @@ _held: WeakValueDictionary[str, StagingLock] = WeakValueDictionary()  # by path:
 
 
 def lock(directory: Path, *, join: bool = False) -> StagingLock:
-    """Take the lock of a staging directory, or share it with the current run if `join`; `StoreError` if it is taken."""
+    """Take the lock of a staging directory, or share it with the current run if `join`.
+
+    Raises:
+        StoreError: Another run holds it, or the directory is a symbolic link, which cannot be deleted like a directory.
+    """
+    if directory.is_symlink():
+        raise StoreError(f"{directory} is a symbolic link; delete the link, so that a folder can be made there")
     path = directory.absolute() / LOCK
     held = _held.get(str(path))
     if held is not None and held.is_of(path):
@@ -49,15 +54,13 @@ def lock(directory: Path, *, join: bool = False) -> StagingLock:
 def _lock_file(path: Path, join: bool) -> FileIO:
     file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b")
     try:
-        if not join:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not join and lock_file(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB):
             os.ftruncate(file.fileno(), 0)
             os.pwrite(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock_file(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(file.fileno(), 200, 0).decode(errors="replace") or "another process"
         raise StoreError(f"{path.parent}: being written by {holder}; let it finish, or stop it first") from None
     except OSError as error:
-        if error.errno not in _NOT_SUPPORTED:
-            raise StoreError(f"{path}: cannot be locked: {error.strerror}") from error
+        raise StoreError(f"{path}: cannot be locked: {error.strerror}") from error
     return file

@@ -12,6 +12,7 @@ Every file is written under a temporary name, synced and renamed, so a file unde
 import hashlib
 import io
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,9 +31,24 @@ REPAIR = "repair"  # entry of the plan: facts about the damaged store that the n
 Receipt = Mapping[str, npt.NDArray[Any]]  # name -> the shard's rows of a column
 
 
+def target_of(path: Path) -> Path:
+    """Where the store `path` is written: `path` itself or, if it is a symbolic link, the place that it leads to.
+
+    Raises:
+        StoreError: The link leads nowhere: into a folder that does not exist, or to itself.
+    """
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink() or not target.parent.is_dir():
+        raise StoreError(f"{path} is a broken symbolic link to {path.readlink()}; delete it, or name the store itself")
+    return target
+
+
 def staging_path(path: Path) -> Path:
-    """The staging directory of the store `path`."""
-    return path.with_name(path.name + ".partial")
+    """The staging directory of the store `path`: beside the store itself if `path` is a symbolic link."""
+    target = target_of(path)
+    return target.with_name(target.name + ".partial")
 
 
 def make_plan(

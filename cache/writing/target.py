@@ -24,13 +24,15 @@ def prepare_target(path: Path, *, resume: bool, overwrite: bool) -> None:
     """Check that a store may be written to `path`; with `overwrite`, remove an old staging directory.
 
     Raises:
-        StoreError: A store or staging directory exists and the flags do not allow it, or other files are there.
+        StoreError: A store or staging directory exists and the flags do not allow it, or other files are there; or
+            `path` is a symbolic link that is broken, or that leads to a name for another layout.
     """
     directory = staging.staging_path(path)
+    _check_link(path)
     if path.exists() and not (resume and staging.awaits_repair(path)):
         if not overwrite:
             raise StoreError(f"{path} exists; use it, or replace it with --overwrite")
-        _refuse_foreign(path)
+        refuse_foreign(path)
     if directory.exists() and not staging.has_no_plan(directory):
         staging.read_plan(directory)
         if overwrite and not resume:
@@ -43,26 +45,43 @@ def prepare_target(path: Path, *, resume: bool, overwrite: bool) -> None:
             )
 
 
+def _check_link(path: Path) -> None:
+    """Raise `StoreError` if a link's own suffix and that of the store which it leads to choose different layouts."""
+    target = staging.target_of(path)
+    if LAYOUTS.get(target.suffix, layout_of(path)) != layout_of(path):
+        raise StoreError(
+            f"{path} is a symbolic link to {target}, whose name is for another layout; name the store itself"
+        )
+
+
 def move_into_place(staged: Path, path: Path) -> None:
-    """Rename the staged store to `path`; an old store there is renamed first and deleted afterwards."""
+    """Rename the staged store to `path`; an old store there is renamed first and deleted afterwards.
+
+    If `path` is a symbolic link, the link stays, and the store that it leads to is replaced.
+    """
+    path = staging.target_of(path)
     old = path.with_name(path.name + ".replaced")
-    if path.is_dir():
-        if old.exists():
-            _remove(old)  # left by a run that was killed in the last line of this function
-        _refuse_foreign(path)
-        path.rename(old)
-    staged.rename(path)
-    durable.sync(path.parent)
-    if old.exists():
-        _remove(old)
+    with durable.disk_errors(path.parent, 0):
+        if path.is_dir():
+            if old.exists() or old.is_symlink():
+                _remove(old)  # left by a run that was killed in the last line of this function
+            refuse_foreign(path)
+            path.rename(old)
+        staged.rename(path)
+        durable.sync(path.parent)
+        if old.exists() or old.is_symlink():
+            _remove(old)
 
 
 def _remove(path: Path) -> None:
-    _refuse_foreign(path)
+    if path.is_symlink():
+        path.unlink()
+        return
+    refuse_foreign(path)
     shutil.rmtree(path)
 
 
-def _refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path) -> None:
     """Raise `StoreError` unless `path` holds a store, possibly damaged, and nothing else, so that it may be deleted."""
     try:
         find_layout(path).manifest()

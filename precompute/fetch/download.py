@@ -14,11 +14,14 @@ import os
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from filelock import FileLock
 
+from kdcli.locks import WITHOUT_LOCKS
 from kdcli.progress import Progress, show_progress
 from precompute.errors import PrecomputeError
 
@@ -73,7 +76,7 @@ def download(remote: RemoteFile, path: Path) -> Path:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(path.name + ".lock")
-    with FileLock(lock):
+    with _locked(lock):
         try:
             if not path.exists():
                 _fetch(remote, path)
@@ -82,6 +85,21 @@ def download(remote: RemoteFile, path: Path) -> Path:
         finally:
             lock.unlink(missing_ok=True)  # deleted while it is held; waiting processes create it again
     return path
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time enter the block, as far as the file system has locks."""
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remaining_bytes(remote: RemoteFile, path: Path) -> int | None:

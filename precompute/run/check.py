@@ -137,7 +137,8 @@ def check(job: Job, store: Store, count: int, progress: Progress = no_progress) 
         progress: Called with (done, total) before each batch.
 
     Raises:
-        PrecomputeError: If the store was made by another teacher or from other instances, or an image cannot be used.
+        PrecomputeError: If the store was made by another teacher or from other instances, an image cannot be used, or
+            the teacher computes heatmaps that are not finite.
     """
     _check_same_origin(job, store)
     rows = np.random.default_rng(0).permutation(np.flatnonzero(store.written))[:count]
@@ -169,7 +170,14 @@ def _compute_twice(job: Job, prepared: list[Prepared]) -> tuple[Maps, Maps]:
     crops, middle = stack_crops(prepared), (len(prepared) + 1) // 2
     halves = [half for half in (prepared[::-1][:middle], prepared[::-1][middle:]) if half]
     again = [teacher_maps(job.teacher, stack_crops(half), job.plan) for half in halves]
-    return teacher_maps(job.teacher, crops, job.plan), np.concatenate(again)[::-1]
+    maps = teacher_maps(job.teacher, crops, job.plan)
+    for item, of_instance in zip(prepared, maps, strict=True):
+        if not np.isfinite(of_instance).all():
+            raise PrecomputeError(
+                f"annotation {job.instances.annotation_id[item.row]}: {job.instances.file_name[item.row]}: the "
+                f"heatmaps of {job.teacher.name} hold NaN or infinity"
+            )
+    return maps, np.concatenate(again)[::-1]
 
 
 def _prepare(job: Job, rows: NDArray[np.intp]) -> list[Prepared]:

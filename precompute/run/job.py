@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
+from kdcli.progress import say
 from kdlib.geometry import parse_size
 from kdlib.inputs.annotations import Instances
 from precompute.data.crops import Cropper
@@ -59,6 +60,12 @@ class Job:
         )
         size = parse_size(arguments.input_size) if arguments.input_size else None
         teacher = load_teachers(members, size, own_device(arguments.device), arguments.precision)
+        for member in teacher.members or (teacher,):
+            if member.crop_by_crop and local_rank_and_size()[0] == 0:
+                say(
+                    f"warning: {member.name} runs crop by crop, which is slower: {member.crop_by_crop}; export it "
+                    "again in evaluation mode, with a free batch size"
+                )
         flip_test = arguments.views is None if arguments.flip_test is None else arguments.flip_test
         return cls.plan_run(
             teacher,

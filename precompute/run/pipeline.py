@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cache import Writer
+from cache import StoreFormatError, Writer
 from cache.writing.shard import ShardWriter
 from precompute.data.crops import Prepared, stack_crops
 from precompute.errors import PrecomputeError
@@ -101,11 +101,10 @@ class Pipeline:
         shard, heatmaps = batch.shard, computed.result()
         for item in batch.items:
             if item.problem is not None:
-                self.skipped.append(_reason_to_skip(self._job, item))
-                shard.writer.skip(item.row)
+                self._skip(shard, item)
         if heatmaps is not None:
             for maps, item in zip(heatmaps, batch.usable, strict=True):
-                shard.encoding.append(self._encoders.submit(shard.writer.put, item.row, maps, item.frame))
+                shard.encoding.append(self._encoders.submit(self._put, shard, item, maps))
         shard.submitted += len(batch.items)
         if shard.submitted == shard.size:
             commits.append(self._committer.submit(shard.commit))
@@ -114,6 +113,24 @@ class Pipeline:
         while len(commits) > SHARDS_BEHIND or (commits and commits[0].done()):
             commits.popleft().result()
         return len(batch.items)
+
+    def _put(self, shard: "OpenShard", item: Prepared, maps: NDArray[np.float32]) -> None:
+        """Encode the heatmaps (V, K, h, w) of an instance; skip it if the codec cannot hold a value, such as NaN."""
+        try:
+            shard.writer.put(item.row, maps, item.frame)
+        except StoreFormatError as error:
+            file, teacher = self._job.instances.file_name[item.row], self._job.teacher.name
+            problem = f"{file}: the heatmaps of {teacher} cannot be stored: {error.__cause__ or error}"
+            remedy = "give another teacher, --precision or --codec"
+            self._skip(shard, dataclasses.replace(item, problem=problem), remedy)
+
+    def _skip(self, shard: "OpenShard", item: Prepared, remedy: str = "correct it and continue with --resume") -> None:
+        """Leave out an instance, or end the run, which tells the user the remedy."""
+        line = f"annotation {self._job.instances.annotation_id[item.row]}: {item.problem}"
+        if not self._job.skip_missing:
+            raise PrecomputeError(f"{line}; {remedy}, or leave out such instances with --skip-missing")
+        self.skipped.append(line)
+        shard.writer.skip(item.row)
 
 
 class OpenShard:
@@ -159,15 +176,6 @@ def _may_read_ahead(waiting: collections.deque[tuple[OpenShard, Future[list[Prep
         return True
     first, last = waiting[0][0], waiting[-1][0]
     return len(waiting) <= IMAGES_AHEAD and (first is last or last.unread > 0)
-
-
-def _reason_to_skip(job: Job, item: Prepared) -> str:
-    line = f"annotation {job.instances.annotation_id[item.row]}: {item.problem}"
-    if not job.skip_missing:
-        raise PrecomputeError(
-            f"{line}; correct it and continue with --resume, or leave out such instances with --skip-missing"
-        )
-    return line
 
 
 def _group_by_image(rows: list[int], names: list[str]) -> Iterator[list[int]]:

@@ -68,6 +68,7 @@ def describe(
             "parameters": teacher.parameters,
             "multiply_adds": teacher.multiply_adds,
             "flip_test": plan.flip_test,
+            **_crop_by_crop(teacher),
             **({"members": _members(teacher)} if teacher.members else {}),
         },
         "logits": {"transform": "log", "floor": DEFAULT_FLOOR},
@@ -98,8 +99,15 @@ def _members(ensemble: Teacher) -> list[dict[str, Any]]:
     for member in ensemble.members:
         own = member.input_size == ensemble.input_size
         size = {} if own else {"input_size": list(member.input_size)}
-        described.append({"name": member.name, "weights_sha256": member.weights_sha256, **size})
+        described.append(
+            {"name": member.name, "weights_sha256": member.weights_sha256, **size, **_crop_by_crop(member)}
+        )
     return described
+
+
+def _crop_by_crop(teacher: Teacher) -> dict[str, str]:
+    """Why the teacher runs one crop at a time; empty if it does not."""
+    return {"crop_by_crop": teacher.crop_by_crop} if teacher.crop_by_crop else {}
 
 
 def _device(name: str) -> str:

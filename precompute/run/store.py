@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 import cache
 from cache.format.manifest import VOLATILE, differences
 from kdcli.progress import say, show_progress
+from kdcli.words import percentage
 from kdlib.geometry import compose_affines
 from kdlib.metrics.evaluation import evaluate_points, teacher_predictions
 from precompute.errors import PrecomputeError
@@ -56,7 +58,7 @@ def write_store(
     def publish(skipped: list[str]) -> str:
         for line in skipped:
             say(f"skipped {line}")
-        return _summary(*finish(writer), len(skipped))
+        return _summary(*finish(writer, skipped), len(skipped))
 
     return team.finish(skipped, publish)
 
@@ -139,12 +141,17 @@ def fill(job: Job, writer: cache.Writer, team: SingleProcess | Team | None = Non
     return pipeline.skipped
 
 
-def finish(writer: cache.Writer) -> tuple[Path, dict[str, Any]]:
-    """Evaluate the teacher from the assembled store, and publish the store; returns its path and the metrics."""
+def finish(writer: cache.Writer, skipped: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
+    """Evaluate the teacher from the assembled store, and publish the store; returns its path and the metrics.
+
+    Raises:
+        PrecomputeError: If every instance was skipped; the message gives the first reason of `skipped`.
+    """
     store = writer.assemble()
     if not store.written.any():
+        reason = f", e.g. {skipped[0]}" if skipped else ""
         raise PrecomputeError(
-            f"none of the {len(store)} instances could be used: give the folder of the images that were annotated"
+            f"none of the {len(store)} instances could be used{reason}; correct the images or teacher"
         )
     metrics = teacher_metrics(store)
     if writer.replaces not in (None, store.manifest["content_sha256"]):
@@ -178,6 +185,6 @@ def teacher_metrics(store: cache.Store) -> dict[str, Any]:
 
 
 def _summary(path: Path, metrics: dict[str, Any], skipped: int) -> str:
-    numbers = (f"{name} {metrics[name]:.1f}" for name in ("ap", "pck@0.05", "pck@0.1") if metrics[name] is not None)
+    numbers = (f"{name} {percentage(metrics[name])}" for name in ("ap", "pck@0.05", "pck@0.1"))
     left_out = f", {skipped} skipped" if skipped else ""
     return f"{path}: {metrics['instances']} instances{left_out}; teacher metrics from the store: {', '.join(numbers)}"

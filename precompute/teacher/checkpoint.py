@@ -7,9 +7,12 @@
 | mmpose 0.x | `{"meta", "state_dict": {"backbone.conv1.weight", ..., "keypoint_head.final_layer.weight", ...}}` |
 | mmpose 1.x | the same with `head.final_layer.*`, `data_preprocessor.mean` and `.std`, and the training history |
 | safetensors | any of these names, flat |
+| other programs | the weights in other dicts (`model`, `net`, ...), behind other prefixes (`_orig_mod.`, `ema.`, ...) |
 
 If a file has both, `best_state_dict` is preferred to `state_dict`. (The official code writes the same weights
-into both; a program that distinguishes them keeps its best weights there.)
+into both; a program that distinguishes them keeps its best weights there.) Weights are preferred to their moving
+average. The last row of the table is for `load_weights`, which knows the names of the network
+(`precompute.teacher.matching`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,19 +22,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdcli.progress import say
+from precompute.teacher.matching import COUNTER, WRAPPERS, Found, Shapes, closest_weights, find_weights, overlap
 from precompute.teacher.weights_file import CheckpointError, read_weights_file
 
 __all__ = ["COUNTER", "CheckpointError", "Shapes", "load_weights", "read_state_dict", "shapes_of"]
 
-COUNTER = ".num_batches_tracked"
-"""End of the names of batch norm's step counters. Inference does not use them; some exports omit them."""
-_WRAPPERS = ("best_state_dict", "state_dict")
+_OFFICIAL = tuple((key,) for key in WRAPPERS)
 _PREFIXES = ("module.",)  # of torch.nn.DataParallel
 _IGNORED = "data_preprocessor."  # mmpose 1.x keeps the normalisation's mean and std beside the weights
 _SHOWN = 3
-
-Shapes = dict[str, tuple[int, ...]]
-"""Shapes of the tensors of a state dict, by name."""
 
 
 def read_state_dict(path: str | Path, prefixes: Sequence[str] = _PREFIXES) -> dict[str, Tensor]:
@@ -47,17 +47,15 @@ def read_state_dict(path: str | Path, prefixes: Sequence[str] = _PREFIXES) -> di
     Raises:
         CheckpointError: If the file cannot be read or holds no weights.
     """
-    weights = _unwrap(read_weights_file(path), Path(path))
-    named = {_remove_prefixes(prefixes, key): tensor for key, tensor in weights.items()}
-    kept = {name: tensor for name, tensor in named.items() if not name.startswith(_IGNORED)}
-    return {name: t.float() if t.is_floating_point() else t for name, t in kept.items()}
+    return _widened(_usual_weights(read_weights_file(path), Path(path), prefixes))
 
 
 def load_weights(
     model: nn.Module,
     path: str | Path,
     *,
-    read: Callable[[str | Path], dict[str, Tensor]] = read_state_dict,
+    read: Callable[[str | Path], dict[str, Tensor]] | None = None,
+    prefixes: Sequence[str] = _PREFIXES,
     name: str = "this network",
     advice: Callable[[Mapping[str, Tensor]], str] | None = None,
 ) -> None:
@@ -66,15 +64,18 @@ def load_weights(
     Args:
         model: The network.
         path: A `.pth` or safetensors file.
-        read: Reads the file into a state dict with the names of the model.
+        read: Reads the file into a state dict with the names of the model; None finds the weights in any dict of the
+            file and behind any prefix.
+        prefixes: Prefixes of parts of the model, without `read`, such as `backbone.`; they are removed in this order.
         name: What the error message calls the model.
         advice: Returns a sentence for the error message from weights that do not fit.
 
     Raises:
-        CheckpointError: If the file cannot be read, or if weights are missing, unexpected, of other shapes or not
-            finite. The message gives names and counts.
+        CheckpointError: If the file cannot be read, if weights are missing, unexpected, of other shapes or not finite,
+            or if several sets of weights fit. The message gives names and counts.
     """
-    found, target = read(path), model.state_dict()
+    target = model.state_dict()
+    found = read(path) if read else _widened(_fitting_weights(Path(path), shapes_of(target), prefixes, name))
     weights = found | {k: torch.zeros_like(t) for k, t in target.items() if k.endswith(COUNTER) and k not in found}
     difference = _difference(shapes_of(target), shapes_of(weights))
     if difference:
@@ -89,11 +90,58 @@ def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
+def _widened(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+
+
+def _fitting_weights(path: Path, target: Shapes, prefixes: Sequence[str], name: str) -> Mapping[str, Tensor]:
+    """The weights in a file that fit the model, or, if none fit, those that are closest to it."""
+    content = read_weights_file(path)
+    found = find_weights(content, target, prefixes)
+    if found:
+        return _prefer(found, path, name).weights
+    closest = closest_weights(content, target, prefixes)
+    try:
+        usual = _usual_weights(content, path, prefixes)
+    except CheckpointError:
+        if not closest:
+            raise
+        return closest
+    return closest if overlap(closest, target) > overlap(usual, target) else usual
+
+
+def _prefer(found: list[Found], path: Path, name: str) -> Found:
+    """Choose one of several sets of weights that fit, or raise `CheckpointError` if the choice would be a guess."""
+    plain = [one for one in found if not one.is_average] or found
+    first = plain[0]
+    is_official = first.keys[:1] in _OFFICIAL  # these dicts have an order of preference
+    rivals = [one for one in plain[1:] if not (is_official and one.keys != first.keys) and not first.equals(one)]
+    if rivals:
+        places = ", ".join(repr(one.place) for one in (first, *rivals))
+        raise CheckpointError(
+            f"{path} holds several sets of weights that fit {name}, at {places}; save the right one alone, as a state "
+            "dict: torch.save(STATE_DICT, FILE)"
+        )
+    averages = [one.place for one in found if one.is_average and not first.is_average and not first.equals(one)]
+    if averages:
+        say(
+            f"{path} also holds a moving average of the weights, which is not used: {', '.join(averages)}. To use it, "
+            "save it alone, as a state dict"
+        )
+    return first
+
+
+def _usual_weights(content: Any, path: Path, prefixes: Sequence[str]) -> dict[str, Tensor]:
+    """The weights where the official training and mmpose keep them, without the prefixes."""
+    named = {_remove_prefixes(prefixes, key): tensor for key, tensor in _unwrap(content, path).items()}
+    return {name: tensor for name, tensor in named.items() if not name.startswith(_IGNORED)}
+
+
 def _unwrap(content: Any, path: Path) -> Mapping[str, Tensor]:
     """Find the state dict in the content of a file."""
     found = content
     if isinstance(content, Mapping):
-        found = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
+        found = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(found, Mapping) or not found:
         raise CheckpointError(f"{path} holds {_describe_type(content)} instead of weights")
     others = [str(key) for key, value in found.items() if not (isinstance(key, str) and isinstance(value, Tensor))]

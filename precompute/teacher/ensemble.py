@@ -82,6 +82,7 @@ def ensemble(teachers: Sequence[Teacher]) -> Teacher:
         parameters=_sum([teacher.parameters for teacher in teachers]),
         multiply_adds=_sum([teacher.multiply_adds for teacher in teachers]),
         members=tuple(teachers),
+        crop_by_crop="",
     )
 
 
@@ -93,9 +94,10 @@ def teacher_maps(teacher: Teacher, crops: Crops, plan: ViewPlan) -> NDArray[np.f
         crops: (B, V, H, W, 3) at each of the teacher's input sizes.
         plan: If it has the flip test, each heatmap is averaged with that of the mirrored crop.
     """
-    if teacher.members:
-        return mean_maps([teacher_maps(member, crops, plan) for member in teacher.members])
-    return _single_maps(teacher, crops[teacher.input_size], plan)
+    with np.errstate(invalid="ignore", over="ignore"):  # the caller names the instance of a NaN or infinity
+        if teacher.members:
+            return mean_maps([teacher_maps(member, crops, plan) for member in teacher.members])
+        return _single_maps(teacher, crops[teacher.input_size], plan)
 
 
 def mean_maps(maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -291,10 +290,7 @@ def load_hrnet(model: HRNet, path: str | Path) -> None:
         CheckpointError: See `precompute.teacher.checkpoint.load_weights`. If another registered HRNet fits, the message
             names it.
     """
-    checkpoint.load_weights(model, path, read=_read, name=_name_of(model), advice=_advice)
-
-
-_read = partial(checkpoint.read_state_dict, prefixes=PREFIXES)
+    checkpoint.load_weights(model, path, prefixes=PREFIXES, name=_name_of(model), advice=_advice)
 
 
 def _name_of(model: HRNet) -> str:

@@ -55,6 +55,7 @@ class Teacher:
         parameters: number of parameters; None for ONNX files.
         multiply_adds: multiply-adds per crop; None for ONNX files.
         members: the teachers of an ensemble; empty for a single teacher.
+        crop_by_crop: why an ONNX file with a free batch size runs one crop at a time; empty if it does not.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Teacher:
     parameters: int | None = None
     multiply_adds: int | None = None
     members: tuple["Teacher", ...] = ()
+    crop_by_crop: str = ""
 
     @property
     def input_sizes(self) -> tuple[Size, ...]:
@@ -200,7 +202,7 @@ def _load_onnx(path: Path, network: OnnxNetwork, precision: str) -> Teacher:
         raise ValueError(f"{path} was exported in {network.precision}, but {precision} was requested")
     if network.joints != len(JOINTS):
         raise CheckpointError(f"{path} computes {network.joints} heatmaps per instance, COCO has {len(JOINTS)} joints")
-    return _teacher(f"{ONNX}{path.name}", path, network)
+    return replace(_teacher(f"{ONNX}{path.name}", path, network), crop_by_crop=network.crop_by_crop)
 
 
 def _teacher(name: str, weights: Path, network: TorchNetwork | OnnxNetwork) -> Teacher:

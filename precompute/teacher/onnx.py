@@ -3,6 +3,9 @@
 The file must have one input (B, 3, H, W), which gets RGB crops normalised by `kdlib.images.normalise_images`, and one
 output (B, K, h, w). B may be free or fixed at 1. Free H and W take the requested size. On a CPU, a batch is split into
 pieces that run in parallel, each on one thread, on as many threads as torch uses (OMP_NUM_THREADS).
+
+Exports often declare a free B although a Reshape inside was traced with one crop. Two crops are therefore run when the
+file is opened; if their heatmaps are not those of each crop alone, every crop runs by itself.
 """
 
 from collections.abc import Sequence
@@ -18,6 +21,9 @@ from kdlib.images import normalise_images
 from kdlib.machine.device import choose_device
 from precompute.teacher.weights_file import CheckpointError
 
+BATCH_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
+"""Largest accepted difference between a crop's heatmaps in a batch and alone, as a share of the largest value: other
+batches may compute in another order."""
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -30,6 +36,7 @@ class OnnxNetwork:
         joints: number of heatmaps K.
         device: `cpu` or `cuda:N`.
         precision: `fp32` or `fp16`, as exported.
+        crop_by_crop: why a file with a free B cannot run several crops together; empty if it can, or if B is fixed.
     """
 
     def __init__(
@@ -56,20 +63,46 @@ class OnnxNetwork:
         spec = _sole_input(self._session, path)
         self.input_size = _choose_size(spec.shape, input_size, path, default_size)
         self.precision = {np.float32: "fp32", np.float16: "fp16"}[_DTYPES[spec.type]]
-        self._name, self._dtype, self._fixed_batch = spec.name, _DTYPES[spec.type], spec.shape[0] == 1
+        self._name, self._dtype, self._alone = spec.name, _DTYPES[spec.type], spec.shape[0] == 1
         self._threads = torch.get_num_threads() if self.device == "cpu" else 1
         self._pool = ThreadPoolExecutor(self._threads)
         self.joints, self.heatmap_size = _probe(self, path)
+        self.crop_by_crop = "" if self._alone else self._find_batch_problem()
+        self._alone = self._alone or bool(self.crop_by_crop)
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute heatmaps (B, K, h, w) float32 from crops (B, H, W, 3) uint8 RGB."""
-        tensor = np.ascontiguousarray(normalise_images(torch.from_numpy(crops)).numpy(), self._dtype)
-        pieces = np.array_split(tensor, len(tensor) if self._fixed_batch else min(self._threads, len(tensor)))
+        tensor = self._normalise(crops)
+        pieces = np.array_split(tensor, len(tensor) if self._alone else min(self._threads, len(tensor)))
         return np.concatenate(list(self._pool.map(self._run, pieces)), dtype=np.float32)
+
+    def _normalise(self, crops: NDArray[np.uint8]) -> NDArray[np.floating]:
+        return np.ascontiguousarray(normalise_images(torch.from_numpy(crops)).numpy(), self._dtype)
 
     def _run(self, tensor: NDArray[np.floating]) -> NDArray[np.floating]:
         maps: NDArray[np.floating] = self._session.run(None, {self._name: tensor})[0]
         return maps
+
+    def _find_batch_problem(self) -> str:
+        """Compare two crops together with each alone; returns how they differ, or an empty text.
+
+        The crops differ strongly in brightness and contrast, so that statistics over the batch show too.
+        """
+        width, height = self.input_size
+        dark = np.broadcast_to(np.linspace(0, 60, width).astype(np.uint8)[None, :, None], (height, width, 3))
+        bright = np.random.default_rng(0).integers(120, 256, (height, width, 3), dtype=np.uint8)
+        tensor = self._normalise(np.stack([dark, bright]))
+        alone = np.concatenate([self._run(tensor[i : i + 1]) for i in range(2)])
+        try:
+            together = self._run(tensor)
+        except Exception:  # onnxruntime's exceptions share no base class but Exception
+            return "two crops together fail"
+        if together.shape != alone.shape:
+            return "two crops together give heatmaps of another shape"
+        largest = np.abs(alone, where=np.isfinite(alone), out=np.zeros_like(alone)).max()
+        if not np.allclose(together, alone, rtol=0, atol=BATCH_TOLERANCE[self.precision] * largest, equal_nan=True):
+            return "the heatmaps of a crop depend on the other crops of its batch"
+        return ""
 
 
 def _open_session(path: Path, device: str) -> tuple[Any, str]:
@@ -83,7 +116,7 @@ def _open_session(path: Path, device: str) -> tuple[Any, str]:
     wanted = _choose_device(device, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # the pieces of a batch run in parallel instead
-    options.log_severity_level = 3  # errors only, which are also raised
+    options.log_severity_level = 4  # errors are raised; they are not also printed
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[_provider(wanted)])
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
@@ -153,11 +186,13 @@ def _probe(network: OnnxNetwork, path: Path) -> tuple[int, tuple[int, int]]:
     """Find the number of heatmaps K and their (width, height) by running the network on a black crop."""
     width, height = network.input_size
     try:
-        _, joints, rows, columns = network(np.zeros((1, height, width, 3), np.uint8)).shape
+        count, joints, rows, columns = network(np.zeros((1, height, width, 3), np.uint8)).shape
     except Exception as error:  # as above
         raise CheckpointError(
             f"{path} does not run on a {height}x{width} crop (height x width): {str(error).splitlines()[0]}"
         ) from error
+    if count != 1:
+        raise CheckpointError(f"{path} computes {count} sets of heatmaps of one crop; a teacher computes one")
     if columns * height != rows * width:
         raise CheckpointError(
             f"{path} computes {rows}x{columns} heatmaps of {height}x{width} crops (height x width); "

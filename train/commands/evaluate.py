@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcli.flags import DEVICE
+from kdcli.words import percentage
 from kdlib.readout import DECODER, DECODER_HELP
 from train.errors import check_is_not_folder
 
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def summary(metrics: dict[str, Any]) -> str:
-    """The most important metrics in one line."""
+    """The most important metrics in one line; ``-`` for those that the store has no labels for."""
     names = ("ap", "ap50", "ar", "pck@0.05", "pck@0.1", "pck@0.2")
-    numbers = ", ".join(f"{name} {metrics[name]:.1f}" for name in names)
+    numbers = ", ".join(f"{name} {percentage(metrics[name])}" for name in names)
     return f"{metrics['model']} on {metrics['instances']} instances of {metrics['store']}: {numbers}"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from kdcli.files import replacing
 from kdcli.flags import positive
+from kdcli.words import percentage
 from train.errors import TrainError
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=2.0,
         metavar="POINTS",
-        help="largest accepted loss of PCK@0.1 of the int8 file, in points (default: 2)",
+        help="largest accepted loss of PCK@0.1 of the int8 file, in points; of AP on a store without labels of its "
+        "persons (default: 2)",
     )
 
 
@@ -72,7 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Export, check, and quantise if ``--int8`` is given; returns 0.
 
     Raises:
-        TrainError: If a flag is missing, or an exported file differs too much from PyTorch; that file is not kept.
+        TrainError: If a flag is missing, int8 cannot be measured on the store, or an exported file differs too much
+            from PyTorch; that file is not kept.
     """
     from kdlib.students.loading import load_checkpoint
     from kdlib.students.release import student_file
@@ -90,6 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = student_file(arguments.student)
     if arguments.card:
         check_replaceable(arguments.out.with_suffix(".md"))
+    if arguments.int8:
+        _judge_of_int8(arguments.store)  # refuses before anything is computed
     student = load_checkpoint(checkpoint)
     network = Deployable(student, normalised=arguments.normalised)
     facts = describe(student, normalised=arguments.normalised)
@@ -100,6 +105,20 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.card:
         _write_card(arguments, checkpoint, measured)
     return 0
+
+
+def _judge_of_int8(path: Path) -> str:
+    """The metric that decides whether the int8 file is kept: PCK@0.1, or AP if the store's persons have no labels."""
+    import cache
+    from train.evaluate import labels_of
+
+    has_ap, has_pck = labels_of(cache.open_store(path))
+    if not (has_ap or has_pck):
+        raise TrainError(
+            f"{path} has no ground truth, so int8 cannot be measured on it: give a --store with labelled persons; "
+            "--calibrate takes a store without labels"
+        )
+    return "pck@0.1" if has_pck else "ap"
 
 
 def _write_card(arguments: argparse.Namespace, checkpoint: Path, measured: dict[Path, dict[str, Any]]) -> None:
@@ -166,7 +185,7 @@ def export_int8(
     from train.deploy.agreement import store_crops
     from train.deploy.quantise import quantise
 
-    target = arguments.out.with_suffix(".int8.onnx")
+    target, judge = arguments.out.with_suffix(".int8.onnx"), _judge_of_int8(arguments.store)
     calibration = cache.open_store(arguments.calibrate or arguments.store)
     images = arguments.images if arguments.calibrate is None else None
     crops = store_crops(calibration, student.input_size, arguments.calibration_crops, images)
@@ -175,10 +194,10 @@ def export_int8(
         before = _measure(arguments, OnnxStudent(arguments.out), crops)
         after = _measure(arguments, OnnxStudent(path), crops)
         print(_table({"float32": (arguments.out, before), "int8": (path, after)}))
-        loss = before["pck@0.1"] - after["pck@0.1"]
+        loss = before[judge] - after[judge]
         if not loss <= arguments.max_drop:
             raise TrainError(
-                f"{target} was not kept: int8 costs {loss:.1f} points of PCK@0.1, more than --max-drop "
+                f"{target} was not kept: int8 costs {loss:.1f} points of {judge.upper()}, more than --max-drop "
                 f"{arguments.max_drop:g}; calibrate on more crops (--calibration-crops), or use {arguments.out.name}"
             )
     print(f"{target}: {megabytes(target)}, calibrated on {len(crops)} crops of {calibration.path.name}")
@@ -211,7 +230,8 @@ def _milliseconds(student: "LoadedStudent", crop: NDArray[np.uint8]) -> float:
 def _table(rows: dict[str, tuple[Path, dict[str, Any]]]) -> str:
     lines = [f"{'':8}{'AP':>8}{'PCK@0.05':>10}{'PCK@0.1':>9}{'ms/crop':>9}{'size':>10}"]
     lines += [
-        f"{name:8}{m['ap']:8.1f}{m['pck@0.05']:10.1f}{m['pck@0.1']:9.1f}{m['ms']:9.2f}{megabytes(path):>10}"
+        f"{name:8}{percentage(m['ap']):>8}{percentage(m['pck@0.05']):>10}{percentage(m['pck@0.1']):>9}"
+        f"{m['ms']:9.2f}{megabytes(path):>10}"
         for name, (path, m) in rows.items()
     ]
     return "\n".join(lines)

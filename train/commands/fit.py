@@ -19,8 +19,9 @@ Train a student on the teacher's heatmaps in a store; the teacher itself is not 
     python -m train distill ... --resume                            # continue an interrupted run
     torchrun --nproc-per-node 2 -m train distill ...                # two processes train one student
 
-The run folder contains best.pt (the epoch with the highest AP on --val-store), last.pt (to resume from), config.json,
-history.jsonl, metrics.json, and TensorBoard's events. docs/choosing.md explains which settings matter.
+The run folder contains best.pt (the epoch with the highest AP on --val-store; of epochs with equal AP, the one with the
+highest PCK@0.05), last.pt (to resume from), config.json, history.jsonl, metrics.json, and TensorBoard's events.
+docs/choosing.md explains which settings matter.
 """
 
 BASELINE: Final = """\

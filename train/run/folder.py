@@ -3,7 +3,7 @@
 config.json      the resolved configuration, and the manifests of the stores, for the model card
 history.jsonl    one line per epoch
 last.pt          the checkpoint from which the run is resumed; it also holds the history
-best.pt          the student of the epoch with the highest AP on the validation store
+best.pt          the student of the best epoch on the validation store (`is_better`)
 metrics.json     the evaluation of that student
 events.out.*     TensorBoard's events
 
@@ -31,6 +31,8 @@ from train.run.state import State
 MADE_LATER: Final = ("exported.json", "card.md", "card.svg", "report.html")
 """Files that `card` and `release` write about a run."""
 FILES: Final = ("config.json", "history.jsonl", "last.pt", "best.pt", "metrics.json", "evaluation.json", *MADE_LATER)
+RANKED_BY: Final = ("ap", "pck@0.05")
+"""The metrics that choose the best epoch; the second breaks ties of the first."""
 
 
 # --- checks before anything is computed -------------------------------------------------------------------------------
@@ -137,9 +139,9 @@ class RunFolder:
         self.saved_step, self._saved_at = state.progress.step, time.monotonic()
 
     def save_best(self, student: TorchStudent, metrics: dict[str, Any]) -> None:
-        """Write ``best.pt`` and keep its metrics, if the AP is higher than in all earlier epochs."""
+        """Write ``best.pt`` and keep its metrics, if the epoch is better than all earlier ones."""
         progress = self.state.progress
-        if progress.best is None or (metrics["ap"] or 0.0) > (progress.best["ap"] or 0.0):
+        if progress.best is None or is_better(metrics, progress.best):
             progress.best = metrics
             content = {**self.state.config, "model": student.model.state_dict(), "resolved": self.state.resolved}
             save_checkpoint(self.best, {**content, "epoch": progress.epoch})
@@ -165,6 +167,16 @@ class RunFolder:
     def describe_checkpoint(self) -> str:
         """The step of the last checkpoint of this run; an old run that ``--overwrite`` will delete does not count."""
         return f"{self.last} holds step {self.saved_step}" if self.saved_step else "there is no checkpoint yet"
+
+
+def is_better(metrics: dict[str, Any], best: dict[str, Any]) -> bool:
+    """Compare two epochs of a run: by AP, then by PCK@0.05.
+
+    A metric for which the validation store has no labels is None in both. If that is true for AP and PCK, the later
+    epoch is better.
+    """
+    ours, theirs = ([-1.0 if of[name] is None else of[name] for name in RANKED_BY] for of in (metrics, best))
+    return ours > theirs or all(metrics[name] is None for name in RANKED_BY)
 
 
 def _delete_run(out: Path) -> None:

@@ -80,6 +80,7 @@ class Trainer:
     def train(self) -> None:
         """Train the remaining epochs; a signal ends the run with a checkpoint from which it can be resumed."""
         self._reporter = Reporter(self.state)
+        self._reporter.report_choice()
         with contextlib.closing(self._reporter), self._stop.listening():
             try:
                 while self.progress.epoch < self.run.recipe.epochs:

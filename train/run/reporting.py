@@ -4,8 +4,9 @@ import dataclasses
 from typing import Any
 
 from kdcli.progress import say
-from kdcli.words import duration
+from kdcli.words import duration, percentage
 from kdlib.students.loading import TorchStudent
+from train.evaluate import labels_of
 from train.run.state import State
 from train.show.tensorboard import Board, Pictures
 
@@ -53,6 +54,18 @@ class Reporter:
         """Close TensorBoard's file."""
         self._board.close()
 
+    def report_choice(self) -> None:
+        """Print how the best epoch is chosen, if the validation store lacks labels for AP or for PCK."""
+        store = self.state.run.val_store
+        has_ap, has_pck = labels_of(store)
+        if self.state.ranks.first and not (has_ap and has_pck):
+            ways = {
+                (True, False): "its persons have no labels: no PCK; AP chooses best.pt",
+                (False, True): "its images have no ground truth that counts: no AP; PCK@0.05 chooses best.pt",
+                (False, False): "it has no ground truth: no AP and no PCK; best.pt is the student of the last epoch",
+            }
+            say(f"{store.path}: {ways[has_ap, has_pck]}")
+
     def report_step(self, losses: dict[str, float]) -> None:
         """Add the losses of a step to TensorBoard."""
         self._board.add("train", losses, self.state.progress.step)
@@ -62,9 +75,10 @@ class Reporter:
         self._durations.add_steps(count, seconds)
 
     def report_evaluation(self, student: TorchStudent, metrics: dict[str, Any]) -> None:
-        """Add metrics and pictures of a few persons of the validation store to TensorBoard."""
+        """Add the metrics that exist, and pictures of a few persons of the validation store, to TensorBoard."""
         run, step = self.state.run, self.state.progress.step
-        self._board.add("val", {name: metrics[name] or 0.0 for name in ("ap", "pck@0.05")}, step)
+        known = {name: metrics[name] for name in ("ap", "pck@0.05") if metrics[name] is not None}
+        self._board.add("val", known, step)
         if self._pictures is None:
             self._pictures = Pictures(run.val_store, run.input_size, run.val_images, stride=run.recipe.stride)
         self._board.show("val/people", self._pictures.draw(student), step)
@@ -87,10 +101,10 @@ class Reporter:
             say(f"{len(progress.bad_records)} bad records so far were replaced by others, e.g. {reason}")
 
     def _epoch_line(self, line: dict[str, Any]) -> str:
-        ap = float("nan") if line["ap"] is None else line["ap"]
         return (
             f"{self.state.run.name} epoch {line['epoch']}/{self.state.run.recipe.epochs}: loss {line['loss']:.3f}, "
-            f"AP {ap:.1f}, PCK@0.05 {line['pck@0.05']:.1f}, {line['instances_per_second']:.0f} instances/s"
+            f"AP {percentage(line['ap'])}, PCK@0.05 {percentage(line['pck@0.05'])}, "
+            f"{line['instances_per_second']:.0f} instances/s"
         )
 
     def _time_left(self) -> str:

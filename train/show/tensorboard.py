@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache import Store
+from kdcli.packages import describe_import_error
 from kdcli.progress import say
 from kdlib.geometry import STRIDE
 from kdlib.heatmaps import DECODERS, decode_argmax
@@ -63,9 +64,12 @@ class Board:
         if self._opened is None and self._out is not None:
             try:
                 from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
+            except Exception as error:  # a broken installation, e.g. beside another protobuf, raises anything
+                reason = None if isinstance(error, ModuleNotFoundError) else describe_import_error(error)
                 say(
-                    "TensorBoard is not installed; no events are written for it. To install it: "
+                    f"{reason}; no events are written for TensorBoard"
+                    if reason
+                    else "TensorBoard is not installed; no events are written for it. To install it: "
                     "pip install -e '.[tensorboard]'"
                 )
                 self._out = None

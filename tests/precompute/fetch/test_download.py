@@ -1,10 +1,12 @@
 """Downloads are resumed and verified, and incomplete files never get the final name. The server has real faults."""
 
 import errno
+import fcntl
 import hashlib
 import io
 import stat
 import threading
+import warnings
 import zipfile
 
 import numpy as np
@@ -162,6 +164,18 @@ def test_two_at_once_download_once(site, tmp_path):
         thread.join()
     assert (tmp_path / "w").read_bytes() == CONTENT
     assert [asked for _, asked in site.requests].count(None) == 1
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_no_obstacle(site, tmp_path, monkeypatch, code):
+    def refuse(handle, operation):
+        raise OSError(code, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with warnings.catch_warnings(action="ignore"):  # filelock warns where it uses another kind of lock
+        download.download(remote(site), tmp_path / "w")
+    assert names(tmp_path) == ["w"]
+    assert (tmp_path / "w").read_bytes() == CONTENT
 
 
 def test_of_several_at_once_each_says_why_it_failed(site, tmp_path):

@@ -42,7 +42,9 @@ def picture(points, size, affine):
     return image
 
 
-def make_store(path, count=8, *, frames=True, shift=0.0, provenance=None, codec="root4", turned=False):
+def make_store(  # noqa: PLR0913 - everything in which the stores of the tests differ
+    path, count=8, *, frames=True, shift=0.0, provenance=None, codec="root4", turned=False, labels="persons"
+):
     """Write the store and open it.
 
     Args:
@@ -53,6 +55,8 @@ def make_store(path, count=8, *, frames=True, shift=0.0, provenance=None, codec=
         provenance: Further entries of the provenance.
         codec: Name of the codec.
         turned: Whether there is a third stored view, of 1.2 times the region, rotated by 30 degrees.
+        labels: What is labelled: the `persons` and so their `images`, only the `images`, as for a detector's boxes, or
+            `nothing`.
     """
     columns = persons(count)
     centers, sizes = box_to_region(columns["bbox"] - [0, 0, 1, 1], INPUT_SIZE)
@@ -79,8 +83,11 @@ def make_store(path, count=8, *, frames=True, shift=0.0, provenance=None, codec=
     teacher = {"name": "gaussians", "weights_sha256": "0" * 64, "input_size": INPUT_SIZE, "heatmap_size": HEATMAP_SIZE}
     provenance = {"teacher": teacher, "logits": {"transform": "log", "floor": 0.003}, **(provenance or {})}
     truth = {k: columns[k] for k in ("annotation_id", "image_id", "bbox", "area", "iscrowd", "keypoints")}
+    if labels == "nothing":
+        truth["keypoints"] = np.zeros_like(truth["keypoints"])
+    stored = columns if labels == "persons" else {**columns, "keypoints": np.zeros_like(columns["keypoints"])}
     writer = cache.create_store(
-        path, spec, provenance, columns, truth, frame, views, np.array([0, 1, 0][: 2 + turned], np.uint8)
+        path, spec, provenance, stored, truth, frame, views, np.array([0, 1, 0][: 2 + turned], np.uint8)
     )
     for k in writer.pending_shards():
         with writer.shard(k) as shard:

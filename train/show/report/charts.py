@@ -15,6 +15,7 @@ MAX_LABEL: Final = 20
 """Largest number of characters of a label; longer labels are shortened."""
 DOT_STEP: Final = 4.5
 """Largest vertical distance between two dots of a row, in SVG units."""
+NO_LABELS: Final = "The persons of this store have no labels for it."
 TICKS: Final = 5
 """Approximate number of ticks of an axis."""
 PICTURE_MARGIN: Final = 20.0
@@ -132,13 +133,15 @@ class Style:
     x_ticks: Sequence[float] = ()
     y_ticks: Sequence[float] = ()
     """Ticks of an axis, which reaches from the first to the last; if empty, they are chosen to enclose the lines."""
+    nothing: str = NO_LABELS
+    """The note if no line has a value."""
 
 
 def line_chart(style: Style, lines: Sequence[Line]) -> Markup:
     """Draw lines as a figure with a title, or a note if no line has a value."""
     lines = [line for line in lines if any(has_value(y) for _, y in line.points)]
     if not lines:
-        return _figure(style.title, element("p", "No epochs were recorded.", class_="nothing"))
+        return _figure(style.title, element("p", style.nothing, class_="nothing"))
     return _figure(style.title, _svg(style.width, style.height, style.title, _drawn(style, lines)))
 
 

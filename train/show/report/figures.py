@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from kdlib.metrics.keypoints import normalised_distances
 from kdlib.skeleton import JOINTS
-from train.show.report.charts import Dot, Line, Style, dot_plot, line_chart, picture
+from train.show.report.charts import NO_LABELS, Dot, Line, Style, dot_plot, line_chart, picture
 from train.show.report.comparison import joint_hits
 from train.show.report.evidence import Evidence, Subject, Trained
 from train.show.report.markup import Markup, fixed, join, whole
@@ -27,8 +27,9 @@ TOLERANCES: Final = np.linspace(0, 0.2, 41)
 def learning_curves(students: Sequence[Trained], series: Sequence[str]) -> Markup:
     """Draw validation AP and PCK, and the terms of the training loss, over the epochs."""
     named = list(zip(students, series, strict=True))
+    nothing = NO_LABELS if any(student.history for student in students) else "No epochs were recorded."
     charts = [
-        line_chart(Style(title, "epoch"), [Line(s.name, c, epochs(s.history, key)) for s, c in named])
+        line_chart(Style(title, "epoch", nothing=nothing), [Line(s.name, c, epochs(s.history, key)) for s, c in named])
         for title, key in (("AP on the validation store", "ap"), ("PCK@0.05 on the validation store", "pck@0.05"))
     ]
     terms = [
@@ -37,7 +38,9 @@ def learning_curves(students: Sequence[Trained], series: Sequence[str]) -> Marku
         for key, what in (("gt", "labels"), ("kd", "teacher"))
         if any(key in epoch for epoch in s.history)
     ]
-    charts.append(line_chart(Style("Training loss, weighted terms", "epoch", y_zero=False, digits=3), terms))
+    charts.append(
+        line_chart(Style("Training loss, weighted terms", "epoch", y_zero=False, digits=3, nothing=nothing), terms)
+    )
     return join(charts)
 
 
@@ -88,9 +91,10 @@ def _thinned(scores: NDArray[np.float64]) -> list[tuple[float, float]]:
 
 
 def _marks(scores: NDArray[np.float64], shown: NDArray[np.float64]) -> list[tuple[float, float, str]]:
-    """The shown persons at their ranks, with the numbers of their cards."""
+    """The shown persons that have a rank, with the numbers of their cards."""
     shares = 100 * np.searchsorted(scores, shown) / max(len(scores) - 1, 1)
-    return [(float(x), float(y), str(i + 1)) for i, (x, y) in enumerate(zip(shares, shown, strict=True))]
+    numbered = enumerate(zip(shares, shown, strict=True), start=1)
+    return [(float(x), float(y), str(number)) for number, (x, y) in numbered if not np.isnan(y)]
 
 
 # --- joints -----------------------------------------------------------------------------------------------------------
@@ -203,5 +207,7 @@ def _shares(evidence: Evidence, subject: Subject) -> list[tuple[float, float]]:
     columns, rows = evidence.store.instances, subject.predictions.rows
     distances = normalised_distances(subject.predictions.points, columns["keypoints"][rows], columns["bbox"][rows])
     known: NDArray[np.float64] = np.sort(distances[~np.isnan(distances)])
-    within = np.searchsorted(known, TOLERANCES, "right") / max(len(known), 1)
+    if not len(known):
+        return []
+    within = np.searchsorted(known, TOLERANCES, "right") / len(known)
     return [(100 * float(t), 100 * float(share)) for t, share in zip(TOLERANCES, within, strict=True)]

@@ -155,20 +155,21 @@ def _people(evidence: Evidence, series: list[str], ranked: Subject, places: NDAr
     worst = worst_first(evidence, ranked)[:WORST]
     everybody = np.union1d(places, worst)
     shown = cards(evidence, everybody, series)
-    lead = (
+    order = (
         f"{len(places)} of the persons with at least {MIN_LABELS} labelled joints, evenly spaced over the ranking "
-        f"by the OKS of {ranked.name}, from the worst to the best. Heatmaps show the maximum over the joints, all on "
-        "the same scale."
+        f"by the OKS of {ranked.name}, from the worst to the best."
     )
+    if not len(worst):
+        order = (
+            f"No person has {MIN_LABELS} labelled joints, so there is no ranking: {len(places)} persons of the store."
+        )
+    lead = f"{order} Heatmaps show the maximum over the joints, all on the same scale."
     worst_lead = f"The {len(worst)} persons for whom {ranked.name} has the lowest OKS, the worst first."
     width = "one-column" if len(series) > 4 else ""
     across = element("div", *(shown[int(place)] for place in places), class_=f"people numbered {width}")
     failing = element("div", *(shown[int(place)] for place in worst), class_=f"people {width}")
-    return [
-        frames(evidence, everybody),
-        _section("People", "people", across, lead, _limb_legend()),
-        _section("The worst", "worst", failing, worst_lead, _limb_legend()),
-    ]
+    found = [frames(evidence, everybody), _section("People", "people", across, lead, _limb_legend())]
+    return [*found, _section("The worst", "worst", failing, worst_lead, _limb_legend())] if len(worst) else found
 
 
 def ranked_student(students: Sequence[Trained]) -> Subject:

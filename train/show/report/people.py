@@ -30,16 +30,20 @@ JPEG_QUALITY: Final = 85
 def choose(evidence: Evidence, ranked: Subject, count: int = SHOWN) -> NDArray[np.int64]:
     """Choose persons evenly spaced over a network's ranking by OKS, from the worst to the best.
 
+    If no person has enough labels for a ranking, the persons are evenly spaced over the store.
+
     Args:
         evidence: The measurements.
         ranked: The network.
-        count: Number of persons; fewer if the ranking has fewer.
+        count: Number of persons; fewer if there are fewer.
 
     Returns:
         Indices into ``predictions.rows``.
     """
     order = worst_first(evidence, ranked)
-    return order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(np.int64))] if len(order) else order
+    if not len(order):
+        order = np.arange(len(ranked.predictions.rows))
+    return order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(np.int64))]
 
 
 def worst_first(evidence: Evidence, ranked: Subject) -> NDArray[np.int64]:
