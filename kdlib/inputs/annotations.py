@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kdlib.errors import InputError
 from kdlib.geometry import clip_boxes
+from kdlib.inputs.boxes import read_detections
 from kdlib.inputs.documents import read_json
 from kdlib.skeleton import JOINTS
 
@@ -90,7 +91,7 @@ def read_keypoint_annotations(
     persons = [a for a in document["annotations"] if a.get("category_id", 1) in _person_categories(document)]
     ground_truth = _instances(persons, images, path)
     if boxes is not None:
-        candidates = _detections(Path(boxes), images)
+        candidates = _instances(read_detections(Path(boxes), images), images, Path(boxes))
         usable = np.ones(len(candidates), bool)
     else:
         candidates = ground_truth
@@ -200,19 +201,3 @@ def _columns(rows: list[dict[str, Any]], images: dict[int, dict[str, Any]]) -> I
         keypoints=keypoints,
         score=np.array([row.get("score", 1.0) for row in rows], np.float64),
     )
-
-
-def _detections(path: Path, images: dict[int, dict[str, Any]]) -> Instances:
-    rows = read_json(path, "box file")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and "score" in row for row in rows):
-        raise InputError(
-            f"{path} is not a detection file: it must be a JSON list of objects with image_id, category_id, bbox, score"
-        )
-    persons = [
-        {**row, "id": -1 - i, "keypoints": None}
-        for i, row in enumerate(rows)
-        if row.get("category_id", 1) == 1 and row.get("image_id") in images
-    ]
-    if not persons:
-        raise InputError(f"{path}: none of its {len(rows)} detections is a person in the annotated images")
-    return _instances(persons, images, path)

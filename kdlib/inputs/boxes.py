@@ -7,7 +7,7 @@ entry may have ``file_name`` instead of ``image_id``. An annotation file is the 
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -133,3 +133,31 @@ def _parse_key(given: Any, where: str) -> int | str:
     if isinstance(given, int) and not isinstance(given, bool):
         return given
     raise InputError(f"{where}: image_id must be a number, and file_name a text, got {json.dumps(given)}")
+
+
+def read_detections(path: Path, images: Container[Any]) -> list[dict[str, Any]]:
+    """Read a detector's persons in annotated images.
+
+    Args:
+        path: COCO detection results.
+        images: Ids of the annotated images.
+
+    Returns:
+        The entries of persons in these images, each with an ``id``: -1, -2, ... in the order of the file.
+
+    Raises:
+        InputError: If the file is not a list of detections, or has no person in these images.
+    """
+    rows = read_json(path, "box file")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "score" in row for row in rows):
+        raise InputError(
+            f"{path} is not a detection file: it must be a JSON list of objects with image_id, category_id, bbox, score"
+        )
+    persons = [
+        {**row, "id": -1 - i, "keypoints": None}
+        for i, row in enumerate(rows)
+        if row.get("category_id", PERSON) == PERSON and row.get("image_id") in images
+    ]
+    if not persons:
+        raise InputError(f"{path}: none of its {len(rows)} detections is a person in the annotated images")
+    return persons
