@@ -17,6 +17,7 @@ from kdlib.errors import InputError
 from kdlib.geometry import clip_boxes
 from kdlib.inputs.boxes import read_detections
 from kdlib.inputs.documents import read_json
+from kdlib.inputs.notices import Notices
 from kdlib.skeleton import JOINTS
 
 
@@ -70,7 +71,11 @@ class Annotations:
 
 
 def read_keypoint_annotations(
-    path: str | Path, *, boxes: str | Path | None = None, unlabelled: bool = False
+    path: str | Path,
+    *,
+    boxes: str | Path | None = None,
+    unlabelled: bool = False,
+    notices: Notices | None = None,
 ) -> Annotations:
     """Read a COCO keypoint annotation file.
 
@@ -80,6 +85,7 @@ def read_keypoint_annotations(
             are then these boxes instead of the annotated ones.
         unlabelled: Also take instances without a labelled joint. Students can learn from the teacher's heatmaps of
             these, but not from labels.
+        notices: Receives what was changed or left out.
 
     Raises:
         InputError: If a file is missing, is not JSON in this format, is inconsistent, or holds no usable instance.

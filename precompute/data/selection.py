@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdlib.inputs.annotations import Annotations, Instances, read_keypoint_annotations
-from precompute.data.folder import Split
 from kdlib.inputs.image_files import missing_files
+from kdlib.inputs.notices import Notices
+from precompute.data.folder import Split
 from precompute.errors import PrecomputeError
 
 EXAMPLES = 5
@@ -24,6 +26,8 @@ class Selection:
     ground_truth: Instances
     summary: dict[str, Any]
     """Description of the selection for the manifest."""
+    notices: Notices = dataclasses.field(default_factory=Notices)
+    """What was changed or left out so far; later steps of the run add to it."""
 
 
 def select(
@@ -47,7 +51,8 @@ def select(
         InputError: If a file cannot be used.
         PrecomputeError: If images are missing or boxes lie outside their images, and ``skip_missing`` is not set.
     """
-    annotations = read_keypoint_annotations(split.annotations, boxes=boxes, unlabelled=unlabelled)
+    notices = Notices()
+    annotations = read_keypoint_annotations(split.annotations, boxes=boxes, unlabelled=unlabelled, notices=notices)
     _check_boxes(annotations, split, skip_missing)
     missing = missing_files(split.images, annotations.instances.file_name)
     if missing and not skip_missing:
@@ -58,14 +63,16 @@ def select(
     present = ~np.isin(annotations.instances.file_name, missing)
     if not present.any():
         raise PrecomputeError(f"none of the annotated images is in {split.images}, e.g. {_some(missing)}")
+    left_out = annotations.instances.annotation_id[~present]
+    notices.add_all("persons left out because their image is missing", _entries(left_out), len(left_out))
     instances = annotations.instances.select(present)
     order = np.lexsort((np.arange(len(instances)), instances.image_id))[:limit]
     instances = instances.select(order)
     summary = {"instances": len(instances), "unlabelled": unlabelled, "limit": limit, "missing_images": len(missing)}
     truth = annotations.ground_truth
     if boxes is not None and limit is None:  # the ground truth must include the instances that the detector missed
-        return Selection(instances, truth.select(~np.isin(truth.file_name, missing)), summary)
-    return Selection(instances, _ground_truth_of(annotations, instances), summary)
+        return Selection(instances, truth.select(~np.isin(truth.file_name, missing)), summary, notices)
+    return Selection(instances, _ground_truth_of(annotations, instances), summary, notices)
 
 
 def _check_boxes(annotations: Annotations, split: Split, skip_missing: bool) -> None:
@@ -83,6 +90,11 @@ def _ground_truth_of(annotations: Annotations, instances: Instances) -> Instance
     in_images = np.isin(truth.image_id, instances.image_id)
     left_out = np.setdiff1d(annotations.instances.annotation_id, instances.annotation_id)
     return truth.select(in_images & ~np.isin(truth.annotation_id, left_out))
+
+
+def _entries(ids: NDArray[np.int64]) -> list[str]:
+    """The first of these annotations, as examples of a notice."""
+    return [f"annotation {i}" for i in ids[:EXAMPLES]]
 
 
 def _some(items: Sequence[object]) -> str:

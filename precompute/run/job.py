@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from kdlib.geometry import parse_size
 from kdlib.inputs.annotations import Instances
+from kdlib.inputs.notices import Notices
 from precompute.data.crops import Cropper
 from precompute.data.folder import Split, choose_split
 from precompute.data.selection import Selection, select
@@ -37,6 +38,8 @@ class Job:
     """The manifest's entry `provenance`, made by `precompute.run.provenance.describe`."""
     skip_missing: bool = False
     """Leave out instances whose image cannot be read, instead of ending the run."""
+    notices: Notices = dataclasses.field(default_factory=Notices)
+    """What was changed or left out; printed at the end and written to the manifest. Threads may add to it."""
 
     @classmethod
     def from_flags(cls, arguments: argparse.Namespace) -> Self:
@@ -123,4 +126,5 @@ class Job:
             threads=max(1, min(MAX_THREADS, (os.cpu_count() or 1) // local_rank_and_size()[1])),
             provenance=provenance,
             skip_missing=skip_missing,
+            notices=selection.notices,
         )

@@ -13,6 +13,7 @@ import cache
 from cache.format.manifest import VOLATILE, differences
 from kdcli.progress import say, show_progress
 from kdlib.geometry import compose_affines
+from kdlib.inputs.notices import Notices
 from kdlib.metrics.evaluation import evaluate_points, teacher_predictions
 from precompute.errors import PrecomputeError
 from precompute.run.job import Job
@@ -56,7 +57,10 @@ def write_store(
     def publish(skipped: list[str]) -> str:
         for line in skipped:
             say(f"skipped {line}")
-        return _summary(*finish(writer), len(skipped))
+        path, metrics = finish(writer, job.notices)
+        for line in job.notices.lines():
+            say(f"noticed: {line}")
+        return _summary(path, metrics, len(skipped))
 
     return team.finish(skipped, publish)
 
@@ -139,8 +143,14 @@ def fill(job: Job, writer: cache.Writer, team: SingleProcess | Team | None = Non
     return pipeline.skipped
 
 
-def finish(writer: cache.Writer) -> tuple[Path, dict[str, Any]]:
-    """Evaluate the teacher from the assembled store, and publish the store; returns its path and the metrics."""
+def finish(writer: cache.Writer, notices: Notices | None = None) -> tuple[Path, dict[str, Any]]:
+    """Evaluate the teacher from the assembled store, and publish the store; returns its path and the metrics.
+
+    Args:
+        writer: A writer that has written all shards.
+        notices: What the run changed or left out. The persons that the store does not hold are added.
+    """
+    notices = Notices() if notices is None else notices
     store = writer.assemble()
     if not store.written.any():
         raise PrecomputeError(
@@ -153,7 +163,9 @@ def finish(writer: cache.Writer) -> tuple[Path, dict[str, Any]]:
             "precision or with other libraries, or other parts of the store were damaged too. Content hash now: "
             f"{store.manifest['content_sha256']}, originally: {writer.replaces}"
         )
-    return writer.publish(metrics), metrics
+    unread = store.instances["annotation_id"][~store.written]
+    notices.add_all("persons left out because their image cannot be read", [f"annotation {i}" for i in unread])
+    return writer.publish(metrics, noticed=notices.to_json()), metrics
 
 
 def teacher_metrics(store: cache.Store) -> dict[str, Any]:
