@@ -7,6 +7,7 @@ import pytest
 
 from kdlib.errors import InputError
 from kdlib.inputs.annotations import read_keypoint_annotations
+from kdlib.skeleton import JOINTS
 
 
 def document():
@@ -18,7 +19,7 @@ def document():
             {"id": 7, "file_name": "a.jpg", "width": 100, "height": 120},
             {"id": 8, "file_name": "sub/b.png", "width": 90, "height": 60},
         ],
-        "categories": [{"id": 1, "name": "person", "keypoints": ["j"] * 17}],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(JOINTS)}],
         "annotations": [
             {**annotation, "id": 3},
             {**annotation, "id": 1, "image_id": 8},
@@ -79,16 +80,22 @@ def changed(key, value, row=0):
         ("{", "is not JSON"),
         ("[]", "not a COCO annotation file"),
         ({"images": [], "annotations": []}, "these lists are missing: categories"),
-        ({**document(), "annotations": [{"id": 1, "image_id": 7, "bbox": [1, 2, 3, 4]}]}, "none has keypoints"),
-        ({**document(), "categories": [{"id": 1, "keypoints": ["j"] * 5}]}, "have \\[5\\] keypoints"),
+        (
+            {**document(), "annotations": [{"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}]},
+            "none has keypoints",
+        ),
+        (
+            {**document(), "categories": [{"id": 1, "keypoints": ["j"] * 5}]},
+            "does not have COCO's 17 joints: joint 1 is 'j', COCO's is 'nose'",
+        ),
         (changed("keypoints", [1, 2, 3]), "annotation 3 has 3 keypoint numbers instead of 51"),
         (changed("image_id", 55), "belongs to image 55"),
         (changed("bbox", [1, 2, float("nan"), 4]), "annotation 3 has the box"),
         (changed("bbox", None), "annotation 3 has the box None"),
-        (changed("keypoints", "x"), "annotation 3 has 1 keypoint numbers"),
-        ({**document(), "images": [{"id": 7, "file_name": "a.jpg"}]}, "image 7 has file_name 'a.jpg' and width"),
-        ({**document(), "images": ["a"]}, "images holds 'a', not an object with an id"),
-        (changed("id", 1), "annotation id 1 occurs more than once"),
+        (changed("keypoints", "x"), "annotation 3 has the keypoints 'x', not a list"),
+        ({**document(), "images": [{"id": 7, "file_name": "a.jpg"}]}, "image 7 .* has width, height"),
+        ({**document(), "images": ["a"]}, "images.0. is 'a', not an object with an id"),
+        (changed("id", 1), "two annotations have the id 1: annotations.0. of image 7 and annotations.1. of image 8"),
         ({**document(), "annotations": document()["annotations"][2:4]}, "no usable instance among 2"),
     ],
 )
