@@ -22,7 +22,7 @@ from kdlib.readout import DECODER, DECODER_HELP
 from train.errors import TrainError
 
 if TYPE_CHECKING:
-    from kdlib.inputs.boxes import BoxFile
+    from kdlib.inputs.boxes import Boxes, BoxFile, FormatCheck, MatchedBoxes
     from kdlib.inputs.folders import ImageFile
     from kdlib.inputs.videos import Video
     from kdlib.students.loading import LoadedStudent
@@ -69,7 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         TrainError: If nothing can be predicted, or if an image could not be read; the other images are predicted first.
     """
-    from kdlib.inputs.boxes import BoxFile
     from kdlib.inputs.folders import is_image
     from kdlib.inputs.videos import Video
     from kdlib.students.loading import load_student
@@ -79,13 +78,28 @@ def run(arguments: argparse.Namespace) -> int:
     source = _local_path(arguments.source)
     has_images = source.is_dir() or is_image(source) or not source.exists()
     images = _find_images(source, arguments.out, drawing=not arguments.no_pictures) if has_images else []
-    boxes = BoxFile(arguments.boxes, arguments.min_box_score) if arguments.boxes else None
+    boxes = _read_boxes(arguments) if arguments.boxes else None
     _create_folder(arguments.out)
     student = load_student(arguments.student, arguments.device)
     if has_images:
         return _predict_images(arguments, student, images, boxes)
     with Video(source) as video:
         return _predict_video(arguments, student, video, boxes)
+
+
+def _read_boxes(arguments: argparse.Namespace) -> "BoxFile":
+    """The box file, if it has a box with a high enough score."""
+    from kdlib.inputs.boxes import BoxFile
+
+    boxes = BoxFile(arguments.boxes)
+    highest, least = float(boxes.rows.scores.max()), arguments.min_box_score
+    if not highest >= least:
+        raise TrainError(f"every box of {boxes.path} {_low_score(highest, least)}")
+    return boxes
+
+
+def _low_score(highest: float, least: float) -> str:
+    return f"has a score below --min-box-score {least:g}; the highest is {highest:g}"
 
 
 def _local_path(source: str) -> Path:
@@ -121,26 +135,30 @@ def _create_folder(out: Path) -> None:
 def _predict_images(
     arguments: argparse.Namespace, student: "LoadedStudent", images: list["ImageFile"], boxes: "BoxFile | None"
 ) -> int:
+    from kdlib.inputs.boxes import FormatCheck
     from train.deploy.output import BlankDrawings, coco_results, save_drawing
     from train.deploy.people import estimate
 
-    chosen = _with_image_ids(images, boxes)
-    if boxes is not None and not chosen:
-        reason = boxes.explain_missing((image.name, image.number) for image in images)
-        raise TrainError(f"no image of {arguments.source} has a box in {boxes.path} that can be used: {reason}")
-    if boxes is not None and len(chosen) < len(images):
+    matched = boxes.match_names([image.name for image in images], arguments.source) if boxes else None
+    if boxes and matched:
+        matched = _above(arguments, boxes, matched, f"no image of {arguments.source}")
+    chosen = _choose(images, matched)
+    if boxes and len(chosen) < len(images):
         found = f"{len(images) - len(chosen)} of {len(images)} images have no boxes in {boxes.path}"
-        say(f"{found} with a score of {boxes.min_score:g} or more: left out")
+        say(f"{found} with a score of {arguments.min_box_score:g} or more: left out")
     unreadable: list[str] = []
     results: list[dict[str, Any]] = []
     outside, blank = 0, BlankDrawings(arguments.draw_above)
-    scenes = _image_scenes(_with_progress(chosen, "images", len(chosen)), boxes, unreadable)
+    check = FormatCheck()
+    scenes = _image_scenes(_with_progress(chosen, "images", len(chosen)), check, unreadable)
     for people in estimate(student, scenes, arguments.batch_size, arguments.decoder):
         results += coco_results(people)
         outside += people.outside
         if not arguments.no_pictures:
             save_drawing(people, arguments.out, arguments.draw_above)
             blank.add(people)
+    if boxes:
+        _say_notices(boxes, check)
     _finish(arguments, results, outside, counted(len(chosen) - len(unreadable), "image"))
     if line := blank.message("images"):
         say(line)
@@ -151,38 +169,40 @@ def _predict_images(
     return 0
 
 
-def _with_image_ids(images: list["ImageFile"], boxes: "BoxFile | None") -> list[tuple["ImageFile", int]]:
-    """The images that have boxes, with their image ids: from the box file, from the file names, or 1, 2, ..."""
+Chosen = tuple["ImageFile", Any, "Boxes | None"]
+"""An image, its image id, and its boxes; None for one box around the whole image."""
+
+
+def _choose(images: list["ImageFile"], matched: "MatchedBoxes | None") -> list[Chosen]:
+    """The images to predict on, with image ids: those of the box file, else the numbers in the names, else 1, 2, ..."""
     numbers = [image.number for image in images]
-    numeric = None not in numbers and len(set(numbers)) == len(numbers)
-    chosen = []
-    for place, image in enumerate(images, start=1):
-        image_id = image.number if numeric and image.number is not None else place
-        if boxes is not None:
-            if boxes.find(image.name, image.number) is None:
-                continue
-            image_id = boxes.ids.get(image.name, image_id)
-        chosen.append((image, image_id))
-    return chosen
+    ids: list[Any] = list(range(1, len(images) + 1))
+    if None not in numbers and len(set(numbers)) == len(numbers):
+        ids = list(numbers)
+    if matched is None:
+        return [(image, image_id, None) for image, image_id in zip(images, ids, strict=True)]
+    boxes = matched.by_image()
+    given = [matched.image_ids.get(row) for row in boxes]
+    if None not in given and len(set(given)) == len(given):
+        ids = [matched.image_ids.get(row) for row in range(len(images))]
+    return [(images[row], ids[row], boxes[row]) for row in sorted(boxes)]
 
 
-def _image_scenes(
-    chosen: Iterable[tuple["ImageFile", int]], boxes: "BoxFile | None", unreadable: list[str]
-) -> Iterator["Scene"]:
+def _image_scenes(chosen: Iterable[Chosen], check: "FormatCheck", unreadable: list[str]) -> Iterator["Scene"]:
     """Read the images one by one; an image that cannot be read is reported, and its name is added to ``unreadable``."""
-    from kdlib.inputs.boxes import NO_BOXES
     from kdlib.inputs.image_files import ImageFileError
     from train.deploy.people import Scene, whole_image
 
-    for image, image_id in chosen:
+    for image, image_id, boxes in chosen:
         try:
             pixels = image.read()
         except ImageFileError as error:
             say(f"left out: {error}")
             unreadable.append(image.name)
             continue
-        found = whole_image(pixels) if boxes is None else boxes.find(image.name, image.number) or NO_BOXES
-        yield Scene(image.name, image_id, pixels, found)
+        if boxes is not None:
+            check.add(boxes.xywh, pixels.shape[1::-1])
+        yield Scene(image.name, image_id, pixels, whole_image(pixels) if boxes is None else boxes)
 
 
 # --- videos -----------------------------------------------------------------------------------------------------------
@@ -191,16 +211,21 @@ def _image_scenes(
 def _predict_video(
     arguments: argparse.Namespace, student: "LoadedStudent", video: "Video", boxes: "BoxFile | None"
 ) -> int:
+    from kdlib.inputs.boxes import FormatCheck
     from train.deploy.output import BlankDrawings, VideoWriter, coco_results
     from train.deploy.people import estimate
 
     results: list[dict[str, Any]] = []
     frames, boxed, outside, blank = 0, 0, 0, BlankDrawings(arguments.draw_above)
+    matched = boxes.match_frames(video.path.name) if boxes else None
+    if boxes and matched:
+        matched = _above(arguments, boxes, matched, f"no frame of {video.path}")
+    check = FormatCheck()
     target = arguments.out / f"{video.path.stem}.mp4"
     if target.resolve() == video.path.resolve():
         raise TrainError(f"{target} is the video itself; give another --out")
     with VideoWriter(target, video.rate, arguments.draw_above) as writer:
-        scenes = _frame_scenes(video, boxes)
+        scenes = _frame_scenes(video, matched.by_image() if matched else None, check)
         for people in estimate(student, scenes, arguments.batch_size, arguments.decoder):
             results += coco_results(people)
             frames += 1
@@ -209,30 +234,62 @@ def _predict_video(
             if not arguments.no_pictures:
                 writer.write(people)
                 blank.add(people)
-        if boxes is not None and frames and not boxed:
-            reason = boxes.explain_missing((video.path.name, number) for number in range(frames))
-            raise TrainError(f"no frame of {video.path} has a box in {boxes.path} that can be used: {reason}")
+        if boxes and matched and frames and not boxed:
+            raise TrainError(
+                f"no frame of {video.path} has a box in {boxes.path} that can be used: the video has {frames} frames, "
+                f"numbered from 0; entry {matched.entry[0]} of the box file is for frame {matched.image[0]}"
+            )
     if not frames:
         raise TrainError(f"{video.path} contains no frame that OpenCV can read")
     if frames < video.frames:
         say(f"{video.path} should have {video.frames} frames; OpenCV could read {frames}")
+    if boxes and matched:
+        _note_missing_frames(boxes, matched, frames)
+        _say_notices(boxes, check)
     _finish(arguments, results, outside, counted(frames, "frame"))
     if line := blank.message("frames"):
         say(line)
     return 0
 
 
-def _frame_scenes(video: "Video", boxes: "BoxFile | None") -> Iterator["Scene"]:
+def _frame_scenes(video: "Video", boxes: "dict[int, Boxes] | None", check: "FormatCheck") -> Iterator["Scene"]:
     """The frames of a video, numbered from 0: an image_id in the box file is the number of a frame."""
     from kdlib.inputs.boxes import NO_BOXES
     from train.deploy.people import Scene, whole_image
 
     for number, pixels in enumerate(_with_progress(video, "frames", video.frames)):
-        found = whole_image(pixels) if boxes is None else boxes.find(video.path.name, number) or NO_BOXES
+        found = whole_image(pixels) if boxes is None else boxes.get(number, NO_BOXES)
+        if boxes is not None:
+            check.add(found.xywh, pixels.shape[1::-1])
         yield Scene(video.path.name, number, pixels, found)
 
 
+def _note_missing_frames(boxes: "BoxFile", matched: "MatchedBoxes", frames: int) -> None:
+    late = matched.entry[matched.image >= frames]
+    boxes.notices.add_all("boxes after the last frame, left out", [f"entry {i}" for i in late[:1]], len(late))
+
+
 # --- both -------------------------------------------------------------------------------------------------------------
+
+
+def _above(arguments: argparse.Namespace, boxes: "BoxFile", matched: "MatchedBoxes", nothing: str) -> "MatchedBoxes":
+    """The boxes with a high enough score; ``nothing`` begins the message if there is none."""
+    kept, least = matched.scores >= arguments.min_box_score, arguments.min_box_score
+    if not kept.any():
+        reason = f"each {_low_score(float(matched.scores.max()), least)}"
+        raise TrainError(f"{nothing} has a box in {boxes.path} that can be used: {reason}")
+    low = matched.entry[~kept]
+    kind = f"boxes with a score below --min-box-score {least:g}, left out"
+    boxes.notices.add_all(kind, [f"entry {i}" for i in low[:1]], len(low))
+    return matched.select(kept)
+
+
+def _say_notices(boxes: "BoxFile", check: "FormatCheck") -> None:
+    for line in boxes.notices.lines():
+        say(f"noticed: {boxes.path}: {line}")
+    wrong = check.message()
+    if wrong:
+        say(f"warning: {boxes.path}: {wrong}")
 
 
 def _finish(arguments: argparse.Namespace, results: list[dict[str, Any]], outside: int, source: str) -> None:

@@ -107,5 +107,5 @@ def test_a_file_that_cannot_be_used_says_why(write, content, message):
 def test_missing_files_and_wrong_detections_are_refused(write, tmp_path):
     with pytest.raises(InputError, match="there is no annotation file at"):
         read_keypoint_annotations(tmp_path / "nothing.json")
-    with pytest.raises(InputError, match="not a detection file"):
+    with pytest.raises(InputError, match="contains neither one list of boxes nor COCO annotations"):
         read_keypoint_annotations(write(document()), boxes=write({"boxes": []}, "boxes.json"))
