@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from kdlib.errors import InputError
 from kdlib.geometry import clip_boxes
-from kdlib.inputs.boxes import read_detections
+from kdlib.inputs.box_rows import PersonCategories
+from kdlib.inputs.boxes import BoxFile, MatchedBoxes
 from kdlib.inputs.categories import Categories, choose_categories
 from kdlib.inputs.documents import read_json
 from kdlib.inputs.ids import assign_ids, check_id, shorten
@@ -27,6 +28,8 @@ from kdlib.inputs.notices import EXAMPLES, Notices
 from kdlib.skeleton import JOINTS
 
 LISTS: Final = ("images", "annotations", "categories")
+READ: Final = ("image_id", "category_id", "bbox", "area", "iscrowd", "keypoints")
+"""The entries of an annotation that are read, beside its id."""
 LARGEST: Final = 2.0**31
 """Coordinates at or above this number of pixels are refused."""
 _CHUNK: Final = 4096
@@ -98,8 +101,8 @@ def read_keypoint_annotations(
     Args:
         path: JSON with COCO's ``images``, ``annotations`` and ``categories``. With ``boxes``, it may have ``images``
             only. With ``unlabelled``, the annotations may be boxes without keypoints.
-        boxes: COCO detection results, a JSON list of objects with image_id, category_id, bbox and score. The instances
-            are then these boxes instead of the annotated ones.
+        boxes: A box file (see `kdlib.inputs.boxes`). The instances are then these boxes instead of the annotated ones,
+            whatever their score.
         unlabelled: Also take instances without a labelled joint. Students can learn from the teacher's heatmaps of
             these, but not from labels.
         notices: Receives what was changed or left out.
@@ -117,7 +120,9 @@ def read_keypoint_annotations(
         _check_usable(document, persons, path, unlabelled=unlabelled)
     ground_truth = _ground_truth(persons, images, path, notices)
     if boxes is not None:
-        candidates = _detected(read_detections(Path(boxes), set(images.original_id)), images)
+        known = PersonCategories(categories.persons, categories.others) if categories.persons else None
+        file = BoxFile(boxes, known, notices)
+        candidates = _detected(file.inside(file.match_index(images), images.size), images)
         return _annotations(candidates, np.ones(len(candidates), bool), ground_truth, images, path, notices)
     labelled = _is_labelled(ground_truth)
     crowd = ground_truth.iscrowd != 0
@@ -274,7 +279,7 @@ def _ground_truth(entries: dict[int, dict[str, Any]], images: ImageIndex, path: 
     boxes = _in_chunks(rows, names, "bbox", 4, _parse_box, np.float64)
     joints = _in_chunks(rows, names, "keypoints", _NUMBERS, _parse_keypoints, np.float32).reshape(-1, len(JOINTS), 3)
     _check_visibilities(joints[:, :, 2], names, notices)
-    return instances_of(
+    return _instances_of(
         images,
         np.array(found, np.int64),
         annotation_id=ids,
@@ -286,7 +291,7 @@ def _ground_truth(entries: dict[int, dict[str, Any]], images: ImageIndex, path: 
     )
 
 
-def instances_of(images: ImageIndex, rows: NDArray[np.int64], **columns: NDArray[Any]) -> Instances:
+def _instances_of(images: ImageIndex, rows: NDArray[np.int64], **columns: NDArray[Any]) -> Instances:
     """Make the instances in images of an index.
 
     Args:
@@ -303,7 +308,7 @@ def instances_of(images: ImageIndex, rows: NDArray[np.int64], **columns: NDArray
 
 
 def _merge_equal(entries: dict[int, dict[str, Any]], path: Path, notices: Notices) -> dict[int, dict[str, Any]]:
-    """Leave out annotations that are equal to an earlier one; refuse different ones with the same id."""
+    """Leave out annotations that say the same as an earlier one; refuse different ones with the same id."""
     kept: dict[int, dict[str, Any]] = {}
     first: dict[Any, int] = {}
     for number, annotation in entries.items():
@@ -313,7 +318,7 @@ def _merge_equal(entries: dict[int, dict[str, Any]], path: Path, notices: Notice
         before = first.setdefault(annotation["id"], number)
         if before == number:
             kept[number] = annotation
-        elif entries[before] == annotation:
+        elif all(entries[before].get(key) == annotation.get(key) for key in READ):
             notices.add("annotations listed twice, used once", _entry(annotation, number))
         else:
             raise InputError(
@@ -447,16 +452,15 @@ def _parse_crowd(row: dict[str, Any], name: str) -> int:
 _CROWDS: Final = {"0": 0, "false": 0, "1": 1, "true": 1}
 
 
-def _detected(rows: list[dict[str, Any]], images: ImageIndex) -> Instances:
-    """The columns of detections."""
-    boxes = _in_chunks(rows, [f"detection {-row['id']}" for row in rows], "bbox", 4, _parse_box, np.float64)
-    return instances_of(
+def _detected(boxes: MatchedBoxes, images: ImageIndex) -> Instances:
+    """A detector's boxes as instances without keypoints, numbered -1, -2, ... by their place in the box file."""
+    return _instances_of(
         images,
-        np.array([images.find_id(row["image_id"]) for row in rows], np.int64),
-        annotation_id=np.array([row["id"] for row in rows], np.int64),
-        bbox=boxes,
-        area=boxes[:, 2:].prod(axis=1),
-        iscrowd=np.zeros(len(rows), np.uint8),
-        keypoints=np.zeros((len(rows), len(JOINTS), 3), np.float32),
-        score=np.array([row["score"] for row in rows], np.float64),
+        boxes.image,
+        annotation_id=-1 - boxes.entry,
+        bbox=boxes.xywh,
+        area=boxes.xywh[:, 2:].prod(axis=1),
+        iscrowd=np.zeros(len(boxes), np.uint8),
+        keypoints=np.zeros((len(boxes), len(JOINTS), 3), np.float32),
+        score=boxes.scores,
     )

@@ -44,7 +44,7 @@ class ImageIndex:
 
         Args:
             entries: Objects with ``id``, ``file_name``, ``width`` and ``height``. The id is a text or a number. The
-                sizes are positive whole numbers, also written as 640.0. Entries that are equal are used once.
+                sizes are positive whole numbers, also written as 640.0. Entries that agree in all four are used once.
             path: The file, for messages.
             notices: Receives what was merged or numbered.
             sizes: Refuse an image without a size.
@@ -60,7 +60,7 @@ class ImageIndex:
             image_id = _image_id(entry, number, path)
             row = rows_by_id.setdefault(image_id, len(ids))
             if row < len(ids):
-                if entry != entries[numbers[row]]:
+                if _read(entry) != _read(entries[numbers[row]]):
                     raise InputError(_twice(path, "id", image_id, numbers[row], number, entries))
                 if notices is not None:
                     notices.add("images listed twice, used once", f"image {shorten(image_id)}")
@@ -203,8 +203,13 @@ def _is_side(value: object) -> bool:
     return whole and 0 < value <= LARGEST_SIDE  # type: ignore[operator] # whole
 
 
+def _read(entry: dict[str, Any]) -> tuple[Any, ...]:
+    """What is read of an image, beside its id."""
+    return tuple(entry.get(key) for key in ("file_name", "width", "height"))
+
+
 def _twice(path: str | Path, key: str, value: Any, first: int, second: int, entries: Sequence[Any]) -> str:
-    one, other = shorten(entries[first], 160), shorten(entries[second], 160)
+    one, other = (shorten(list(_read(entries[number])), 160) for number in (first, second))
     advice = (
         "give every image its own id, also in the annotations"
         if key == "id"
