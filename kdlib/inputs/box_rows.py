@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.errors import InputError
+from kdlib.inputs.categories import Categories, choose_box_categories
 from kdlib.inputs.documents import read_json
 from kdlib.inputs.ids import canonical_text, check_id, shorten
 from kdlib.inputs.image_index import ImageIndex
 from kdlib.inputs.notices import Notices
-from kdlib.skeleton import JOINTS
 
 PERSON: Final = 1
 """COCO's category of persons, for files without categories."""
@@ -53,17 +53,7 @@ class BoxRows:
     """The images that the file lists, if it does."""
 
 
-@dataclasses.dataclass(frozen=True)
-class PersonCategories:
-    """The categories of an annotation file, for box files without categories of their own."""
-
-    persons: Collection[Any]
-    """Ids of the persons' categories."""
-    others: Collection[Any] = ()
-    """Ids of the other categories."""
-
-
-def read_rows(path: Path, categories: PersonCategories | None, notices: Notices) -> BoxRows:
+def read_rows(path: Path, categories: Categories | None, notices: Notices) -> BoxRows:
     """Read a box file.
 
     Args:
@@ -79,7 +69,7 @@ def read_rows(path: Path, categories: PersonCategories | None, notices: Notices)
     images, own = (document.get("images"), document.get("categories")) if isinstance(document, dict) else (None, None)
     index = ImageIndex.from_entries(_list(images, "images", path), path, notices, sizes=False) if images else None
     groups, references = _references(entries, path)
-    categories = _own_categories(_list(own, "categories", path), path, notices) if own else categories
+    categories = choose_box_categories(_list(own, "categories", path), path, notices) if own else categories
     (kept,) = np.nonzero(_person_rows(entries, categories, path, notices))
     rows = [entries[i] for i in kept]
     return BoxRows(kept, groups[kept], references, _boxes(rows, kept, path), _scores(rows, kept, path, notices), index)
@@ -164,42 +154,11 @@ def _as_json(value: Any) -> str:
 # --- which category ---------------------------------------------------------------------------------------------------
 
 
-def _own_categories(categories: list[Any], path: Path, notices: Notices) -> PersonCategories:
-    """The person among the categories of a box file."""
-    for position, category in enumerate(categories):
-        if not isinstance(category, dict) or check_id(category.get("id")) is not None:
-            raise InputError(f"{path}: categories[{position}] is {shorten(category)}, not an object with an id")
-    with_joints = [category for category in categories if _has_joints(category)]
-    named = [category for category in categories if _is_person(category)]
-    both = [category for category in with_joints if _is_person(category)]
-    chosen = both or with_joints or named or (categories if len(categories) == 1 else [])
-    if not chosen:
-        names = ", ".join(f"{category['id']} {shorten(category.get('name'))}" for category in categories[:SHOWN])
-        raise InputError(f"{path}: none of its {len(categories)} categories is a person: {names}; name one person")
-    if not with_joints and not named and "name" in categories[0]:
-        notices.add("categories taken for persons, because the box file has no other", shorten(categories[0]["name"]))
-    persons = [category["id"] for category in chosen]
-    return PersonCategories(persons, [c["id"] for c in categories if c["id"] not in persons])
-
-
-def _is_person(category: dict[str, Any]) -> bool:
-    name = category.get("name")
-    return isinstance(name, str) and name.strip().casefold() == "person"
-
-
-def _has_joints(category: dict[str, Any]) -> bool:
-    joints = category.get("keypoints")
-    if not isinstance(joints, list):
-        return False
-    plain = [j.strip().casefold().replace(" ", "_").replace("-", "_") for j in joints if isinstance(j, str)]
-    return plain == list(JOINTS)
-
-
 def _person_rows(
-    entries: Sequence[dict[str, Any]], categories: PersonCategories | None, path: Path, notices: Notices
+    entries: Sequence[dict[str, Any]], categories: Categories | None, path: Path, notices: Notices
 ) -> NDArray[np.bool_]:
     """Which rows are persons and no crowds."""
-    chosen = categories or PersonCategories([PERSON])
+    chosen = categories or Categories([PERSON], [])
     values = [_category(entry) for entry in entries]
     texts = _category_texts(values, path)
     persons = {canonical_text(i) for i in chosen.persons}
@@ -212,7 +171,7 @@ def _person_rows(
                 f"{PERSON}; leave only the persons' entries, or add the list categories with the name person"
             )
         persons = {"0"}
-        notices.add("boxes of category 0, taken for persons, because there is no other", path.name, len(entries))
+        notices.add("boxes of category 0, taken for persons, because there is no other", "category 0", len(entries))
     taken = {key: text is None or text in persons or text.casefold() == "person" for key, text in texts.items()}
     is_person = np.array([taken[type(value), value] for value in values], bool)
     crowd = np.array([bool(entry.get("iscrowd")) and entry["iscrowd"] != "0" for entry in entries], bool)

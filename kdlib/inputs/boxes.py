@@ -24,7 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from kdlib.errors import InputError
 from kdlib.geometry import clip_boxes
-from kdlib.inputs.box_rows import PersonCategories, read_rows
+from kdlib.inputs.box_rows import read_rows
+from kdlib.inputs.categories import Categories
 from kdlib.inputs.ids import canonical_text, shorten
 from kdlib.inputs.image_index import ImageIndex
 from kdlib.inputs.names import ABSENT, SEVERAL, Names, folder, stem
@@ -132,9 +133,7 @@ class BoxFile:
             first bad entry. Entries are numbered from 0.
     """
 
-    def __init__(
-        self, path: str | Path, categories: PersonCategories | None = None, notices: Notices | None = None
-    ) -> None:
+    def __init__(self, path: str | Path, categories: Categories | None = None, notices: Notices | None = None) -> None:
         self.path, self.notices = Path(path), Notices() if notices is None else notices
         self.rows = read_rows(self.path, categories, self.notices)
 
@@ -238,7 +237,7 @@ class BoxFile:
                 f"{self._where(group)}: image_id {shorten(text)} is the name of {shorten(images.names[by_name])} and "
                 f"the id of {shorten(images.names[by_id])}; write ids as numbers, or names with suffix as file_name"
             )
-        return (by_name, text) if by_name >= 0 or by_id < 0 else (by_id, None)
+        return (by_id, None) if by_name == ABSENT else (by_name, text)
 
     def _find_listed(self, images: Names, listed: ImageIndex) -> list[int]:
         """As `_find`, for a box file with a list of images: only the names in the list decide."""

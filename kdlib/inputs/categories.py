@@ -75,6 +75,33 @@ def choose_categories(
     return Categories(persons, [entry["id"] for entry in entries if entry["id"] not in persons])
 
 
+def choose_box_categories(entries: Sequence[Any], path: str | Path, notices: Notices) -> Categories:
+    """Find the persons among the categories of a box file, whose joints do not matter.
+
+    Args:
+        entries: The list ``categories``.
+        path: The file, for messages.
+        notices: Receives the name of the only category if it is not person.
+
+    Raises:
+        InputError: If an entry has no id, two have the same, or of several categories none has COCO's joints or is
+            named person.
+    """
+    _check_entries(entries, path)
+    named = [entry for entry in entries if _name(entry) == PERSON]
+    with_joints = [entry for entry in entries if _first_difference(entry.get("keypoints")) is None]
+    chosen = [entry for entry in with_joints if entry in named] or with_joints or named
+    if not chosen and len(entries) > 1:
+        names = ", ".join(f"{shorten(entry['id'])} {shorten(entry.get('name'))}" for entry in entries[:5])
+        raise InputError(
+            f"{path}: none of its {len(entries)} categories is a person: {names}; name the category of persons {PERSON}"
+        )
+    if not chosen and "name" in entries[0]:
+        notices.add("categories taken for persons, because the box file has no other", shorten(entries[0]["name"]))
+    persons = [entry["id"] for entry in chosen or entries]
+    return Categories(persons, [entry["id"] for entry in entries if entry["id"] not in persons])
+
+
 def _check_entries(entries: Sequence[Any], path: str | Path) -> None:
     first: dict[Any, int] = {}
     for number, entry in enumerate(entries):

@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 
 from kdlib.errors import InputError
 from kdlib.inputs.annotations import read_keypoint_annotations
-from kdlib.inputs.box_rows import PersonCategories
 from kdlib.inputs.boxes import BoxFile, FormatCheck
+from kdlib.inputs.categories import Categories
 from kdlib.inputs.image_index import ImageIndex
 from kdlib.inputs.notices import Notices
 from kdlib.skeleton import JOINTS
@@ -362,9 +362,9 @@ def test_a_list_without_categories_has_those_of_the_annotation_file(write):
         ((2,), None, "no box of a person (category 1, not a crowd): its 1 entries have category 2"),
         ((0, 1, 5), None, "its entries have the categories 0, 1, 5. Ids from 0 are not COCO's, where a person is 1"),
         ((1, 1), [DOG, MAN], "no box of a person (category 2, not a crowd): its 2 entries have category 1"),
-        ((1, 2), [DOG, {"id": 2, "name": "cat"}], "none of its 2 categories is a person: 1 'dog', 2 'cat'; name one"),
+        ((1, 2), [DOG, {"id": 2, "name": "cat"}], "none of its 2 categories is a person: 1 'dog', 2 'cat'; name the"),
         ((1,), ["person"], "categories[0] is 'person', not an object with an id"),
-        ((1,), [{"id": [1]}], "categories[0] is {'id': [1]}, not an object with an id"),
+        ((1,), [{"id": [1]}], "categories[0] has the id [1]; an id must be a number or a text"),
         ((1,), {"1": "person"}, "categories is {'1': 'person'}, not a list"),
         (([1],), None, "entry 0: category_id must be a number or a text, got [1]"),
         ((True,), None, "entry 0: category_id must be a number or a text, got true"),
@@ -384,9 +384,9 @@ def test_files_without_a_person_are_refused_by_both_commands(write, rows, own, m
 def test_category_0_is_no_person_where_the_annotation_file_gives_it_another_name(write):
     path = write(of_categories(0, 0))
     with pytest.raises(InputError, match=r"no box of a person \(category 2, not a crowd\)"):
-        BoxFile(path, PersonCategories([2], [0, 1]))
+        BoxFile(path, Categories([2], [0, 1]))
     notices = Notices()
-    assert len(BoxFile(path, PersonCategories([2], [1]), notices).rows.entry) == 2
+    assert len(BoxFile(path, Categories([2], [1]), notices).rows.entry) == 2
     assert "boxes of category 0, taken for persons" in notices.lines()[0]
 
 
