@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from kdlib.errors import InputError
 from kdlib.geometry import clip_boxes
-from kdlib.inputs.box_rows import PersonCategories
 from kdlib.inputs.boxes import BoxFile, MatchedBoxes
 from kdlib.inputs.categories import Categories, choose_categories
 from kdlib.inputs.documents import read_json
@@ -120,8 +119,7 @@ def read_keypoint_annotations(
         _check_usable(document, persons, path, unlabelled=unlabelled)
     ground_truth = _ground_truth(persons, images, path, notices)
     if boxes is not None:
-        known = PersonCategories(categories.persons, categories.others) if categories.persons else None
-        file = BoxFile(boxes, known, notices)
+        file = BoxFile(boxes, categories if categories.persons else None, notices)
         candidates = _detected(file.inside(file.match_index(images), images.size), images)
         return _annotations(candidates, np.ones(len(candidates), bool), ground_truth, images, path, notices)
     labelled = _is_labelled(ground_truth)
