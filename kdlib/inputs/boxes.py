@@ -136,6 +136,7 @@ class BoxFile:
     def __init__(self, path: str | Path, categories: Categories | None = None, notices: Notices | None = None) -> None:
         self.path, self.notices = Path(path), Notices() if notices is None else notices
         self.rows = read_rows(self.path, categories, self.notices)
+        self._positions = self._find_positions()
 
     def match_index(self, index: ImageIndex) -> MatchedBoxes:
         """Find the images of the boxes among those that an annotation file lists.
@@ -166,7 +167,8 @@ class BoxFile:
         if not inside.any():
             raise InputError(f"{self.path}: no box has an area inside its image: {line or 'they are empty'}")
         if line:
-            self.notices.add(f"boxes that look wrong: {line}", f"entry {matched.entry[0]}", len(matched))
+            self.notices.warn(f"{self.path}: {line}")
+            self.notices.add("boxes that seem not to be x, y, width, height in pixels", line, len(matched))
         outside = matched.entry[~inside]
         self.notices.add_all(
             "boxes without area inside their image, left out", [f"entry {i}" for i in outside[:EXAMPLES]], len(outside)
@@ -242,26 +244,34 @@ class BoxFile:
     def _find_listed(self, images: Names, listed: ImageIndex) -> list[int]:
         """As `_find`, for a box file with a list of images: only the names in the list decide."""
         rows = _settle([images.find(name) for name in listed.file_name], listed.file_name, images)
-        own = Names(listed.file_name)
-        found = []
-        for group, (name, image_id) in enumerate(self.rows.references):
-            position = self._position(group, name, image_id, listed, own)
-            found.append(rows[position] if position >= 0 else UNLISTED)
-        return found
+        return [rows[position] if position >= 0 else UNLISTED for position in self._positions]
 
-    def _position(self, group: int, name: str | None, image_id: Any, listed: ImageIndex, own: Names) -> int:
-        """The position of a reference in the box file's list of images; negative if it is not there."""
-        if name is None and isinstance(image_id, str):
-            return self._find_text(group, image_id, own, listed.find_id)[0]
-        by_id = _row_or_absent(listed.find_id(image_id))
-        if name is None:
-            return by_id
-        if by_id >= 0 and Names([listed.file_name[by_id]]).find(name) < 0:
+    def _find_positions(self) -> list[int]:
+        """The position of each reference in the box file's list of images; negative if it is not there."""
+        listed = self.rows.images
+        if listed is None:
+            return [ABSENT] * len(self.rows.references)
+        own = Names(listed.file_name)
+        positions = []
+        for group, (name, image_id) in enumerate(self.rows.references):
+            by_id = _row_or_absent(listed.find_id(image_id))
+            if name is None and isinstance(image_id, str):
+                positions.append(self._find_text(group, image_id, own, listed.find_id)[0])
+            elif name is None or by_id >= 0:
+                self._check_name(group, by_id, listed)
+                positions.append(by_id)
+            else:
+                positions.append(own.find(name))
+        return positions
+
+    def _check_name(self, group: int, position: int, listed: ImageIndex) -> None:
+        """Raise `InputError` if a row gives the name of one image and the id of another."""
+        name, image_id = self.rows.references[group]
+        if name is not None and position >= 0 and Names([listed.file_name[position]]).find(name) < 0:
             raise InputError(
                 f"{self._where(group)} is for {shorten(name)} and for image_id {shorten(image_id)}, which is "
-                f"{shorten(listed.file_name[by_id])} in the list of images; correct one of them"
+                f"{shorten(listed.file_name[position])} in the list of images; correct one of them"
             )
-        return by_id if by_id >= 0 else own.find(name)
 
     def _check_numbers(self, index: ImageIndex, found: list[int]) -> None:
         """Refuse ids that are numbers in file names and not ids, and note ids that could be both."""
@@ -343,12 +353,11 @@ class BoxFile:
 
     def _describe(self, group: int) -> str:
         """A reference in words, with the name that the box file's list of images gives to an id."""
-        name, image_id = self.rows.references[group]
+        (name, image_id), position, listed = self.rows.references[group], self._positions[group], self.rows.images
         if name is not None:
             return shorten(name)
-        row = self.rows.images.find_id(image_id) if self.rows.images is not None else None
-        listed = "" if row is None or self.rows.images is None else f" ({shorten(self.rows.images.file_name[row])})"
-        return f"image_id {shorten(image_id)}{listed}"
+        in_list = "" if listed is None or position < 0 else f" ({shorten(listed.file_name[position])})"
+        return f"image_id {shorten(image_id)}{in_list}"
 
     def _fits_name(self, group: int, name: str) -> bool:
         """Whether a reference is a name, or a text that fits a name."""
@@ -359,21 +368,18 @@ class BoxFile:
     def _image_ids(self, found: list[int]) -> dict[int, Any]:
         """The file's ids of the images that were found, where it gives a name and one id."""
         ids: dict[int, set[Any]] = {}
-        for row, (name, image_id) in zip(found, self.rows.references, strict=True):
-            listed = self.rows.images
-            position = None if listed is None else listed.find_id(image_id)
-            if listed is not None and position is not None:
-                image_id = listed.original_id[position]  # noqa: PLW2901 - in the list's own spelling
-            if row >= 0 and image_id is not None and (name is not None or position is not None):
+        listed = self.rows.images
+        for row, position, (name, given) in zip(found, self._positions, self.rows.references, strict=True):
+            image_id = listed.original_id[position] if listed is not None and position >= 0 else given
+            if row >= 0 and image_id is not None and (name is not None or position >= 0):
                 ids.setdefault(row, set()).add(image_id)
         return {row: _plain_id(next(iter(given))) for row, given in ids.items() if len(given) == 1}
 
     def _image_sizes(self, found: list[int]) -> dict[int, tuple[int, int]]:
         """Sizes of the images that were found, where the box file lists them."""
         listed, sizes = self.rows.images, dict[int, tuple[int, int]]()
-        for row, (name, image_id) in zip(found, self.rows.references, strict=True):
-            position = None if listed is None or name is not None else listed.find_id(image_id)
-            if listed is not None and position is not None and row >= 0 and listed.size[position].all():
+        for row, position in zip(found, self._positions, strict=True):
+            if listed is not None and row >= 0 and position >= 0 and listed.size[position].all():
                 sizes[row] = int(listed.size[position, 0]), int(listed.size[position, 1])
         return sizes
 

@@ -24,11 +24,16 @@ class Notice:
 
 
 class Notices:
-    """The notices of one command, by kind, in the order in which the kinds were first added. Threads may share it."""
+    """The notices of one command, by kind, in the order in which the kinds were first added. Threads may share it.
+
+    Attributes:
+        warnings: Lines that a long command prints before it begins, because the input is probably wrong.
+    """
 
     def __init__(self) -> None:
         self._kinds: dict[str, Notice] = {}
         self._lock = threading.Lock()
+        self.warnings: list[str] = []
 
     def add(self, kind: str, example: object, count: int = 1) -> None:
         """Count a case of a kind.
@@ -56,6 +61,10 @@ class Notices:
             notice = self._kinds.setdefault(kind, Notice())
             notice.count += number
             notice.examples += map(str, given[: EXAMPLES - len(notice.examples)])
+
+    def warn(self, line: str) -> None:
+        """Add a line to ``warnings``."""
+        self.warnings.append(line)
 
     def __bool__(self) -> bool:
         """Whether there is any notice."""

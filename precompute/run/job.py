@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
+from kdcli.progress import say
 from kdlib.geometry import parse_size
 from kdlib.inputs.annotations import Instances
 from kdlib.inputs.notices import Notices
@@ -60,6 +61,9 @@ class Job:
             limit=arguments.limit,
             skip_missing=arguments.skip_missing,
         )
+        if local_rank_and_size()[0] == 0:
+            for line in selection.notices.warnings:
+                say(f"warning: {line}")
         size = parse_size(arguments.input_size) if arguments.input_size else None
         teacher = load_teachers(members, size, own_device(arguments.device), arguments.precision)
         flip_test = arguments.views is None if arguments.flip_test is None else arguments.flip_test

@@ -39,14 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for keypoints.json and pictures")
     parser.add_argument(
-        "--boxes", type=Path, metavar="FILE", help="boxes of the persons: COCO detections or annotations"
+        "--boxes", type=Path, metavar="FILE", help="boxes of the persons, in pixels: COCO detections or annotations"
     )
     parser.add_argument(
         "--min-box-score",
         type=float,
         default=0.3,
         metavar="S",
-        help="leave out boxes with a lower score (default: 0.3)",
+        help="leave out boxes of --boxes with a lower score; a box without score has 1 (default: 0.3)",
     )
     parser.add_argument(
         "--draw-above",

@@ -310,6 +310,17 @@ def test_image_ids_are_those_that_the_file_gives_to_a_name(write, content, ids):
     assert all(type(found[i]) is type(ids[i]) for i in ids)
 
 
+def test_sizes_of_images_are_those_that_the_file_lists(write):
+    images = [{**IMAGES[0], "width": 200.0}, {"id": 12, "file_name": NAMES[1]}, IMAGES[2]]
+    sizes = {0: SIZE, 2: SIZE}
+    rows = [{**row, "file_name": dict(zip(IDS, NAMES, strict=True))[row["image_id"]]} for row in ROWS]
+    for annotations in (ROWS, rows, [{**row, "image_id": None} for row in rows]):
+        assert (
+            BoxFile(write({"images": images, "annotations": annotations})).match_names(NAMES, "").image_sizes == sizes
+        )
+    assert BoxFile(write(rows)).match_names(NAMES, "").image_sizes == {}
+
+
 # --- categories -------------------------------------------------------------------------------------------------------
 
 DOG = {"id": 1, "name": "dog"}
@@ -541,7 +552,11 @@ def test_corners_are_used_as_written_with_a_warning(write):
     notices = Notices()
     path = write([{"image_id": 139, "bbox": [90, 80, 150, 140]}])
     assert by_annotations(path, write, notices=notices) == {NAMES[0]: [[90, 80, 150, 140, 1]]}
-    assert "boxes that look wrong: 1 of 1 boxes leave their image: bbox must be" in notices.lines()[0]
+    (warning,) = notices.warnings
+    assert warning.startswith(
+        f"{path}: 1 of 1 boxes leave their image: bbox must be x, y, width, height in pixels; read"
+    )
+    assert "boxes that seem not to be x, y, width, height in pixels: 1 (" in notices.lines()[0]
 
 
 # --- videos -----------------------------------------------------------------------------------------------------------
