@@ -63,7 +63,7 @@ def choose_categories(
         InputError: If an entry has no id, two have the same, the listed joints are not COCO's, or no category can be
             chosen.
     """
-    _check_entries(entries, path)
+    entries = _unique_entries(entries, path)
     if not entries:
         return Categories([], [])
     with_joints = [entry for entry in entries if entry.get("keypoints")]
@@ -87,7 +87,7 @@ def choose_box_categories(entries: Sequence[Any], path: str | Path, notices: Not
         InputError: If an entry has no id, two have the same, or of several categories none has COCO's joints or is
             named person.
     """
-    _check_entries(entries, path)
+    entries = _unique_entries(entries, path)
     named = [entry for entry in entries if _name(entry) == PERSON]
     with_joints = [entry for entry in entries if _first_difference(entry.get("keypoints")) is None]
     chosen = [entry for entry in with_joints if entry in named] or with_joints or named
@@ -102,7 +102,8 @@ def choose_box_categories(entries: Sequence[Any], path: str | Path, notices: Not
     return Categories(persons, [entry["id"] for entry in entries if entry["id"] not in persons])
 
 
-def _check_entries(entries: Sequence[Any], path: str | Path) -> None:
+def _unique_entries(entries: Sequence[Any], path: str | Path) -> list[dict[str, Any]]:
+    """The entries without repetitions."""
     first: dict[Any, int] = {}
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict) or "id" not in entry:
@@ -116,6 +117,7 @@ def _check_entries(entries: Sequence[Any], path: str | Path) -> None:
                 f"{path}: two categories have the id {shorten(entry['id'])}: categories[{before}] "
                 f"{shorten(entries[before])} and categories[{number}] {shorten(entry)}; give each its own id"
             )
+    return [entries[number] for number in first.values()]
 
 
 def _with_coco_joints(

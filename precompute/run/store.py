@@ -190,6 +190,7 @@ def teacher_metrics(store: cache.Store) -> dict[str, Any]:
 
 
 def _summary(path: Path, metrics: dict[str, Any], skipped: int) -> str:
-    numbers = (f"{name} {metrics[name]:.1f}" for name in ("ap", "pck@0.05", "pck@0.1") if metrics[name] is not None)
+    numbers = [f"{name} {metrics[name]:.1f}" for name in ("ap", "pck@0.05", "pck@0.1") if metrics[name] is not None]
     left_out = f", {skipped} skipped" if skipped else ""
-    return f"{path}: {metrics['instances']} instances{left_out}; teacher metrics from the store: {', '.join(numbers)}"
+    measured = ", ".join(numbers) or "none, because no person is labelled"
+    return f"{path}: {metrics['instances']} instances{left_out}; teacher metrics from the store: {measured}"

@@ -94,6 +94,14 @@ def test_different_entries_with_one_id_or_name_are_refused_and_both_are_named(ot
     assert "and images[2] " in message
 
 
+def test_a_twin_among_150000_images_is_found():
+    """A quadratic search takes minutes here."""
+    entries = [image(i, f"{i}") for i in range(150_000)]
+    entries[-1]["id"] = 7
+    with pytest.raises(InputError, match=r"images\[7\] \['7', 64, 48\] and images\[149999\] \['149999', 64, 48\]"):
+        ImageIndex.from_entries(entries, "a.json")
+
+
 def test_names_are_compared_in_one_unicode_form_and_with_one_separator():
     decomposed = "gar\u00e7on/e\u0301te\u0301.jpg"
     assert normalise_name(decomposed) == unicodedata.normalize("NFC", decomposed)
