@@ -316,7 +316,7 @@ def _merge_equal(entries: dict[int, dict[str, Any]], path: Path, notices: Notice
         before = first.setdefault(annotation["id"], number)
         if before == number:
             kept[number] = annotation
-        elif all(entries[before].get(key) == annotation.get(key) for key in READ):
+        elif all(_equal(entries[before].get(key), annotation.get(key)) for key in READ):
             notices.add("annotations listed twice, used once", _entry(annotation, number))
         else:
             raise InputError(
@@ -325,6 +325,10 @@ def _merge_equal(entries: dict[int, dict[str, Any]], path: Path, notices: Notice
                 f"{shorten(annotation.get('image_id'))}; the file may be a merge of two; give each its own id"
             )
     return kept
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return bool(one == other) or repr(one) == repr(other)  # NaN differs from NaN
 
 
 def _image_row(annotation: dict[str, Any], images: ImageIndex, name: str) -> int:
