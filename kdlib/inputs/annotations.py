@@ -111,7 +111,7 @@ def read_keypoint_annotations(
             message names the file and the entry.
     """
     path, notices = Path(path), Notices() if notices is None else notices
-    document = _check_document(read_json(path, "annotation file"), path, images_only=boxes is not None)
+    document = _check_document(_read_document(path), path, images_only=boxes is not None)
     images = ImageIndex.from_entries(document["images"], path, notices)
     categories = choose_categories(document["categories"], document["annotations"], path, notices)
     persons = _find_persons(document, categories, path, notices)
@@ -160,6 +160,18 @@ def _annotations(
 
 
 # --- the document -----------------------------------------------------------------------------------------------------
+
+
+def _read_document(path: Path) -> Any:
+    try:
+        return read_json(path, "annotation file")
+    except InputError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise InputError(
+                f"{error}; COCO's file is a JSON object with the lists {', '.join(LISTS)}: convert the files of YOLO "
+                "(text), of Pascal VOC (XML), and tables (CSV) to one"
+            ) from error
+        raise
 
 
 def _check_document(document: Any, path: Path, *, images_only: bool) -> dict[str, list[Any]]:

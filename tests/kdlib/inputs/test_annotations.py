@@ -352,7 +352,7 @@ def test_encodings_and_compression_do_not_matter(tmp_path):
         for name, column in expected.columns().items():
             np.testing.assert_array_equal(getattr(found, name), column)
     (tmp_path / "other.json").write_text("0 0.5 0.5 0.1 0.2\n")  # YOLO
-    with pytest.raises(InputError, match=r"other.json is not JSON"):
+    with pytest.raises(InputError, match=r"other.json is not JSON .*convert the files of YOLO"):
         read_keypoint_annotations(tmp_path / "other.json")
 
 
