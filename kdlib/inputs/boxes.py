@@ -242,9 +242,14 @@ class BoxFile:
         return (by_id, None) if by_name == ABSENT else (by_name, text)
 
     def _find_listed(self, images: Names, listed: ImageIndex) -> list[int]:
-        """As `_find`, for a box file with a list of images: only the names in the list decide."""
-        rows = _settle([images.find(name) for name in listed.file_name], listed.file_name, images)
-        return [rows[position] if position >= 0 else UNLISTED for position in self._positions]
+        """As `_find`, for a box file with a list of images: names decide, those of the rows or those in the list."""
+        references = zip(self._positions, self.rows.references, strict=True)
+        names = [name if position < 0 else None for position, (name, _) in references]
+        spellings = [*listed.file_name, *names]
+        rows = _settle([UNLISTED if name is None else images.find(name) for name in spellings], spellings, images)
+        of_names = rows[len(listed) :]
+        found = zip(self._positions, of_names, strict=True)
+        return [rows[position] if position >= 0 else row for position, row in found]
 
     def _find_positions(self) -> list[int]:
         """The position of each reference in the box file's list of images; negative if it is not there."""
