@@ -179,7 +179,8 @@ def _person_rows(
         found = f": its {len(entries)} entries have category {_some(given)}" if given and not is_person.any() else ""
         raise InputError(f"{path} contains no box of a person (category {_some(persons)}, not a crowd){found}")
     others = np.flatnonzero(~is_person)
-    notices.add_all("boxes of other categories, left out", [f"category {values[i]}" for i in others[:1]], len(others))
+    kind = f"boxes of categories other than {_some(persons)}, left out"
+    notices.add_all(kind, [f"category {values[i]}" for i in others[:1]], len(others))
     crowds = np.flatnonzero(is_person & crowd)
     notices.add_all("boxes of crowds, left out", [f"entry {i}" for i in crowds[:3]], len(crowds))
     return is_person & ~crowd

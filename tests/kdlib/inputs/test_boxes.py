@@ -355,7 +355,7 @@ def test_the_files_own_categories_decide_in_both_commands(write, rows, own, kept
     notices = Notices()
     assert by_names(path, notices=notices) == expected
     assert by_annotations(path, write) == expected
-    others = [line for line in notices.lines() if line.startswith("boxes of other categories, left out")]
+    others = [line for line in notices.lines() if line.startswith("boxes of categories other than ")]
     assert bool(others) == (len(kept) < len(rows))
     assert not others or f": {len(rows) - len(kept)} (category " in others[0]
 

@@ -298,7 +298,7 @@ def test_what_was_left_out_of_the_box_file_is_said(predict, tmp_path):
     assert code == 0
     assert error.splitlines() == [
         f"1 of 2 images have no boxes in {path} with a score of 0.3 or more: left out",
-        f"noticed: {path}: boxes of other categories, left out: 1 (category 3)",
+        f"noticed: {path}: boxes of categories other than 1, left out: 1 (category 3)",
         f"noticed: {path}: boxes whose score is null, taken as 1: 1 (entry 0)",
         f"noticed: {path}: boxes found by the number in their image's name, because no file lists images: 2 "
         "(entry 0: image_id 1, entry 2: image_id 2)",
