@@ -243,8 +243,10 @@ class BoxFile:
 
     def _find_listed(self, images: Names, listed: ImageIndex) -> list[int]:
         """As `_find`, for a box file with a list of images: names decide, those of the rows or those in the list."""
-        references = zip(self._positions, self.rows.references, strict=True)
-        names = [name if position < 0 else None for position, (name, _) in references]
+        names = []
+        for position, (name, image_id) in zip(self._positions, self.rows.references, strict=True):
+            ambiguous = image_id if position == SEVERAL and isinstance(image_id, str) else None
+            names.append(None if position >= 0 else name if name is not None else ambiguous)
         spellings = [*listed.file_name, *names]
         rows = _settle([UNLISTED if name is None else images.find(name) for name in spellings], spellings, images)
         of_names = rows[len(listed) :]

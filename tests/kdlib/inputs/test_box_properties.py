@@ -97,13 +97,13 @@ def broken(draw):
     """As `files`, with some values of the document replaced by junk, or removed."""
     names, ids, document, truth, style, _ = draw(files())
     document = copy.deepcopy(document)
-    for _ in range(draw(st.integers(1, 4))):
+    for junk in draw(st.permutations(JUNK))[: draw(st.integers(1, 4))]:  # never the same junk as id and as reference
         places = list(walk(document))
         if not places:
             break
         parent, key = draw(st.sampled_from(places))
         if draw(st.booleans()):
-            parent[key] = copy.deepcopy(draw(st.sampled_from(JUNK)))
+            parent[key] = copy.deepcopy(junk)
         else:
             del parent[key]
     return names, ids, document, truth, style

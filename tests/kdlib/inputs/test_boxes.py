@@ -248,6 +248,15 @@ def test_a_name_that_contradicts_the_list_of_images_is_refused(write):
     assert set(by_names(write({"images": IMAGES, "annotations": [row]}))) == {"sub/caf\u00e9.png"}
 
 
+@pytest.mark.parametrize("key", ["file_name", "image_id"])
+def test_a_rows_name_decides_where_the_list_of_images_has_it_twice(write, key):
+    listed = [{"id": i, "file_name": name} for i, name in enumerate(["set/1.jpg", "set/a/1.jpg"])]
+    path = write({"images": listed, "annotations": [{key: "1.jpg", "bbox": box_of(0)}]})
+    assert set(by_names(path, ["1.jpg", "a/1.jpg"])) == {"1.jpg"}
+    with pytest.raises(InputError, match="its list of images does not contain|their names fit several images"):
+        by_names(path, ["a/1.jpg", "b/1.jpg"])
+
+
 def test_entries_of_an_image_that_the_file_does_not_list_are_counted(write):
     path, notices = write({"images": IMAGES[1:], "annotations": ROWS}), Notices()
     assert set(by_names(path, NAMES, notices)) == set(NAMES[1:])
