@@ -245,8 +245,9 @@ class BoxFile:
         """As `_find`, for a box file with a list of images: names decide, those of the rows or those in the list."""
         names = []
         for position, (name, image_id) in zip(self._positions, self.rows.references, strict=True):
-            ambiguous = image_id if position == SEVERAL and isinstance(image_id, str) else None
-            names.append(None if position >= 0 else name if name is not None else ambiguous)
+            if name is None and position == SEVERAL and not _is_number(image_id) and listed.find_id(image_id) is None:
+                name = image_id  # noqa: PLW2901 - a text that is a name
+            names.append(name if position < 0 else None)
         spellings = [*listed.file_name, *names]
         rows = _settle([UNLISTED if name is None else images.find(name) for name in spellings], spellings, images)
         of_names = rows[len(listed) :]
@@ -428,9 +429,14 @@ def _row_or_absent(row: int | None) -> int:
     return ABSENT if row is None else row
 
 
+def _is_number(image_id: Any) -> bool:
+    text = canonical_text(image_id)
+    return text.isascii() and text.isdigit()
+
+
 def _frame_number(image_id: Any) -> int:
     text = canonical_text(image_id)
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else ABSENT
+    return int(text) if _is_number(text) and len(text) < 10 else ABSENT
 
 
 def _plain_id(image_id: Any) -> Any:

@@ -253,7 +253,7 @@ def test_a_rows_name_decides_where_the_list_of_images_has_it_twice(write, key):
     listed = [{"id": i, "file_name": name} for i, name in enumerate(["set/1.jpg", "set/a/1.jpg"])]
     path = write({"images": listed, "annotations": [{key: "1.jpg", "bbox": box_of(0)}]})
     assert set(by_names(path, ["1.jpg", "a/1.jpg"])) == {"1.jpg"}
-    with pytest.raises(InputError, match="its list of images does not contain|their names fit several images"):
+    with pytest.raises(InputError, match=r"its list of images does not contain|their names fit several images"):
         by_names(path, ["a/1.jpg", "b/1.jpg"])
 
 
