@@ -13,6 +13,7 @@ import cache
 from cache.format.manifest import VOLATILE, differences
 from kdcli.progress import say, show_progress
 from kdlib.geometry import compose_affines
+from kdlib.images import silence_opencv
 from kdlib.inputs.notices import Notices
 from kdlib.metrics.evaluation import evaluate_points, teacher_predictions
 from precompute.errors import PrecomputeError
@@ -132,6 +133,7 @@ def fill(job: Job, writer: cache.Writer, team: SingleProcess | Team | None = Non
     Raises:
         PrecomputeError: If an image cannot be read. The run can be resumed.
     """
+    silence_opencv()
     cv2.setNumThreads(1)  # images are processed in parallel instead
     team = team or SingleProcess()
     total = len(job.instances)
