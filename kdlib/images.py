@@ -1,5 +1,6 @@
 """Images as the input of networks: decoding files, detecting damaged ones, and ImageNet's normalisation."""
 
+import os
 import re
 from typing import Final
 
@@ -29,6 +30,8 @@ _MARKER: Final = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _END_OF_IMAGE: Final = 0xD9
 _WITHOUT_SEGMENT: Final = (0x01, 0xD8)
 """JPEG markers that no segment follows."""
+_MIRRORS: Final = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
+"""Direction in which `cv2.flip` mirrors for an EXIF orientation: 1 left and right, 0 top and bottom, -1 both."""
 _DAMAGE: Final = re.compile(
     r"premature end of data|bad (Huffman|arithmetic) code|instead of RST|Inconsistent progression"
     r"|Unsupported (marker type|JPEG process)|Invalid JPEG file structure|Bogus "
@@ -54,16 +57,20 @@ class UnreadableImageError(ValueError):
     """Bytes are not a complete image; the message is the end of a sentence that begins with the file's name."""
 
 
-def decode_image(content: bytes, *, upright: bool = False, bgr: bool = False) -> NDArray[np.uint8]:
+def decode_image(content: bytes, *, orientation: int = 1, bgr: bool = False) -> NDArray[np.uint8]:
     """Decode an image; (H, W, 3) uint8 RGB. Grey images get three equal channels, transparency is removed.
 
+    Of an animation, the first frame is decoded, and of several pages the first.
+
     Args:
-        content: The bytes of an image file of any format that OpenCV reads.
-        upright: Apply the EXIF orientation, as image viewers do. Annotations refer to images without it.
+        content: The bytes of an image file of any format that OpenCV reads. Its EXIF orientation is not applied.
+        orientation: The EXIF orientation to apply, 1 to 8: see `kdlib.inputs.orientation`. 1 leaves the pixels as they
+            are.
         bgr: Return the channels as BGR, the order in which OpenCV writes and draws.
 
     Raises:
-        UnreadableImageError: If the bytes are truncated, not an image, or damaged (as far as `find_damage` detects it).
+        UnreadableImageError: If the bytes are truncated, not an image, damaged (as far as `find_damage` detects it), or
+            too large for OpenCV.
     """
     if is_truncated(content):
         raise UnreadableImageError(f"is truncated: {len(content)} bytes without an end marker")
@@ -73,11 +80,38 @@ def decode_image(content: bytes, *, upright: bool = False, bgr: bool = False) ->
     image = None
     if content:
         order = cv2.IMREAD_COLOR if bgr else cv2.IMREAD_COLOR_RGB
-        turn = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), order | turn)
+        try:
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), order | cv2.IMREAD_IGNORE_ORIENTATION)
+        except cv2.error as error:  # its size is above OpenCV's limits, or memory is short
+            raise UnreadableImageError(
+                f"cannot be decoded by OpenCV ({_reason(error)}; {len(content)} bytes)"
+            ) from error
     if image is None:
         raise UnreadableImageError(f"is not an image that OpenCV can read ({len(content)} bytes)")
-    return np.asarray(image, np.uint8)
+    return turn(np.asarray(image, np.uint8), orientation)
+
+
+def turn(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Apply an EXIF orientation, 1 to 8, to pixels (H, W, C) uint8, as OpenCV and image viewers do.
+
+    1 leaves them as they are; 2 mirrors left and right, 4 top and bottom; 3 is a half turn; 6 and 8 are quarter turns,
+    clockwise and counterclockwise; 5 transposes, and 7 mirrors at the other diagonal. 5 to 8 exchange width and height.
+    """
+    if orientation > 4:
+        pixels = np.asarray(cv2.transpose(pixels), np.uint8)
+    mirrored = _MIRRORS.get(orientation)
+    return pixels if mirrored is None else np.asarray(cv2.flip(pixels, mirrored), np.uint8)
+
+
+def _reason(error: cv2.error) -> str:
+    """What OpenCV says, e.g. ``pixels <= CV_IO_MAX_IMAGE_PIXELS``, without the place in its source."""
+    return str(getattr(error, "err", None) or error).strip().splitlines()[0]
+
+
+def silence_opencv() -> None:
+    """Keep OpenCV and its FFmpeg from printing about files that cannot be read: the commands' own lines name them."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def find_damage(content: bytes) -> str | None:

@@ -94,9 +94,12 @@ def _check(arguments: argparse.Namespace, job: "Job") -> int:
 
 
 def _dry_run(arguments: argparse.Namespace, job: "Job", codec: "Codec") -> int:
+    from kdcli.progress import say
     from precompute.run.dry_run import dry_run
 
     cost = dry_run(job, codec, arguments.store)
+    for line in job.notices.lines():
+        say(f"noticed: {line}")
     print(json.dumps(cost.to_json(), indent=1) if arguments.json else cost.to_text())
     return 0
 

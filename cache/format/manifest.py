@@ -40,7 +40,7 @@ from cache.format.spec import (
     spec_from_json,
 )
 
-VOLATILE = ("software", "created")  # entries of the provenance that may differ between runs that make the same store
+VOLATILE = ("software", "created", "noticed")  # entries of the provenance that may differ between runs of one store
 MAX_ROW_BYTES = 1 << 16  # bytes per row of a column; the keypoints of 133 joints need 1,596
 MAX_DEPTH = 32  # nesting of a JSON document
 _ENTRIES = (

@@ -57,7 +57,7 @@ def create_store(  # noqa: PLR0913 - everything that identifies a run
         path: The finished store; it must end in `.zarr`, `.h5` or `.hdf5`, which chooses the layout. Until the store is
             published, all its files are in `path.partial`.
         spec: Sizes and codec.
-        provenance: JSON values; all entries except `software` and `created` identify the run.
+        provenance: JSON values; all entries except `software`, `created` and `noticed` identify the run.
         instances: Columns of N rows: those of `cache.format.spec.INSTANCE_COLUMNS`, and any further numeric ones.
         ground_truth: Columns of all annotations of the instances' images, including crowds and unlabelled ones.
         frame_affine: (N, 2, 3) image pixels -> frame pixels.
@@ -156,19 +156,27 @@ class Writer:
         return open_store(self._staged, allow_incomplete=True)
 
     def publish(
-        self, metrics: Mapping[str, Any] | None = None, *, codec_error: Mapping[str, Any] | None = None
+        self,
+        metrics: Mapping[str, Any] | None = None,
+        *,
+        codec_error: Mapping[str, Any] | None = None,
+        noticed: Mapping[str, int] | None = None,
     ) -> Path:
         """Complete the manifest and give the store its final name; returns the path.
 
         Args:
             metrics: The teacher's accuracy, measured from this store; JSON values.
             codec_error: Replaces the error that was measured while writing, for a copy of another store.
+            noticed: What the run changed or left out, with counts; becomes the entry `noticed` of the provenance, if
+                there is any.
         """
         if self._manifest is None:
             self.assemble()
         assert self._manifest is not None  # noqa: S101 - assemble sets it
         manifest = {**self._manifest, "teacher_metrics": plain_json(metrics, "metrics"), "complete": True}
         manifest["codec_error"] = codec_error or self._combine_errors(manifest)
+        if noticed:
+            manifest["provenance"] = {**manifest["provenance"], "noticed": plain_json(noticed, "noticed")}
         _layout_writer(self._layout).write_manifest(self._staged, with_manifest_hash(manifest))
         move_into_place(self._staged, self.path)
         shutil.rmtree(self._staging)

@@ -1,22 +1,40 @@
-"""Reading COCO-format keypoint annotations and detector boxes into plain columns.
+"""Reads COCO-format annotation files of persons into plain columns.
 
 The instances that a teacher is run on are selected as in deep-high-resolution-net.pytorch (lib/dataset/coco.py): no
 crowds, a box with some area inside the image, at least one labelled joint. The ground truth keeps every annotation of
 the images, including crowds and instances without labels, because COCO's average precision needs them.
+
+What a file may look like is described in docs/annotations.md.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.errors import InputError
 from kdlib.geometry import clip_boxes
+from kdlib.inputs.boxes import BoxFile, MatchedBoxes
+from kdlib.inputs.categories import Categories, choose_categories
 from kdlib.inputs.documents import read_json
+from kdlib.inputs.ids import assign_ids, check_id, shorten
+from kdlib.inputs.image_index import ImageIndex
+from kdlib.inputs.notices import EXAMPLES, Notices
 from kdlib.skeleton import JOINTS
+
+LISTS: Final = ("images", "annotations", "categories")
+READ: Final = ("image_id", "category_id", "bbox", "area", "iscrowd", "keypoints")
+"""The entries of an annotation that are read, beside its id."""
+LARGEST: Final = 2.0**31
+"""Coordinates at or above this number of pixels are refused."""
+_CHUNK: Final = 4096
+"""Annotations whose numbers are converted at once."""
+_NUMBERS: Final = 3 * len(JOINTS)
+Real = TypeVar("Real", np.float32, np.float64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,40 +84,68 @@ class Annotations:
     """Every annotated instance of the images, for COCO's metrics."""
     outside: NDArray[np.int64]
     """Annotation ids of instances left out because their box has no area inside the image."""
+    images: ImageIndex
+    """All images that the file lists."""
 
 
 def read_keypoint_annotations(
-    path: str | Path, *, boxes: str | Path | None = None, unlabelled: bool = False
+    path: str | Path,
+    *,
+    boxes: str | Path | None = None,
+    unlabelled: bool = False,
+    notices: Notices | None = None,
 ) -> Annotations:
-    """Read a COCO keypoint annotation file.
+    """Read a COCO annotation file of persons.
 
     Args:
-        path: JSON with COCO's ``images``, ``annotations`` and ``categories``.
-        boxes: COCO detection results, a JSON list of objects with image_id, category_id, bbox and score. The instances
-            are then these boxes instead of the annotated ones.
+        path: JSON with COCO's ``images``, ``annotations`` and ``categories``. With ``boxes``, it may have ``images``
+            only. With ``unlabelled``, the annotations may be boxes without keypoints.
+        boxes: A box file (see `kdlib.inputs.boxes`). The instances are then these boxes instead of the annotated ones,
+            whatever their score.
         unlabelled: Also take instances without a labelled joint. Students can learn from the teacher's heatmaps of
             these, but not from labels.
+        notices: Receives what was changed or left out.
 
     Raises:
-        InputError: If a file is missing, is not JSON in this format, is inconsistent, or holds no usable instance.
+        InputError: If a file is missing, is not JSON in this format, is inconsistent, or holds no usable instance. The
+            message names the file and the entry.
     """
-    path = Path(path)
-    document = read_json(path, "annotation file")
-    _check_document(document, path)
-    images = {image["id"]: image for image in document["images"]}
-    persons = [a for a in document["annotations"] if a.get("category_id", 1) in _person_categories(document)]
-    ground_truth = _instances(persons, images, path)
+    path, notices = Path(path), Notices() if notices is None else notices
+    document = _check_document(_read_document(path), path, images_only=boxes is not None)
+    images = ImageIndex.from_entries(document["images"], path, notices)
+    categories = choose_categories(document["categories"], document["annotations"], path, notices)
+    persons = _find_persons(document, categories, path, notices)
+    if boxes is None:
+        _check_usable(document, persons, path, unlabelled=unlabelled)
+    ground_truth = _ground_truth(persons, images, path, notices)
     if boxes is not None:
-        candidates = _detections(Path(boxes), images)
-        usable = np.ones(len(candidates), bool)
-    else:
-        candidates = ground_truth
-        labelled = (candidates.keypoints[:, :, 2] > 0).any(axis=1)
-        usable = (candidates.iscrowd == 0) & (labelled | unlabelled)
-    return _annotations(candidates, usable, ground_truth, path)
+        file = BoxFile(boxes, categories if categories.persons else None, notices)
+        candidates = _detected(file.inside(file.match_index(images), images.size), images)
+        return _annotations(candidates, np.ones(len(candidates), bool), ground_truth, images, path, notices)
+    labelled = _is_labelled(ground_truth)
+    crowd = ground_truth.iscrowd != 0
+    _notice_left_out(notices, "they are crowds", ground_truth.annotation_id[crowd])
+    if not unlabelled:
+        _notice_left_out(notices, "no keypoint is labelled", ground_truth.annotation_id[~crowd & ~labelled])
+    return _annotations(ground_truth, ~crowd & (labelled | unlabelled), ground_truth, images, path, notices)
 
 
-def _annotations(candidates: Instances, usable: NDArray[np.bool_], ground_truth: Instances, path: Path) -> Annotations:
+def _is_labelled(instances: Instances) -> NDArray[np.bool_]:
+    return np.asarray((instances.keypoints[:, :, 2] > 0).any(axis=1))
+
+
+def _notice_left_out(notices: Notices, reason: str, ids: NDArray[np.int64]) -> None:
+    notices.add_all(f"persons left out because {reason}", [f"annotation {i}" for i in ids[:EXAMPLES]], len(ids))
+
+
+def _annotations(
+    candidates: Instances,
+    usable: NDArray[np.bool_],
+    ground_truth: Instances,
+    images: ImageIndex,
+    path: Path,
+    notices: Notices,
+) -> Annotations:
     inside = (clip_boxes(candidates.bbox, candidates.image_size)[:, 2:] > 0).all(axis=1)
     instances = candidates.select(usable & inside)
     if not len(instances):
@@ -108,111 +154,327 @@ def _annotations(candidates: Instances, usable: NDArray[np.bool_], ground_truth:
             f"labelled keypoint, {int((usable & ~inside).sum())} have a box outside their image; "
             "give a file with labelled persons, or a detector's boxes, boxes=... (--boxes FILE)"
         )
-    return Annotations(instances, ground_truth, candidates.annotation_id[usable & ~inside])
+    outside = candidates.annotation_id[usable & ~inside]
+    _notice_left_out(notices, "their box has no area inside the image", outside)
+    return Annotations(instances, ground_truth, outside, images)
 
 
-def _check_document(document: Any, path: Path) -> None:
-    required = ("images", "annotations", "categories")
-    missing = [k for k in required if not isinstance(document, dict) or not isinstance(document.get(k), list)]
-    if missing:
-        raise InputError(f"{path} is not a COCO annotation file: these lists are missing: {', '.join(missing)}")
-    _check_entries(document, path)
-    if not any("keypoints" in a for a in document["annotations"]):
-        raise InputError(
-            f"{path} has {len(document['annotations'])} annotations and none has keypoints; "
-            "give COCO's person_keypoints_*.json, not instances_*.json"
-        )
+# --- the document -----------------------------------------------------------------------------------------------------
 
 
-def _check_entries(document: dict[str, Any], path: Path) -> None:
-    """Raise `InputError` for the first entry that is not a COCO image, annotation or category."""
-    for kind in ("images", "annotations", "categories"):
-        for row in document[kind]:
-            if not isinstance(row, dict) or "id" not in row:
-                raise InputError(f"{path}: {kind} holds {str(row)[:60]!r}, not an object with an id")
-    for image in document["images"]:
-        size = [image.get("width"), image.get("height")]
-        if not isinstance(image.get("file_name"), str) or not all(isinstance(x, int) and x > 0 for x in size):
+def _read_document(path: Path) -> Any:
+    try:
+        return read_json(path, "annotation file")
+    except InputError as error:
+        if isinstance(error.__cause__, ValueError):
             raise InputError(
-                f"{path}: image {image['id']} has file_name {image.get('file_name')!r} and width, height {size}; "
-                "it must have a name and two positive whole numbers"
-            )
+                f"{error}; COCO's file is a JSON object with the lists {', '.join(LISTS)}: convert the files of YOLO "
+                "(text), of Pascal VOC (XML), and tables (CSV) to one"
+            ) from error
+        raise
 
 
-def _person_categories(document: dict[str, Any]) -> set[int]:
-    """Ids of the categories with COCO's 17 joints; all categories if the file does not list their joints."""
-    with_joints = {c["id"]: len(c["keypoints"]) for c in document["categories"] if "keypoints" in c}
-    if with_joints and len(JOINTS) not in with_joints.values():
-        counts = sorted(set(with_joints.values()))
-        raise InputError(f"the categories have {counts} keypoints; COCO's person has {len(JOINTS)}")
-    return {i for i, n in with_joints.items() if n == len(JOINTS)} or {c["id"] for c in document["categories"]}
+def _check_document(document: Any, path: Path, *, images_only: bool) -> dict[str, list[Any]]:
+    """The lists of an annotation file; ``annotations`` and ``categories`` may be missing if the images are enough."""
+    given = document if isinstance(document, dict) else {}
+    required = LISTS[:1] if images_only else LISTS
+    missing = [name for name in LISTS if not isinstance(given.get(name), list)]
+    odd = [name for name in missing if given.get(name) is not None]
+    if odd or any(name in required for name in missing):
+        raise InputError(
+            f"{path} is not a COCO annotation file: these lists are missing: {', '.join(odd or missing)}; "
+            f"{_describe(document)}"
+        )
+    return {name: given.get(name) or [] for name in LISTS}
 
 
-def _instances(annotations: list[dict[str, Any]], images: dict[int, dict[str, Any]], path: Path) -> Instances:
-    for annotation in annotations:
-        problem = _find_problem(annotation, images)
-        if problem:
-            raise InputError(f"{path}: annotation {annotation.get('id', '(without id)')} {problem}")
-    ids = [a["id"] for a in annotations]
-    if len(set(ids)) != len(ids):
-        twice = next(i for i in ids if ids.count(i) > 1)
-        raise InputError(f"{path}: annotation id {twice} occurs more than once")
-    return _columns(annotations, images)
+def _describe(document: Any) -> str:
+    """What a document that is not an annotation file seems to be, and what to do."""
+    if isinstance(document, list) and document and isinstance(document[0], dict):
+        if {"image_id", "bbox"} <= set(document[0]) and "id" not in document[0]:
+            return "it is a list of detections, which --boxes takes; give the annotation file of the images here"
+        return f"it is a list of {len(document)} objects with {_keys(document[0])}; COCO's file is an object"
+    if not isinstance(document, dict):
+        return f"it is {shorten(document)}; COCO's file is an object"
+    inner = next((key for key, entry in document.items() if isinstance(entry, dict) and "images" in entry), None)
+    if inner is not None:
+        return f"they are inside the entry {shorten(inner)}; save that entry as a file of its own"
+    return _name_format(document) or f"it is an object with {_keys(document)}"
 
 
-def _find_problem(annotation: dict[str, Any], images: dict[int, dict[str, Any]]) -> str | None:
-    """What makes an annotation unusable, as the end of a sentence; None if it is usable."""
-    missing = [key for key in ("image_id", "bbox") if key not in annotation]
-    if missing:
-        return f"has no {', '.join(missing)}"
-    if annotation["image_id"] not in images:
-        return f"belongs to image {annotation['image_id']}, which the file does not list"
-    box, joints = annotation["bbox"], annotation.get("keypoints") or []
-    joints = joints if isinstance(joints, list) else [joints]
-    if (
-        not isinstance(box, list)
-        or len(box) != 4
-        or not all(isinstance(x, int | float) and math.isfinite(x) for x in box)
-    ):
-        return f"has the box {box}; it must be four finite numbers x, y, width, height"
-    if joints and len(joints) != 3 * len(JOINTS):
-        return f"has {len(joints)} keypoint numbers instead of {3 * len(JOINTS)} (x, y, v of {len(JOINTS)} joints)"
-    if not all(isinstance(x, int | float) and math.isfinite(x) for x in joints):
-        return "has a keypoint that is not a finite number"
+def _name_format(document: dict[str, Any]) -> str | None:
+    if {"shapes", "imagePath"} <= set(document):
+        return "it is a file of LabelMe, which describes one image; convert all of them to one COCO file"
+    if any(key.startswith("_via") or (isinstance(a, dict) and "regions" in a) for key, a in document.items()):
+        return "it is a file of the VGG Image Annotator; export it in COCO's format"
     return None
 
 
-def _columns(rows: list[dict[str, Any]], images: dict[int, dict[str, Any]]) -> Instances:
-    images_of_rows = [images[row["image_id"]] for row in rows]
-    keypoints = np.zeros((len(rows), len(JOINTS), 3), np.float32)
-    for i, row in enumerate(rows):
-        if row.get("keypoints"):
-            keypoints[i] = np.reshape(row["keypoints"], (-1, 3))
-    boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
-    return Instances(
-        annotation_id=np.array([row["id"] for row in rows], np.int64),
-        image_id=np.array([row["image_id"] for row in rows], np.int64),
-        file_name=[image["file_name"] for image in images_of_rows],
-        image_size=np.array([(image["width"], image["height"]) for image in images_of_rows], np.int32).reshape(-1, 2),
+def _keys(found: dict[str, Any]) -> str:
+    return shorten(sorted(found), 120)
+
+
+def _find_persons(
+    document: dict[str, list[Any]], categories: Categories, path: Path, notices: Notices
+) -> dict[int, dict[str, Any]]:
+    """The annotations of persons by their position in the file."""
+    persons: dict[int, dict[str, Any]] = {}
+    known = dict[tuple[type, Any], bool | None]()
+    for number, annotation in enumerate(document["annotations"]):
+        if not isinstance(annotation, dict):
+            raise InputError(f"{path}: annotations[{number}] is {shorten(annotation)}, not an object with an id")
+        given = annotation.get("category_id")
+        key = (type(given), given if isinstance(given, int | str | float) else None)
+        if key not in known:
+            known[key] = _is_person(given, categories, f"{path}: {_entry(annotation, number)}")
+        if known[key]:
+            persons[number] = annotation
+        elif known[key] is None:
+            if annotation.get("keypoints"):
+                raise InputError(
+                    f"{path}: {_entry(annotation, number)} has keypoints and the category_id {shorten(given)}, which "
+                    "the file does not list; correct the id, or add the category"
+                )
+            notices.add(
+                "annotations left out because the file does not list their category", _entry(annotation, number)
+            )
+    return persons
+
+
+def _is_person(given: Any, categories: Categories, where: str) -> bool | None:
+    """Whether a category id is that of a person; None if the file does not list it."""
+    count = len(categories.persons) + len(categories.others)
+    if given is None and count == 1:
+        return True
+    if given is None:
+        raise InputError(f"{where} has no category_id, and the file lists {count} categories; give each annotation one")
+    problem = check_id(given)
+    if problem:
+        raise InputError(f"{where} has the category_id {shorten(given)}; it must be the id of a category")
+    return categories.is_person(given)
+
+
+def _entry(annotation: dict[str, Any], number: int) -> str:
+    return f"annotation {shorten(annotation['id'])}" if "id" in annotation else f"annotations[{number}]"
+
+
+def _check_usable(
+    document: dict[str, list[Any]], persons: dict[int, dict[str, Any]], path: Path, *, unlabelled: bool
+) -> None:
+    """Raise `InputError` if there is nobody to run a teacher on."""
+    count = len(document["annotations"])
+    if not count:
+        raise InputError(
+            f"{path} lists {len(document['images'])} images and no annotation; give a detector's boxes of the persons, "
+            "boxes=... (--boxes FILE)"
+        )
+    if not persons:
+        raise InputError(f"{path} has {count} annotations, and none is of the category of persons")
+    if not unlabelled and not any(annotation.get("keypoints") for annotation in persons.values()):
+        raise InputError(
+            f"{path} has {count} annotations and none has keypoints; give COCO's person_keypoints_*.json, not "
+            "instances_*.json, or take persons without labels, unlabelled=True (--unlabelled)"
+        )
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+def _ground_truth(entries: dict[int, dict[str, Any]], images: ImageIndex, path: Path, notices: Notices) -> Instances:
+    """The columns of annotated persons."""
+    entries = _merge_equal(entries, path, notices)
+    rows, names = list(entries.values()), [f"{path}: {_entry(a, number)}" for number, a in entries.items()]
+    ids = assign_ids([row["id"] for row in rows], "annotations", notices)
+    found = [_image_row(row, images, name) for row, name in zip(rows, names, strict=True)]
+    boxes = _in_chunks(rows, names, "bbox", 4, _parse_box, np.float64)
+    joints = _in_chunks(rows, names, "keypoints", _NUMBERS, _parse_keypoints, np.float32).reshape(-1, len(JOINTS), 3)
+    _check_visibilities(joints[:, :, 2], names, notices)
+    return _instances_of(
+        images,
+        np.array(found, np.int64),
+        annotation_id=ids,
         bbox=boxes,
-        area=np.array([row.get("area", box[2] * box[3]) for row, box in zip(rows, boxes, strict=True)], np.float64),
-        iscrowd=np.array([row.get("iscrowd", 0) for row in rows], np.uint8),
-        keypoints=keypoints,
-        score=np.array([row.get("score", 1.0) for row in rows], np.float64),
+        area=_areas(rows, boxes, notices),
+        iscrowd=np.array([_parse_crowd(row, name) for row, name in zip(rows, names, strict=True)], np.uint8),
+        keypoints=joints,
+        score=np.ones(len(rows)),
     )
 
 
-def _detections(path: Path, images: dict[int, dict[str, Any]]) -> Instances:
-    rows = read_json(path, "box file")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and "score" in row for row in rows):
+def _instances_of(images: ImageIndex, rows: NDArray[np.int64], **columns: NDArray[Any]) -> Instances:
+    """Make the instances in images of an index.
+
+    Args:
+        images: The index.
+        rows: (N,) the row of each instance's image.
+        columns: The columns of `Instances` that do not describe the image.
+    """
+    return Instances(
+        image_id=images.id[rows],
+        file_name=[images.file_name[row] for row in rows.tolist()],
+        image_size=images.size[rows],
+        **columns,
+    )
+
+
+def _merge_equal(entries: dict[int, dict[str, Any]], path: Path, notices: Notices) -> dict[int, dict[str, Any]]:
+    """Leave out annotations that say the same as an earlier one; refuse different ones with the same id."""
+    kept: dict[int, dict[str, Any]] = {}
+    first: dict[Any, int] = {}
+    for number, annotation in entries.items():
+        problem = check_id(annotation["id"]) if "id" in annotation else "has no id; an id must be a number or a text"
+        if problem:
+            raise InputError(f"{path}: annotations[{number}] {problem}")
+        before = first.setdefault(annotation["id"], number)
+        if before == number:
+            kept[number] = annotation
+        elif all(_equal(entries[before].get(key), annotation.get(key)) for key in READ):
+            notices.add("annotations listed twice, used once", _entry(annotation, number))
+        else:
+            raise InputError(
+                f"{path}: two annotations have the id {shorten(annotation['id'])}: annotations[{before}] of image "
+                f"{shorten(entries[before].get('image_id'))} and annotations[{number}] of image "
+                f"{shorten(annotation.get('image_id'))}; the file may be a merge of two; give each its own id"
+            )
+    return kept
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return bool(one == other) or repr(one) == repr(other)  # NaN differs from NaN
+
+
+def _image_row(annotation: dict[str, Any], images: ImageIndex, name: str) -> int:
+    if annotation.get("image_id") is None:
+        raise InputError(f"{name} has no image_id")
+    row = images.find_id(annotation["image_id"])
+    if row is None:
+        raise InputError(f"{name} belongs to image {shorten(annotation['image_id'])}, which the file does not list")
+    return row
+
+
+def _in_chunks(
+    rows: Sequence[dict[str, Any]],
+    names: Sequence[str],
+    key: str,
+    length: int,
+    parse: Callable[[Any, str], Sequence[float]],
+    dtype: type[Real],
+) -> NDArray[Real]:
+    """Convert an entry of each row to (N, length) numbers: at once where they are plain, one by one where not."""
+    numbers = np.zeros((len(rows), length), dtype)
+    for start in range(0, len(rows), _CHUNK):
+        values = [row.get(key) for row in rows[start : start + _CHUNK]]
+        plain = _plain_numbers(values, length)
+        if plain is None:
+            plain = np.array([parse(v, n) for v, n in zip(values, names[start : start + _CHUNK], strict=True)])
+        numbers[start : start + _CHUNK] = plain
+    return numbers
+
+
+def _plain_numbers(values: list[Any], length: int) -> NDArray[np.float64] | None:
+    """(n, length) float64 if all values are lists of that many numbers below `LARGEST`; otherwise None."""
+    if not all(type(value) is list and len(value) == length for value in values):
+        return None
+    try:
+        found = np.array(values)
+    except (ValueError, OverflowError):
+        return None
+    if found.dtype.kind not in "iuf" or found.shape != (len(values), length):
+        return None
+    return found.astype(np.float64) if (np.abs(found) < LARGEST).all() else None
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a JSON value is a finite number below `LARGEST`."""
+    return isinstance(value, int | float) and -LARGEST < value < LARGEST
+
+
+def _parse_box(box: Any, name: str) -> Sequence[float]:
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        raise InputError(f"{name} has the box {shorten(box)}; it must be four finite numbers x, y, width, height")
+    return box
+
+
+def _parse_keypoints(joints: Any, name: str) -> Sequence[float]:
+    """51 numbers from a flat list or a list of 17 triples; zeros for a person without labels."""
+    if joints is None or joints == []:
+        return [0.0] * _NUMBERS
+    if not isinstance(joints, list):
+        raise InputError(f"{name} has the keypoints {shorten(joints)}, not a list of {_NUMBERS} numbers")
+    if len(joints) == len(JOINTS) and all(isinstance(joint, list) for joint in joints):
+        joints = [number for joint in joints for number in joint]
+    if len(joints) != _NUMBERS:
+        pairs = ": they seem to lack the visibility" if len(joints) == 2 * len(JOINTS) else ""
         raise InputError(
-            f"{path} is not a detection file: it must be a JSON list of objects with image_id, category_id, bbox, score"
+            f"{name} has {len(joints)} keypoint numbers instead of {_NUMBERS} (x, y, v of {len(JOINTS)} joints){pairs}"
         )
-    persons = [
-        {**row, "id": -1 - i, "keypoints": None}
-        for i, row in enumerate(rows)
-        if row.get("category_id", 1) == 1 and row.get("image_id") in images
-    ]
-    if not persons:
-        raise InputError(f"{path}: none of its {len(rows)} detections is a person in the annotated images")
-    return _instances(persons, images, path)
+    return [number for start in range(0, _NUMBERS, 3) for number in _parse_joint(joints[start : start + 3], name)]
+
+
+def _parse_joint(joint: list[Any], name: str) -> Sequence[float]:
+    """A joint's x, y, v; a joint that is not labelled may have null or NaN for x and y."""
+    if all(map(_is_number, joint)):
+        return joint
+    x, y, v = joint
+    if ((_is_number(v) and v <= 0) or _is_absent(v)) and _is_absent(x) and _is_absent(y):
+        return 0.0, 0.0, 0.0
+    raise InputError(f"{name} has a keypoint that is not a finite number: {shorten(joint)}")
+
+
+def _is_absent(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _check_visibilities(visibility: NDArray[np.float32], names: Sequence[str], notices: Notices) -> None:
+    """Count joints whose visibility is none of COCO's three values; make negative ones 0, in place."""
+    odd = ~np.isin(visibility, (0, 1, 2))
+    if odd.any():
+        examples = [names[row].rpartition(": ")[2] for row in np.flatnonzero(odd.any(axis=1))[:EXAMPLES]]
+        notices.add_all(
+            "joints with a visibility other than 0, 1 or 2, labelled if it is above 0", examples, int(odd.sum())
+        )
+    np.maximum(visibility, 0, out=visibility)
+
+
+def _areas(rows: Sequence[dict[str, Any]], boxes: NDArray[np.float64], notices: Notices) -> NDArray[np.float64]:
+    """The annotated areas; the area of the box where the file gives none that is positive and finite."""
+    areas = np.array([_area(row.get("area")) for row in rows], np.float64)
+    unknown = np.flatnonzero(areas <= 0)
+    areas[unknown] = np.maximum(boxes[unknown, 2:], 0).prod(axis=1)
+    notices.add_all("areas computed from the box", [_entry(rows[i], 0) for i in unknown[:EXAMPLES]], len(unknown))
+    return areas
+
+
+def _area(given: Any) -> float:
+    """An area in square pixels; 0 if it is not known."""
+    is_number = isinstance(given, int | float) and not isinstance(given, bool) and 0 < given < LARGEST**2
+    return float(given) if is_number else 0.0
+
+
+def _parse_crowd(row: dict[str, Any], name: str) -> int:
+    given = row.get("iscrowd")
+    if given is None or given == "":
+        return 0
+    text = given.strip().casefold() if isinstance(given, str) else given
+    if isinstance(text, str) and text in _CROWDS:
+        return _CROWDS[text]
+    if isinstance(text, int | float) and text in (0, 1):
+        return int(text)
+    raise InputError(f"{name} has iscrowd {shorten(given)}; it must be 0 or 1")
+
+
+_CROWDS: Final = {"0": 0, "false": 0, "1": 1, "true": 1}
+
+
+def _detected(boxes: MatchedBoxes, images: ImageIndex) -> Instances:
+    """A detector's boxes as instances without keypoints, numbered -1, -2, ... by their place in the box file."""
+    return _instances_of(
+        images,
+        boxes.image,
+        annotation_id=-1 - boxes.entry,
+        bbox=boxes.xywh,
+        area=boxes.xywh[:, 2:].prod(axis=1),
+        iscrowd=np.zeros(len(boxes), np.uint8),
+        keypoints=np.zeros((len(boxes), len(JOINTS), 3), np.float32),
+        score=boxes.scores,
+    )

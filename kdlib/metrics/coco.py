@@ -4,6 +4,10 @@ Scores follow deep-high-resolution-net.pytorch (lib/dataset/coco.py, ``evaluate`
 score of its box times the mean of the joint scores above a threshold, and of instances of one image whose OKS is above
 0.9 only the best is kept. `keypoint_ap` computes COCO's numbers, `keypoint_matches` the matches behind them, from which
 average precisions of resampled images can be computed.
+
+Ids have no influence on the numbers. pycocotools takes annotation id 0 for "no match" (``dtMatches`` of
+cocoeval.py), so images and annotations are numbered from 1 in what it reads: images in the ascending order of their
+ids, which is COCO's own order and decides ties of scores, annotations in the order of their rows.
 """
 
 import contextlib
@@ -118,8 +122,13 @@ class Matches:
     """(101,) the recalls at which COCO samples precision."""
 
     @classmethod
-    def from_evaluation(cls, evaluation: Any) -> Self:
-        """Take the matches out of an evaluated `pycocotools.cocoeval.COCOeval` of one category."""
+    def from_evaluation(cls, evaluation: Any, image_ids: NDArray[np.int64]) -> Self:
+        """Take the matches out of an evaluated `pycocotools.cocoeval.COCOeval` of one category.
+
+        Args:
+            evaluation: Its images are numbered 1, 2, ...
+            image_ids: (I,) the ids of these images.
+        """
         images = evaluation.params.imgIds
         of_all_sizes = evaluation.evalImgs[: len(images)]
         evaluated = [(i, result) for i, result in enumerate(of_all_sizes) if result is not None]
@@ -138,7 +147,7 @@ class Matches:
         matched, ignored = of_predictions("dtMatches")[:, order], of_predictions("dtIgnore")[:, order]
         true, false = matched & ~ignored, ~matched & ~ignored
         recalls = np.asarray(evaluation.params.recThrs)
-        return cls(np.asarray(images, np.int64), image[order], true, false, labelled, recalls)
+        return cls(image_ids, image[order], true, false, labelled, recalls)
 
     def average_precision(self, counts: NDArray[np.integer]) -> NDArray[np.float64]:
         """Average precision in percent at each OKS threshold (T,); NaN where no instance is labelled.
@@ -169,7 +178,8 @@ def keypoint_matches(
 
     The arguments are those of `keypoint_ap`. The images are those of the ground truth and of the instances.
     """
-    return Matches.from_evaluation(_evaluate(ground_truth, instances, predictions, joint_scores, threshold))
+    evaluation = _evaluate(ground_truth, instances, predictions, joint_scores, threshold)
+    return Matches.from_evaluation(evaluation, _image_ids(ground_truth, instances))
 
 
 def _evaluate(
@@ -181,8 +191,9 @@ def _evaluate(
 ) -> Any:
     """A `COCOeval` of pycocotools after ``evaluate`` and before ``accumulate``."""
     scores = instance_scores(np.asarray(instances["score"]), joint_scores, threshold)
-    results = _results(instances, predictions, scores)
-    document = _document(ground_truth, np.asarray(instances["image_id"]))
+    image_ids = _image_ids(ground_truth, instances)
+    results = _results(instances, predictions, scores, image_ids)
+    document = _document(ground_truth, image_ids)
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -191,7 +202,7 @@ def _evaluate(
         truth.dataset = document
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(results) if results else COCO(), "keypoints")
-        evaluation.params.imgIds = sorted({image["id"] for image in document["images"]})
+        evaluation.params.imgIds = [image["id"] for image in document["images"]]
         evaluation.evaluate()
     return evaluation
 
@@ -201,21 +212,29 @@ def _quietly() -> contextlib.AbstractContextManager[Any]:
     return contextlib.redirect_stdout(io.StringIO())
 
 
+def _image_ids(ground_truth: Columns, instances: Columns) -> NDArray[np.int64]:
+    """(I,) ids of all images, also of those with predictions and no annotation, ascending."""
+    return np.union1d(np.asarray(ground_truth["image_id"], np.int64), np.asarray(instances["image_id"], np.int64))
+
+
 def _results(
-    instances: Columns, predictions: NDArray[np.floating], scores: NDArray[np.floating]
+    instances: Columns,
+    predictions: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    image_ids: NDArray[np.int64],
 ) -> list[dict[str, Any]]:
     """Predictions of N instances with their scores (N,) in COCO's result format, without duplicates."""
-    image_ids = np.asarray(instances["image_id"])
+    numbers = 1 + np.searchsorted(image_ids, np.asarray(instances["image_id"]))
     areas = box_to_region(instances["bbox"], REGION_ASPECT)[1].prod(axis=1)
     keypoints = np.concatenate([predictions, np.ones((*predictions.shape[:2], 1))], axis=2)
+    by_image = np.argsort(numbers, kind="stable")
     results = []
-    for image_id in np.unique(image_ids):
-        (rows_of_image,) = np.nonzero(image_ids == image_id)
+    for rows_of_image in np.split(by_image, np.flatnonzero(np.diff(numbers[by_image])) + 1):
         kept = suppress_duplicates(predictions[rows_of_image], scores[rows_of_image], areas[rows_of_image])
         for i in rows_of_image[kept]:
             results.append(
                 {
-                    "image_id": int(image_id),
+                    "image_id": int(numbers[i]),
                     "category_id": 1,
                     "keypoints": keypoints[i].reshape(-1).tolist(),
                     "score": float(scores[i]),
@@ -224,14 +243,15 @@ def _results(
     return results
 
 
-def _document(ground_truth: Columns, predicted_images: NDArray[np.integer]) -> dict[str, Any]:
-    """Ground truth in COCO's annotation format, which also lists images that have predictions and no annotation."""
+def _document(ground_truth: Columns, image_ids: NDArray[np.int64]) -> dict[str, Any]:
+    """Ground truth in COCO's annotation format with images and annotations numbered from 1."""
     keypoints = np.asarray(ground_truth["keypoints"], np.float64)
+    numbers = 1 + np.searchsorted(image_ids, np.asarray(ground_truth["image_id"]))
     boxes = np.asarray(ground_truth["bbox"], np.float64)
     annotations = [
         {
-            "id": int(ground_truth["annotation_id"][i]),
-            "image_id": int(ground_truth["image_id"][i]),
+            "id": i + 1,
+            "image_id": int(numbers[i]),
             "category_id": 1,
             "bbox": boxes[i].tolist(),
             "area": float(ground_truth["area"][i]),
@@ -241,6 +261,6 @@ def _document(ground_truth: Columns, predicted_images: NDArray[np.integer]) -> d
         }
         for i in range(len(keypoints))
     ]
-    images = [{"id": int(i)} for i in np.union1d(np.asarray(ground_truth["image_id"]), predicted_images)]
+    images = [{"id": number} for number in range(1, len(image_ids) + 1)]
     category = {"id": 1, "name": "person", "keypoints": list(JOINTS)}
     return {"images": images, "annotations": annotations, "categories": [category]}

@@ -4,7 +4,12 @@ OpenCV 4 rounds source coordinates to 1/32 pixel and OpenCV 5 does not; the same
 levels. A store must not depend on the version of OpenCV, so `crop_image` uses exact coordinates (decision 0001).
 `warp_image` is OpenCV's own, faster function. In both, pixels outside the image are black. The training loader
 resamples with `kdlib.resample.packed`.
+
+OpenCV does not warp images of 32,767 or more pixels per side, and single precision does not hold fractions of pixels
+there. Of such an image, each function takes the part that the crop shows, and resamples that.
 """
+
+from typing import Final
 
 import cv2
 import numba
@@ -12,6 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kdlib.geometry import invert_affine
+
+LARGEST_SIDE: Final = 32_766
+"""Pixels per side of the largest image that is resampled as a whole: `cv2.warpAffine` needs less than SHRT_MAX."""
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
@@ -63,8 +71,11 @@ def crop_image(image: NDArray[np.uint8], affine: ArrayLike, output_size: tuple[i
     Returns:
         (height, width, C) uint8.
     """
-    out = np.empty((output_size[1], output_size[0], image.shape[2]), np.uint8)
-    _resample_image(np.ascontiguousarray(image), invert_affine(affine), out)
+    out, inverse = np.empty((output_size[1], output_size[0], image.shape[2]), np.uint8), invert_affine(affine)
+    if is_huge(image):
+        image, corner = cut_shown(image, inverse, output_size)
+        inverse[:, 2] -= corner
+    _resample_image(np.ascontiguousarray(image), inverse, out)
     return out
 
 
@@ -79,5 +90,35 @@ def warp_image(image: NDArray[np.uint8], affine: ArrayLike, output_size: tuple[i
     Returns:
         (height, width, C) uint8.
     """
-    warped = cv2.warpAffine(image, np.asarray(affine, np.float64), output_size, flags=cv2.INTER_LINEAR)
-    return np.asarray(warped, np.uint8)
+    matrix = np.array(affine, np.float64)
+    if is_huge(image):
+        shown, corner = cut_shown(image, invert_affine(matrix), output_size)
+        if is_huge(shown):
+            return crop_image(image, matrix, output_size)
+        image, matrix[:, 2] = shown, matrix[:, 2] + matrix[:, :2] @ corner
+    return np.asarray(cv2.warpAffine(image, matrix, output_size, flags=cv2.INTER_LINEAR), np.uint8)
+
+
+def is_huge(image: NDArray[np.uint8]) -> bool:
+    """Whether an image (H, W, C) has more than `LARGEST_SIDE` pixels on a side."""
+    return max(image.shape[:2]) > LARGEST_SIDE
+
+
+def cut_shown(
+    image: NDArray[np.uint8], inverse: NDArray[np.float64], output_size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Cut out the part of an image that a crop shows, with the neighbours that interpolation needs.
+
+    Args:
+        image: (H, W, C) uint8.
+        inverse: (2, 3) crop pixels to image pixels.
+        output_size: Width and height of the crop.
+
+    Returns:
+        A view of the image with at least one pixel, and the position (2,) of its first pixel: x, y.
+    """
+    size = np.array(image.shape[1::-1])
+    corners = np.array([[u, v, 1.0] for u in (0, output_size[0] - 1) for v in (0, output_size[1] - 1)]) @ inverse.T
+    first = np.clip(np.floor(corners.min(axis=0)) - 2, 0, size - 1).astype(np.int64)
+    last = np.clip(np.ceil(corners.max(axis=0)) + 3, first + 1, size).astype(np.int64)
+    return image[first[1] : last[1], first[0] : last[0]], first

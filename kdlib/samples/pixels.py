@@ -5,7 +5,6 @@ it, OpenCV decodes the same pixels a little more slowly (docs/decisions/0010-sim
 """
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +14,9 @@ from numpy.typing import NDArray
 
 import cache
 from kdlib.errors import BadRecordError
-from kdlib.images import UnreadableImageError, decode_image
+from kdlib.images import UnreadableImageError, decode_image, turn
+from kdlib.inputs.image_files import describe_size, locate
+from kdlib.inputs.orientation import ExifRule
 from kdlib.resample.packed import LARGEST_SIDE
 
 try:
@@ -25,6 +26,8 @@ except ImportError:
 
 _ADDRESS: Final = (16, 32)
 """Remainder and divisor of the address that JPEG is decoded to, see `_allocate`."""
+MOST_PIXELS: Final = 1 << 30
+"""OpenCV's limit for an image, which also limits the memory that a JPEG's header can demand."""
 _EMPTY: Final = np.empty(0, np.uint8)
 _THREAD: Final = threading.local()
 """Its attribute ``buffer`` is the memory that the thread decodes into."""
@@ -43,27 +46,37 @@ def frame_pixels(store: cache.Store, row: int, frame: bytes) -> NDArray[np.uint8
         return f"row {row} of {store.path}: its stored frame"
 
     try:
-        return _check_size(decode(frame), where)
+        pixels = decode(frame)
     except UnreadableImageError as error:
         raise BadRecordError(f"{where()} {error}; the store was written with it; make the store again") from error
+    if max(pixels.shape) > LARGEST_SIDE:
+        height, width = pixels.shape[:2]
+        raise BadRecordError(f"{where()} is {width}x{height}, more than {LARGEST_SIDE:,} pixels per side")
+    return pixels
 
 
 def image_pixels(store: cache.Store, row: int, images: Path) -> NDArray[np.uint8]:
-    """Read a row's original image from a folder; (H, W, 4) uint8. EXIF orientation is ignored, as in annotations.
+    """Read a row's original image from a folder; (H, W, 4) uint8.
 
-    The thread's next call may overwrite the result.
+    Its EXIF orientation is applied where it was applied when the store was made. The thread's next call may overwrite
+    the result.
 
     Raises:
-        BadRecordError: If the file is missing, cannot be read or decoded, is too large to resample, or has another size
-            than the annotated image.
+        BadRecordError: If the file is missing, cannot be read or decoded, or has another size than the annotated image.
     """
-    path = images / store.instances["file_name"][row]
+    path = locate(images, store.instances["file_name"][row])
+    width, height = (int(side) for side in store.instances["image_size"][row])
+    exif, orientation = ExifRule.from_provenance(store.manifest["provenance"]), None
 
     def where() -> str:
         return f"row {row} of {store.path}: {path}"
 
     try:
-        pixels = _check_size(decode(path.read_bytes()), where)
+        content = path.read_bytes()
+        pixels = decode(content)
+        if exif is not None:
+            to_apply, orientation = exif.to_decode(content, (width, height))
+            pixels = turn(pixels, to_apply)
     except FileNotFoundError:
         raise BadRecordError(
             f"{where()} is missing; is {images} the folder of the images that were annotated?"
@@ -72,9 +85,9 @@ def image_pixels(store: cache.Store, row: int, images: Path) -> NDArray[np.uint8
         raise BadRecordError(f"{where()} cannot be read: {error.strerror}") from error
     except UnreadableImageError as error:
         raise BadRecordError(f"{where()} {error}; get the file again") from error
-    size, (width, height) = pixels.shape[1::-1], store.instances["image_size"][row]
-    if size != (width, height):
-        raise BadRecordError(f"{where()} is {size[0]}x{size[1]} and was annotated at another size, {width}x{height}")
+    if pixels.shape[1::-1] != (width, height):
+        size = describe_size(pixels, orientation)
+        raise BadRecordError(f"{where()} {size} and was annotated at another size, {width}x{height}")
     return pixels
 
 
@@ -99,7 +112,7 @@ def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
         return np.asarray(simplejpeg.decode_jpeg(data, "RGBX", buffer=buffer), np.uint8)
     except ValueError:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
-        if height * width * 4 <= buffer.size:
+        if height * width * 4 <= buffer.size or height * width > MOST_PIXELS:
             raise
     _THREAD.buffer = _allocate(height * width * 4)
     return np.asarray(simplejpeg.decode_jpeg(data, "RGBX", buffer=_THREAD.buffer), np.uint8)
@@ -114,10 +127,3 @@ def _allocate(nbytes: int) -> NDArray[np.uint8]:
     memory = np.empty(nbytes + _ADDRESS[1], np.uint8)
     start = (_ADDRESS[0] - memory.ctypes.data) % _ADDRESS[1]
     return memory[start : start + nbytes]
-
-
-def _check_size(pixels: NDArray[np.uint8], where: Callable[[], str]) -> NDArray[np.uint8]:
-    if max(pixels.shape) > LARGEST_SIDE:
-        height, width = pixels.shape[:2]
-        raise BadRecordError(f"{where()} is {width}x{height}, more than {LARGEST_SIDE:,} pixels per side")
-    return pixels

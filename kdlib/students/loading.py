@@ -19,6 +19,7 @@ from kdlib.errors import KdlibError
 from kdlib.geometry import box_to_region, clip_boxes, parse_size, region_affine
 from kdlib.heatmaps import DECODERS
 from kdlib.images import UnreadableImageError, decode_image, normalise_images
+from kdlib.inputs.orientation import UPRIGHT
 from kdlib.machine.device import choose_device
 from kdlib.metrics.evaluation import decode_to_image
 from kdlib.readout import DECODER, Readout
@@ -87,7 +88,10 @@ class LoadedStudent(abc.ABC):
         """Predict the keypoints of the instances in one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB, or the path of an image file, whose EXIF orientation is applied.
+            image: (H, W, 3) uint8 RGB, or the path of an image file. Its EXIF orientation is applied, as
+                `python -m train predict` does for images without annotations: boxes and keypoints are in the pixels of
+                the upright image, as viewers show it. For boxes in the pixels as they are stored, give an array, e.g.
+                of ``kdlib.images.decode_image(content)``.
             boxes: (N, 4) x, y, width, height of the instances in image pixels. None takes the whole image as one box.
             decoder: ``dark`` (sub-pixel) or ``argmax`` (HRNet's quarter-pixel offset).
             batch_size: Instances per forward pass of the network.
@@ -275,7 +279,8 @@ def _image_sizes(pixels: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArr
 def _read_pixels(image: NDArray[np.uint8] | str | Path) -> NDArray[np.uint8]:
     if isinstance(image, str | Path):
         try:
-            return decode_image(Path(image).read_bytes(), upright=True)
+            content = Path(image).read_bytes()
+            return decode_image(content, orientation=UPRIGHT.to_decode(content)[0])
         except OSError as error:
             raise KdlibError(f"cannot read the image {image}: {error.strerror}") from error
         except UnreadableImageError as error:

@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.inputs.annotations import Instances
 from kdlib.geometry import compose_affines, scale_affine
+from kdlib.inputs.annotations import Instances
+from kdlib.inputs.image_files import ImageFileError, locate, read_image_file
+from kdlib.inputs.orientation import ExifRule
 from kdlib.resample.exact import crop_image
-from kdlib.inputs.image_files import ImageFileError, read_image_file
 from precompute.data.views import Geometry
 from precompute.errors import PrecomputeError
 
@@ -47,14 +48,16 @@ class Cropper:
     """(width, height) of the crops. The first is that of the geometry; the others show the same regions."""
     frames: bool
     """Whether to encode frames."""
+    exif: ExifRule | None = None
+    """Decides whether the EXIF orientation of an image is applied; None never applies it."""
 
     def prepare(self, rows: list[int]) -> list[Prepared]:
         """Cut the crops and frames of rows that belong to the same image; the file is read once."""
         first = rows[0]
-        path = self.images / self.instances.file_name[first]
+        path = locate(self.images, self.instances.file_name[first])
         width, height = self.instances.image_size[first]
         try:
-            image = read_image_file(path, (int(width), int(height)))
+            image = read_image_file(path, (int(width), int(height)), self.exif)
         except ImageFileError as error:
             return [Prepared(row, {}, None, str(error)) for row in rows]
         return [Prepared(row, self._crops(image, row), self._frame(image, row)) for row in rows]

@@ -23,6 +23,7 @@ class FolderLayout:
     """Where a split may be, relative to the data folder."""
 
     annotations: str
+    """The annotation file; the same name with ``.gz`` at its end is used where only that exists."""
     images: tuple[str, ...]
     """Candidate image folders; the first that exists is used."""
 
@@ -79,24 +80,30 @@ def find_split(root: Path, split: str) -> Split:
             ``annotations/person_keypoints_{split}2017.json`` with ``{split}2017/`` or ``images/{split}2017/`` (COCO);
             ``annotations/person_keypoints_{split}.json`` with ``{split}/``, ``images/{split}/`` or ``images/``;
             ``raw/person_keypoints_{split}2017.json`` with ``{train|validation}/data/`` (FiftyOne's zoo).
-            The images of COCO's and the zoo's layout may also be in the folders of the other one.
+            The images of COCO's and the zoo's layout may also be in the folders of the other one. The annotation files
+            may be compressed with gzip (``.json.gz``).
         split: ``train`` or ``val``.
 
     Raises:
         PrecomputeError: If the folder has no such split. The message lists the places that were searched.
     """
-    annotated = [layout for layout in folder_layouts(split) if (root / layout.annotations).is_file()]
-    for layout in annotated:
+    annotated = [(layout, file) for layout in folder_layouts(split) if (file := find_annotations(root, layout))]
+    for layout, file in annotated:
         images = find_image_folder(root, layout)
         if images is not None:
-            return Split(images, root / layout.annotations)
+            return Split(images, file)
     if annotated:
-        wanted = ", ".join(f"{folder}/" for folder in annotated[0].images)
-        raise PrecomputeError(
-            f"{root / annotated[0].annotations} exists, but its images do not: {root} has none of {wanted}"
-        )
+        layout, file = annotated[0]
+        wanted = ", ".join(f"{folder}/" for folder in layout.images)
+        raise PrecomputeError(f"{file} exists, but its images do not: {root} has none of {wanted}")
     searched = ", ".join(layout.annotations for layout in folder_layouts(split))
     raise PrecomputeError(f"{root} has no keypoint annotations of the split {split!r}: looked for {searched}")
+
+
+def find_annotations(root: Path, layout: FolderLayout) -> Path | None:
+    """The annotation file of a layout, or else that file compressed with gzip; None if neither exists."""
+    plain = root / layout.annotations
+    return next((path for path in (plain, plain.with_name(f"{plain.name}.gz")) if path.is_file()), None)
 
 
 def find_image_folder(root: Path, layout: FolderLayout) -> Path | None:

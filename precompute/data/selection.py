@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdlib.inputs.annotations import Annotations, Instances, read_keypoint_annotations
+from kdlib.inputs.image_files import find_other_case, locate, missing_files
+from kdlib.inputs.notices import Notices
+from kdlib.inputs.orientation import ExifRule, Orientations, survey
 from precompute.data.folder import Split
-from kdlib.inputs.image_files import missing_files
 from precompute.errors import PrecomputeError
 
 EXAMPLES = 5
@@ -24,6 +27,15 @@ class Selection:
     ground_truth: Instances
     summary: dict[str, Any]
     """Description of the selection for the manifest."""
+    notices: Notices = dataclasses.field(default_factory=Notices)
+    """What was changed or left out so far; later steps of the run add to it."""
+    orientations: Orientations | None = None
+    """What is done with the EXIF orientation of the images; None uses them as OpenCV decodes them without it."""
+
+    @property
+    def exif(self) -> ExifRule | None:
+        """The rule that the images are read with."""
+        return None if self.orientations is None else self.orientations.rule
 
 
 def select(
@@ -33,6 +45,7 @@ def select(
     unlabelled: bool = False,
     limit: int | None = None,
     skip_missing: bool = False,
+    exif: ExifRule | str | None = "auto",
 ) -> Selection:
     """Read a split and select its instances.
 
@@ -42,30 +55,59 @@ def select(
         unlabelled: Include instances without a labelled keypoint.
         limit: Largest number of instances; None for all. The first ones are taken.
         skip_missing: Leave out instances whose image is missing or whose box has no area inside it.
+        exif: What to do with the EXIF orientation of the images: ``auto``, ``apply`` or ``ignore``; or the rule of a
+            store, which is None for a store from images without one.
 
     Raises:
         InputError: If a file cannot be used.
         PrecomputeError: If images are missing or boxes lie outside their images, and ``skip_missing`` is not set.
     """
-    annotations = read_keypoint_annotations(split.annotations, boxes=boxes, unlabelled=unlabelled)
+    notices = Notices()
+    annotations = read_keypoint_annotations(split.annotations, boxes=boxes, unlabelled=unlabelled, notices=notices)
     _check_boxes(annotations, split, skip_missing)
     missing = missing_files(split.images, annotations.instances.file_name)
     if missing and not skip_missing:
         raise PrecomputeError(
             f"{len(missing)} of {len(set(annotations.instances.file_name))} images are missing in {split.images}: "
-            f"{_some(missing)}; give the right folder, or leave out their instances with --skip-missing"
+            f"{_describe_missing(missing, annotations.instances, split)}; give the right folder, or leave out their "
+            "instances with --skip-missing"
         )
     present = ~np.isin(annotations.instances.file_name, missing)
     if not present.any():
-        raise PrecomputeError(f"none of the annotated images is in {split.images}, e.g. {_some(missing)}")
+        named = _describe_missing(missing, annotations.instances, split)
+        raise PrecomputeError(f"none of the annotated images is in {split.images}, e.g. {named}")
+    left_out = annotations.instances.annotation_id[~present]
+    notices.add_all("persons left out because their image is missing", _entries(left_out), len(left_out))
     instances = annotations.instances.select(present)
     order = np.lexsort((np.arange(len(instances)), instances.image_id))[:limit]
     instances = instances.select(order)
+    orientations = _survey(instances, split, exif)
+    if orientations is not None:
+        orientations.report(notices)
     summary = {"instances": len(instances), "unlabelled": unlabelled, "limit": limit, "missing_images": len(missing)}
     truth = annotations.ground_truth
     if boxes is not None and limit is None:  # the ground truth must include the instances that the detector missed
-        return Selection(instances, truth.select(~np.isin(truth.file_name, missing)), summary)
-    return Selection(instances, _ground_truth_of(annotations, instances), summary)
+        return Selection(instances, truth.select(~np.isin(truth.file_name, missing)), summary, notices, orientations)
+    return Selection(instances, _ground_truth_of(annotations, instances), summary, notices, orientations)
+
+
+def _survey(instances: Instances, split: Split, exif: ExifRule | str | None) -> Orientations | None:
+    """Decide about the EXIF orientation of the instances' images."""
+    if exif is None:
+        return None
+    sizes = dict(zip(instances.file_name, instances.image_size.tolist(), strict=True))
+    images = [(name, locate(split.images, name), (width, height)) for name, (width, height) in sizes.items()]
+    return survey(images, exif) if isinstance(exif, str) else survey(images, exif.mode, exif.fallback)
+
+
+def _describe_missing(missing: Sequence[str], instances: Instances, split: Split) -> str:
+    """Names of missing images with their ids, and the first file that differs in upper and lower case alone."""
+    ids = dict(zip(instances.file_name, instances.image_id.tolist(), strict=True))
+    named = _some([f"{name} (image {ids[name]})" for name in missing])
+    other = next(((name, found) for name in missing if (found := find_other_case(split.images, name))), None)
+    if other is None:
+        return named
+    return f"{named}; {other[0]} is annotated, and the file is {other[1]}: make upper and lower case the same"
 
 
 def _check_boxes(annotations: Annotations, split: Split, skip_missing: bool) -> None:
@@ -83,6 +125,11 @@ def _ground_truth_of(annotations: Annotations, instances: Instances) -> Instance
     in_images = np.isin(truth.image_id, instances.image_id)
     left_out = np.setdiff1d(annotations.instances.annotation_id, instances.annotation_id)
     return truth.select(in_images & ~np.isin(truth.annotation_id, left_out))
+
+
+def _entries(ids: NDArray[np.int64]) -> list[str]:
+    """The first of these annotations, as examples of a notice."""
+    return [f"annotation {i}" for i in ids[:EXAMPLES]]
 
 
 def _some(items: Sequence[object]) -> str:

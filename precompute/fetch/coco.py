@@ -19,7 +19,15 @@ from typing import Final
 
 from kdcli.flags import Parser, exit_with, run_command
 from kdcli.progress import say
-from precompute.data.folder import Split, coco_folder, coco_layouts, find_image_folder, find_split, to_coco_split
+from precompute.data.folder import (
+    Split,
+    coco_folder,
+    coco_layouts,
+    find_annotations,
+    find_image_folder,
+    find_split,
+    to_coco_split,
+)
 from precompute.errors import PrecomputeError
 from precompute.fetch.download import MEGABYTE, DownloadError, RemoteFile, download, remaining_bytes
 from precompute.fetch.unzip import unpacked_size, unzip
@@ -85,7 +93,7 @@ def _is_missing(root: Path, split: str) -> tuple[bool, bool]:
     except PrecomputeError:
         own = coco_layouts(split)
         images = find_image_folder(root, own[0])
-        annotated = any((root / layout.annotations).is_file() for layout in own)
+        annotated = any(find_annotations(root, layout) for layout in own)
     else:
         images, annotated = found.images, True
         if images != root / coco_folder(split):

@@ -39,8 +39,19 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--images", type=Path, metavar="DIR", help="folder with the images of --annotations")
     group.add_argument("--annotations", type=Path, metavar="FILE", help="COCO keypoint annotations")
-    group.add_argument("--boxes", type=Path, metavar="FILE", help="COCO detections to use instead of annotated boxes")
+    group.add_argument(
+        "--boxes",
+        type=Path,
+        metavar="FILE",
+        help="boxes to use instead of the annotated ones: COCO detections or annotations",
+    )
     group.add_argument("--unlabelled", action="store_true", help="include instances without labelled keypoints")
+    group.add_argument(
+        "--exif",
+        choices=["auto", "apply", "ignore"],
+        help="EXIF orientation of the images; auto compares the annotated size with the image (default: auto; with "
+        "--resume and --check: that of the store)",
+    )
     group.add_argument("--limit", type=positive, metavar="N", help="use only the first N instances")
     group.add_argument(
         "--skip-missing", action="store_true", help="leave out instances whose image or box cannot be used"

@@ -1,20 +1,25 @@
 """The job of one run: a teacher, its instances, and how they are cut out of their images."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
 from typing import Any, Self
 
+import cache
+from cache.writing.staging import read_plan, staging_path
 from kdcli.progress import say
 from kdlib.geometry import parse_size
 from kdlib.inputs.annotations import Instances
+from kdlib.inputs.notices import Notices
+from kdlib.inputs.orientation import ExifRule
 from precompute.data.crops import Cropper
 from precompute.data.folder import Split, choose_split
 from precompute.data.selection import Selection, select
 from precompute.data.views import Geometry, ViewPlan, plan_geometry
 from precompute.run.provenance import describe
-from precompute.run.team import local_rank_and_size, own_device
+from precompute.run.team import is_restarted, local_rank_and_size, own_device
 from precompute.teacher.ensemble import load_teachers, parse_member
 from precompute.teacher.loading import Teacher, check_name
 
@@ -38,6 +43,8 @@ class Job:
     """The manifest's entry `provenance`, made by `precompute.run.provenance.describe`."""
     skip_missing: bool = False
     """Leave out instances whose image cannot be read, instead of ending the run."""
+    notices: Notices = dataclasses.field(default_factory=Notices)
+    """What was changed or left out; printed at the end and written to the manifest. Threads may add to it."""
 
     @classmethod
     def from_flags(cls, arguments: argparse.Namespace) -> Self:
@@ -57,7 +64,11 @@ class Job:
             unlabelled=arguments.unlabelled,
             limit=arguments.limit,
             skip_missing=arguments.skip_missing,
+            exif=choose_exif(arguments),
         )
+        if local_rank_and_size()[0] == 0:
+            for line in selection.notices.warnings:
+                say(f"warning: {line}")
         size = parse_size(arguments.input_size) if arguments.input_size else None
         teacher = load_teachers(members, size, own_device(arguments.device), arguments.precision)
         for member in teacher.members or (teacher,):
@@ -118,16 +129,40 @@ class Job:
             selection=selection.summary,
             plan=plan,
             frame_size=geometry.frame_size,
+            orientations=selection.orientations,
         )
         return cls(
             teacher=teacher,
             instances=selection.instances,
             ground_truth=selection.ground_truth,
-            cropper=Cropper(split.images, selection.instances, geometry, teacher.input_sizes, frames),
+            cropper=Cropper(split.images, selection.instances, geometry, teacher.input_sizes, frames, selection.exif),
             geometry=geometry,
             plan=plan,
             batch_size=batch_size,
             threads=max(1, min(MAX_THREADS, (os.cpu_count() or 1) // local_rank_and_size()[1])),
             provenance=provenance,
             skip_missing=skip_missing,
+            notices=selection.notices,
         )
+
+
+def choose_exif(arguments: argparse.Namespace) -> ExifRule | str | None:
+    """What to do with EXIF orientations: ``--exif``; without it, the rule of the store that is resumed or checked.
+
+    Returns:
+        A value for `precompute.data.selection.select`.
+    """
+    if arguments.exif is not None:
+        return str(arguments.exif)
+    continues = arguments.check is not None or ((arguments.resume or is_restarted()) and not arguments.overwrite)
+    provenance = _find_provenance(arguments.store) if continues else None
+    return "auto" if provenance is None else ExifRule.from_provenance(provenance)
+
+
+def _find_provenance(path: Path) -> Any:
+    """The provenance of a store, finished or not; None if it cannot be read, which the run itself reports."""
+    with contextlib.suppress(cache.StoreError):
+        return cache.open_store(path).manifest["provenance"]
+    with contextlib.suppress(cache.StoreError):
+        return read_plan(staging_path(path)).get("provenance")
+    return None

@@ -12,6 +12,7 @@ import torch
 
 from kdcli.files import file_sha256
 from kdlib.geometry import PADDING
+from kdlib.inputs.orientation import ENTRY, Orientations
 from kdlib.losses import DEFAULT_FLOOR
 from kdlib.machine.version import project_version
 from precompute.data.crops import JPEG_QUALITY
@@ -40,6 +41,7 @@ def describe(
     selection: dict[str, Any],
     plan: ViewPlan,
     frame_size: tuple[int, int],
+    orientations: Orientations | None = None,
 ) -> dict[str, Any]:
     """Describe the origin of a store. All entries but `software` and `created` must match when a run is resumed.
 
@@ -51,11 +53,13 @@ def describe(
         selection: Summary of the selected instances.
         plan: The stored views.
         frame_size: (width, height) of the frames.
+        orientations: What is done with the EXIF orientation of the images; the manifest says so if any has one.
 
     Returns:
         JSON values.
     """
     mean, std = teacher.normalisation
+    exif = None if orientations is None else orientations.to_json()
     return {
         "teacher": {
             "name": teacher.name,
@@ -85,6 +89,7 @@ def describe(
             "frame_size": list(frame_size),
             "frame_margin": FRAME_MARGIN,
             "frame_jpeg_quality": JPEG_QUALITY,
+            **({} if exif is None else {ENTRY: exif}),
         },
         "views": plan.to_json(),
         "licence": LICENCE,

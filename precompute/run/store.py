@@ -15,6 +15,8 @@ from cache.format.manifest import VOLATILE, differences
 from kdcli.progress import say, show_progress
 from kdcli.words import percentage
 from kdlib.geometry import compose_affines
+from kdlib.images import silence_opencv
+from kdlib.inputs.notices import Notices
 from kdlib.metrics.evaluation import evaluate_points, teacher_predictions
 from precompute.errors import PrecomputeError
 from precompute.run.job import Job
@@ -58,7 +60,10 @@ def write_store(
     def publish(skipped: list[str]) -> str:
         for line in skipped:
             say(f"skipped {line}")
-        return _summary(*finish(writer, skipped), len(skipped))
+        path, metrics = finish(writer, job.notices, skipped)
+        for line in job.notices.lines():
+            say(f"noticed: {line}")
+        return _summary(path, metrics, len(skipped))
 
     return team.finish(skipped, publish)
 
@@ -130,6 +135,7 @@ def fill(job: Job, writer: cache.Writer, team: SingleProcess | Team | None = Non
     Raises:
         PrecomputeError: If an image cannot be read. The run can be resumed.
     """
+    silence_opencv()
     cv2.setNumThreads(1)  # images are processed in parallel instead
     team = team or SingleProcess()
     total = len(job.instances)
@@ -141,12 +147,20 @@ def fill(job: Job, writer: cache.Writer, team: SingleProcess | Team | None = Non
     return pipeline.skipped
 
 
-def finish(writer: cache.Writer, skipped: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
+def finish(
+    writer: cache.Writer, notices: Notices | None = None, skipped: Sequence[str] = ()
+) -> tuple[Path, dict[str, Any]]:
     """Evaluate the teacher from the assembled store, and publish the store; returns its path and the metrics.
 
+    Args:
+        writer: A writer that has written all shards.
+        notices: What the run changed or left out. The persons that the store does not hold are added.
+        skipped: One line per skipped instance.
+
     Raises:
-        PrecomputeError: If every instance was skipped; the message gives the first reason of `skipped`.
+        PrecomputeError: If every instance was skipped; the message gives the first reason.
     """
+    notices = Notices() if notices is None else notices
     store = writer.assemble()
     if not store.written.any():
         reason = f", e.g. {skipped[0]}" if skipped else ""
@@ -160,7 +174,9 @@ def finish(writer: cache.Writer, skipped: Sequence[str] = ()) -> tuple[Path, dic
             "precision or with other libraries, or other parts of the store were damaged too. Content hash now: "
             f"{store.manifest['content_sha256']}, originally: {writer.replaces}"
         )
-    return writer.publish(metrics), metrics
+    unread = store.instances["annotation_id"][~store.written]
+    notices.add_all("persons left out because their image cannot be read", [f"annotation {i}" for i in unread])
+    return writer.publish(metrics, noticed=notices.to_json()), metrics
 
 
 def teacher_metrics(store: cache.Store) -> dict[str, Any]:
@@ -185,6 +201,8 @@ def teacher_metrics(store: cache.Store) -> dict[str, Any]:
 
 
 def _summary(path: Path, metrics: dict[str, Any], skipped: int) -> str:
-    numbers = (f"{name} {percentage(metrics[name])}" for name in ("ap", "pck@0.05", "pck@0.1"))
+    found = {name: metrics[name] for name in ("ap", "pck@0.05", "pck@0.1")}
+    numbers = ", ".join(f"{name} {percentage(value)}" for name, value in found.items())
+    measured = "none, because no person is labelled" if set(found.values()) == {None} else numbers
     left_out = f", {skipped} skipped" if skipped else ""
-    return f"{path}: {metrics['instances']} instances{left_out}; teacher metrics from the store: {', '.join(numbers)}"
+    return f"{path}: {metrics['instances']} instances{left_out}; teacher metrics from the store: {measured}"

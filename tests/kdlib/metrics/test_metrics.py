@@ -113,6 +113,39 @@ def test_average_precision_equals_pycocotools_from_files(tmp_path):
         assert ours[name] == pytest.approx(100 * expected if expected >= 0 else float("nan"), nan_ok=True)
 
 
+@pytest.mark.parametrize("first", [0, -3, -(2**63), 2**63 - 40])
+def test_ids_have_no_influence_on_any_number(first):
+    """For pycocotools, annotation id 0 is "no match"; images stay in the order of their ids, which decides ties."""
+    columns, predictions, scores = persons()
+    scores[:] = 0.5  # ties
+    columns["score"][:] = 1
+    matched = keypoint_matches(columns, columns, predictions, scores)
+    other = {
+        **columns,
+        "annotation_id": np.int64(first) + np.arange(30)[::-1],
+        "image_id": np.int64(first) + np.arange(30) // 3 * 2,
+    }
+    assert keypoint_ap(other, other, predictions, scores) == keypoint_ap(columns, columns, predictions, scores)
+    found = keypoint_matches(other, other, predictions, scores)
+    assert found.image_ids.tolist() == sorted(set(other["image_id"].tolist()))
+    for name in ("image", "true", "false", "labelled"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(matched, name))
+
+
+def test_a_person_with_id_0_alone_is_found():
+    columns, _, _ = persons(3)
+    columns = {name: column[:1] for name, column in columns.items()}
+    columns["annotation_id"] = np.array([0])
+    assert keypoint_ap(columns, columns, columns["keypoints"][..., :2], np.ones((1, 17)))["ap"] == pytest.approx(100)
+
+
+def test_without_ground_truth_or_predictions_metrics_are_undefined_or_zero():
+    columns, predictions, scores = persons()
+    nobody = {name: column[:0] for name, column in columns.items()}
+    assert np.isnan(keypoint_ap(nobody, columns, predictions, scores)["ap"])
+    assert keypoint_ap(columns, nobody, predictions[:0], scores[:0])["ap"] == 0
+
+
 def test_perfect_predictions_have_full_precision_and_crowds_do_not_hurt():
     columns, _, _ = persons()
     truth = {name: np.concatenate([column, column[:2]]) for name, column in columns.items()}

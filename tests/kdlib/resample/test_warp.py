@@ -79,6 +79,36 @@ def test_the_identity_changes_nothing_and_far_away_is_black(warp):
     assert not warp(image, away, (31, 20)).any()
 
 
+@pytest.mark.parametrize("warp", [crop_image, warp_image, packed])
+@pytest.mark.parametrize("side", [32_766, 32_767, 40_000])
+def test_a_crop_of_a_huge_image_is_that_of_its_part(warp, side):
+    """OpenCV refuses images from 32,767 pixels per side; rotated crops anywhere in one are those of a small image."""
+    rng = np.random.default_rng(side)
+    part = rng.integers(0, 256, (70, 110, 3), dtype=np.uint8)
+    for tall in (False, True):
+        huge = np.zeros((side, 110, 3) if tall else (70, side, 3), np.uint8)
+        for start in (0, side // 3, side - (70 if tall else 110)):
+            huge[:] = 0
+            corner = np.array([0, start]) if tall else np.array([start, 0])
+            huge[corner[1] : corner[1] + 70, corner[0] : corner[0] + 110] = part
+            affine = region_affine(rng.uniform(30, 60, 2), rng.uniform(20, 90, 2), (30, 40), rng.uniform(-180, 180))
+            moved = affine.copy()
+            moved[:, 2] -= affine[:, :2] @ corner
+            around = np.pad(part, ((90, 90), (90, 90), (0, 0)))  # black beside the part, as in the huge image
+            padded = affine.copy()
+            padded[:, 2] -= affine[:, :2] @ [90, 90]
+            difference = np.abs(warp(huge, moved, (30, 40)).astype(int) - warp(around, padded, (30, 40)))
+            assert difference.max() <= (2 if warp is packed else 1)  # positions are rounded to 1/256 pixel
+
+
+@pytest.mark.parametrize("warp", [crop_image, warp_image, packed])
+def test_a_crop_can_show_the_whole_of_a_huge_image(warp):
+    huge = np.zeros((9, 40_000, 3), np.uint8)
+    huge[:, 20_000:] = 200
+    affine = np.array([[0.001, 0, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(warp(huge, affine, (40, 9))[4, :, 1], [0] * 20 + [200] * 20)
+
+
 def test_opencvs_warp_differs_from_the_exact_one_by_few_grey_levels():
     image = cv2.GaussianBlur(np.random.default_rng(3).integers(0, 256, (60, 90, 3), dtype=np.uint8), (5, 5), 0)
     difference = np.abs(warp_image(image, AFFINE, (30, 40)).astype(int) - crop_image(image, AFFINE, (30, 40)))

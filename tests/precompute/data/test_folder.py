@@ -92,6 +92,15 @@ def test_a_layout_without_its_images_does_not_hide_one_that_has_them(tmp_path):
     assert (found.images.name, found.annotations.name) == ("images", "person_keypoints_val.json")
 
 
+def test_compressed_annotations_are_found_where_the_plain_file_is_not_there(tmp_path):
+    for name in ("annotations/person_keypoints_val2017.json.gz", "val2017/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    assert find_split(tmp_path, "val").annotations.name == "person_keypoints_val2017.json.gz"
+    (tmp_path / "annotations/person_keypoints_val2017.json").write_text("{}")
+    assert find_split(tmp_path, "val").annotations.name == "person_keypoints_val2017.json"
+
+
 def test_each_split_has_its_own_pictures(layouts):
     _, _, zoo = layouts
     train, val = find_split(zoo, "train"), find_split(zoo, "val")

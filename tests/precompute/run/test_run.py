@@ -92,6 +92,7 @@ def test_the_manifest_tells_where_everything_comes_from_and_no_path(data, store)
     assert provenance["dataset"]["annotations"]["name"] == "person_keypoints_train.json"
     assert {"torch", "opencv", "libjpeg", "numpy", "project"} <= set(provenance["software"])
     assert store.manifest["teacher_metrics"]["instances"] == 11
+    assert "noticed" not in provenance
     assert str(data.parent) not in json.dumps(provenance)
 
 
@@ -146,8 +147,14 @@ def test_missing_and_broken_images_are_named_and_left_out_on_request(data, tmp_p
     assert main(command(copy, tmp_path / "s.zarr", "--skip-missing")) == 0
     captured = capsys.readouterr()
     assert "004.jpg is truncated" in captured.err
+    assert (
+        "noticed: persons left out because their image is missing: 2 (annotation 705, annotation 706)" in captured.err
+    )
+    assert "noticed: persons left out because their image cannot be read: 2 (annotation 707, " in captured.err
     assert "2 skipped" in captured.out
     store = cache.open_store(tmp_path / "s.zarr")
+    assert list(store.manifest["provenance"]["noticed"].values()) == [2, 2]
+    assert main(command(copy, tmp_path / "s.zarr", "--skip-missing", "--resume")) == 0  # a notice is no difference
     assert len(store) == 9
     assert int(store.written.sum()) == 7
 

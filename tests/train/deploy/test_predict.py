@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kdlib.errors import InputError
-from kdlib.inputs.boxes import Boxes, BoxFile
+from kdlib.inputs.boxes import Boxes
 from kdlib.inputs.folders import find_images
 from kdlib.inputs.image_files import ImageFileError
 from kdlib.readout import Readout
@@ -249,27 +248,65 @@ def test_detections_say_where_to_look(checkpoint, tmp_path, capsys):
     assert not (tmp_path / "out/pictures").exists()
 
 
-def test_a_box_file_is_found_by_id_by_name_and_through_its_images(tmp_path):
-    path = tmp_path / "boxes.json"
-    path.write_text(json.dumps([{"file_name": "a/b.jpg", "bbox": [1, 2, 3, 4]}, {"image_id": 9, "bbox": [5, 6, 7, 8]}]))
-    boxes = BoxFile(path)
-    assert boxes.find("a/b.jpg", None).xywh.tolist() == [[1, 2, 3, 4]]
-    assert boxes.find("9.jpg", 9).scores.tolist() == [1]
-    assert boxes.find("c.jpg", None) is None
-    annotations = [
-        {"image_id": 4, "category_id": 1, "bbox": [1, 1, 2, 2], "iscrowd": 1},
-        {"image_id": 4, "category_id": 1, "bbox": [3, 3, 4, 4]},
+def boxes_of(out):
+    return {name: box for name, box in sorted((r["file_name"], r["bbox"]) for r in keypoints(out))}
+
+
+def test_a_picture_that_the_file_does_not_list_gets_no_other_pictures_boxes(predict, tmp_path):
+    """Ids 1, 2, ... in the file, 000000.jpg, 000001.jpg, ... on disk. The image ids are those of the file, by name."""
+    names = [f"{i:06d}.jpg" for i in range(4)]
+    write_pictures(tmp_path / "in", *names)
+    boxes = [[5 + i, 5, 30, 50] for i in range(3)]
+    content = {
+        "images": [{"id": i + 1, "file_name": f"data/{names[i]}", "width": 90, "height": 70} for i in range(3)],
+        "annotations": [{"image_id": i + 1, "category_id": 1, "bbox": boxes[i]} for i in range(3)],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    code, _, error = predict("in", "--boxes", str(tmp_path / "boxes.json"))
+    assert code == 0
+    assert "1 of 4 images have no boxes in" in error
+    assert boxes_of(tmp_path / "out") == dict(zip(names, boxes, strict=False))
+    assert [r["image_id"] for r in keypoints(tmp_path / "out")] == [1, 2, 3]
+
+
+def test_the_results_are_a_box_file_for_the_same_pictures(predict, tmp_path):
+    write_pictures(tmp_path / "in", "b.jpg", "sub/a.jpg")
+    rows = [{"file_name": "b.jpg", "image_id": 20, "bbox": [5, 5, 30, 50]}, {"image_id": "a", "bbox": [9, 5, 40, 50]}]
+    (tmp_path / "boxes.json").write_text(json.dumps(rows))
+    assert predict("in", "--boxes", str(tmp_path / "boxes.json"), out="one")[0] == 0
+    flags = ("--min-box-score=-1e9", "--boxes", str(tmp_path / "one/keypoints.json"))
+    assert predict("in", *flags, out="two")[0] == 0
+    assert (
+        boxes_of(tmp_path / "two")
+        == boxes_of(tmp_path / "one")
+        == {"b.jpg": rows[0]["bbox"], "sub/a.jpg": rows[1]["bbox"]}
+    )
+    assert [r["image_id"] for r in keypoints(tmp_path / "two")] == [r["image_id"] for r in keypoints(tmp_path / "one")]
+
+
+def test_what_was_left_out_of_the_box_file_is_said(predict, tmp_path):
+    write_pictures(tmp_path / "in", "1.png", "2.png")
+    rows = [
+        {"image_id": 1, "category_id": 1, "bbox": [60, 40, 80, 60], "score": None},
+        {"image_id": 1, "category_id": 3, "bbox": [5, 5, 30, 50], "score": 0.9},
+        {"image_id": 2, "category_id": 1, "bbox": [5, 5, 30, 50], "score": 0.2},
+        {"image_id": 3, "category_id": 1, "bbox": [5, 5, 30, 50], "score": 0.9},
     ]
-    path.write_text(json.dumps({"images": [{"id": 4, "file_name": "x.jpg"}], "annotations": annotations}))
-    assert BoxFile(path).find("x.jpg", None).xywh.tolist() == [[3, 3, 4, 4]]
-
-
-def test_an_image_id_may_be_written_as_text(tmp_path):
     path = tmp_path / "boxes.json"
-    ids = ["785", "000000000786", 787, 788.0]
-    path.write_text(json.dumps([{"image_id": image_id, "bbox": [1, 2, 3, 4]} for image_id in ids]))
-    boxes = BoxFile(path)
-    assert all(boxes.find(f"{number}.jpg", number) is not None for number in (785, 786, 787, 788))
+    path.write_text(json.dumps(rows))
+    code, _, error = predict("in", "--boxes", str(path))
+    assert code == 0
+    assert error.splitlines() == [
+        f"1 of 2 images have no boxes in {path} with a score of 0.3 or more: left out",
+        f"noticed: {path}: boxes of categories other than 1, left out: 1 (category 3)",
+        f"noticed: {path}: boxes whose score is null, taken as 1: 1 (entry 0)",
+        f"noticed: {path}: boxes found by the number in their image's name, because no file lists images: 2 "
+        "(entry 0: image_id 1, entry 2: image_id 2)",
+        f"noticed: {path}: boxes of images that are not here, left out: 1 (entry 3: image_id 3)",
+        f"noticed: {path}: boxes with a score below --min-box-score 0.3, left out: 1 (entry 2)",
+        f"warning: {path}: 1 of 1 boxes leave their image: bbox must be x, y, width, height in pixels; read as x1, y1, "
+        "x2, y2 they would fit",
+    ]
 
 
 def test_boxes_without_area_inside_their_picture_are_counted(predict, tmp_path):
@@ -287,13 +324,20 @@ def test_boxes_without_area_inside_their_picture_are_counted(predict, tmp_path):
     ("boxes", "message"),
     [
         ([], "boxes.json contains no box of a person (category 1, not a crowd)"),
-        ([(1, 3, 1.0)], "boxes.json contains no box of a person (category 1, not a crowd)"),
+        (
+            [(1, 3, 1.0)],
+            "boxes.json contains no box of a person (category 1, not a crowd): its 1 entries have category 3",
+        ),
         ([(1, 1, 0.1), (2, 1, 0.25)], "boxes.json has a score below --min-box-score 0.3; the highest is 0.25"),
         (
             [(1, 1, 0.1), (2, 1, 0.9)],
             "that can be used: each has a score below --min-box-score 0.3; the highest is 0.1",
         ),
-        ([(2, 1, 0.9)], "that can be used: no file name or image_id matches"),
+        (
+            [(2, 1, 0.9)],
+            "that can be used: no file name or image_id matches: an image is '1.png'; entry 0 of the box file is for "
+            "image_id 2; give each entry the name of its image as file_name, relative to the folder of the images",
+        ),
     ],
 )
 def test_pictures_without_boxes_are_refused_with_the_reason(predict, tmp_path, boxes, message):
@@ -304,36 +348,6 @@ def test_pictures_without_boxes_are_refused_with_the_reason(predict, tmp_path, b
     assert code == 1
     assert error.endswith(f"{message}\n")
     assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("nonsense", "is not JSON"),
-        ('{"boxes": []}', "neither a list of COCO detections nor"),
-        ('{"images": [{"id": 4}], "annotations": []}', "every entry of `images` needs an id and a file_name"),
-        ('[{"image_id": 1, "bbox": [1, 2, 3]}]', "entry 0: bbox must be four finite numbers"),
-        ('[{"image_id": 1, "bbox": [1, 2, 3, NaN]}]', "entry 0: bbox must be four finite numbers"),
-        ('[{"image_id": 1, "bbox": "1234"}]', "entry 0: bbox must be four finite numbers"),
-        ('[{"image_id": 1}]', r"entry 0: image_id \(or file_name\) and bbox are needed"),
-        ('[{"image_id": [1], "bbox": [1, 2, 3, 4]}]', r"entry 0: image_id must be a number, .* got \[1\]"),
-        ('[{"image_id": null, "bbox": [1, 2, 3, 4]}]', "entry 0: image_id must be a number, .* got null"),
-        ('[{"image_id": 1.5, "bbox": [1, 2, 3, 4]}]', r"entry 0: image_id must be a number, .* got 1\.5"),
-        (
-            '[{"file_name": ["a.jpg"], "bbox": [1, 2, 3, 4]}]',
-            "entry 0: image_id must be a number, and file_name a text",
-        ),
-    ],
-)
-def test_a_file_that_holds_no_boxes_is_refused(tmp_path, content, message):
-    (tmp_path / "boxes.json").write_text(content)
-    with pytest.raises(InputError, match=message):
-        BoxFile(tmp_path / "boxes.json")
-
-
-def test_a_folder_is_no_box_file(tmp_path):
-    with pytest.raises(InputError, match="is a folder; give the path of a JSON file as the box file"):
-        BoxFile(tmp_path)
 
 
 def test_pictures_are_upright_and_names_that_are_no_numbers_are_counted(tmp_path):
