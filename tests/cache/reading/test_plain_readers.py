@@ -83,7 +83,7 @@ def check_integrity(node, manifest):
     assert manifest["content_sha256"] == hashlib.sha256(text.encode()).hexdigest()
 
 
-@pytest.mark.parametrize("codec", ["root4", "root4:16", "float16", "float32"])
+@pytest.mark.parametrize("codec", ["root4", "root4:16", "float16", "float16-cut", "float32"])
 def test_zarr_alone(tmp_path, codec):
     store = small_store.make(tmp_path / "s.zarr", skip=SKIPPED, codec=cache.codec_from_name(codec))
     group = zarr.open_group(tmp_path / "s.zarr", mode="r")
