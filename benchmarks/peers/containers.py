@@ -6,14 +6,15 @@ this process.
 
 import functools
 import importlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import cache
-from benchmarks.peers.records import Contender, Record, Records, as_float32, folder_size
+from benchmarks.peers.records import Contender, Read, Record, Records, as_float32, folder_size
 
 
 def mds(records: Records) -> Contender:
@@ -29,7 +30,7 @@ def mds(records: Records) -> Contender:
 
 
 def litdata(records: Records) -> Contender:
-    """Chunks of litdata, read at random."""
+    """Chunks of litdata, streamed in their order; reading at random over several chunks takes several times as long."""
     library = importlib.import_module("litdata")
     folder = records.folder / "litdata"
     library.optimize(
@@ -41,7 +42,9 @@ def litdata(records: Records) -> Contender:
         verbose=False,
     )
     dataset = library.StreamingDataset(str(folder), shuffle=False)
-    return Contender(f"litdata {library.__version__}", _by_index(dataset), *_size(folder, records))
+    return Contender(
+        f"litdata {library.__version__}", _in_order(dataset, "frame", "heatmaps"), *_streamed(folder, records)
+    )
 
 
 def webdataset(records: Records) -> Contender:
@@ -52,13 +55,8 @@ def webdataset(records: Records) -> Contender:
         for index in range(len(records)):
             frame, heatmaps = records.exact.frame(index), records.halves(index)
             writer.write({"__key__": f"{index:09d}", "jpg": frame, "npy": heatmaps})
-    endless = _stream(library.WebDataset(str(path), shardshuffle=False).decode())
-
-    def read(indices: Sequence[int]) -> list[Record]:
-        return [next(endless) for _ in indices]
-
-    nbytes, about = _size(path, records)
-    return Contender(f"webdataset {library.__version__}", read, nbytes, {**about, "order": "sequential"})
+    dataset = library.WebDataset(str(path), shardshuffle=False).decode()
+    return Contender(f"webdataset {library.__version__}", _in_order(dataset, "jpg", "npy"), *_streamed(path, records))
 
 
 def lmdb(records: Records) -> Contender:
@@ -85,7 +83,7 @@ def lmdb(records: Records) -> Contender:
     return Contender(f"LMDB (lmdb {library.__version__})", read, written / len(records), _size(path, records)[1])
 
 
-def _by_index(dataset: Any) -> Any:
+def _by_index(dataset: Any) -> Read:
     def read(indices: Sequence[int]) -> list[Record]:
         samples = [dataset[int(index)] for index in indices]
         return [(sample["frame"], as_float32(np.asarray(sample["heatmaps"]))) for sample in samples]
@@ -93,10 +91,15 @@ def _by_index(dataset: Any) -> Any:
     return read
 
 
-def _stream(dataset: Any) -> Iterator[Record]:
-    while True:
-        for sample in dataset:
-            yield sample["jpg"], as_float32(sample["npy"])
+def _in_order(dataset: Any, frame: str, heatmaps: str) -> Read:
+    """The samples of a dataset again and again, whatever positions are asked for."""
+    endless = itertools.chain.from_iterable(itertools.repeat(dataset))
+
+    def read(indices: Sequence[int]) -> list[Record]:
+        samples = itertools.islice(endless, len(indices))
+        return [(sample[frame], as_float32(np.asarray(sample[heatmaps]))) for sample in samples]
+
+    return read
 
 
 @functools.cache
@@ -108,6 +111,11 @@ def _as_dict(path: str, index: int) -> dict[str, Any]:
     """A record for litdata's own process."""
     store = _opened(path)
     return {"frame": store.frame(index), "heatmaps": store.heatmap(index).astype(np.float16)}
+
+
+def _streamed(path: Path, records: Records) -> tuple[float, dict[str, Any]]:
+    nbytes, about = _size(path, records)
+    return nbytes, {**about, "order": "sequential"}
 
 
 def _size(path: Path, records: Records) -> tuple[float, dict[str, Any]]:
