@@ -90,18 +90,19 @@ def _look_up(images: NDArray[np.uint8], table: NDArray[np.float32], found: NDArr
 def _gaussians(points: NDArray[np.float32], scale: float, target: NDArray[np.float32]) -> None:
     """As `fill_gaussians`, for points (n, 2) and target (n, H, W): the product of a Gaussian in x and one in y."""
     count, height, width = target.shape
-    columns = np.empty(width, np.float64)
+    columns = np.empty(width, np.float32)
     for k in range(count):
         for x in range(width):
             exponent = scale * (x - np.float64(points[k, 0])) ** 2
-            columns[x] = math.exp(exponent) if exponent >= _LOWEST else 0.0
+            columns[x] = np.float32(math.exp(exponent) if exponent >= _LOWEST else 0.0)
         for y in range(height):
             exponent = scale * (y - np.float64(points[k, 1])) ** 2
             if exponent >= _LOWEST:
-                row = math.exp(exponent)
+                row = np.float32(math.exp(exponent))
+                limit = np.float32((1 + 1e-6) * _SMALLEST / row)  # no product below the smallest normal number
                 for x in range(width):
-                    value = row * columns[x]
-                    target[k, y, x] = np.float32(value if value >= _SMALLEST else 0.0)
+                    column = columns[x] if columns[x] >= limit else np.float32(0)
+                    target[k, y, x] = row * column
             else:
                 target[k, y, :] = 0
 
