@@ -23,7 +23,7 @@ from cache.format import compress
 from precompute.data.crops import stack_crops
 from precompute.teacher.loading import Teacher, load_teacher
 
-CODECS = ("root4", "root4:63", "float16")
+CODECS = ("root4", "root4:63", "float16", "float16-cut")
 COMPRESSORS: dict[str, Callable[[NDArray[Any]], bytes]] = {
     "zarr": compress.zstd_compress,
     "hdf5": compress.deflate_compress,

@@ -25,7 +25,7 @@ from kdlib.machine.device import choose_device
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import Loader
 from kdlib.samples.placement import Placer
-from kdlib.samples.views import AugmentedViews
+from kdlib.samples.views import AugmentedViews, Epoch
 from precompute.teacher.loading import Teacher, load_teacher
 from train.recipe import Recipe, add_arguments
 from train.run.loop import Trainer
@@ -58,7 +58,7 @@ class _EnlargedPlacer(Placer):
         )
         self._small, self._factor = small, factor
 
-    def augmented_views(self, rows: NDArray[np.int64], epoch: int) -> AugmentedViews:
+    def augmented_views(self, rows: NDArray[np.int64], epoch: Epoch) -> AugmentedViews:
         """The other placer's views, enlarged."""
         views = self._small.augmented_views(rows, epoch)
         return AugmentedViews(self._factor * views.image_to_input, views.flips)

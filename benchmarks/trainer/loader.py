@@ -2,6 +2,9 @@
 
 loader.decode     milliseconds of CPU time per instance of the trainer's loader over decoding the JPEG of its frame
 loader.notebook   the same over the seed notebook's loader at the same input size (`notebook`), which reads no maps
+loader.dataset    milliseconds of CPU time per instance of `DistillationDataset` in torch's ``DataLoader``,
+                  without workers, over the trainer's loader; `images` are float32, normalised, or uint8 as they are.
+                  `paired` is the median of the ratios within each round
 loader.target     the cost of an instance with the teacher's maps in units of a peer (`of`), median of the ratios within
                   each round, over the target, which is an upper limit; a `ratio` above 1 misses the target
 loader.rate       instances per second of wall time that the loader delivers with all its threads, over one thread;
@@ -21,6 +24,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from torch.utils.data import DataLoader
 
 from benchmarks.support.alone import run_alone
 from benchmarks.support.batches import StoreBatches, recipe_augmentation
@@ -31,6 +35,7 @@ from benchmarks.support.turn import Turn
 from benchmarks.support.workspace import People, Workspace
 from cache import Store
 from kdlib.machine.device import choose_device
+from kdlib.samples import DistillationDataset
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import Loader
 from precompute.data.views import DEFAULT_PLAN, ViewPlan
@@ -45,6 +50,8 @@ CASES = (
 TARGETS = {"decode": 1.5, "notebook": 0.2}
 """Largest acceptable cost of an instance in units of each peer."""
 MAPS = {"flip test": DEFAULT_PLAN, "two views": ViewPlan(2, flip_test=False), "none": None}
+IMAGES = {"float32": True, "uint8": False}
+"""Type of the dataset's images -> whether they are normalised."""
 PEOPLE_OF_NOTEBOOK = 2 * BATCH_SIZE
 """The notebook's loader is slow, so it loads fewer instances."""
 BATCHES = 4
@@ -60,6 +67,9 @@ def run(workspace: Workspace) -> Iterator[Line]:
             contenders: dict[str, Work] = {
                 maps: Epochs(*_store_and_views(workspace, source, stored, maps), batch, size) for maps in MAPS
             }
+            flip_test, _ = _store_and_views(workspace, source, stored, "flip test")
+            for images, normalise in IMAGES.items():
+                contenders[images] = DatasetEpochs(flip_test, batch, size, normalise)
             contenders["decode"] = FrameDecode(store)
             contenders["notebook"] = NotebookEpoch(few, size)
             blocks = {name: timed(work, time.process_time) for name, work in contenders.items()}
@@ -108,6 +118,7 @@ def _as_text(size: tuple[int, int]) -> str:
 
 
 def _lines(timings: Timings, about: dict[str, Any]) -> Iterator[Line]:
+    yield from _dataset_lines(timings, about)
     for metric, peer in (("decode", "imdecode of the frames"), ("notebook", "the notebook's loader")):
         theirs = timings.median(metric) * 1e3
         for maps in MAPS:
@@ -123,6 +134,19 @@ def _lines(timings: Timings, about: dict[str, Any]) -> Iterator[Line]:
         yield Line("loader", "target", reached, f"of {peer}", items, "at most", TARGETS[metric], {**about, **extra})
 
 
+def _dataset_lines(timings: Timings, about: dict[str, Any]) -> Iterator[Line]:
+    theirs = timings.median("flip test") * 1e3
+    for images in IMAGES:
+        extra = {
+            **about,
+            "images": images,
+            "paired": timings.paired(images, "flip test"),
+            "spread": timings.spread(images, "flip test"),
+        }
+        ours = timings.median(images) * 1e3
+        yield Line("loader", "dataset", ours, "ms", timings.items[images], "the trainer's loader", theirs, extra)
+
+
 class Epochs:
     """Successive epochs of the trainer's loader, made by one thread."""
 
@@ -135,6 +159,18 @@ class Epochs:
         """Load one epoch; return its number of instances."""
         self._epoch += 1
         return sum(len(batch["image"]) for batch in self._loader.epoch(self._epoch))
+
+
+class DatasetEpochs:
+    """Shuffled epochs of the library's dataset in torch's ``DataLoader``, made in this process."""
+
+    def __init__(self, store: Store, batch_size: int, size: tuple[int, int], normalise: bool) -> None:
+        dataset = DistillationDataset(store, size, recipe_augmentation(), normalise=normalise)
+        self._loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=True)
+
+    def __call__(self) -> int:
+        """Load one epoch; return its number of instances."""
+        return sum(len(batch["image"]) for batch in self._loader)
 
 
 class FrameDecode:

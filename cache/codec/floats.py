@@ -1,4 +1,4 @@
-"""The codecs `float32` (exact) and `float16` (rounded), which store the values themselves."""
+"""The codecs that store values themselves: `float32` (exact), `float16` (rounded), `float16-cut` (no background)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from cache.codec.base import DEFAULT_FLOOR, Encoded, check_floor, not_finite, re
 from cache.codec.divergence import divergences
 from cache.errors import StoreFormatError
 
-FLOATS = ("float16", "float32")
+FLOATS = ("float16", "float32", "float16-cut")
+_BITS = np.dtype("<u2")
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class FloatCodec:
     """The values themselves, as float32 (exact) or as float16.
 
     float16 rounds to the nearest value, except that no value crosses the floor and no other value becomes equal to the
-    peak of its map.
+    peak of its map. `float16-cut` also replaces values below the floor by 0: the log logits are those of `float16`, the
+    raw logits are not, and the background takes almost no bytes.
     """
 
     name: str = "float32"
@@ -28,7 +30,7 @@ class FloatCodec:
     def __post_init__(self) -> None:
         check_floor(self.floor)
         if self.name not in FLOATS:
-            raise StoreFormatError(f"codec {self.name!r}: a float codec is 'float16' or 'float32'")
+            raise StoreFormatError(f"codec {self.name!r}: a float codec is one of {', '.join(FLOATS)}")
 
     @classmethod
     def from_json(cls, description: Mapping[str, Any]) -> "FloatCodec":
@@ -38,7 +40,7 @@ class FloatCodec:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the stored values."""
-        return np.dtype("<f2" if self.name == "float16" else "<f4")
+        return np.dtype("<f4" if self.is_exact else "<f2")
 
     @property
     def is_exact(self) -> bool:
@@ -46,24 +48,44 @@ class FloatCodec:
         return self.name == "float32"
 
     def encode(self, maps: npt.NDArray[np.float32]) -> Encoded:
-        """Encode maps (V, K, H, W) float32; raises `StoreFormatError` for a value that does not fit into the dtype."""
+        """Encode maps (V, K, H, W) float32; releases the GIL.
+
+        Raises:
+            StoreFormatError: A value is not finite, or does not fit into the dtype.
+        """
+        from cache.codec import kernels
+
         maps = np.ascontiguousarray(maps, np.float32)
-        with np.errstate(over="ignore"):
-            stored = _keep_side(maps, _keep_argmax(maps, maps.astype(self.dtype)), np.float32(self.floor))
-        finite = np.isfinite(stored).all(axis=(-2, -1))
-        if not finite.all():
-            raise not_finite(*np.argwhere(~finite)[0])
-        decoded = stored.astype(np.float32)
-        return Encoded(stored, decoded.max(axis=(-2, -1)), divergences(maps, decoded, self.floor))
+        if self.is_exact:
+            finite = np.isfinite(maps).all(axis=(-2, -1))
+            if not finite.all():
+                raise not_finite(*np.argwhere(~finite)[0])
+            return Encoded(maps.copy(), maps.max(axis=(-2, -1)), divergences(maps, maps, self.floor))
+        stored, shown, peak = (
+            np.empty(maps.shape, self.dtype),
+            np.empty_like(maps),
+            np.empty(maps.shape[:2], np.float32),
+        )
+        joints, flat = maps.shape[1], (peak.size, *maps.shape[-2:])
+        bad = kernels.encode_half(
+            maps.reshape(flat),
+            np.float32(self.floor),
+            self.name == "float16-cut",
+            stored.view(_BITS).reshape(flat),
+            shown.reshape(flat),
+            peak.reshape(-1),
+        )
+        if bad >= 0:
+            raise not_finite(bad // joints, bad % joints)
+        return Encoded(stored, peak, divergences(maps, shown, self.floor))
 
     def decode(
         self, stored: npt.NDArray[Any], peak: npt.NDArray[np.float32], out: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[np.float32]:
-        """As `Codec.decode`; raises `StoreFormatError` for a value or a peak that is not finite."""
-        if not np.isfinite(peak).all():
-            raise StoreFormatError(f"codec {self.name}: a peak is not finite")
+        """As `Codec.decode`; releases the GIL. Raises `StoreFormatError` for a value or a peak that is not finite."""
         maps = np.empty(stored.shape, np.float32) if out is None else out
-        maps[...] = self.codes(stored)
+        flat = (-1, *stored.shape[-2:])
+        self._decode(stored.reshape(flat), peak, np.arange(peak.size), maps.reshape(flat))
         return maps
 
     def decode_interleaved(
@@ -74,31 +96,34 @@ class FloatCodec:
         out: npt.NDArray[np.float32],
     ) -> None:
         """Decode one view into `out` (H, W, K), map order[k] as its map k; raises as `decode` does."""
-        out[...] = self.decode(stored, peak)[order].transpose(1, 2, 0)
+        self._decode(stored, peak, order, out.transpose(2, 0, 1))
+
+    def _decode(
+        self,
+        stored: npt.NDArray[Any],
+        peak: npt.NDArray[np.float32],
+        order: npt.NDArray[np.int64],
+        out: npt.NDArray[np.float32],
+    ) -> None:
+        """Write map order[c] of `stored` (C, H, W) to map c of `out` (C, H, W), any strides."""
+        from cache.codec import kernels
+
+        if not np.isfinite(peak).all():
+            raise StoreFormatError(f"codec {self.name}: a peak is not finite")
+        if self.is_exact:
+            out[...] = self.codes(stored)[order]
+        elif not kernels.decode_half(stored.view(_BITS), order, out):
+            raise self._invalid_value()
 
     def codes(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The stored values, which are their own codes; raises `StoreFormatError` for one that is not finite."""
         if not np.isfinite(stored).all():
-            raise StoreFormatError(f"codec {self.name}: a value is not finite")
+            raise self._invalid_value()
         return stored
 
     def to_json(self) -> dict[str, Any]:
         """The description in the manifest."""
         return {"name": self.name, "version": 1, "floor": self.floor}
 
-
-def _keep_argmax(maps: npt.NDArray[np.float32], rounded: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Move values that rounding made equal to the first maximum one step below it; returns the changed `rounded`."""
-    flat, exact = rounded.reshape(*rounded.shape[:-2], -1), maps.reshape(*maps.shape[:-2], -1)
-    top = exact.argmax(axis=-1, keepdims=True)
-    peak = np.take_along_axis(flat, top, axis=-1)
-    made_equal = (flat == peak) & (exact != np.take_along_axis(exact, top, axis=-1))
-    return np.where(made_equal, np.nextafter(flat, rounded.dtype.type(-np.inf)), flat).reshape(rounded.shape)
-
-
-def _keep_side(maps: npt.NDArray[np.float32], rounded: npt.NDArray[Any], floor: np.float32) -> npt.NDArray[Any]:
-    """Move values that rounding carried across the floor one step back; returns the changed `rounded`."""
-    up = (maps >= floor) & (rounded < floor)
-    down = (maps < floor) & (rounded >= floor)
-    limit = rounded.dtype.type(np.inf)
-    return np.where(up, np.nextafter(rounded, limit), np.where(down, np.nextafter(rounded, -limit), rounded))
+    def _invalid_value(self) -> StoreFormatError:
+        return StoreFormatError(f"codec {self.name}: a value is not finite")

@@ -1,4 +1,4 @@
-"""Compiled inner loops of the codecs: fourth-root codes of heatmaps, their differences, decoding, and divergences.
+"""Compiled inner loops of the codecs: fourth-root codes of heatmaps, their differences, decoding, halves, divergences.
 
 All functions release the GIL, so several threads may encode or decode at once, and use a single thread themselves. The
 compiled code is cached on disk, so a second process starts in a fraction of a second.
@@ -298,6 +298,111 @@ def encode_root(maps: Array, floor: float, levels: int, residuals: Array, peaks:
             error[c, 0], error[c, 1] = _log_divergence(row, codes, values)
         error[c, 2], error[c, 3] = _raw_divergence(row, peak, codes, values)
         _difference(residuals[c])
+    return -1
+
+
+@njit(nogil=True, cache=True)
+def _half_to_float(half: np.uint16) -> np.float32:
+    """The float32 that is equal to the half with these bits; infinities and NaN stay what they are (IEEE 754)."""
+    magnitude = np.uint32(half) & np.uint32(0x7FFF)
+    if magnitude >= np.uint32(0x7C00):
+        bits = (magnitude << np.uint32(13)) | np.uint32(0x7F800000)
+    elif magnitude >= np.uint32(0x0400):
+        bits = (magnitude << np.uint32(13)) + np.uint32(112 << 23)
+    else:  # subnormal: a multiple of 2^-24
+        bits = np.float32(np.float32(magnitude) * np.float32(2.0**-24)).view(np.uint32)
+    return np.uint32(bits | ((np.uint32(half) & np.uint32(0x8000)) << np.uint32(16))).view(np.float32)
+
+
+@njit(nogil=True, cache=True)
+def _float_to_half(value: np.float32) -> np.uint16:
+    """The bits of the half that is nearest to a float32; of two equally near ones, the even one (IEEE 754).
+
+    Values from 65520 up become infinity. NaN stays NaN.
+    """
+    bits = np.float32(value).view(np.uint32)
+    magnitude, sign = bits & np.uint32(0x7FFFFFFF), (bits >> np.uint32(16)) & np.uint32(0x8000)
+    if magnitude >= np.uint32(0x477FF000):  # 65520
+        half = np.uint32(0x7E00 if magnitude > np.uint32(0x7F800000) else 0x7C00)
+    elif magnitude >= np.uint32(113 << 23):  # 2^-14, the smallest normal half
+        odd = (magnitude >> np.uint32(13)) & np.uint32(1)
+        half = (magnitude - np.uint32(112 << 23) + np.uint32(0xFFF) + odd) >> np.uint32(13)
+    else:  # near 0.5, float32 has the spacing of subnormal halves, 2^-24: the addition rounds
+        half = np.float32(np.uint32(magnitude).view(np.float32) + np.float32(0.5)).view(np.uint32) - np.uint32(
+            0x3F000000
+        )
+    return np.uint16(half | sign)
+
+
+@njit(nogil=True, cache=True)
+def _next_half(half: np.uint16, up: bool) -> np.uint16:
+    """The bits of the next half above or below a finite one or an infinity that is not passed."""
+    negative = half >= np.uint16(0x8000)
+    if half & np.uint16(0x7FFF) == 0:
+        return np.uint16(0x0001) if up else np.uint16(0x8001)
+    return np.uint16(half - 1) if negative == up else np.uint16(half + 1)
+
+
+@njit(nogil=True, cache=True)
+def decode_half(halves: Array, order: Array, out: Array) -> bool:
+    """Write the values of `halves` (C, H, W) uint16, the bits of float16, into `out` (C, H, W) float32, any strides.
+
+    Map c of `out` is map order[c] of `halves`.
+
+    Returns:
+        False if a value is not finite.
+    """
+    count, height, width = halves.shape
+    largest = np.uint16(0)
+    for c in range(count):
+        j = order[c]
+        for y in range(height):
+            for x in range(width):
+                half = halves[j, y, x]
+                largest = max(largest, half & np.uint16(0x7FFF))
+                out[c, y, x] = _half_to_float(half)
+    return bool(largest < 0x7C00)
+
+
+@njit(nogil=True, cache=True)
+def encode_half(maps: Array, floor: float, cut: bool, halves: Array, shown: Array, peaks: Array) -> int:
+    """Round `maps` (C, H, W) float32 to the nearest `halves` (C, H, W) uint16, the bits of float16.
+
+    No value crosses the floor, and none becomes equal to the peak of its map: it moves one step back.
+
+    Args:
+        maps: The maps.
+        floor: As float32, in heatmap units.
+        cut: Whether values below the floor become 0.
+        halves: Receives the bits.
+        shown: (C, H, W) float32, receives the values that decoding gives.
+        peaks: (C,) float32, receives the largest rounded value of each map, also of one that is cut.
+
+    Returns:
+        The index of the first map with a value that is not finite or too large, or -1.
+    """
+    for c in range(maps.shape[0]):
+        row, halves_row, shown_row = maps[c].ravel(), halves[c].ravel(), shown[c].ravel()  # views: all are contiguous
+        top, peak = _peak(row)
+        if top < 0:
+            return c
+        top_shown, largest = _half_to_float(_float_to_half(peak)), np.float32(-np.inf)
+        for p in range(row.size):
+            half = _float_to_half(row[p])
+            value = _half_to_float(half)
+            if value == top_shown and row[p] != peak:
+                half = _next_half(half, False)
+                value = _half_to_float(half)
+            if (row[p] >= floor) != (value >= floor):
+                half = _next_half(half, value < floor)
+                value = _half_to_float(half)
+            if not math.isfinite(value):
+                return c
+            largest = max(largest, value)
+            if cut and value < floor:
+                half, value = np.uint16(0), np.float32(0)
+            halves_row[p], shown_row[p] = half, value
+        peaks[c] = largest
     return -1
 
 

@@ -28,6 +28,7 @@ CODECS: Final[dict[str, CodecEntry]] = {
     "root4": CodecEntry(RootCodec, RootCodec.from_json, "LEVELS", RootCodec.from_text),
     "float16": CodecEntry(partial(FloatCodec, "float16"), FloatCodec.from_json),
     "float32": CodecEntry(partial(FloatCodec, "float32"), FloatCodec.from_json),
+    "float16-cut": CodecEntry(partial(FloatCodec, "float16-cut"), FloatCodec.from_json),
 }
 SPELLINGS: Final = tuple(
     spelling

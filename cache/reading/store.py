@@ -153,9 +153,14 @@ class Store:
     def heatmaps(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
         """(n, V, K, H, W) float32 heatmaps of n instances, in the order of `indices` (n,), which may repeat."""
         maps = np.empty((len(indices), self.spec.views, *self.spec.map_shape), np.float32)
-        for row, index in enumerate(indices):
-            for view in range(self.spec.views):
-                self.heatmap(int(index), view, out=maps[row, view])
+        records = [(int(index), view) for index in indices for view in range(self.spec.views)]
+        outs = list(maps.reshape(-1, *self.spec.map_shape))
+        try:
+            for (stored, peak), out in zip(self.stored_many(records), outs, strict=True):
+                self.codec.decode(stored, peak, out)
+        except (StoreFormatError, MissingRecordError):  # one by one: the error is then that of the first wrong record
+            for record, out in zip(records, outs, strict=True):
+                self.heatmap(*record, out)
         return maps
 
     def heatmap(self, index: int, view: int = 0, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:

@@ -20,7 +20,7 @@ from kdlib.resample.packed import warp_packed
 from kdlib.samples.pixels import frame_pixels, image_pixels
 from kdlib.samples.placement import Placement, Placer
 from kdlib.samples.teacher_maps import TeacherMaps
-from kdlib.samples.views import NO_AUGMENTATION, Augmentation
+from kdlib.samples.views import NO_AUGMENTATION, Augmentation, Epoch
 from kdlib.skeleton import FLIP_ORDER, JOINTS
 
 
@@ -111,7 +111,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return batch
 
     def fill(
-        self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], rows: NDArray[np.int64], epoch: int
+        self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], rows: NDArray[np.int64], epoch: Epoch
     ) -> None:
         """Write the samples of rows (n,) of the store in one epoch to slots (n,) of a batch.
 
@@ -122,7 +122,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             batch: Arrays from `empty_batch`.
             slots: Positions in the batch.
             rows: The row for each slot.
-            epoch: Epoch that the augmented views are drawn for.
+            epoch: Epoch that the augmented views are drawn for; one number, or one for each row, (n,).
 
         Raises:
             BadRecordError: If the frame, image or affines of a row cannot be used.

@@ -3,19 +3,28 @@
 It works with torch's ``DataLoader``, with forked and spawned workers and with the default collation.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import cache
 from kdlib.errors import KdlibError
 from kdlib.geometry import STRIDE
-from kdlib.images import normalise_images
-from kdlib.losses import TRANSFORMS, default_sigma, gaussian_logits
+from kdlib.losses import TRANSFORMS, default_sigma
+from kdlib.samples.collation import split_batch
 from kdlib.samples.dataset import StoreDataset
+from kdlib.samples.loader import SAMPLES_PER_STEP
+from kdlib.samples.targets import fill_gaussians, fill_logits, fill_normalised
 from kdlib.samples.views import Augmentation
+from kdlib.skeleton import JOINTS
+
+_EPOCHS = 2**31
+"""Each sample's view is drawn for a random epoch below this."""
 
 
 class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -23,7 +32,8 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     Each sample is a dict of tensors:
 
-    * ``image`` (3, H, W) float32, RGB, normalised with ImageNet's mean and standard deviation;
+    * ``image`` (3, H, W) float32, RGB, normalised with ImageNet's mean and standard deviation; or, with
+      ``normalise=False``, (H, W, 3) uint8, RGB, 0 to 255;
     * ``target`` (K, H / stride, W / stride) float32, a Gaussian of height 1 around each label;
     * ``weight`` (K,) float32, 1 where a joint is labelled and inside the heatmap, else 0;
     * ``logits`` (K, H / stride, W / stride) float32, the teacher's logits, -inf where its probability is 0;
@@ -36,6 +46,9 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     With an augmentation, every access draws a new view from torch's random generator, so `torch.manual_seed` and the
     worker seeds of ``DataLoader`` make runs repeatable.
 
+    ``DataLoader`` asks for whole batches (`__getitems__`), which takes half of the time of single samples. A batch has
+    exactly the samples that single accesses in the same order give from the same state of the random generator.
+
     Args:
         store: A path, a URL, or an opened store (`cache.open_store`).
         input_size: Width and height of the image in pixels; None takes the teacher's.
@@ -43,6 +56,8 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         stride: Input pixels per heatmap pixel: 2, 4 or 8.
         logits: How logits are made from heatmaps: ``log`` (their logarithm) or ``raw`` (unchanged).
         images: Folder of the original images, for a store without frames.
+        normalise: False leaves images as (H, W, 3) uint8: a quarter of the bytes to copy, and
+            `kdlib.images.normalise_images` makes the student's input of a batch (B, H, W, 3) on any device.
 
     Raises:
         cache.StoreError: If the store cannot be opened.
@@ -59,13 +74,14 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         stride: int = STRIDE,
         logits: str = "log",
         images: str | Path | None = None,
+        normalise: bool = True,
     ) -> None:
         if logits not in TRANSFORMS:
             raise KdlibError(f"logits are made with one of {', '.join(TRANSFORMS)}, got {logits!r}")
         opened = cache.open_store(store) if isinstance(store, str | Path) else store
         folder = None if images is None else Path(images)
         self.samples = StoreDataset(opened, input_size, augmentation, stride=stride, images=folder)
-        self._transform = TRANSFORMS[logits]
+        self._transform, self._normalise = logits, normalise
         self._floor = float(opened.manifest["provenance"]["logits"]["floor"])
         self._sigma = default_sigma(self.samples.heatmap_size[1])
 
@@ -73,15 +89,52 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        batch, epoch = self.samples.empty_batch(1), int(torch.randint(2**31, ()))
-        self.samples.fill(batch, np.zeros(1, np.int64), self.samples.rows[[index]], epoch)
-        keypoints = torch.from_numpy(batch["keypoints"][0])
-        heatmaps = torch.from_numpy(np.ascontiguousarray(batch["heatmaps"][0].transpose(2, 0, 1)))
+        return self._read([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
+        """The samples of some indices, in their order. They share the memory of one batch; to keep one, copy it.
+
+        Raises:
+            IndexError: If an index is out of range.
+            BadRecordError: If the frame, image or affines of a sample cannot be used.
+            cache.StoreFormatError: If a record is damaged.
+        """
+        if type(self).__getitem__ is not DistillationDataset.__getitem__:  # a subclass changes single samples
+            return [self[index] for index in indices]
+        return self._read(indices)
+
+    def _read(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
+        chosen = np.array([int(index) for index in indices], np.int64)
+        rows, epochs = self.samples.rows[chosen], torch.randint(_EPOCHS, (len(chosen),)).numpy()
+        batch = self._empty_batch(len(rows))
+        for start in range(0, len(rows), SAMPLES_PER_STEP):
+            part = slice(start, start + SAMPLES_PER_STEP)
+            self._fill({name: array[part] for name, array in batch.items()}, rows[part], epochs[part])
+        batch["index"] = chosen
+        return split_batch({name: torch.from_numpy(array) for name, array in batch.items()})
+
+    def _empty_batch(self, size: int) -> dict[str, NDArray[Any]]:
+        """Uninitialised arrays for all entries of ``size`` samples but ``index``."""
+        (width, height), (columns, rows) = self.samples.input_size, self.samples.heatmap_size
+        joints, maps = len(JOINTS), (size, len(JOINTS), rows, columns)
+        image = ((3, height, width), np.float32) if self._normalise else ((height, width, 3), np.uint8)
         return {
-            "image": normalise_images(torch.from_numpy(batch["image"]))[0].contiguous(),
-            "target": gaussian_logits(keypoints, self.samples.heatmap_size, self._sigma).exp(),
-            "weight": torch.from_numpy(batch["labelled"][0]),
-            "logits": self._transform(heatmaps, self._floor),
-            "confidence": heatmaps.amax(dim=(-2, -1)).clamp(0, 1),
-            "index": torch.tensor(index),
+            "image": np.empty((size, *image[0]), image[1]),
+            "target": np.empty(maps, np.float32),
+            "weight": np.empty((size, joints), np.float32),
+            "logits": np.empty(maps, np.float32),
+            "confidence": np.empty((size, joints), np.float32),
         }
+
+    def _fill(self, batch: dict[str, NDArray[Any]], rows: NDArray[np.int64], epochs: NDArray[np.int64]) -> None:
+        """Fill a batch with the samples of some rows of the store (n,), each in an epoch of its own."""
+        read = self.samples.empty_batch(len(rows))
+        if not self._normalise:
+            read["image"] = batch["image"]
+        self.samples.fill(read, np.arange(len(rows)), rows, epochs)
+        if self._normalise:
+            fill_normalised(read["image"], batch["image"])
+        fill_gaussians(read["keypoints"], self._sigma, batch["target"])
+        batch["weight"][...] = read["labelled"]
+        fill_logits(read["heatmaps"], self._transform, self._floor, batch["logits"], batch["confidence"])
+        batch["confidence"].clip(0, 1, out=batch["confidence"])

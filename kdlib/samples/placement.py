@@ -20,7 +20,7 @@ from kdlib.geometry import (
     invert_affine,
     transform_points,
 )
-from kdlib.samples.views import Augmentation, AugmentedViews, draw_choices, draw_views
+from kdlib.samples.views import Augmentation, AugmentedViews, Epoch, draw_choices, draw_views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Placer:
         boxes = clip_boxes(store.instances["bbox"], store.instances["image_size"])
         self._centers, self._sizes = box_to_region(boxes, input_size)
 
-    def place(self, rows: NDArray[np.int64], epoch: int) -> Placement:
-        """Compute the placement of the samples of some rows (n,) in an epoch.
+    def place(self, rows: NDArray[np.int64], epoch: Epoch) -> Placement:
+        """Compute the placement of the samples of some rows (n,) in an epoch, or each in an epoch of its own.
 
         Raises:
             BadRecordError: If an affine is unusable, see `check_affines`.
@@ -106,7 +106,7 @@ class Placer:
             stored_views=stored_views,
         )
 
-    def augmented_views(self, rows: NDArray[np.int64], epoch: int) -> AugmentedViews:
+    def augmented_views(self, rows: NDArray[np.int64], epoch: Epoch) -> AugmentedViews:
         """Draw the augmented views of some rows (n,); each depends on (seed, epoch, row) alone."""
         if self._views == "replay":
             return self._replayed_views(rows, epoch)
@@ -114,7 +114,7 @@ class Placer:
         keypoints = self._keypoints[rows]
         return draw_views(self.seed, epoch, rows, self.augmentation, regions, keypoints, self.input_size)
 
-    def _replayed_views(self, rows: NDArray[np.int64], epoch: int) -> AugmentedViews:
+    def _replayed_views(self, rows: NDArray[np.int64], epoch: Epoch) -> AugmentedViews:
         """Draw a stored view of each row with equal probability, and augment the crop that it shows."""
         chosen = draw_choices(self.seed, epoch, rows, len(self._stored_flips))
         image_to_stored = compose_affines(self._store.view_affine[rows, chosen], self._store.frame_affine[rows])

@@ -21,6 +21,8 @@ HALF_BODY_JOINTS = 8
 """The half-body augmentation applies only to instances with more labelled joints than this."""
 HALF_BODY_PADDING = 1.5
 """Ratio of the side of a half-body region to the side of the box around its joints."""
+Epoch = int | NDArray[np.int64]
+"""An epoch for all samples, or one for each, (n,)."""
 _SPLITMIX_STEP: Final = np.uint64(0x9E3779B97F4A7C15)
 """SplitMix64's increment: 2^64 over the golden ratio."""
 _LARGEST_UINT64: Final = 2**64 - 1
@@ -64,7 +66,7 @@ class AugmentedViews:
 
 def draw_views(
     seed: int,
-    epoch: int,
+    epoch: Epoch,
     rows: NDArray[np.int64],
     augmentation: Augmentation,
     regions: tuple[NDArray[np.floating], NDArray[np.floating]],
@@ -75,7 +77,7 @@ def draw_views(
 
     Args:
         seed: Seed of the augmentation; any integer, taken modulo 2^64.
-        epoch: Second part of the seed, in the same range.
+        epoch: Second part of the seed, in the same range; one number, or one for each instance, (n,).
         rows: (n,) int64, third part of the seed.
         augmentation: The distributions to draw from.
         regions: The plain crops: centres (n, 2) and sizes (n, 2) in image pixels.
@@ -84,21 +86,27 @@ def draw_views(
     """
     image_to_input, flips = np.empty((len(rows), 2, 3)), np.empty(len(rows), np.bool_)
     centers, sizes = (np.asarray(column, np.float64) for column in regions)
-    seeds, values = _uint64_seeds(seed, epoch), augmentation.values
-    _draw(seeds, rows, values, centers, sizes, keypoints, UPPER_BODY, input_size, image_to_input, flips)
+    starts, values = _starts(seed, epoch, rows), augmentation.values
+    _draw(starts, values, centers, sizes, keypoints, UPPER_BODY, input_size, image_to_input, flips)
     return AugmentedViews(image_to_input, flips)
 
 
-def draw_choices(seed: int, epoch: int, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def draw_choices(seed: int, epoch: Epoch, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Draw (n,) int64 from 0 to count - 1, equally likely and independent of what `draw_views` draws for a row."""
     chosen = np.empty(len(rows), np.int64)
-    _choose(_uint64_seeds(seed, epoch), rows, count, chosen)
+    _choose(_starts(seed, epoch, rows), count, chosen)
     return chosen
 
 
-def _uint64_seeds(seed: int, epoch: int) -> tuple[np.uint64, np.uint64]:
-    """Both numbers modulo 2^64."""
-    return np.uint64(seed & _LARGEST_UINT64), np.uint64(epoch & _LARGEST_UINT64)
+def _starts(seed: int, epoch: Epoch, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The SplitMix64 states (n,) at which the random numbers of rows (n,) start; seed and epoch count modulo 2^64."""
+    starts = np.empty(len(rows), np.uint64)
+    if isinstance(epoch, np.ndarray):
+        epochs = epoch.astype(np.uint64)
+    else:
+        epochs = np.full(len(rows), int(epoch) & _LARGEST_UINT64, np.uint64)
+    _start(np.uint64(seed & _LARGEST_UINT64), epochs, rows, starts)
+    return starts
 
 
 _region_coefficients = numba.njit(nogil=True, cache=True)(region_coefficients)
@@ -115,9 +123,10 @@ def _mix(word):
 
 
 @numba.njit(nogil=True, cache=True)
-def _start(seeds, row):
-    """The SplitMix64 state (uint64) at which the random numbers of a row start."""
-    return _mix(_mix(_mix(seeds[0]) ^ seeds[1]) ^ np.uint64(row))
+def _start(seed, epochs, rows, starts):
+    """Fill starts (n,) uint64 from a seed, uint64, epochs (n,) uint64 and rows (n,) int64."""
+    for i in range(len(rows)):
+        starts[i] = _mix(_mix(_mix(seed) ^ epochs[i]) ^ np.uint64(rows[i]))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -153,12 +162,12 @@ def _half_body(points, is_upper, prefer_upper, aspect, width):
 
 
 @numba.njit(nogil=True, cache=True)
-def _draw(seeds, rows, values, centers, sizes, keypoints, is_upper, input_size, affines, flips):
+def _draw(starts, values, centers, sizes, keypoints, is_upper, input_size, affines, flips):
     """Fill affines (n, 2, 3), image to input pixels, and flips (n,); values are those of an `Augmentation`."""
     flip, rotation, rotation_probability, spread, half_body = values
     columns, lines = np.float64(input_size[0]), np.float64(input_size[1])
-    for i in range(len(rows)):
-        start = _start(seeds, rows[i])
+    for i in range(len(starts)):
+        start = starts[i]
         x, y, width = np.float64(centers[i, 0]), np.float64(centers[i, 1]), np.float64(sizes[i, 0])
         if _uniform(start, 0) < half_body:
             half = _half_body(keypoints[i], is_upper, _uniform(start, 1) < 0.5, columns / lines, width)
@@ -177,7 +186,7 @@ def _draw(seeds, rows, values, centers, sizes, keypoints, is_upper, input_size, 
 
 
 @numba.njit(nogil=True, cache=True)
-def _choose(seeds, rows, count, chosen):
+def _choose(starts, count, chosen):
     """Fill chosen (n,) int64 with numbers from 0 to count - 1."""
-    for i in range(len(rows)):
-        chosen[i] = np.int64(_uniform(_start(seeds, rows[i]), 6) * count)
+    for i in range(len(starts)):
+        chosen[i] = np.int64(_uniform(starts[i], 6) * count)

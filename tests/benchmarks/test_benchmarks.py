@@ -135,6 +135,16 @@ def test_the_loader_is_compared_and_its_rate_is_given_per_core(workspace, monkey
         assert line["spread"][0] <= line["value"] <= line["spread"][1]
     rates = [line for line in lines if line["metric"] == "rate"]
     assert [line["maps"] for line in rates] == list(loader.MAPS)
+    datasets = [line for line in lines if line["metric"] == "dataset"]
+    assert [line["images"] for line in datasets] == [*loader.IMAGES, *loader.IMAGES]
+    for line in datasets:
+        (trainers,) = (
+            other["value"]
+            for other in lines
+            if (other["metric"], other.get("maps")) == ("decode", "flip test")
+            and other["input_size"] == line["input_size"]
+        )
+        assert line["peer_value"] == trainers
     for line in rates:
         assert line["per_core"] == pytest.approx(line["value"] / line["threads"], rel=0.01, abs=0.51)
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from numba import njit
 
 import cache
+from cache.codec import kernels
 from cache.codec.registry import codec_from_json
 from tests.support.stores import small as small_store
 from tests.support.stores.small import blobs
@@ -24,7 +26,10 @@ def log_logits(exact, shown, temperature):
         return np.where(exact >= np.float32(FLOOR), np.log(np.float64(shown)) / temperature, -np.inf)
 
 
-@pytest.fixture(params=[cache.RootCodec(), cache.RootCodec(levels=24), cache.FloatCodec("float16"), cache.FloatCodec()])
+CODECS = [cache.RootCodec(), cache.RootCodec(levels=24), *map(cache.FloatCodec, ("float16", "float16-cut", "float32"))]
+
+
+@pytest.fixture(params=CODECS)
 def codec(request):
     return request.param
 
@@ -89,7 +94,8 @@ def test_peak_is_exact_and_the_floor_removes():
 def test_no_codec_changes_which_values_reach_the_floor(floor):
     record = np.float32(floor) * (1 + np.linspace(-1e-3, 1e-3, 96, dtype=np.float32)).reshape(1, 1, 12, 8)
     record[0, 0, 0, 0] = 1
-    for codec in (cache.RootCodec(floor), cache.FloatCodec("float16", floor), cache.FloatCodec("float32", floor)):
+    floats = (cache.FloatCodec(name, floor) for name in ("float16", "float16-cut", "float32"))
+    for codec in (cache.RootCodec(floor), *floats):
         shown = codec.decode(*codec.encode(record)[:2])
         assert ((shown >= np.float32(floor)) == (record >= np.float32(floor))).all()
 
@@ -123,6 +129,96 @@ def test_a_value_that_is_not_finite_is_refused_by_place(codec, value):
 def test_float16_refuses_what_it_cannot_hold():
     with pytest.raises(cache.StoreFormatError, match="too large"):
         cache.FloatCodec("float16").encode(blobs(1, 1)[0] * np.float32(1e6))
+
+
+def half_reference(maps, floor):
+    """float16 as docs/format.md specifies it, in numpy: nearest, but never across the floor or up to the peak."""
+    rounded = maps.astype(np.float16)
+    flat, exact = rounded.reshape(*maps.shape[:2], -1), maps.reshape(*maps.shape[:2], -1)
+    top = exact.argmax(-1, keepdims=True)
+    made_equal = (flat == np.take_along_axis(flat, top, -1)) & (exact != np.take_along_axis(exact, top, -1))
+    rounded = np.where(made_equal, np.nextafter(flat, np.float16(-np.inf)), flat).reshape(maps.shape)
+    up, down = (maps >= floor) & (rounded < floor), (maps < floor) & (rounded >= floor)
+    rounded = np.where(up, np.nextafter(rounded, np.float16(np.inf)), rounded)
+    return np.where(down, np.nextafter(rounded, np.float16(-np.inf)), rounded)
+
+
+def close_maps(kind):
+    """(2, 5, 12, 8) float32 maps whose values lie next to each other, to the floor or to float16's limits."""
+    rng, shape = np.random.default_rng(4), (2, 5, 12, 8)
+    top, spread = {
+        "peak": (0.9, 1e-4),
+        "floor": (FLOOR, 1e-5),
+        "negative": (-0.7, 1e-4),
+        "small": (0, 2e-7),
+        "large": (65000, 400),
+        "mixed": (0, 1),
+    }[kind]
+    return np.float32(top) + rng.normal(0, spread, shape).astype(np.float32).clip(-3 * spread, spread)
+
+
+@pytest.mark.parametrize("kind", ["peak", "floor", "negative", "small", "large", "mixed"])
+def test_float16_is_rounded_as_the_format_says(kind):
+    maps = close_maps(kind)
+    expected = half_reference(maps, np.float32(FLOOR))
+    stored, peak, _ = cache.FloatCodec("float16").encode(maps)
+    assert (stored.view(np.uint16) == expected.view(np.uint16)).all()
+    assert (peak == expected.max(axis=(-2, -1))).all()
+    cut, peak_of_cut, _ = cache.FloatCodec("float16-cut").encode(maps)
+    assert (cut == np.where(maps >= np.float32(FLOOR), expected, 0)).all()
+    assert (peak_of_cut == peak).all()
+    assert not np.signbit(cut[maps < FLOOR / 2]).any()
+
+
+def test_every_half_is_decoded_as_numpy_converts_it():
+    """All 65,536 bit patterns: normal, subnormal, both zeros, infinities and NaN."""
+    halves = np.arange(65536, dtype=np.uint16).reshape(4, 128, 128)
+    found = np.empty(halves.shape, np.float32)
+    assert not kernels.decode_half(halves, np.arange(4), found)
+    expected = halves.view(np.float16).astype(np.float32)
+    nan = np.isnan(expected)
+    assert nan.sum() == 2046
+    assert np.isnan(found[nan]).all()
+    assert (found.view(np.uint32) == expected.view(np.uint32))[~nan].all()
+    finite = np.isfinite(expected).reshape(-1, 32, 16)
+    assert finite.all(axis=(1, 2)).sum() == 124  # 1,024 patterns of either sign are infinite or NaN
+    for block, are_finite in zip(halves.reshape(-1, 1, 32, 16), finite.all(axis=(1, 2)), strict=True):
+        assert kernels.decode_half(block, np.arange(1), np.empty(block.shape, np.float32)) == are_finite
+
+
+def test_floats_are_rounded_to_halves_as_numpy_rounds_them():
+    """Random bit patterns, every half, its neighbours and what lies in the middle of two: ties go to the even one."""
+    halves = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
+    halves = np.sort(halves[np.isfinite(halves)])
+    middle = ((halves[1:].astype(np.float64) + halves[:-1]) / 2).astype(np.float32)
+    anything = np.random.default_rng(5).integers(0, 2**32, 200_000, dtype=np.uint32).view(np.float32)
+    special = np.array([np.inf, -np.inf, np.nan, 65519.996, 65520, -65520, 2**-14, 2**-25, 2**-26, -0.0], np.float32)
+    near = [np.nextafter(middle, np.float32(limit)) for limit in (-np.inf, np.inf)]
+    for value in (halves, middle, *near, anything, special):
+        with np.errstate(over="ignore"):
+            expected = value.astype(np.float16)
+        found = round_all(value).view(np.float16)
+        nan = np.isnan(value)
+        assert np.isnan(found[nan]).all()
+        assert (found.view(np.uint16) == expected.view(np.uint16))[~nan].all()
+
+
+@njit
+def round_all(values):
+    halves = np.empty(values.size, np.uint16)
+    for i in range(values.size):
+        halves[i] = kernels._float_to_half(values[i])
+    return halves
+
+
+def test_what_is_cut_is_background_and_costs_no_log_logit():
+    """The divergences of log logits are those of float16; those of raw logits are stated for the cut maps."""
+    maps = blobs(6, 2)
+    for record in maps:
+        whole, cut = (cache.FloatCodec(name).encode(record) for name in ("float16", "float16-cut"))
+        assert (cut.stored == np.where(record >= np.float32(FLOOR), whole.stored, 0)).all()
+        np.testing.assert_allclose(cut.error[..., :2], whole.error[..., :2], rtol=1e-9)
+        assert (cut.error[..., 2] > 10 * whole.error[..., 2]).all()
 
 
 def test_float32_is_exact():
@@ -196,7 +292,7 @@ def test_encoding_is_deterministic_and_leaves_its_input(codec):
     assert first.stored.tobytes() == second.stored.tobytes()
 
 
-@pytest.mark.parametrize("name", ["root4", "root4:24", "float16", "float32"])
+@pytest.mark.parametrize("name", ["root4", "root4:24", "float16", "float16-cut", "float32"])
 def test_a_codec_survives_its_name_and_its_description(name):
     codec = cache.codec_from_name(name, floor=0.01)
     assert codec_from_json(codec.to_json()) == codec
@@ -208,7 +304,7 @@ def test_a_codec_survives_its_name_and_its_description(name):
         ("root4:2", "levels must be in 3..255, not 2"),
         ("root4:256", "levels must be in 3..255, not 256"),
         ("root4:x", "LEVELS must be a whole number"),
-        ("jpeg", "known codecs: root4, root4:LEVELS, float16, float32"),
+        ("jpeg", "known codecs: root4, root4:LEVELS, float16, float32, float16-cut"),
         ("", "known codecs: root4"),
         ("rot4:64", r"did you mean root4\?"),
         ("float64", r"did you mean float16 or float32\?"),

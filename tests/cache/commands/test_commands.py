@@ -168,7 +168,7 @@ def test_diff_counts_maps_frames_and_rows(path, tmp_path, monkeypatch):
     assert found["records"]["largest_difference"] == pytest.approx(0.4, abs=0.3)
 
 
-@pytest.mark.parametrize("codec", ["root4", "root4:64", "float16"])
+@pytest.mark.parametrize("codec", ["root4", "root4:64", "float16", "float16-cut"])
 def test_diff_knows_what_the_codecs_explain(path, tmp_path, capsys, codec):
     """An exact and a coded store of one teacher are equal within the codec's error, which numpy measures here."""
     exact = make_other(tmp_path, codec=cache.codec_from_name("float32"))

@@ -386,7 +386,7 @@ def test_a_column_that_is_not_finite_is_refused_under_right_checksums(tmp_path, 
     assert [problem.message for problem in verify_store(tmp_path / f"s{suffix}")]
 
 
-@pytest.mark.parametrize("codec", [cache.FloatCodec("float16"), cache.FloatCodec()])
+@pytest.mark.parametrize("codec", [cache.FloatCodec("float16"), cache.FloatCodec("float16-cut"), cache.FloatCodec()])
 @pytest.mark.parametrize("part", ["stored", "peak"])
 def test_maps_that_are_not_finite_are_refused_under_right_checksums(tmp_path, codec, part):
     def forge_record(encoded):

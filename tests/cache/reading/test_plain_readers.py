@@ -83,7 +83,7 @@ def check_integrity(node, manifest):
     assert manifest["content_sha256"] == hashlib.sha256(text.encode()).hexdigest()
 
 
-@pytest.mark.parametrize("codec", ["root4", "root4:16", "float16", "float32"])
+@pytest.mark.parametrize("codec", ["root4", "root4:16", "float16", "float16-cut", "float32"])
 def test_zarr_alone(tmp_path, codec):
     store = small_store.make(tmp_path / "s.zarr", skip=SKIPPED, codec=cache.codec_from_name(codec))
     group = zarr.open_group(tmp_path / "s.zarr", mode="r")
@@ -110,6 +110,28 @@ def test_the_ten_lines_of_the_format_document(tmp_path, suffix, monkeypatch):
     exec(lines, found)
     np.testing.assert_allclose(found["maps"], store.heatmaps([7])[0], rtol=1e-5)
     assert found["jpeg"] == store.frame(7)
+
+
+@pytest.mark.parametrize("codec", ["root4", "float16", "float32"])
+def test_the_lines_for_tensorstore(tmp_path, codec, monkeypatch):
+    """They give the stored codes and the frame; and so does tensorstore for every record, also past the shard's end."""
+    tensorstore = pytest.importorskip("tensorstore", reason="tensorstore is not installed: pip install tensorstore")
+    text = (Path(__file__).resolve().parents[3] / "docs" / "format.md").read_text()
+    lines = text.split("```python\n")[2].split("```")[0]
+    assert len(lines.strip().splitlines()) <= 6
+    store = small_store.make(tmp_path / "store.zarr", codec=cache.codec_from_name(codec), skip=SKIPPED)
+    offset, nbytes = (store.column(f"frames/{name}").astype(int) for name in ("offset", "nbytes"))
+    found = {"start": offset[7], "nbytes": nbytes[7], "tensorstore": tensorstore}
+    monkeypatch.chdir(tmp_path)
+    exec(lines, found)
+    for view in range(2):
+        assert (found["differences"][view] == store.stored(7, view)[0]).all()
+    assert found["jpeg"] == store.frame(7)
+    for index in np.flatnonzero(store.written):
+        records = found["codes"][index].read().result()
+        assert (records == np.stack([store.stored(index, view)[0] for view in range(2)])).all()
+        frame = found["frames"][offset[index] : offset[index] + nbytes[index]].read().result()
+        assert frame.tobytes() == store.frame(index)
 
 
 def test_zarr_writes_the_same_documents(tmp_path):

@@ -24,7 +24,7 @@ def store(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("views", [1, 2, 3])
-@pytest.mark.parametrize("codec", [cache.RootCodec(), cache.FloatCodec("float16"), cache.FloatCodec("float32")])
+@pytest.mark.parametrize("codec", [cache.RootCodec(), *map(cache.FloatCodec, ("float16", "float16-cut", "float32"))])
 def test_what_was_put_comes_back(path, views, codec):
     store = small_store.make(path, views=views, codec=codec)
     maps, images = small_store.blobs(20, views), small_store.frames(20)
@@ -74,6 +74,34 @@ def test_order_and_repetition_are_the_callers(store):
     assert maps.dtype == np.float32
     for row, index in enumerate([7, 3, 7, 19, 0]):
         assert (maps[row, 1] == store.heatmap(index, 1)).all()
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+@pytest.mark.parametrize("codec", ["root4", "float16-cut", "float32"])
+def test_heatmaps_of_many_are_those_of_each(tmp_path, suffix, codec):
+    """More views than are decompressed at once, also none."""
+    store = small_store.make(tmp_path / f"s{suffix}", codec=cache.codec_from_name(codec))
+    order = np.random.default_rng(1).integers(len(store), size=31)
+    expected = [[store.heatmap(int(index), view) for view in range(2)] for index in order]
+    assert store.heatmaps(order).tobytes() == np.array(expected).tobytes()
+    assert store.heatmaps([]).shape == (0, 2, K, H, W)
+
+
+def test_heatmaps_of_many_fail_as_the_first_of_them_that_cannot_be_read(tmp_path):
+    """One record was never written, one is damaged, one is outside; the others of the shard can be read."""
+    path = tmp_path / "s.zarr"
+    store = small_store.make(path, skip=(5,))
+    key, offset, nbytes = store._layout.view_extent(store.spec, 2, 1)
+    with (path / key).open("r+b") as file:
+        file.seek(offset + nbytes - 3)
+        file.write(b"\x55\xaa\x55")
+    for order in ([0, 2, 5], [0, 5, 2], [1, 1, 20, 2], [2, -1]):
+        with pytest.raises(cache.StoreError) as alone:
+            [store.heatmap(index, view) for index in order for view in range(2)]
+        with pytest.raises(cache.StoreError) as together:
+            store.heatmaps(order)
+        assert (type(together.value), str(together.value)) == (type(alone.value), str(alone.value))
+    assert (store.heatmaps([6, 0])[1, 1] == store.heatmap(0, 1)).all()
 
 
 def test_a_map_may_be_decoded_into_memory_of_the_callers(store):

@@ -89,6 +89,9 @@ def test_a_view_depends_on_seed_epoch_and_row_alone():
     whole = draw()
     np.testing.assert_array_equal(draw(some=slice(None, None, -3)), whole[::-3])
     np.testing.assert_array_equal(draw(some=[7]), whole[[7]])
+    own = np.array([2, -1, 2**40, 2])  # an epoch for each row
+    each = [draw(epoch=int(epoch), some=[row]) for row, epoch in enumerate(own)]
+    np.testing.assert_array_equal(draw(epoch=own, some=[0, 1, 2, 3]), np.concatenate(each))
     for other in (draw(seed=6), draw(epoch=3), draw(which=rows + 1), draw(seed=-5), draw(seed=2, epoch=5)):
         assert not (other == whole).all(axis=(1, 2)).any()
 
