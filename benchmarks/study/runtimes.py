@@ -3,14 +3,14 @@
     python -m benchmarks.study.runtimes student.onnx [student.int8.onnx ...] --store val.zarr
     python -m benchmarks.study.runtimes student.onnx --runtimes opencv openvino --write
 
-runtimes.latency   milliseconds per crop, one crop at a time on one thread, over onnxruntime with the first file.
+runtimes.latency   CPU milliseconds per crop, one crop at a time on one thread, over onnxruntime with the first file.
                    `paired` is the median of the ratios within each round, `spread` has their quartiles.
                    `largest_px` and `median_px` are the distances of the keypoints (DARK) to those of onnxruntime with
                    the first file, in pixels of the crop; `moved` is the share of keypoints that move by more than half
                    a pixel
 
-All runtimes take turns of ten crops, and the fastest crop of a turn counts, so that other load on the machine hardly
-does. The runtimes opencv, openvino and web (onnxruntime-web, WebAssembly in headless Chromium) are
+All runtimes take turns. CPU time is counted, as it is the latency of one thread on a quiet machine; for the browser,
+that of all its processes. The runtimes opencv, openvino and web (onnxruntime-web, WebAssembly in headless Chromium) are
 left out where they are not installed. The command prints JSON lines; --write also writes them to benchmarks/results/.
 """
 
@@ -73,7 +73,7 @@ class Contender:
         raise NotImplementedError
 
     def turn(self) -> tuple[int, float]:
-        """Run the network on `TURN` crops; returns 1 and the seconds of the fastest."""
+        """Run the network on `TURN` crops; returns their number and the CPU seconds."""
         raise NotImplementedError
 
 
@@ -89,14 +89,12 @@ class InProcess(Contender):
         return np.concatenate([self.run(self.inputs[i : i + 1]).copy() for i in range(len(self.inputs))])
 
     def turn(self) -> tuple[int, float]:
-        """Run the network on `TURN` crops; returns 1 and the seconds of the fastest."""
-        seconds = []
+        """Run the network on `TURN` crops; returns their number and the CPU seconds of this process."""
+        started = time.process_time()
         for i in range(TURN):
             k = i % len(self.inputs)
-            started = time.perf_counter()
             self.run(self.inputs[k : k + 1])
-            seconds.append(time.perf_counter() - started)
-        return 1, min(seconds)
+        return TURN, time.process_time() - started
 
 
 def onnxruntime(path: Path, inputs: NDArray[Any], stack: contextlib.ExitStack) -> Contender:
@@ -157,18 +155,29 @@ HEATMAPS: Final = """
     return texts;
 })()
 """
-TIMED: Final = """
+RUN: Final = """
 (async () => {
-    const seconds = [];
-    for (let i = 0; i < COUNT; i++) {
-        const started = performance.now();
-        const { heatmaps } = await run(crops[i % crops.length]);
-        seconds.push((performance.now() - started) / 1000);
-        heatmaps.dispose();
-    }
-    return Math.min(...seconds);
+    for (let i = 0; i < COUNT; i++) (await run(crops[i % crops.length])).heatmaps.dispose();
 })()
 """
+
+
+def cpu_seconds(root: int) -> float:
+    """CPU seconds of a running process and of all its descendants so far, from Linux's /proc."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # the process has ended
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    family, size = {root}, 0
+    while size < len(family):
+        size = len(family)
+        family |= {process for process, parent in parents.items() if parent in family}
+    nanoseconds = 0
+    for process in family:
+        for thread in Path(f"/proc/{process}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):
+                nanoseconds += int(thread.read_text().split()[0])
+    return nanoseconds / 1e9
 
 
 class InBrowser(Contender):
@@ -193,8 +202,10 @@ class InBrowser(Contender):
         return np.concatenate([np.frombuffer(base64.b64decode(text), np.float32).reshape(dims) for dims, text in found])
 
     def turn(self) -> tuple[int, float]:
-        """Run the network on `TURN` crops; returns 1 and the seconds of the fastest, as the page measures them."""
-        return 1, self.page.evaluate(TIMED.replace("COUNT", str(TURN)))
+        """Run the network on `TURN` crops; returns their number and the CPU seconds of the browser."""
+        started = cpu_seconds(self.page.process.pid)
+        self.page.evaluate(RUN.replace("COUNT", str(TURN)))
+        return TURN, cpu_seconds(self.page.process.pid) - started
 
 
 def web(path: Path, inputs: NDArray[Any], stack: contextlib.ExitStack) -> Contender:
@@ -267,7 +278,7 @@ def measure(files: list[Path], crops: NDArray[np.uint8], names: list[str], round
             metric="latency",
             value=1000 * timings.median(key),
             unit="ms",
-            n=TURN * timings.items[key],
+            n=timings.items[key],
             peer=f"onnxruntime {contenders[reference].version} {facts[reference][2]}",
             peer_value=1000 * timings.median(reference),
             extra={

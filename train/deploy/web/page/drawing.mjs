@@ -1,27 +1,30 @@
 // Draws a picture, the box and a skeleton on a canvas.
 
-const LONGEST = 1600; // pixels of the canvas
+const LONGEST = 1600; // pixels of the canvas's longer side, at most
+const ENLARGED = 800; // to which smaller pictures are enlarged
 
 /** Draw the source and, if given, keypoints. Returns canvas pixels per image pixel. */
 export function draw(canvas, source, { box, keypoints, facts, threshold }) {
   const width = source.videoWidth ?? source.width;
   const height = source.videoHeight ?? source.height;
-  const scale = Math.min(1, LONGEST / Math.max(width, height));
+  const longer = Math.max(width, height);
+  const scale = Math.min(LONGEST / longer, Math.max(1, ENLARGED / longer));
   const [columns, rows] = [Math.round(width * scale), Math.round(height * scale)];
   if (canvas.width !== columns || canvas.height !== rows) Object.assign(canvas, { width: columns, height: rows });
   const context = canvas.getContext("2d");
   context.drawImage(source, 0, 0, columns, rows);
-  const thickness = Math.min(12, Math.max(2, Math.sqrt(box[2] * box[3]) * scale / 70));
-  drawBox(context, box.map((value) => value * scale), thickness / 2);
+  const dense = canvas.clientWidth ? columns / canvas.clientWidth : 1; // canvas pixels per pixel of the screen
+  const thickness = Math.min(12 * dense, Math.max(2.5 * dense, (Math.sqrt(box[2] * box[3]) * scale) / 70));
+  drawBox(context, box.map((value) => value * scale), dense);
   if (keypoints) drawSkeleton(context, keypoints, facts, threshold, scale, thickness);
   return scale;
 }
 
-function drawBox(context, box, thickness) {
-  context.lineWidth = Math.max(1, thickness);
-  for (const [colour, offset] of [["#fff", 0], ["#111", 6]]) {
+function drawBox(context, box, dense) {
+  context.lineWidth = 1.5 * dense;
+  for (const [colour, offset] of [["#fff", 0], ["#111", 6 * dense]]) {
     context.strokeStyle = colour;
-    context.setLineDash([6, 6]);
+    context.setLineDash([6 * dense, 6 * dense]);
     context.lineDashOffset = offset;
     context.strokeRect(...box);
   }
