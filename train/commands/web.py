@@ -17,7 +17,10 @@ from train.errors import TrainError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument(
-        "student", type=Path, metavar="STUDENT", help="an .onnx file that `python -m train export` wrote"
+        "student",
+        type=Path,
+        metavar="STUDENT",
+        help="an .onnx file that `python -m train export` wrote, or a release folder",
     )
     parser.add_argument(
         "--images",
@@ -49,19 +52,21 @@ def run(arguments: argparse.Namespace) -> int:
         KdlibError: If the student or the images cannot be opened.
     """
     from kdlib.inputs.folders import find_images
-    from train.deploy.web.facts import open_student
+    from kdlib.students.loading import OnnxStudent
+    from train.deploy.web.facts import exported_file
     from train.deploy.web.runtime import default_folder, find_runtime, is_complete, pinned_version
     from train.deploy.web.server import PageServer, resources
 
     if arguments.port < 0:
         raise TrainError(f"--port must not be negative, got {arguments.port}")
-    open_student(arguments.student)  # before the installation, which takes seconds
+    student = exported_file(arguments.student)
+    OnnxStudent(student)  # a wrong file is refused before the installation, which takes seconds
     images = find_images(arguments.images) if arguments.images else []
     if arguments.runtime is None and not is_complete(default_folder()):
         print(f"installing onnxruntime-web {pinned_version()} in {default_folder()}", flush=True)
     runtime = find_runtime(arguments.runtime)
-    with PageServer(resources(arguments.student, runtime, images), arguments.host, arguments.port) as server:
-        print(f"{arguments.student.name} runs at {server.url} (Ctrl-C ends the server)", flush=True)
+    with PageServer(resources(student, runtime, images), arguments.host, arguments.port) as server:
+        print(f"{student} runs at {server.url} (Ctrl-C ends the server)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

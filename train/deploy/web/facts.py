@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cv2
 
@@ -14,23 +14,26 @@ from kdlib.students.loading import OnnxStudent
 from train.errors import TrainError
 from train.show.drawing import COLOURS
 
+EXPORTED: Final = "student.onnx"
+"""Name of the exported student in a release folder."""
 
-def open_student(path: Path) -> OnnxStudent:
-    """Open the ONNX file that the page will run.
 
-    Args:
-        path: A file that `python -m train export` wrote.
+def exported_file(path: Path) -> Path:
+    """Find the ONNX file that the page will run: the path itself, or the exported student of a release folder.
 
     Raises:
-        TrainError: If the path is another kind of file.
-        KdlibError: If onnxruntime or the file is missing, or the file is not an exported student.
+        TrainError: If the path is another kind of file, or a folder without an exported student.
     """
+    if path.is_dir():
+        if not (path / EXPORTED).is_file():
+            raise TrainError(f"the folder {path} has no {EXPORTED}; give a release folder or an exported .onnx file")
+        return path / EXPORTED
     if path.is_file() and path.suffix != ".onnx":
         raise TrainError(
             f"the page runs an exported student, and {path} is none: make one with `python -m train export --student "
             f"{path} --out student.onnx`"
         )
-    return OnnxStudent(path)
+    return path
 
 
 def describe(student: OnnxStudent) -> dict[str, Any]:

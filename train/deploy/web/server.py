@@ -15,7 +15,8 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from kdlib.inputs.folders import ImageFile
-from train.deploy.web.facts import describe, open_student
+from kdlib.students.loading import OnnxStudent
+from train.deploy.web.facts import describe
 from train.deploy.web.runtime import FILES
 from train.errors import TrainError
 
@@ -69,7 +70,7 @@ def resources(student: Path, runtime: Path, images: list[ImageFile]) -> dict[str
     Raises:
         KdlibError: If the student cannot be opened.
     """
-    facts = {**describe(open_student(student)), "file": student.name}
+    facts = {**describe(OnnxStudent(student)), "file": student.name}
     listing = [{"name": image.name, "url": f"images/{number}"} for number, image in enumerate(images)]
     return {
         "/": PAGE / "index.html",

@@ -160,12 +160,13 @@ def test_an_image_that_was_deleted_is_not_found_and_the_server_goes_on(folder, t
         server.shutdown()
 
 
-def test_the_command_prints_its_address_and_ends_cleanly_at_ctrl_c(folder, monkeypatch, capsys):
+@pytest.mark.parametrize("place", [lambda folder: folder, lambda folder: folder / "student.onnx"])
+def test_the_command_prints_its_address_and_ends_cleanly_at_ctrl_c(folder, place, monkeypatch, capsys):
     def interrupted(self):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PageServer, "serve_forever", interrupted)
-    words = ["web", str(folder / "student.onnx"), "--runtime", str(folder / "dist"), "--port", "0"]
+    words = ["web", str(place(folder)), "--runtime", str(folder / "dist"), "--port", "0"]
     assert main(words) == 0
     printed = capsys.readouterr()
     assert "student.onnx runs at http://127.0.0.1:" in printed.out
@@ -188,6 +189,7 @@ def test_what_cannot_be_served_is_refused_in_one_line(folder, tmp_path, capsys):
             ([student, *dist, "--images", str(tmp_path / "empty")], "contains no images"),
             ([str(tmp_path / "best.pt"), *dist], "the page runs an exported student"),
             ([str(tmp_path / "gone.onnx"), *dist], "no student at"),
+            ([str(tmp_path / "empty"), *dist], "has no student.onnx; give a release folder"),
         ):
             assert main(["web", *words]) == 1
             error = capsys.readouterr().err
