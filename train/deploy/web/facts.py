@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import cv2
 
@@ -11,23 +11,19 @@ from kdlib.images import IMAGENET_MEAN, IMAGENET_STD
 from kdlib.readout import DECODER
 from kdlib.skeleton import JOINTS, LIMBS
 from kdlib.students.loading import OnnxStudent
+from kdlib.students.release import EXPORTED, student_file
 from train.errors import TrainError
 from train.show.drawing import COLOURS
-
-EXPORTED: Final = "student.onnx"
-"""Name of the exported student in a release folder."""
 
 
 def exported_file(path: Path) -> Path:
     """Find the ONNX file that the page will run: the path itself, or the exported student of a release folder.
 
     Raises:
-        TrainError: If the path is another kind of file, or a folder without an exported student.
+        KdlibError: If the folder is not a complete release, or has no exported student.
+        TrainError: If the path is another kind of file.
     """
-    if path.is_dir():
-        if not (path / EXPORTED).is_file():
-            raise TrainError(f"the folder {path} has no {EXPORTED}; give a release folder or an exported .onnx file")
-        return path / EXPORTED
+    path = student_file(path, EXPORTED)
     if path.is_file() and path.suffix != ".onnx":
         raise TrainError(
             f"the page runs an exported student, and {path} is none: make one with `python -m train export --student "

@@ -1,5 +1,6 @@
 """The page's server: what it serves and with which headers, what it refuses, and how onnxruntime-web gets there."""
 
+import hashlib
 import http.client
 import json
 import socket
@@ -47,9 +48,10 @@ def write_student(path, count=17, **facts):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A student, a copy of onnxruntime-web's files, and images beside a file that must not be served."""
+    """A release with one student, copies of onnxruntime-web's files, images, and a file that must not be served."""
     folder = tmp_path_factory.mktemp("web")
-    write_student(folder / "student.onnx")
+    digest = hashlib.sha256(write_student(folder / "student.onnx").read_bytes()).hexdigest()
+    (folder / "SHA256SUMS").write_text(f"{digest}  student.onnx\n")
     for name in runtime.FILES:
         (folder / "dist" / name).parent.mkdir(exist_ok=True)
         (folder / "dist" / name).write_text(name)
@@ -189,7 +191,7 @@ def test_what_cannot_be_served_is_refused_in_one_line(folder, tmp_path, capsys):
             ([student, *dist, "--images", str(tmp_path / "empty")], "contains no images"),
             ([str(tmp_path / "best.pt"), *dist], "the page runs an exported student"),
             ([str(tmp_path / "gone.onnx"), *dist], "no student at"),
-            ([str(tmp_path / "empty"), *dist], "has no student.onnx; give a release folder"),
+            ([str(tmp_path / "empty"), *dist], "is a folder; a run's student is"),
         ):
             assert main(["web", *words]) == 1
             error = capsys.readouterr().err
