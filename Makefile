@@ -13,6 +13,7 @@ PREDICT_ARGS ?=
 CARD_ARGS ?=
 RELEASE_ARGS ?=
 SOURCE ?=
+WEB_ARGS ?=
 TRAIN_ARGS ?=
 FIFTYONE_ARGS ?=
 
@@ -65,7 +66,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data sample teacher cache baseline distill evaluate report export card release predict fiftyone has-images test \
+.PHONY: help setup demo data sample teacher cache baseline distill evaluate report export card release predict web fiftyone has-images test \
 	test-fast check docs notebook bench clean
 
 help: ## list the targets and variables
@@ -81,7 +82,7 @@ help: ## list the targets and variables
 	@echo "  PRETRAINED    the student's ImageNet weights: auto, none, or a file ($(PRETRAINED))"
 	@echo "  CACHE_ARGS    additional flags for python -m precompute ($(CACHE_ARGS))"
 	@echo "  DATA_ARGS     additional flags for python -m precompute.fetch.coco ($(DATA_ARGS))"
-	@echo "  SOURCE        image, folder or video for make predict ($(SOURCE))"
+	@echo "  SOURCE        image, folder or video for make predict; images for make web ($(SOURCE))"
 	@echo "  RECIPE        flags of the training recipe, if it is not the default ($(RECIPE))"
 	@echo "  IMAGES        folder of the validation images, for make fiftyone ($(IMAGES))"
 	@echo "  FIFTYONE_ARGS additional flags for python -m train fiftyone, e.g. --port 5152 ($(FIFTYONE_ARGS))"
@@ -90,6 +91,7 @@ help: ## list the targets and variables
 	@echo "  CARD_ARGS     additional flags for python -m train card, e.g. --license mit ($(CARD_ARGS))"
 	@echo "  RELEASE_ARGS  additional flags for python -m train release, e.g. --overwrite ($(RELEASE_ARGS))"
 	@echo "  PREDICT_ARGS  additional flags for python -m train predict, e.g. --boxes FILE ($(PREDICT_ARGS))"
+	@echo "  WEB_ARGS      additional flags for python -m train web, e.g. --port 8000 ($(WEB_ARGS))"
 	@echo "  TORCH_INDEX   package index for torch, e.g. https://download.pytorch.org/whl/cpu ($(TORCH_INDEX))"
 
 setup: $(READY) ## install the environment in .venv (with uv if present, else pip)
@@ -156,6 +158,9 @@ release: $(READY) ## gather the distilled student, its card, ONNX, int8, report 
 
 predict: $(READY) ## predict keypoints in SOURCE=image, folder or video with the exported student
 	$(PY) -m train predict "$(SOURCE)" --student "$(RUNS)/student.onnx" --out "$(RUNS)/predictions" $(PREDICT_ARGS)
+
+web: $(READY) ## serve a page that runs the exported student in the browser, on images of SOURCE=folder and the camera
+	$(PY) -m train web "$(RUNS)/student.onnx" $(if $(or $(SOURCE),$(IMAGES)),--images "$(or $(SOURCE),$(IMAGES))") $(WEB_ARGS)
 
 fiftyone: has-images $(READY) $(FIFTYONE_READY) ## show labels, teacher and students on the original images in FiftyOne's App (installs it and its database)
 	@$(FIFTYONE_PY) -m train.show.gallery.database

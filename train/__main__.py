@@ -9,6 +9,7 @@
     python -m train card     runs/distilled --student student.onnx
     python -m train release  runs/distilled --store train.zarr val.zarr --out release
     python -m train predict  photo.jpg --student student.onnx --out predictions
+    python -m train web      student.onnx --images photos/
     python -m train fiftyone --store val.zarr --images data/val2017 --teacher --student runs/distilled/best.pt
 
 The same commands run on a CPU and on a GPU. On several GPUs: torchrun --nproc-per-node 2 -m train distill ...
@@ -22,7 +23,7 @@ from kdcli.config_file import ConfigError, parse
 from kdcli.flags import Parser, exit_with, refuse, run_command
 from kdlib.errors import KdlibError
 from kdlib.machine.process import keep_freed_memory, wait_passively
-from train.commands import card, evaluate, export, fiftyone, fit, predict, release, report
+from train.commands import card, evaluate, export, fiftyone, fit, predict, release, report, web
 
 COMMANDS: Final = {
     "distill": (fit, "train a student on the heatmaps of a store's teacher", fit.DISTILL),
@@ -33,6 +34,7 @@ COMMANDS: Final = {
     "export": (export, "write a student as an ONNX or torch.export file", export.__doc__),
     "release": (release, "gather student, card, exported files and report in one folder", release.__doc__),
     "predict": (predict, "predict keypoints in images or in a video", predict.__doc__),
+    "web": (web, "serve a page that runs an exported student in the browser", web.__doc__),
     "fiftyone": (fiftyone, "show teacher and students on the original images, in FiftyOne", fiftyone.__doc__),
 }
 """Each command's module, its line in the list of commands, and the description in its help."""

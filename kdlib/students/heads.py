@@ -34,7 +34,11 @@ def crop(x: Tensor, first: int, rows: int, columns: int) -> Tensor:
     right, below = x.shape[-1] - first - columns, x.shape[-2] - first - rows
     if right < 0 or below < 0:
         raise ValueError(f"cannot crop {rows}x{columns} features from index {first} of {x.shape[-2]}x{x.shape[-1]}")
-    return nn.functional.pad(x, (-first, -right, -first, -below)) if first or right or below else x
+    if not (first or right or below):
+        return x
+    if torch.compiler.is_compiling():  # also while exporting; OpenCV's DNN module refuses to pad by negative numbers
+        return x[:, :, first : first + rows, first : first + columns]
+    return nn.functional.pad(x, (-first, -right, -first, -below))  # its gradients stay in channels_last memory
 
 
 class Interpolation(nn.Module):

@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.store import codec, reading
-from benchmarks.study import cost, labels, live, recipes, students, warping
+from benchmarks.study import cost, labels, live, recipes, runtimes, students, warping
 from benchmarks.support.batches import StoreBatches, recipe_augmentation
 from benchmarks.support.effort import QUICK
 from benchmarks.support.files import FileBatches, FilesDataset, write_files
@@ -20,10 +21,13 @@ from benchmarks.support.turn import Turn
 from benchmarks.support.workspace import Workspace
 from benchmarks.trainer import compiling, loader
 from benchmarks.trainer import steps as training
+from kdlib.heatmaps import gaussian_heatmaps
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import Loader
 from kdlib.samples.views import Augmentation
 from tests.support.stores.people import HEATMAP_SIZE, INPUT_SIZE, make_store
+from tests.support.trained_student import make_checkpoint
+from train.__main__ import main as train
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]
@@ -289,6 +293,36 @@ def test_the_students_page_has_the_rows_and_counts_that_the_benchmark_makes(caps
     assert shown[0][3] == "1.00"
     assert made[0][3] == "1.00 (1.00 to 1.00)"
     assert torch.get_num_threads() == threads
+
+
+def test_runtimes_are_compared_on_the_same_crops_and_those_that_are_missing_are_named(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxscript", reason="exporting needs the extra [export]")
+    exported = tmp_path / "s.onnx"
+    assert train(["export", "--student", str(make_checkpoint(tmp_path / "best.pt")), "--out", str(exported)]) == 0
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    threads = torch.get_num_threads()
+    capsys.readouterr()
+    words = ["--runtimes", "opencv", "openvino", "--rounds", "1", "--crops", "4"]
+    assert runtimes.main([str(exported), *words]) == 0
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    check_lines(lines)
+    assert [(line["runtime"], line["precision"]) for line in lines] == [("onnxruntime", "fp32"), ("opencv", "fp32")]
+    assert "openvino is left out for s.onnx: openvino is not installed" in printed.err
+    assert lines[0]["largest_px"] == 0
+    assert lines[1]["largest_px"] < 0.05
+    assert {line["peer"] for line in lines} == {f"onnxruntime {lines[0]['version']} fp32"}
+    assert torch.get_num_threads() == threads
+    assert runtimes.main([str(tmp_path / "gone.onnx")]) == 1
+    assert capsys.readouterr().err.startswith("error: no student at")
+
+
+def test_the_distance_of_keypoints_between_runtimes_is_in_pixels_of_the_crop():
+    maps = np.tile(gaussian_heatmaps(np.array([[5.2, 7.4]]), np.ones(1), (12, 16), 2.0), (2, 1, 1, 1))
+    moved = np.roll(maps, (2, 1), axis=(-2, -1))
+    crops = np.zeros((2, 64, 48, 3), np.uint8)
+    np.testing.assert_allclose(runtimes._distances(moved, maps, crops), 4 * np.hypot(2, 1), rtol=1e-3)
+    assert runtimes._distances(maps, maps, crops).shape == (2, 1)
 
 
 def test_a_name_that_is_no_student_ends_the_table_of_students_in_one_line(capsys):

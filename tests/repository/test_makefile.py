@@ -56,7 +56,7 @@ def test_every_target_takes_a_data_folder_with_spaces(clone, data):
     for run in ("baseline", "distilled"):
         (clone / "runs/my people" / run).mkdir(parents=True)
         (clone / "runs/my people" / run / "best.pt").touch()
-    targets = ["cache", "baseline", "distill", "evaluate", "report", "export", "predict", "fiftyone"]
+    targets = ["cache", "baseline", "distill", "evaluate", "report", "export", "predict", "web", "fiftyone"]
     made = calls(clone, *targets, f"DATA={data}", "SOURCE=a photo.jpg", "TEACHER=onnx:my net.onnx")
     for split, words in zip(("train", "val"), made[:2], strict=True):
         arguments = precompute._parser().parse_args(words[1:])
@@ -64,17 +64,29 @@ def test_every_target_takes_a_data_folder_with_spaces(clone, data):
         assert arguments.store == Path(f"stores/my people/{split}.zarr")
     assert made.pop(-2) == ["train.show.gallery.database"]  # before anything is computed
     by_command = [train_arguments(words) for words in made[2:]]
-    commands = ["baseline", "distill", "evaluate", "evaluate", "evaluate", "report", "export", "predict", "fiftyone"]
+    commands = [
+        "baseline",
+        "distill",
+        "evaluate",
+        "evaluate",
+        "evaluate",
+        "report",
+        "export",
+        "predict",
+        "web",
+        "fiftyone",
+    ]
     assert [arguments.command for arguments in by_command] == commands
     runs = Path("runs/my people")
-    assert [a.out for a in by_command] == [
+    assert [a.out for a in by_command if a.command != "web"] == [
         *(runs / "baseline", runs / "distilled", runs / "teacher.json"),
         *(runs / "baseline/evaluation.json", runs / "distilled/evaluation.json", runs / "report.html"),
         *(runs / "student.onnx", runs / "predictions", runs / "fiftyone"),
     ]
-    stores = {a.store for a in by_command if a.command != "predict"}
+    stores = {a.store for a in by_command if a.command not in ("predict", "web")}
     assert stores == {Path("stores/my people/train.zarr"), Path("stores/my people/val.zarr")}
-    assert by_command[-2].source == "a photo.jpg"
+    assert by_command[-3].source == "a photo.jpg"
+    assert (by_command[-2].student, by_command[-2].images) == (runs / "student.onnx", Path("a photo.jpg"))
     assert by_command[-1].images == pictures.relative_to(clone)
     assert by_command[-1].student == [runs / "baseline/best.pt", runs / "distilled/best.pt"]
 

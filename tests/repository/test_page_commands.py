@@ -58,6 +58,9 @@ NOT_RUN = {
         "the Hugging Face Hub and an account; tests/cache/files/test_object_stores.py pushes to a Hub in memory"
     ),
     "make report DATA=sample": "needs `make demo` first, minutes; the next command of the page does the same",
+    "python -m train web student.onnx --images images/": (
+        "serves until Ctrl-C; tests/train/deploy/web opens the page and runs the command"
+    ),
     "make fiftyone DATA=sample": "downloads FiftyOne, 1 GB, and opens its App",
     "python -m venv fo && fo/bin/python -m pip install fiftyone": "downloads FiftyOne, 1 GB",
     "fo/bin/python -m train.show.gallery.database": (

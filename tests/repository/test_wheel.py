@@ -27,6 +27,9 @@ PACKAGES = ("cache", "kdcli", "kdlib", "precompute", "train")
 DATA_FILES = {
     "precompute/sample/hrnet_w16_sample.safetensors",
     *("train/show/report/charts.css", "train/show/report/report.css"),
+    *(f"train/deploy/web/{name}" for name in ("package.json", "package-lock.json")),
+    *(f"train/deploy/web/page/{name}" for name in ("index.html", "style.css")),
+    *(f"train/deploy/web/page/{name}.mjs" for name in ("decode", "drawing", "geometry", "main", "pictures", "student")),
 }
 """What packages hold beside their modules."""
 FOREIGN = ("console", "data", "models", "precompute", "tests", "utils")

@@ -104,8 +104,8 @@ class Browser:
 
 
 @contextlib.contextmanager
-def browser(profile):
-    """Run a browser with its profile in a folder."""
+def browser(profile, *flags):
+    """Run a browser with its profile in a folder, and with further flags."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip("no Chromium here (Debian: apt-get install chromium)")
@@ -114,7 +114,7 @@ def browser(profile):
         fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read_end, write_end)
     ]  # so that dup2 to 3 and 4 overwrites neither
     start = "import os, sys; [os.dup2(int(sys.argv[i]), i + 2) for i in (1, 2)]; os.execv(sys.argv[3], sys.argv[3:])"
-    command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+    command = [program, *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"]
     log = Path(profile) / "stderr.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as errors:

@@ -49,6 +49,7 @@ def write_onnx(network: Deployable, crops: Tensor, facts: dict[str, Any], path: 
             dynamic_shapes={INPUT: {0: "batch"}},
             input_names=[INPUT],
             output_names=[OUTPUT],
+            custom_translation_table={torch.ops.aten.hardsigmoid.default: _hard_sigmoid},
             verbose=False,
         )
         assert program is not None  # noqa: S101  # None only where a file name is given and dynamo is off
@@ -57,6 +58,17 @@ def write_onnx(network: Deployable, crops: Tensor, facts: dict[str, Any], path: 
         del node.metadata_props[:]
     onnx.helper.set_model_props(model, to_strings(facts))
     onnx.save(model, path)
+
+
+def _hard_sigmoid(x: Any) -> Any:
+    """Translate a hard sigmoid, clip(x + 3, 0, 6) / 6, without ONNX's operator of that name.
+
+    OpenCV's DNN module takes every product with that operator for a hard swish, also where the operator's input is not
+    the other factor, as in squeeze-and-excitation.
+    """
+    from onnxscript import opset18 as op
+
+    return op.Div(op.Clip(op.Add(x, 3.0), 0.0, 6.0), 6.0)
 
 
 def write_pt2(network: Deployable, crops: Tensor, facts: dict[str, Any], path: Path) -> None:
