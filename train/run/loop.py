@@ -99,16 +99,14 @@ class Trainer:
         first = self.progress.step
         for batch in self._batches():
             self._unread.append(self.train_step(batch))
-            if self.progress.step == 0:
-                self._read_losses()
-                self.folder.begin()
             self._collect_bad_records()
             now = time.perf_counter()
             self.progress.count_step(now - since)
             since = now
             # On a checkpoint every N steps all ranks agree, so all of them read; on one every N minutes they may not.
             due = self.folder.is_checkpoint_due()
-            if self.progress.step % READ_EVERY[self.run.device.type] == 0 or (due and self.run.checkpoint_every.steps):
+            by_steps = due and self.run.checkpoint_every.steps
+            if self.progress.step == 1 or self.progress.step % READ_EVERY[self.run.device.type] == 0 or by_steps:
                 self._read_losses()
             if due and not self._unread:
                 self._save()
@@ -125,13 +123,15 @@ class Trainer:
     def _read_losses(self) -> None:
         """Add the losses of the last steps to the progress; end all ranks if one of them is not finite.
 
-        All ranks must call this after the same step.
+        All ranks must call this after the same step. After the first step of the run it creates the folder.
         """
         unread, self._unread = self._unread, []
         for measured in unread:
             losses = measured.read()
             self._check_finite("loss", losses["loss"], measured)
             self._check_finite("gradient's norm", float(measured.norm), measured)
+            if measured.step == 1:
+                self.folder.begin()
             self.progress.add_losses(losses)
             self._reporter.report_step(losses, measured.step)
 
