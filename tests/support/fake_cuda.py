@@ -8,8 +8,9 @@
 
 `FakeTensorMode` of torch gives tensors of the device ``cuda:0`` a shape, a dtype and a device, but no memory, so no
 driver is needed. An operator that mixes devices raises `torch._subclasses.fake_tensor.FakeTensorDeviceMismatchError`.
-What needs a driver is replaced while the block runs: moving and copying modules, pinned memory, autocast's check, and
-the backward pass. Autograd cannot run on fake CUDA tensors: `Tensor.backward` fills the gradients with zeros instead.
+What needs a driver is replaced while the block runs: moving and copying modules, pinned memory, events, autocast's
+check, and the backward pass. Autograd cannot run on fake CUDA tensors: `Tensor.backward` fills the gradients with zeros
+instead.
 """
 
 import collections
@@ -35,6 +36,8 @@ READS = ("aten._local_scalar_dense", "aten.equal", "aten.nonzero", "aten.masked_
 """Operators whose result, or whose shape, the host must wait for."""
 FREE = ("aten.detach", "aten.alias", "aten._unsafe_view", "aten.empty", "aten.lift", "aten.set_", "prim.")
 """Operators that start no kernel, besides views."""
+COPIES = ("aten._to_copy", "aten.copy_", "aten.to.")
+"""Operators that copy between devices. In inference mode, ``aten.to`` is not split into others."""
 
 
 class FakeDevice(TorchDispatchMode):
@@ -117,21 +120,22 @@ class FakeDevice(TorchDispatchMode):
         outputs: list[Tensor],
     ) -> None:
         devices = {tensor.device.type for tensor in inputs + outputs}
-        if "cuda" not in devices or func.is_view or name.startswith(FREE):
+        if "cuda" not in devices or name.startswith(FREE):
             return
-        if devices == {"cpu", "cuda"} and ("copy" in name):
-            self._record_copy(name, args, kwargs, to=outputs[0])
-        else:
+        if devices == {"cpu", "cuda"} and name.startswith(COPIES):
+            self._record_copy(func, args, kwargs, to=outputs[0])
+        elif outputs[0] is not inputs[0] if name.startswith("aten.to.") else not func.is_view:
             self.kernels[name] += 1
 
-    def _record_copy(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], to: Tensor) -> None:
-        waits = not (kwargs.get("non_blocking") or (name.startswith("aten.copy_") and len(args) > 2 and args[2]))
+    def _record_copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], to: Tensor) -> None:
+        position = [argument.name for argument in func._schema.arguments].index("non_blocking")
+        waits = not (args[position] if len(args) > position else kwargs.get("non_blocking", False))
         if to.device.type == "cuda":
             self.uploads.append(_line())
         elif not waits:
             self.downloads.append(_line())
         if waits:
-            self.synchronisations.append(f"{name} to {to.device.type} at {_line()}")
+            self.synchronisations.append(f"{func} to {to.device.type} at {_line()}")
 
 
 @contextlib.contextmanager
@@ -152,6 +156,8 @@ def fake_cuda() -> Iterator[FakeDevice]:
             (Tensor, "pin_memory", _return_unchanged),
             (Tensor, "backward", backward),
             (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
+            (torch.cuda, "device", contextlib.nullcontext),
+            (torch.cuda, "Event", mock.MagicMock),
             (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         ):
             stack.enter_context(mock.patch.object(target, name, replacement))

@@ -14,10 +14,13 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+import torch
+
 from kdcli.progress import show_progress
 from kdlib.errors import KdlibError
 from kdlib.samples.loader import Loader
 from kdlib.students.loading import TorchStudent
+from train.errors import TrainError
 from train.evaluate import in_store_order, measure, predict, to_json
 from train.run.folder import RunFolder
 from train.run.progress import Progress
@@ -117,8 +120,18 @@ class Trainer:
         self._reporter.add_steps(self.progress.step - first, time.perf_counter() - began)
 
     def train_step(self, batch: Batch) -> Measurements:
-        """Do one step of the optimiser on this rank's part of a batch; does not wait for the device."""
-        return self.state.stepper.step(batch, self.progress.step)
+        """Do one step of the optimiser on this rank's part of a batch; does not wait for the device.
+
+        Raises:
+            TrainError: If the device has too little memory.
+        """
+        try:
+            return self.state.stepper.step(batch, self.progress.step)
+        except torch.OutOfMemoryError as error:
+            raise TrainError(
+                f"the memory of {self.run.device} is too small for a step of {len(batch['row'])} instances; give a "
+                "smaller --batch-size, or split each batch with --accumulate (the result is the same up to rounding)"
+            ) from error
 
     def _read_losses(self) -> None:
         """Add the losses of the last steps to the progress; end all ranks if one of them is not finite.
