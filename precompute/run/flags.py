@@ -89,6 +89,12 @@ def _add_teacher(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--device", default="auto", help=DEVICE)
     group.add_argument("--batch-size", type=positive, default=32, metavar="N", help="instances per batch (default: 32)")
+    group.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="threads that prepare crops, and threads that encode heatmaps (default: one per available core)",
+    )
 
 
 def _add_store(group: argparse._ArgumentGroup) -> None:
