@@ -92,7 +92,7 @@ class TorchNetwork:
         """Compute heatmaps (B, K, h, w) float32 from crops (B, H, W, 3) uint8 RGB."""
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             images = normalise_images(torch.from_numpy(crops).to(self.device))
-            return np.asarray(self._run(images).cpu().numpy(), np.float32)
+            return np.asarray(self.run(images).cpu().numpy(), np.float32)
 
     @property
     def is_asynchronous(self) -> bool:
@@ -124,17 +124,18 @@ class TorchNetwork:
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             images = normalise_images(crops.to(self.device, non_blocking=True).flatten(0, 1))
             if not flip_test:
-                return self._run(images)
-            maps, mirrored = self._run(torch.cat([images, images.flip(-1)])).chunk(2)
+                return self.run(images)
+            maps, mirrored = self.run(torch.cat([images, images.flip(-1)])).chunk(2)
             if self._flip_order is None:
                 self._flip_order = torch.from_numpy(FLIP_ORDER).to(self.device)
             back = mirrored.index_select(1, self._flip_order).flip(-1)
             return (maps + torch.cat([back[..., :1], back[..., :-1]], dim=-1)) * 0.5
 
-    def _run(self, images: Tensor) -> Tensor:
-        """Heatmaps (N, K, h, w) float32 on the device, of normalised images (N, 3, H, W) there."""
-        heatmaps: Tensor = self._model(images.to(self._dtype))
-        return heatmaps.float().contiguous()
+    def run(self, images: Tensor) -> Tensor:
+        """Heatmaps (N, K, h, w) float32 on the device, of normalised images (N, 3, H, W) there; only this network."""
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            heatmaps: Tensor = self._model(images.to(self._dtype))
+            return heatmaps.float().contiguous()
 
 
 def _pinned_like(maps: Tensor) -> Tensor:
