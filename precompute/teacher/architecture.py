@@ -131,6 +131,10 @@ class TorchNetwork:
             back = mirrored.index_select(1, self._flip_order).flip(-1)
             return (maps + torch.cat([back[..., :1], back[..., :-1]], dim=-1)) * 0.5
 
+    def compile(self) -> None:
+        """Compile the network with `torch.compile`, which pays for many batches of one size."""
+        self._model.compile()
+
     def run(self, images: Tensor) -> Tensor:
         """Heatmaps (N, K, h, w) float32 on the device, of normalised images (N, 3, H, W) there; only this network."""
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
