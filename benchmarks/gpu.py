@@ -220,11 +220,14 @@ def precompute(setting: Setting) -> Iterator[Line]:
             data, setting, setting.teacher, weights, size, "--batch-size", str(setting.batch_sizes[-2])
         )
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        started = time.perf_counter()
         done = _run(command if processes == 1 else [command[0], *launcher, *command[1:]])
-        found = re.search(r"teacher: (\d+) instances in .*\(([\d.,]+)/s\)", done.stderr)
-        if done.returncode or not found:
+        if done.returncode:
             raise RuntimeError(_last_line(done))
-        rate = float(found[2].replace(",", ""))
+        # A run of more than a few seconds states its rate without the start of the process.
+        stated = re.search(r"teacher: \d+ instances in .*\(([\d.,]+)/s\)", done.stderr)
+        elapsed = time.perf_counter() - started
+        rate = float(stated[1].replace(",", "")) if stated else setting.instances / elapsed
         extra = {"processes": processes, "teacher": setting.teacher}
         yield Line("gpu", "precompute", rate, "instances/s", setting.instances, "bare network", best, extra)
 
