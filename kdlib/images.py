@@ -1,5 +1,6 @@
 """Images as the input of networks: decoding files, detecting damaged ones, and ImageNet's normalisation."""
 
+import functools
 import os
 import re
 from typing import Final
@@ -48,9 +49,22 @@ def normalise_images(images: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W) float32 in channels_last memory, so that the axes are permuted without a copy.
     """
-    std = torch.tensor(IMAGENET_STD, device=images.device) * 255
-    offset = torch.tensor(IMAGENET_MEAN, device=images.device) / torch.tensor(IMAGENET_STD, device=images.device)
-    return torch.addcmul(-offset, images.float(), 1 / std).permute(0, 3, 1, 2)
+    # On the CPU the constants are built in every call, so that an exported graph contains them.
+    offset, scale = (_statistics if images.device.type == "cpu" else _kept_statistics)(images.device)
+    return torch.addcmul(offset, images.float(), scale).permute(0, 3, 1, 2)
+
+
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Offset -mean / std and scale 1 / (255 std) per channel, (3,) float32."""
+    std, mean = torch.tensor(IMAGENET_STD), torch.tensor(IMAGENET_MEAN)
+    return (-(mean / std)).to(device), (1 / (std * 255)).to(device)
+
+
+@functools.cache
+def _kept_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The same, copied to a device once: a copy in every call would let a GPU wait for the host."""
+    with torch.inference_mode(False):  # a tensor of the inference mode could not be used in training
+        return _statistics(device)
 
 
 class UnreadableImageError(ValueError):

@@ -5,7 +5,6 @@ so that one map per joint is read and warped) and the labels' weights. The augme
 those of the trainer. Only the source of the bytes and the code that builds the batch differ.
 """
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from benchmarks.support.batches import endless
 from cache import Store
+from kdlib.machine.process import available_cores
 from kdlib.resample.maps import bordered_shape, interior, mean_heatmaps
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.pixels import frame_pixels
@@ -106,7 +106,7 @@ class FileBatches:
     def __init__(
         self, store: Store, augmentation: Augmentation, folder: Path, batch_size: int, device: torch.device
     ) -> None:
-        workers = min(8, os.cpu_count() or 1)
+        workers = min(8, available_cores())
         self._dataset = FilesDataset(store, augmentation, folder, workers)
         self._device, self._batch_size = device, batch_size
         loader = DataLoader(

@@ -1,6 +1,5 @@
 """Stores of any length that repeat a few prepared records; every record is written to the files separately."""
 
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from benchmarks.support.synthetic import JOINTS, teacher_like_maps
 from cache.writing.shard import ShardWriter
 from kdlib.geometry import box_to_region, compose_affines, invert_affine, region_affine
 from kdlib.losses import DEFAULT_FLOOR
+from kdlib.machine.process import available_cores
 from precompute.data.crops import JPEG_QUALITY
 from precompute.data.views import FRAME_MARGIN
 
@@ -74,7 +74,7 @@ def _frame_size() -> tuple[int, int]:
 def _fill(writer: cache.Writer) -> None:
     records = [writer.spec.codec.encode(maps[None]) for maps in teacher_like_maps(RECORDS, HEATMAP_SIZE)]
     frames = _frames() if writer.spec.frames else [None] * RECORDS
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         for number in writer.pending_shards():
             with writer.shard(number) as shard:
 

@@ -8,7 +8,6 @@ import dataclasses
 import datetime
 import functools
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from kdlib.machine.process import available_cores
 from precompute.run.provenance import software
 
 
@@ -64,7 +64,7 @@ def versions() -> dict[str, str]:
 @functools.cache
 def machine() -> str:
     """Describe the machine without its host name: cores, vector instructions, and the GPU if there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     parts = [str(cores), "core", torch.backends.cpu.get_cpu_capability().lower()]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name().lower())

@@ -5,7 +5,6 @@ results on real COCO photographs are added; nothing else depends on it.
 """
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Self
 
@@ -13,6 +12,7 @@ import cache
 from benchmarks.support.effort import Effort
 from benchmarks.support.synthetic import synthetic_teacher
 from cache.commands.convert import convert_store
+from kdlib.machine.process import available_cores
 from precompute.data.folder import Split, find_split
 from precompute.data.selection import Selection, select
 from precompute.data.views import DEFAULT_PLAN, ViewPlan
@@ -70,7 +70,7 @@ class Workspace:
             return self._sample
         drawn = self.folder / "sample"
         if not drawn.exists():
-            write_sample(drawn, SampleSpec(train=self.effort.instances, val=8), workers=os.cpu_count() or 1)
+            write_sample(drawn, SampleSpec(train=self.effort.instances, val=8), workers=available_cores())
         return drawn
 
     def store(

@@ -1,6 +1,6 @@
-"""Settings of this process: how glibc treats freed memory, and how idle OpenMP threads wait.
+"""This process: the cores that it may use, how glibc treats freed memory, and how idle OpenMP threads wait.
 
-Both matter for training on a CPU and for preparing samples. Neither overrides a setting of the user.
+The last two matter for training on a CPU and for preparing samples. Neither overrides a setting of the user.
 """
 
 import contextlib
@@ -15,6 +15,11 @@ _NEVER: Final = 2**31 - 1
 """The largest threshold: memory is never returned."""
 MALLOC_SETTINGS: Final = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 """Environment variables with which users set these thresholds."""
+
+
+def available_cores() -> int:
+    """Number of CPU cores that this process may use; a cluster's scheduler may give it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:

@@ -5,56 +5,17 @@ result is closer to exact interpolation than OpenCV 4's warp (1/32 pixel): withi
 photographs. docs/decisions/0017-hand-written-kernels.md compares the speed with OpenCV's.
 """
 
-import math
-
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.geometry import invert_affine
-from kdlib.resample.exact import crop_image, cut_shown, taps
+from kdlib.resample.exact import blacken, crop_image, cut_shown, fill_border, gather, span, unpack
 
 CHANNEL_PAIR = 0x00FF00FF
 """Mask of two channels of a packed pixel; each has 8 bits of room above it."""
 LARGEST_SIDE = 32_767
 """Pixels per side of the largest image: positions are 32-bit numbers in 1/65536 pixel."""
-
-
-@numba.njit(nogil=True, cache=True)
-def _span(slope, start, low, high, first, last):
-    """First and last u in first..last with low <= slope * u + start <= high; (first, first - 1) if there is none."""
-    if last < first or high < low:
-        return first, first - 1
-    if abs(slope) < 1e-9:
-        return (first, last) if low <= start <= high else (first, first - 1)
-    one, other = (low - start) / slope, (high - start) / slope
-    begin = int(max(math.ceil(max(min(one, other), -1e9)), first))
-    end = int(min(math.floor(min(max(one, other), 1e9)), last))
-    return (begin, end) if begin <= end else (first, first - 1)
-
-
-@numba.njit(nogil=True, cache=True)
-def _blacken(out, first, last):
-    """Fill pixels first..last - 1 of out (3 * n,) uint8 with 0."""
-    k = np.uint64(3 * first)
-    for _ in range(3 * (last - first)):
-        out[k] = 0
-        k += np.uint64(1)
-
-
-@numba.njit(nogil=True, cache=True)
-def _resample_border(flat, shape, inverse, v, first, last, out):
-    """Fill out[v, first:last] from the packed pixels of an image of that shape; neighbours outside are black."""
-    half, byte = np.float32(0.5), np.uint32(255)
-    for u in range(first, last):
-        top, bottom, left, right, a, b, c, d = taps(inverse, u, v, shape[0], shape[1])
-        p, q = flat[top * shape[1] + left], flat[top * shape[1] + right]
-        r, s = flat[bottom * shape[1] + left], flat[bottom * shape[1] + right]
-        for k in range(3):
-            shift = np.uint32(8 * k)
-            value = a * np.float32((p >> shift) & byte) + b * np.float32((q >> shift) & byte)
-            value += c * np.float32((r >> shift) & byte) + d * np.float32((s >> shift) & byte)
-            out[v, u, k] = np.uint8(value + half)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -69,18 +30,6 @@ def _locate(x, y, dx, dy, columns, n, at, weights):
         weights[u] = np.uint32(np.int32(np.int32(px >> 8) & np.int32(255)) | np.int32(py & np.int32(0xFF00)))
 
 
-@numba.njit(nogil=True, cache=True)
-def _gather(flat, at, columns, n, north, south):
-    """Copy the upper two neighbours of n pixels to north and the lower two to south: words 2 u and 2 u + 1 of each."""
-    left, one, line = np.uint64(0), np.uint64(1), np.uint64(columns)
-    for u in range(n):
-        p = np.uint64(np.uint32(at[u]))
-        q = p + line
-        north[left], north[left + one] = flat[p], flat[p + one]
-        south[left], south[left + one] = flat[q], flat[q + one]
-        left += one + one
-
-
 @numba.njit(nogil=True, cache=True, inline="always")
 def _mix(p, q, r, s, a, b, c, d):
     """Two channels of the weighted sum of four packed pixels, times 256, rounded half up; the weights add up to 256."""
@@ -92,7 +41,7 @@ def _mix(p, q, r, s, a, b, c, d):
 
 @numba.njit(nogil=True, cache=True)
 def _blend(north, south, weights, n, out):
-    """Fill out (n,) uint32 with interpolated pixels, three channels in the low bytes; see `_gather` and `_locate`."""
+    """Fill out (n,) uint32 with interpolated pixels, three channels in the low bytes; see `gather` and `_locate`."""
     byte, mask = np.uint32(8), np.uint32(CHANNEL_PAIR)
     left, one = np.uint64(0), np.uint64(1)
     for u in range(n):
@@ -105,18 +54,6 @@ def _blend(north, south, weights, n, out):
         odd = _mix(np.uint32(p >> byte), np.uint32(q >> byte), np.uint32(r >> byte), np.uint32(s >> byte), a, b, c, d)
         out[u] = np.uint32(np.uint32(even >> byte) & mask) | np.uint32(odd & np.uint32(0xFF00))
         left += one + one
-
-
-@numba.njit(nogil=True, cache=True)
-def _unpack(packed, n, out, first):
-    """Write the three low bytes of packed (n,) uint32 to pixels first..first + n - 1 of out (3 * m,) uint8."""
-    k, one = np.uint64(3 * first), np.uint64(1)
-    for u in range(n):
-        pixel = packed[u]
-        out[k] = np.uint8(pixel)
-        out[k + one] = np.uint8(pixel >> np.uint32(8))
-        out[k + one + one] = np.uint8(pixel >> np.uint32(16))
-        k += np.uint64(3)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -135,28 +72,28 @@ def _resample(pixels, inverse, out):
     margin = 0.01 + width / unit  # bounds the sum of the rounding errors of dx and dy over a row
     for v in range(height):
         x, y = inverse[0, 1] * v + inverse[0, 2], inverse[1, 1] * v + inverse[1, 2]
-        begin, end = _span(inverse[0, 0], x, -1.01, columns + 0.01, 0, width - 1)
-        begin, end = _span(inverse[1, 0], y, -1.01, rows + 0.01, begin, end)
-        first, last = _span(inverse[0, 0], x, margin, columns - 1 - margin, begin, end)
-        first, last = _span(inverse[1, 0], y, margin, rows - 1 - margin, first, last)
+        begin, end = span(inverse[0, 0], x, -1.01, columns + 0.01, 0, width - 1)
+        begin, end = span(inverse[1, 0], y, -1.01, rows + 0.01, begin, end)
+        first, last = span(inverse[0, 0], x, margin, columns - 1 - margin, begin, end)
+        first, last = span(inverse[1, 0], y, margin, rows - 1 - margin, first, last)
         if last < first:
             first, last = end + 1, end
         line, n = v * width, last - first + 1
-        _blacken(flat_out, line, line + begin)
-        _resample_border(flat, pixels.shape, inverse, v, begin, first, out)
+        blacken(flat_out, line, line + begin)
+        fill_border(flat, pixels.shape, inverse, v, begin, first, out)
         if n > 0:
             fx = np.int32(round((x + inverse[0, 0] * first) * unit))
             fy = np.int32(round((y + inverse[1, 0] * first) * unit))
             _locate(fx, fy, dx, dy, columns, n, at, weights)
-            _gather(flat, at, columns, n, north, south)
+            gather(flat, at, columns, n, north, south)
             _blend(north, south, weights, n, packed)
-            _unpack(packed, n, flat_out, line + first)
-        _resample_border(flat, pixels.shape, inverse, v, last + 1, end + 1, out)
-        _blacken(flat_out, line + end + 1, line + width)
+            unpack(packed, n, flat_out, line + first)
+        fill_border(flat, pixels.shape, inverse, v, last + 1, end + 1, out)
+        blacken(flat_out, line + end + 1, line + width)
 
 
 def warp_packed(image: NDArray[np.uint8], inverse: NDArray[np.float64], out: NDArray[np.uint8]) -> None:
-    """Resample an image bilinearly, about twelve times as fast as `kdlib.resample.exact.crop_image`.
+    """Resample an image bilinearly, in three quarters of the time of `kdlib.resample.exact.crop_image`.
 
     Args:
         image: (H, W, 4) uint8, contiguous; the last channel is ignored. Of an image with more than `LARGEST_SIDE`

@@ -5,7 +5,6 @@ nothing is forked, nothing is pickled, and memory does not grow with the number 
 """
 
 import collections
-import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from cache.errors import StoreFormatError
 from kdlib.errors import BadRecordError
+from kdlib.machine.process import available_cores
 from kdlib.samples.dataset import StoreDataset, as_tensors
 
 BATCHES_AHEAD = 3
@@ -65,7 +65,7 @@ class Loader:
     ) -> None:
         self.dataset, self.shuffle, self.device = dataset, shuffle, device or torch.device("cpu")
         self.batch_size = min(batch_size, len(dataset)) if shuffle else batch_size
-        self.threads = threads or min(8, os.cpu_count() or 1)
+        self.threads = threads or min(8, available_cores())
         self.order, self.part, self.skip_bad = order, part, skip_bad
         self.bad: dict[int, str] = {}
 

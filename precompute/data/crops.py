@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from kdlib.geometry import compose_affines, scale_affine
@@ -32,9 +33,13 @@ class Prepared:
     problem: str | None = None
 
 
-def stack_crops(prepared: Sequence[Prepared]) -> Crops:
-    """Stack the crops of instances to (B, V, H, W, 3), by input size."""
-    return {size: np.stack([instance.crops[size] for instance in prepared]) for size in prepared[0].crops}
+def stack_crops(prepared: Sequence[Prepared], *, pinned: bool = False) -> Crops:
+    """Stack the crops of instances to (B, V, H, W, 3), by input size; in pinned memory for a copy to a GPU."""
+    stacked = {}
+    for size, first in prepared[0].crops.items():
+        memory = torch.empty((len(prepared), *first.shape), dtype=torch.uint8, pin_memory=pinned).numpy()
+        stacked[size] = np.stack([instance.crops[size] for instance in prepared], out=memory)
+    return stacked
 
 
 @dataclasses.dataclass(frozen=True)

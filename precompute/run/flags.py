@@ -94,12 +94,18 @@ def _add_teacher(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--seed", type=int, default=0, help="seed of the random views (default: 0)")
     group.add_argument(
         "--precision",
-        choices=["auto", "fp32", "bf16"],
+        choices=["auto", "fp32", "bf16", "fp16"],
         default="auto",
-        help="precision of the network; auto uses bf16 where it is fast (default: auto)",
+        help="precision of the network; auto uses bf16 where it is fast, or else fp16 on a GPU (default: auto)",
     )
     group.add_argument("--device", default="auto", help=DEVICE)
     group.add_argument("--batch-size", type=positive, default=32, metavar="N", help="instances per batch (default: 32)")
+    group.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="threads that prepare crops, and threads that encode heatmaps (default: one per available core)",
+    )
 
 
 def _add_store(group: argparse._ArgumentGroup) -> None:

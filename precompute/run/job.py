@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +13,7 @@ from kdlib.geometry import parse_size
 from kdlib.inputs.annotations import Instances
 from kdlib.inputs.notices import Notices
 from kdlib.inputs.orientation import ExifRule
+from kdlib.machine.process import available_cores
 from precompute.data.crops import Cropper
 from precompute.data.folder import Split, choose_split
 from precompute.data.selection import Selection, select
@@ -89,6 +89,7 @@ class Job:
             frames=not arguments.no_frames,
             frame_scale=arguments.frame_scale,
             skip_missing=arguments.skip_missing,
+            threads=arguments.threads,
         )
 
     @classmethod
@@ -105,6 +106,7 @@ class Job:
         frames: bool = True,
         frame_scale: float = 1.0,
         skip_missing: bool = False,
+        threads: int | None = None,
     ) -> Self:
         """Plan the run of a teacher over selected instances.
 
@@ -119,6 +121,7 @@ class Job:
             frames: Whether the store holds frames.
             frame_scale: Frame pixels per teacher input pixel.
             skip_missing: Leave out instances whose image cannot be read, instead of ending the run.
+            threads: Threads that read images, and threads that encode heatmaps; None takes one per core.
         """
         geometry = plan_geometry(selection.instances, teacher.input_size, plan, frame_scale)
         provenance = describe(
@@ -139,7 +142,7 @@ class Job:
             geometry=geometry,
             plan=plan,
             batch_size=batch_size,
-            threads=max(1, min(MAX_THREADS, (os.cpu_count() or 1) // local_rank_and_size()[1])),
+            threads=threads or max(1, min(MAX_THREADS, available_cores() // local_rank_and_size()[1])),
             provenance=provenance,
             skip_missing=skip_missing,
             notices=selection.notices,

@@ -12,24 +12,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cache import StoreFormatError, Writer
 from cache.writing.shard import ShardWriter
-from precompute.data.crops import Prepared, stack_crops
+from precompute.data.crops import Crops, Prepared, stack_crops
 from precompute.errors import PrecomputeError
 from precompute.run.job import Job
-from precompute.teacher.ensemble import teacher_maps
+from precompute.teacher.architecture import Pending
+from precompute.teacher.ensemble import launch_maps
 
 IMAGES_AHEAD = 64
 """Images that are read before the teacher needs them."""
-BATCHES_AHEAD = 1
-"""Batches that are ready while the teacher runs on another one."""
+BATCHES_AHEAD = 2
+"""Batches that are stacked, copied to a GPU or waiting there while the teacher runs on another one."""
 SHARDS_BEHIND = 1
 """Shards that are encoded and written while the teacher runs on the next one."""
-
-Heatmaps = NDArray[np.float32] | None
-"""(B, V, K, h, w) of a batch; None if no instance of the batch has crops."""
 
 
 class Pipeline:
@@ -40,6 +39,7 @@ class Pipeline:
         """One line per skipped instance."""
         self._job, self._writer = job, writer
         self._readers = ThreadPoolExecutor(job.threads, "prepare")
+        self._stacker = ThreadPoolExecutor(1, "stack")
         self._teacher = ThreadPoolExecutor(1, "teacher")
         self._encoders = ThreadPoolExecutor(job.threads, "encode")
         self._committer = ThreadPoolExecutor(1, "write")
@@ -48,15 +48,16 @@ class Pipeline:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for pool in (self._readers, self._teacher, self._encoders, self._committer):
+        for pool in (self._readers, self._stacker, self._teacher, self._encoders, self._committer):
             pool.shutdown(cancel_futures=True)
 
     def run(self, shards: Iterator[int]) -> Iterator[int]:
         """Write shards. Yields the number of instances of each batch after its heatmaps are computed."""
-        running: collections.deque[tuple[Batch, Future[Heatmaps]]] = collections.deque()
+        running: collections.deque[tuple[Batch, Future[Pending | None]]] = collections.deque()
         commits: collections.deque[Future[None]] = collections.deque()
         for batch in self._batches(shards):
-            running.append((batch, self._teacher.submit(self._compute, batch)))
+            stacked = self._stacker.submit(self._stack, batch)
+            running.append((batch, self._teacher.submit(self._launch, stacked)))
             if len(running) > BATCHES_AHEAD:
                 yield self._encode(*running.popleft(), commits)
         while running:
@@ -92,13 +93,31 @@ class Pipeline:
                 shard.unread -= len(same_image)
                 yield shard, self._readers.submit(self._job.cropper.prepare, same_image)
 
-    def _compute(self, batch: "Batch") -> Heatmaps:
-        usable = batch.usable
-        return teacher_maps(self._job.teacher, stack_crops(usable), self._job.plan) if usable else None
+    def _stack(self, batch: "Batch") -> Crops | None:
+        """The crops of a batch in one array; None if no instance has crops."""
+        pinned = self._job.teacher.device.startswith("cuda")
+        return stack_crops(batch.usable, pinned=pinned) if batch.usable else None
 
-    def _encode(self, batch: "Batch", computed: Future[Heatmaps], commits: collections.deque[Future[None]]) -> int:
+    def _launch(self, stacked: "Future[Crops | None]") -> Pending | None:
+        crops = stacked.result()
+        return None if crops is None else launch_maps(self._job.teacher, crops, self._job.plan)
+
+    def _heatmaps(self, launched: Future[Pending | None]) -> NDArray[np.float32] | None:
+        """Wait for the heatmaps (B, V, K, h, w) of a batch; None if no instance of it has crops."""
+        try:
+            wait = launched.result()
+            return None if wait is None else wait()
+        except torch.OutOfMemoryError as error:
+            raise PrecomputeError(
+                f"the memory of {self._job.teacher.device} is too small for batches of {self._job.batch_size} "
+                "instances; continue with --resume and a smaller --batch-size"
+            ) from error
+
+    def _encode(
+        self, batch: "Batch", launched: Future[Pending | None], commits: collections.deque[Future[None]]
+    ) -> int:
         """Submit a batch's heatmaps for encoding and, after a shard's last batch, the shard for writing."""
-        shard, heatmaps = batch.shard, computed.result()
+        shard, heatmaps = batch.shard, self._heatmaps(launched)
         for item in batch.items:
             if item.problem is not None:
                 self._skip(shard, item)

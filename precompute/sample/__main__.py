@@ -8,10 +8,10 @@ The same options give the same files. If the folder holds this sample already, n
 """
 
 import argparse
-import os
 from pathlib import Path
 
 from kdcli.flags import Parser, exit_with, run_command
+from kdlib.machine.process import available_cores
 from precompute.sample.spec import SampleSpec
 
 
@@ -59,7 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=default.seed, help="random seed (default: %(default)s)")
     parser.add_argument("--clean-train", action="store_true", help="no label noise in the train split")
     parser.add_argument(
-        "--workers", type=int, default=_cores(), metavar="N", help="number of processes (default: number of cores)"
+        "--workers",
+        type=int,
+        default=available_cores(),
+        metavar="N",
+        help="number of processes (default: number of cores)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace another sample (other folders are never replaced)"
@@ -77,10 +81,6 @@ def _image_file(name: str) -> Path:
     if not name.endswith((".png", ".jpg", ".jpeg")):
         raise argparse.ArgumentTypeError(f"{name!r} must end in .png or .jpg")
     return Path(name)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ writes fp16 safetensors with these numbers and the command in the metadata.
 import argparse
 import importlib.util
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcli.files import replacing
 from kdcli.flags import Parser, exit_with, refuse, run_command
+from kdlib.machine.process import available_cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers",
         type=int,
-        default=os.cpu_count() or 1,
+        default=available_cores(),
         metavar="N",
         help="processes that draw (default: number of cores)",
     )

@@ -11,19 +11,21 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.geometry import scale_affine
-from kdlib.heatmaps import flip_average
 from kdlib.resample.maps import warp_heatmaps
 from precompute.data.crops import Crops
 from precompute.data.views import ViewPlan
 from precompute.errors import PrecomputeError
-from precompute.teacher.loading import ONNX, Teacher, load_teacher, mirror
+from precompute.teacher.architecture import Pending
+from precompute.teacher.loading import ONNX, Teacher, load_teacher
 
+UNNAMED: Final[Any] = {"invalid": "ignore", "over": "ignore"}
+"""numpy's warnings that are off: of a NaN or infinity in a heatmap, the caller names the instance."""
 _EQUAL = ("joints", "normalisation", "colour_order")
 
 
@@ -42,7 +44,7 @@ def load_teachers(
         members: (name, checkpoint) of each teacher, as `load_teacher` takes them.
         input_size: (width, height) of the first teacher's crops, or None. Its size is the default for the others.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        precision: `auto`, `fp32` or `bf16`.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
 
     Raises:
         CheckpointError: If a file is missing or does not hold the weights of such a teacher.
@@ -87,31 +89,37 @@ def ensemble(teachers: Sequence[Teacher]) -> Teacher:
 
 
 def teacher_maps(teacher: Teacher, crops: Crops, plan: ViewPlan) -> NDArray[np.float32]:
-    """Compute the heatmaps (B, V, K, h, w) float32 of every view.
+    """Compute the heatmaps (B, V, K, h, w) float32 of every view; the arguments are those of `launch_maps`."""
+    return launch_maps(teacher, crops, plan)()
+
+
+def launch_maps(teacher: Teacher, crops: Crops, plan: ViewPlan) -> Pending:
+    """Start computing the heatmaps of every view; on a GPU, this returns at once.
 
     Args:
         teacher: A single teacher or an ensemble.
         crops: (B, V, H, W, 3) at each of the teacher's input sizes.
         plan: If it has the flip test, each heatmap is averaged with that of the mirrored crop.
+
+    Returns:
+        Waits for the heatmaps (B, V, K, h, w) float32.
     """
-    with np.errstate(invalid="ignore", over="ignore"):  # the caller names the instance of a NaN or infinity
-        if teacher.members:
-            return mean_maps([teacher_maps(member, crops, plan) for member in teacher.members])
-        return _single_maps(teacher, crops[teacher.input_size], plan)
+    with np.errstate(**UNNAMED):
+        if not teacher.members:
+            return teacher.launch(crops[teacher.input_size], flip_test=plan.flip_test)
+        pending = [launch_maps(member, crops, plan) for member in teacher.members]
+
+    def wait() -> NDArray[np.float32]:
+        with np.errstate(**UNNAMED):
+            return mean_maps([of_member() for of_member in pending])
+
+    return wait
 
 
 def mean_maps(maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Average heatmaps (..., K, h, w) in float32; those of another size are resampled onto the grid of the first."""
     rows, columns = maps[0].shape[-2:]
     return np.mean([_onto_grid(some, (columns, rows)) for some in maps], axis=0, dtype=np.float32)
-
-
-def _single_maps(teacher: Teacher, crops: NDArray[np.uint8], plan: ViewPlan) -> NDArray[np.float32]:
-    maps = np.stack([teacher(crops[:, v]) for v in range(crops.shape[1])], axis=1)
-    if plan.flip_test:
-        mirrored = np.stack([teacher(mirror(crops[:, v])) for v in range(crops.shape[1])], axis=1)
-        maps = flip_average(maps, mirrored)
-    return maps
 
 
 def _onto_grid(maps: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

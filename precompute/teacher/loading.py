@@ -20,12 +20,13 @@ from torch import Tensor
 
 from kdcli.files import file_sha256
 from kdcli.words import did_you_mean
+from kdlib.heatmaps import flip_average
 from kdlib.images import COLOUR_ORDER, IMAGENET_MEAN, IMAGENET_STD
 from kdlib.machine.cost import multiply_adds, parameter_count
-from kdlib.machine.device import PRECISIONS, choose_device, choose_precision
+from kdlib.machine.device import TEACHER_PRECISIONS, choose_device, choose_precision
 from kdlib.skeleton import JOINTS
 from precompute.teacher import zoo
-from precompute.teacher.architecture import Architecture, Size, TorchNetwork
+from precompute.teacher.architecture import Architecture, Pending, Size, TorchNetwork
 from precompute.teacher.checkpoint import CheckpointError
 from precompute.teacher.hrnet import HRNET
 from precompute.teacher.onnx import OnnxNetwork
@@ -47,7 +48,7 @@ class Teacher:
         heatmap_size: (width, height) of the heatmaps.
         joints: number of heatmaps K.
         weights_sha256: SHA-256 of the checkpoint or ONNX file, in hexadecimal.
-        precision: `fp32`, `bf16` or (ONNX) `fp16`: the precision of the computation. Heatmaps are always float32.
+        precision: `fp32`, `bf16` or `fp16`: the precision of the computation. Heatmaps are always float32.
         device: `cpu` or `cuda:N`.
         network: crops (B, H, W, 3) uint8 -> heatmaps (B, K, h, w) float32.
         normalisation: mean and standard deviation per channel, of pixels scaled to 0..1.
@@ -94,6 +95,24 @@ class Teacher:
             np.array(crops, order="C")
         )  # a copy: torch accepts no negative strides, not even of axes of length 1
 
+    def launch(self, crops: NDArray[np.uint8], *, flip_test: bool) -> Pending:
+        """Start computing the heatmaps of the stored views; without a GPU, they are computed before this returns.
+
+        Args:
+            crops: (B, V, H, W, 3) uint8 RGB, in pinned memory for a GPU; unchanged until the heatmaps are there.
+            flip_test: Average each heatmap with that of the mirrored crop.
+
+        Returns:
+            Waits for the heatmaps (B, V, K, h, w) float32.
+        """
+        if isinstance(self.network, TorchNetwork) and self.network.is_asynchronous:
+            return self.network.launch(crops, flip_test=flip_test)
+        maps = np.stack([self(crops[:, v]) for v in range(crops.shape[1])], axis=1)
+        if flip_test:
+            mirrored = np.stack([self(mirror(crops[:, v])) for v in range(crops.shape[1])], axis=1)
+            maps = flip_average(maps, mirrored)
+        return lambda: maps
+
 
 def load_teacher(
     name: str,
@@ -113,7 +132,7 @@ def load_teacher(
         input_size: (width, height) of the crops; not needed for ONNX files of fixed size and for published weights.
         default_size: The same, used if neither `input_size` nor the name nor the ONNX file gives a size.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        precision: `auto`, `fp32` or `bf16`; see `kdlib.machine.device`.
+        precision: `auto`, `fp32`, `bf16` or `fp16`; see `kdlib.machine.device`.
 
     Raises:
         CheckpointError: If a file is missing or does not hold the weights of such a teacher.
@@ -127,7 +146,7 @@ def load_teacher(
     architecture, name, input_size = _resolve(name, input_size)
     input_size = input_size or default_size
     torch_device = choose_device(device)
-    precision = choose_precision(precision, torch_device)
+    precision = choose_precision(precision, torch_device, TEACHER_PRECISIONS)
     weights = _weights(architecture, name, checkpoint, input_size)
     if input_size is None:
         raise ValueError(f"{name} runs at several input sizes; give one (--input-size)")
@@ -193,8 +212,8 @@ def _check_onnx_options(path: Path, checkpoint: str | Path | None, precision: st
     """Refuse options that do not apply to an ONNX file, before it is opened."""
     if checkpoint is not None:
         raise ValueError(f"{ONNX}{path} contains its weights; leave out the checkpoint {checkpoint}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}; choose {', '.join(PRECISIONS)}")
+    if precision not in TEACHER_PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; choose {', '.join(TEACHER_PRECISIONS)}")
 
 
 def _load_onnx(path: Path, network: OnnxNetwork, precision: str) -> Teacher:

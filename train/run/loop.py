@@ -14,10 +14,13 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+import torch
+
 from kdcli.progress import show_progress
 from kdlib.errors import KdlibError
 from kdlib.samples.loader import Loader
 from kdlib.students.loading import TorchStudent
+from train.errors import TrainError
 from train.evaluate import in_store_order, measure, predict, to_json
 from train.run.folder import RunFolder
 from train.run.progress import Progress
@@ -25,11 +28,14 @@ from train.run.reporting import Reporter
 from train.run.resume import start_or_resume
 from train.run.settings import Run
 from train.run.state import build_state
+from train.run.step import Measurements
 from train.run.stopping import StopRequest, Vote, describe_loader_problem, describe_problem
 from train.supervision import Batch
 
 SHOWN_IDS: Final = 16
 """Number of annotation ids of a batch that a message lists."""
+READ_EVERY: Final = {"cpu": 1, "cuda": 20}
+"""Steps between two readings of the losses, by device: a GPU is idle while the host waits for a reading."""
 
 
 def fit(run: Run) -> dict[str, Any]:
@@ -62,6 +68,7 @@ class Trainer:
         self.run, self.ranks, self.state = run, run.ranks, build_state(run)
         self.folder = RunFolder(self.state)
         self._stop = StopRequest(announce=self.ranks.first)
+        self._unread: list[Measurements] = []
 
     @property
     def progress(self) -> Progress:
@@ -95,28 +102,52 @@ class Trainer:
         began = since = time.perf_counter()
         first = self.progress.step
         for batch in self._batches():
-            losses = self.train_step(batch)
-            if self.progress.step == 0:
-                self.folder.begin()
+            self._unread.append(self.train_step(batch))
             self._collect_bad_records()
             now = time.perf_counter()
-            self.progress.add_step(losses, now - since)
+            self.progress.count_step(now - since)
             since = now
-            self._reporter.report_step(losses)
-            if self.folder.is_checkpoint_due():
+            # On a checkpoint every N steps all ranks agree, so all of them read; on one every N minutes they may not.
+            due = self.folder.is_checkpoint_due()
+            by_steps = due and self.run.checkpoint_every.steps
+            if self.progress.step == 1 or self.progress.step % READ_EVERY[self.run.device.type] == 0 or by_steps:
+                self._read_losses()
+            if due and not self._unread:
                 self._save()
+        self._read_losses()
         # Save before the evaluation, which may take longer than a cluster waits between SIGTERM and SIGKILL.
         if self.folder.has_unsaved_steps:
             self._save()
         self._reporter.add_steps(self.progress.step - first, time.perf_counter() - began)
 
-    def train_step(self, batch: Batch) -> dict[str, float]:
-        """Do one step of the optimiser on this rank's part of a batch; returns the loss and its terms."""
-        losses = self.state.stepper.compute_gradients(batch, self.progress.step)
-        self._check_finite("loss", losses["loss"], batch)
-        self._check_finite("gradient's norm", self.state.stepper.clip(), batch)
-        self.state.stepper.update(self.progress.step)
-        return losses
+    def train_step(self, batch: Batch) -> Measurements:
+        """Do one step of the optimiser on this rank's part of a batch; does not wait for the device.
+
+        Raises:
+            TrainError: If the device has too little memory.
+        """
+        try:
+            return self.state.stepper.step(batch, self.progress.step)
+        except torch.OutOfMemoryError as error:
+            raise TrainError(
+                f"the memory of {self.run.device} is too small for a step of {len(batch['row'])} instances; give a "
+                "smaller --batch-size, or split each batch with --accumulate (the result is the same up to rounding)"
+            ) from error
+
+    def _read_losses(self) -> None:
+        """Add the losses of the last steps to the progress; end all ranks if one of them is not finite.
+
+        All ranks must call this after the same step. After the first step of the run it creates the folder.
+        """
+        unread, self._unread = self._unread, []
+        for measured in unread:
+            losses = measured.read()
+            self._check_finite("loss", losses["loss"], measured)
+            self._check_finite("gradient's norm", float(measured.norm), measured)
+            if measured.step == 1:
+                self.folder.begin()
+            self.progress.add_losses(losses)
+            self._reporter.report_step(losses, measured.step)
 
     def _end_epoch(self) -> None:
         """Evaluate, keep the best student, and write the checkpoint and then the history that it holds."""
@@ -198,6 +229,7 @@ class Trainer:
         """Write a checkpoint between two steps, if there are unsaved steps, and end all ranks."""
         reason = describe_loader_problem(problem) if problem else None
         try:
+            self._read_losses()
             if self.folder.has_unsaved_steps:
                 self._save()
         except KdlibError as error:
@@ -205,15 +237,15 @@ class Trainer:
         self.ranks.fail_if_any(f"{reason}; {self.folder.describe_position()}" if reason else None)
         self.ranks.fail(f"stopped by {stopped_by}, {self.folder.describe_position()}")
 
-    def _check_finite(self, name: str, value: float, batch: Batch) -> None:
+    def _check_finite(self, name: str, value: float, measured: Measurements) -> None:
         if math.isfinite(value):
             return
-        rows = [row for rows in self.ranks.gather(batch["row"].tolist()) for row in rows]
+        rows = [row for rows in self.ranks.gather(measured.rows.tolist()) for row in rows]
         ids = ", ".join(map(str, self.run.store.instances["annotation_id"][rows[:SHOWN_IDS]]))
         more = f" and {len(rows) - SHOWN_IDS} more" if len(rows) > SHOWN_IDS else ""
         self.ranks.fail(
-            f"the {name} is {value} at step {self.progress.step + 1}, before the optimiser used it; the annotation "
-            f"ids of the batch are {ids}{more}: check these instances, or start again with a lower --learning-rate "
+            f"the {name} is {value} at step {measured.step}, before the optimiser used it; the annotation ids "
+            f"of the batch are {ids}{more}: check these instances, or start again with a lower --learning-rate "
             f"({self.folder.describe_checkpoint()})"
         )
 

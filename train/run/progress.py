@@ -38,12 +38,15 @@ class Progress:
         """Plain values for a checkpoint."""
         return dataclasses.asdict(self)
 
-    def add_step(self, losses: dict[str, float], seconds: float) -> None:
-        """Count one step of the current epoch."""
+    def count_step(self, seconds: float) -> None:
+        """Count one step of the current epoch, and the time that it took."""
         self.step += 1
         self.steps_of_epoch += 1
         self.seconds += seconds
         self.seconds_of_epoch += seconds
+
+    def add_losses(self, losses: dict[str, float]) -> None:
+        """Add the losses of one counted step to the sums of the current epoch."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from cache.errors import StoreError
 from kdlib.errors import KdlibError
 from kdlib.machine.device import choose_device
+from kdlib.machine.process import available_cores
 from train.errors import TrainError
 
 
@@ -38,7 +39,7 @@ class Ranks:
     @property
     def threads(self) -> int:
         """Threads for the loader: the ranks of one machine share its cores."""
-        return max(1, min(8, (os.cpu_count() or 1) // self._local_world))
+        return max(1, min(8, available_cores() // self._local_world))
 
     def total(self, values: Tensor) -> Tensor:
         """Sum a tensor over all ranks, in place and without gradient."""

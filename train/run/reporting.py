@@ -66,9 +66,9 @@ class Reporter:
             }
             say(f"{store.path}: {ways[has_ap, has_pck]}")
 
-    def report_step(self, losses: dict[str, float]) -> None:
-        """Add the losses of a step to TensorBoard."""
-        self._board.add("train", losses, self.state.progress.step)
+    def report_step(self, losses: dict[str, float], step: int) -> None:
+        """Add the losses of a step to TensorBoard; ``step`` counts the steps done."""
+        self._board.add("train", losses, step)
 
     def add_steps(self, count: int, seconds: float) -> None:
         """Record the time that the steps of an epoch took."""

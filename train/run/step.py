@@ -7,15 +7,17 @@ unless the student has batch norms, which normalise one part at a time.
 """
 
 import contextlib
+import copy
+import dataclasses
+import itertools
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from kdlib.images import normalise_images
 from kdlib.students.networks import Student
@@ -25,8 +27,33 @@ from train.run.ranks import Ranks
 from train.supervision import Batch, Supervision
 
 
+@dataclasses.dataclass(frozen=True)
+class Measurements:
+    """The terms of the loss and the gradient's norm of one step.
+
+    They stay on the device until `read`, for which the host waits: a GPU that is asked after every step is idle while
+    the host prepares the next one.
+    """
+
+    step: int
+    """Steps done, including this one."""
+    names: tuple[str, ...]
+    """The terms of the loss."""
+    terms: Tensor
+    """(terms,) of the batch of all ranks."""
+    norm: Tensor
+    """The gradient's norm before clipping, a scalar."""
+    rows: Tensor
+    """The store's rows of this rank's part of the batch, on the CPU."""
+
+    def read(self) -> dict[str, float]:
+        """Wait for the device; returns ``loss`` and its terms."""
+        of_terms = self.terms.tolist()
+        return {"loss": math.fsum(of_terms), **dict(zip(self.names, of_terms, strict=True))}
+
+
 class Stepper:
-    """A student with its optimiser.
+    """A student with its optimiser. No method waits for the device.
 
     Args:
         model: The student, trained in place.
@@ -44,7 +71,7 @@ class Stepper:
         if ranks.world > 1:
             share_statistics(model, ranks.device)
         self.optimizer = torch.optim.AdamW(_parameter_groups(model, recipe.weight_decay), fused=True)
-        self.average = build_average(model, recipe.ema) if recipe.ema else None
+        self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
         self._autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16)
         self._parallel: DistributedDataParallel | None = None
         self._network: Callable[[Tensor], Tensor] = model
@@ -52,7 +79,7 @@ class Stepper:
     @property
     def student(self) -> Student:
         """The student that is evaluated and saved: the average of the weights if there is one."""
-        return self.model if self.average is None else cast(Student, self.average.module)
+        return self.model if self.average is None else self.average.module
 
     def wrap(self, *, compiled: bool) -> None:
         """Wrap the model for training on all ranks and for the compiler. Its initial weights must be loaded before."""
@@ -71,7 +98,7 @@ class Stepper:
         """Weights, average and optimiser, for a checkpoint."""
         state: dict[str, Any] = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.average is not None:
-            state |= {"ema": self.student.state_dict(), "ema_updates": int(self.average.n_averaged)}
+            state |= {"ema": self.student.state_dict(), "ema_updates": self.average.updates}
         return state
 
     def load(self, state: dict[str, Any]) -> None:
@@ -80,9 +107,21 @@ class Stepper:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.student.load_state_dict(state["ema"])
-            self.average.n_averaged.fill_(state["ema_updates"])
+            self.average.updates = state["ema_updates"]
 
-    def compute_gradients(self, batch: Batch, step: int) -> dict[str, float]:
+    def step(self, batch: Batch, step: int) -> Measurements:
+        """Do one step of the optimiser, unless the loss or the gradient is not finite: then no weight changes.
+
+        Args:
+            batch: This rank's part of the batch.
+            step: Steps done so far.
+        """
+        terms = self.compute_gradients(batch, step)
+        values, norm = torch.stack(list(terms.values())), self.clip()
+        self.update(step, skip=~(values.isfinite().all() & norm.isfinite()))
+        return Measurements(step + 1, tuple(terms), values, norm, batch["row"])
+
+    def compute_gradients(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Compute the gradients of a batch.
 
         Args:
@@ -90,7 +129,7 @@ class Stepper:
             step: Steps done so far.
 
         Returns:
-            ``loss`` and its terms over the batch of all ranks.
+            The terms of the loss over the batch of all ranks, scalars on the device.
         """
         torch.manual_seed(_seed(self.recipe.seed, step, self.ranks.rank))
         self.optimizer.zero_grad(set_to_none=True)
@@ -105,21 +144,28 @@ class Stepper:
                 values = torch.stack([value * shares[i].get(name, 1.0) for name, value in terms.items()])
                 values.sum().backward()
                 losses.append(values.detach())
-        of_terms = (self.ranks.total(torch.stack(losses).sum(0)) / self.ranks.world).tolist()
-        return {"loss": math.fsum(of_terms), **dict(zip(terms, of_terms, strict=True))}
+        of_terms = self.ranks.total(torch.stack(losses).sum(0)) / self.ranks.world
+        return dict(zip(terms, of_terms, strict=True))
 
-    def clip(self) -> float:
+    def clip(self) -> Tensor:
         """Clip the gradient to the recipe's largest norm; returns the norm before clipping, the same on all ranks."""
-        return float(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or math.inf))
+        return nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or math.inf)
 
-    def update(self, step: int) -> None:
-        """Update the weights and their average."""
+    def update(self, step: int, skip: Tensor) -> None:
+        """Update the weights and their average.
+
+        Args:
+            step: Steps done so far.
+            skip: A boolean scalar on the device. If it is true, the fused optimiser leaves weights and state unchanged,
+                as it does for `torch.amp.GradScaler`.
+        """
+        self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
         learning_rate = self.recipe.learning_rate * schedule(step, self.steps, self.recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.update(self.model)
 
     def _shares(self, parts: list[Batch]) -> list[dict[str, Tensor]]:
         """Share of each part in the mean over all parts of all ranks, times the number of ranks, as DDP averages."""
@@ -169,26 +215,41 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def build_average(model: nn.Module, decay: float) -> AveragedModel:
-    """Build an exponential moving average of weights and of batch norms' statistics; ``update_parameters`` updates it.
+class WeightAverage:
+    """An exponential moving average of a student's weights and of its batch norms' statistics.
 
-    The decay is (1 + n) / (10 + n) after n updates until it reaches ``decay``, as in TensorFlow's
-    ``ExponentialMovingAverage``, so that the random start does not dominate the average of a short run.
+    The first update copies the weights. After n updates the decay is (1 + n) / (10 + n) until it reaches ``decay``, as
+    in TensorFlow's ``ExponentialMovingAverage``, so that the random start does not dominate the average of a short run.
+
+    Args:
+        model: The student in training.
+        decay: The largest decay, at least 0 and below 1.
+
+    Attributes:
+        module: A copy of the student with the average.
+        updates: Number of updates.
     """
 
-    @torch.no_grad()
-    def update(
-        average: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], done: Tensor | int
-    ) -> None:
-        n = float(done)
-        share = 1 - min(decay, (1 + n) / (10 + n))
-        if average[0].is_floating_point():
-            torch._foreach_lerp_(average, current, share)
-        else:  # numbers of batches
-            for target, source in zip(average, current, strict=True):
-                target.copy_(source)
+    def __init__(self, model: Student, decay: float) -> None:
+        self.module, self.decay, self.updates = copy.deepcopy(model), decay, 0
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    @torch.no_grad()
+    def update(self, model: Student) -> None:
+        """Move the average towards the student's current weights."""
+        averages, weights = _tensors(self.module), _tensors(model)
+        share = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 1.0
+        averaged = [i for i, tensor in enumerate(averages) if tensor.is_floating_point() and self.updates]
+        copied = [i for i in range(len(averages)) if i not in set(averaged)]  # the others count batches
+        if averaged:
+            torch._foreach_lerp_([averages[i] for i in averaged], [weights[i] for i in averaged], share)
+        if copied:
+            torch._foreach_copy_([averages[i] for i in copied], [weights[i] for i in copied])
+        self.updates += 1
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of a model."""
+    return [tensor.detach() for tensor in itertools.chain(model.parameters(), model.buffers())]
 
 
 def compiler_problem(device: torch.device) -> str | None:

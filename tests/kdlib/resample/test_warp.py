@@ -12,7 +12,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from kdlib.geometry import invert_affine, region_affine, scale_affine
-from kdlib.resample.exact import crop_image, warp_image
+from kdlib.resample.exact import crop_image, pack_pixels, warp_image
 from kdlib.resample.maps import bordered_shape, interior, mean_heatmaps, warp_heatmaps
 from kdlib.resample.packed import warp_packed
 from tests.support.shared_data import COCO_REAL, PARITY, needs_coco, needs_parity
@@ -54,6 +54,37 @@ def test_a_crop_is_exact_bilinear_interpolation_with_a_black_outside():
     reference = np.stack([exact(image[:, :, c], AFFINE, (30, 40)) for c in range(3)], axis=2)
     assert crop.shape == (40, 30, 3)
     assert np.abs(crop - reference).max() <= 0.51
+
+
+def in_single_precision(image, affine, size):
+    """The formula of a crop in numpy, with the rounding of every step: stores hold its bits."""
+    inverse, (height, width) = invert_affine(affine), image.shape[:2]
+    v, u = np.mgrid[: size[1], : size[0]].astype(np.float64)
+    x, y = (((row[0] * u + row[1] * v) + row[2]).astype(np.float32) for row in inverse)
+    x, y = np.clip(x, np.float32(-1), np.float32(width)), np.clip(y, np.float32(-1), np.float32(height))
+    column, row = np.floor(x).astype(int), np.floor(y).astype(int)
+    right, down = (x - np.floor(x))[..., None], (y - np.floor(y))[..., None]
+    padded = np.pad(image, ((1, 2), (1, 2), (0, 0))).astype(np.float32)
+    p, q = padded[row + 1, column + 1], padded[row + 1, column + 2]
+    r, s = padded[row + 2, column + 1], padded[row + 2, column + 2]
+    left, up = np.float32(1) - right, np.float32(1) - down
+    value = (up * left * p + up * right * q) + (down * left * r + down * right * s)
+    return (value + np.float32(0.5)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_crop_has_the_bits_of_the_formula(seed):
+    """Pixels inside an image, at its border and outside are computed by different code."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (*rng.integers(1, 300, 2), 3), dtype=np.uint8)
+    size = tuple(int(side) for side in rng.integers(1, 120, 2))
+    center, region = rng.uniform(-50, 350, 2), rng.uniform(1, 400, 2)
+    affine = region_affine(center, region, size, float(rng.choice([0, 90, rng.normal(0, 60)])), flip=bool(seed % 2))
+    if seed % 5 == 0:  # whole pixels
+        affine = np.array([[1.0, 0.0, rng.integers(-9, 9)], [0.0, 1.0, rng.integers(-9, 9)]])
+    crop = crop_image(image, affine, size)
+    np.testing.assert_array_equal(crop, in_single_precision(image, affine, size))
+    np.testing.assert_array_equal(crop, crop_image(pack_pixels(image), affine, size))
 
 
 def test_heatmaps_are_interpolated_joint_by_joint():

@@ -27,15 +27,15 @@ cache.format.spec.default_shard_instances = lambda _: 2
 from precompute.run import pipeline
 from precompute.__main__ import main
 rank, first = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-notes, original = Path(__file__).parent, pipeline.teacher_maps
-def teacher_maps(*arguments):
+notes, original = Path(__file__).parent, pipeline.launch_maps
+def launch_maps(*arguments):
     (notes / f"teacher-{{rank}}-{{first}}").touch()
     if first and rank == "1":
         os.kill(os.getpid(), signal.SIGKILL)
     while rank == "0" and not (notes / f"teacher-1-{{first}}").exists():
         time.sleep(0.1)
     return original(*arguments)
-pipeline.teacher_maps = teacher_maps
+pipeline.launch_maps = launch_maps
 sys.exit(main())
 """
 """The command with shards of two instances. Rank 1 is killed at its first batch, once; rank 0 waits for that."""

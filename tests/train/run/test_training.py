@@ -99,7 +99,7 @@ def test_steps_on_one_batch_learn_it(stores, tmp_path, settings):
     train, val = cache.open_store(stores / "train.zarr"), cache.open_store(stores / "val.h5")
     trainer = Trainer(Run(train, val, tmp_path, recipe, distil=True, device=torch.device("cpu"), threads=1))
     batch = next(trainer.loader.epoch(0))
-    losses = [trainer.train_step(batch)["loss"] for _ in range(60)]
+    losses = [trainer.train_step(batch).read()["loss"] for _ in range(60)]
     assert min(losses[-5:]) < 0.9 * losses[0]
 
 
@@ -179,7 +179,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_optimiser_where_the_loss
 
 def test_a_line_about_a_large_batch_names_its_first_instances(stores, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("train.run.loop.SHOWN_IDS", 3)
-    monkeypatch.setattr(Stepper, "clip", lambda self: float("inf"))
+    monkeypatch.setattr(Stepper, "clip", lambda self: torch.tensor(torch.inf))
     assert main(command(stores, tmp_path / "run")) == 1
     assert re.search(r"ids of the batch are 10\d\d, 10\d\d, 10\d\d and 1 more: check", capsys.readouterr().err)
 

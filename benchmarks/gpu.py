@@ -1,0 +1,522 @@
+"""Ten minutes on a GPU: does nothing wait, are the numbers right, how fast is each part: `python -m benchmarks.gpu`.
+
+The steps need no network and no data besides the embedded sample. They run in the order of their worth, each in a
+process of its own with a time limit, and each prints JSON lines when it is done. A step that fails or takes too long
+prints a line with its error, and the next one begins.
+
+sync        operators that make the host wait in a training step and in a batch of the teacher; 0 is right
+parity      heatmaps of the sample's teacher in fp32, bf16 and fp16 against fp32 on the CPU, and the check of a store
+bare        HRNet-W32 at 256x192 alone: instances (two passes, for the flip test) per second over batch sizes, eager, as
+            a CUDA graph and compiled, with the peak of the memory
+precompute  the whole run over repeated images with 1, 2 and 4 processes on the GPU, over the fastest bare network
+trainer     training steps per second from a store over batches that are in memory, over batch sizes and threads
+losses      50 steps in fp32 on the GPU against the CPU, and a run that is killed and resumed against one that is not
+memory      a batch that is too large ends in one line
+nvjpeg      decoding on the GPU over decoding on the CPU, and the difference of the pixels
+
+Without a GPU the same steps run on the CPU with tiny sizes, which only checks that they run.
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.store.codec import SAMPLE_WEIGHTS
+from benchmarks.support.batches import MemoryBatches, StoreBatches
+from benchmarks.support.effort import QUICK, Effort
+from benchmarks.support.report import Line, write_results
+from benchmarks.support.turn import Turn
+from benchmarks.support.workspace import Workspace
+from cache import Store
+from kdcli.flags import Parser
+from kdlib.heatmaps import peaks
+from kdlib.machine.device import choose_device
+from precompute.run.check import CONFIDENT
+from precompute.teacher.architecture import TorchNetwork
+from precompute.teacher.hrnet import HRNET, build_hrnet
+from precompute.teacher.loading import load_teacher
+from train.recipe import Recipe
+from train.run.loop import Trainer
+from train.run.settings import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Setting(NamedTuple):
+    """The device and the sizes of the steps."""
+
+    device: torch.device
+    teacher: str
+    input_size: tuple[int, int]
+    """Width and height of the teacher's crops."""
+    batch_sizes: tuple[int, ...]
+    instances: int
+    """Instances of the precompute runs."""
+    processes: tuple[int, ...]
+    steps: int
+    """Training steps per turn."""
+    threads: tuple[int, ...]
+    workspace: Workspace
+
+
+def choose_setting(folder: Path, device: torch.device, *, quick: bool) -> Setting:
+    """Return the sizes for a GPU, or tiny ones."""
+    if quick or device.type == "cpu":
+        return Setting(
+            device,
+            "hrnet_w16_sample",
+            (96, 128),
+            (1, 2),
+            12,
+            (1, 2),
+            2,
+            (1,),
+            Workspace(folder, QUICK, folder / "none"),
+        )
+    workspace = Workspace(folder, Effort(), folder / "none")
+    return Setting(
+        device, "hrnet_w32", (192, 256), (16, 64, 128, 256, 512), 6_000, (1, 2, 4), 20, (4, 8, 16), workspace
+    )
+
+
+# --- waiting and numbers ----------------------------------------------------------------------------------------------
+
+
+def sync(setting: Setting) -> Iterator[Line]:
+    """Count the warnings of torch's sync debug mode in a training step and in a batch of the teacher."""
+    store, crops = setting.workspace.store("sample", (96, 128)), np.zeros((4, 1, 128, 96, 3), np.uint8)
+    trainer = _trainer(setting, store, batch_size=4)
+    with contextlib.closing(StoreBatches(store, "average", 4, setting.device)) as batches:
+        batch = next(batches)
+        batches.drain()
+    network = _sample_network(setting.device, "fp32")
+    work = {
+        "step": lambda: trainer.train_step(batch),
+        "teacher": lambda: network.launch(crops, flip_test=True) if network.is_asynchronous else network(crops[:, 0]),
+    }
+    for name, run in work.items():
+        run()
+        yield Line("gpu", f"sync.{name}", _synchronisations(run, setting.device), "synchronisations", 1)
+
+
+def _synchronisations(run: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cpu":
+        run()
+        return 0.0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            run()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return float(sum("synchroniz" in str(warning.message) for warning in caught))
+
+
+def parity(setting: Setting) -> Iterator[Line]:
+    """Compare heatmaps on the device with those on the CPU, and check a store that was written on the device."""
+    generator = np.random.default_rng(0)
+    data = _repeated(setting, 24)
+    teacher = load_teacher("hrnet_w16_sample", SAMPLE_WEIGHTS, input_size=(96, 128), device="cpu", precision="fp32")
+    coarse = generator.integers(0, 256, (16, 1, 16, 12, 3), dtype=np.uint8)
+    crops = coarse.repeat(8, axis=2).repeat(8, axis=3)
+    expected = teacher.launch(crops, flip_test=True)()
+    confident = peaks(expected)[1] > CONFIDENT
+    for precision in ("fp32", "bf16", "fp16"):
+        found = _sample_network(setting.device, precision).compute(torch.from_numpy(crops), flip_test=True)
+        maps = found.cpu().numpy().reshape(expected.shape)
+        moved = (np.abs(peaks(maps)[0] - peaks(expected)[0]).max(axis=-1) > 1) & confident
+        extra = {"moved": int(moved.sum()), "confident": int(confident.sum())}
+        yield Line(
+            "gpu", f"parity.{precision}", float(np.abs(maps - expected).max()), "heatmap", maps.size, extra=extra
+        )
+    command = _precompute(data, setting, "hrnet_w16_sample", SAMPLE_WEIGHTS, "128x96")
+    checked = [_run(command), _run([*command, "--check", "12"])]
+    yield Line("gpu", "parity.check", float(all(done.returncode == 0 for done in checked)), "passed", 12)
+
+
+# --- the teacher ------------------------------------------------------------------------------------------------------
+
+
+def bare(setting: Setting) -> Iterator[Line]:
+    """Measure the bare network over batch sizes, eager, as a CUDA graph and compiled."""
+    for mode in ("eager", "graph", "compile") if setting.device.type == "cuda" else ("eager",):
+        for size in setting.batch_sizes:
+            try:
+                rate, peak = _bare_rate(setting, mode, size)
+            except torch.OutOfMemoryError:
+                break
+            extra = {"mode": mode, "batch_size": size, "teacher": setting.teacher, "peak_bytes": peak}
+            yield Line("gpu", "bare", rate, "instances/s", size, extra=extra)
+
+
+def _bare_rate(setting: Setting, mode: str, batch_size: int) -> tuple[float, int]:
+    """Instances per second with two passes each, and the peak of the device's memory in bytes."""
+    on_gpu = setting.device.type == "cuda"
+    network = _network(setting)
+    images = torch.rand(2 * batch_size, 3, *setting.input_size[::-1], device=setting.device)
+    images = images.to(memory_format=torch.channels_last)
+    run: Callable[[], object] = lambda: network.run(images)  # noqa: E731 - replaced below
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    if mode == "compile":
+        network.compile()
+    run()
+    if mode == "graph":
+        run = _graph_of(network, images)
+    seconds = _seconds_of(run, on_gpu)
+    return batch_size / seconds, torch.cuda.max_memory_allocated() if on_gpu else 0
+
+
+def _graph_of(network: TorchNetwork, images: Tensor) -> Callable[[], object]:
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for _ in range(3):
+            network.run(images)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        network.run(images)
+    return graph.replay
+
+
+def _seconds_of(run: Callable[[], object], on_gpu: bool) -> float:
+    """The median seconds of a few calls, each waiting for the device."""
+    seconds = []
+    for _ in range(7 if on_gpu else 2):
+        started = time.perf_counter()
+        run()
+        if on_gpu:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds))
+
+
+def precompute(setting: Setting) -> Iterator[Line]:
+    """Measure whole runs with several processes on one GPU."""
+    data, best = (
+        _repeated(setting, setting.instances),
+        max(_bare_rate(setting, "eager", b)[0] for b in setting.batch_sizes),
+    )
+    weights = _scaled_weights(setting)
+    size = f"{setting.input_size[1]}x{setting.input_size[0]}"
+    for processes in setting.processes:
+        command = _precompute(
+            data, setting, setting.teacher, weights, size, "--batch-size", str(setting.batch_sizes[-2])
+        )
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        started = time.perf_counter()
+        done = _run(command if processes == 1 else [command[0], *launcher, *command[1:]])
+        if done.returncode:
+            raise RuntimeError(_last_line(done))
+        # A run of more than a few seconds states its rate without the start of the process.
+        stated = re.search(r"teacher: \d+ instances in .*\(([\d.,]+)/s\)", done.stderr)
+        elapsed = time.perf_counter() - started
+        rate = float(stated[1].replace(",", "")) if stated else setting.instances / elapsed
+        extra = {"processes": processes, "teacher": setting.teacher}
+        yield Line("gpu", "precompute", rate, "instances/s", setting.instances, "bare network", best, extra)
+
+
+def _scaled_weights(setting: Setting) -> Path:
+    """Save random weights whose heatmaps are of the size of real ones, so that they have something to encode."""
+    model = build_hrnet(setting.teacher).eval()
+    with torch.inference_mode():
+        model.final_layer.weight.mul_(0.1 / model(torch.randn(1, 3, *setting.input_size[::-1])).std())
+    path = setting.workspace.folder / f"{setting.teacher}.pth"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+# --- the student ------------------------------------------------------------------------------------------------------
+
+
+def trainer(setting: Setting) -> Iterator[Line]:
+    """Measure training steps from a store against batches in memory."""
+    store = setting.workspace.store("sample", setting.input_size)
+    for size in setting.batch_sizes:
+        trained = _trainer(setting, store, batch_size=size)
+        for threads in setting.threads:
+            with contextlib.closing(StoreBatches(store, "average", size, setting.device, threads)) as batches:
+                memory = MemoryBatches([next(batches) for _ in range(2)])
+                batches.drain()
+                turns = {
+                    name: Turn(source, setting.steps, setting.device, trained.train_step)
+                    for name, source in (("memory", memory), ("store", batches))
+                }
+                seconds = {name: _seconds_per_item(turn) for name, turn in turns.items()}
+            rates = {name: 1 / value for name, value in seconds.items()}
+            extra = {"batch_size": size, "threads": threads}
+            n = setting.steps * size
+            yield Line("gpu", "trainer", rates["store"], "instances/s", n, "in memory", rates["memory"], extra)
+
+
+def _seconds_per_item(turn: Turn) -> float:
+    turn()
+    started = time.perf_counter()
+    items = turn()
+    return (time.perf_counter() - started) / items
+
+
+def losses(setting: Setting) -> Iterator[Line]:
+    """Compare the losses of the same steps on the device and on the CPU, and a killed run with one that is not."""
+    store, count = setting.workspace.store("sample", (96, 128)), 50 if setting.device.type == "cuda" else 4
+    found = {
+        name: _losses(setting._replace(device=torch.device(name)), store, count) for name in ("cpu", setting.device)
+    }
+    on_cpu, on_device = found.values() if len(found) == 2 else 2 * [*found.values()]
+    difference = np.abs(on_device / on_cpu - 1)
+    extra = {"after_10": float(difference[: min(10, count)].max())}
+    yield Line("gpu", "losses.device", float(difference.max()), "relative", count, extra=extra)
+    path = setting.workspace.store_path("sample", (96, 128))
+    whole, killed = (setting.workspace.folder / name for name in ("whole", "killed"))
+    command = [
+        sys.executable,
+        "-m",
+        "train",
+        "distill",
+        "--store",
+        str(path),
+        "--val-store",
+        str(path),
+        "--epochs",
+        "2",
+    ]
+    command += ["--pretrained", "none", "--precision", "fp32", "--device", str(setting.device), "--batch-size", "4"]
+    done = _run([*command, "--out", str(whole)])
+    _kill_after_checkpoint([*command, "--out", str(killed), "--checkpoint-every", "3"], killed / "last.pt")
+    resumed = _run([*command, "--out", str(killed), "--resume"])
+    if done.returncode or resumed.returncode:
+        raise RuntimeError(_last_line(done) if done.returncode else _last_line(resumed))
+    last = [json.loads((run / "history.jsonl").read_text().splitlines()[-1])["loss"] for run in (whole, killed)]
+    yield Line("gpu", "losses.resumed", abs(last[1] / last[0] - 1), "relative", 2)
+
+
+def _losses(setting: Setting, store: Store, count: int) -> NDArray[np.float64]:
+    trained = _trainer(setting, store, batch_size=4, precision="fp32", epochs=count)
+    values: list[float] = []
+    while len(values) < count:
+        for batch in trained.loader.epoch(trained.progress.epoch):
+            values.append(trained.train_step(batch).read()["loss"])
+            trained.progress.step += 1
+            if len(values) == count:
+                break
+        trained.progress.epoch += 1
+    return np.array(values)
+
+
+def _kill_after_checkpoint(command: list[str], checkpoint: Path) -> None:
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not checkpoint.exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+# --- memory and decoding ----------------------------------------------------------------------------------------------
+
+
+def memory(setting: Setting) -> Iterator[Line]:
+    """Run the teacher with a batch that is too large for the device; nothing to measure on a CPU."""
+    if setting.device.type == "cpu":
+        return
+    weights = setting.workspace.folder / "hrnet_w48.pth"
+    torch.save(build_hrnet("hrnet_w48").state_dict(), weights)
+    command = _precompute(_repeated(setting, 6_000), setting, "hrnet_w48", weights, "384x288", "--batch-size", "6000")
+    done = _run(command)
+    is_one_line = done.returncode == 1 and "--batch-size" in _last_line(done) and "Traceback" not in done.stderr
+    yield Line("gpu", "memory.one_line", float(is_one_line), "passed", 1, extra={"line": _last_line(done)})
+
+
+def nvjpeg(setting: Setting) -> Iterator[Line]:
+    """Decode images on the device and with OpenCV."""
+    import cv2
+    from torchvision.io import decode_jpeg
+
+    images = sorted((_repeated(setting, 24) / "images").iterdir())
+    contents = [np.frombuffer(path.read_bytes(), np.uint8) for path in images]
+    coded, on_gpu = [torch.from_numpy(content.copy()) for content in contents], setting.device.type == "cuda"
+    decode = lambda: decode_jpeg(coded, device=setting.device)  # noqa: E731
+    decode()
+    seconds = _seconds_of(decode, on_gpu)
+    on_cpu = _seconds_of(lambda: [cv2.imdecode(content, cv2.IMREAD_COLOR_RGB) for content in contents], False)
+    difference = []
+    for pixels, content in zip(decode(), contents, strict=True):
+        expected = np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR_RGB), np.int64)
+        difference.append(np.abs(pixels.cpu().permute(1, 2, 0).numpy() - expected))
+    extra = {
+        "largest_difference": int(max(d.max() for d in difference)),
+        "mean": float(np.mean([d.mean() for d in difference])),
+    }
+    n = len(coded)
+    yield Line("gpu", "nvjpeg", n / seconds, "images/s", n, "OpenCV, one thread", n / on_cpu, extra)
+
+
+# --- shared by the steps ----------------------------------------------------------------------------------------------
+
+
+def _network(setting: Setting) -> TorchNetwork:
+    precision = "bf16" if setting.device.type == "cuda" else "fp32"
+    return TorchNetwork(HRNET, build_hrnet(setting.teacher), setting.input_size, setting.device, precision)
+
+
+def _sample_network(device: torch.device, precision: str) -> TorchNetwork:
+    teacher = load_teacher(
+        "hrnet_w16_sample", SAMPLE_WEIGHTS, input_size=(96, 128), device=str(device), precision=precision
+    )
+    return cast(TorchNetwork, teacher.network)
+
+
+def _trainer(setting: Setting, store: Store, **settings: Any) -> Trainer:
+    recipe = Recipe(pretrained="none", **settings)
+    out = setting.workspace.folder / "run"
+    return Trainer(Run(store, store, out, recipe, distil=True, device=setting.device))
+
+
+def _repeated(setting: Setting, count: int) -> Path:
+    """A data folder with ``count`` instances: the images and annotations of the sample, repeated under new names."""
+    folder = setting.workspace.folder / f"repeated-{count}"
+    if (folder / "annotations").exists():
+        return folder
+    people = setting.workspace.people("sample", min(count, setting.workspace.effort.instances))
+    document = json.loads(people.split.annotations.read_bytes())
+    of_image: dict[int, list[dict[str, Any]]] = {}
+    for annotation in document["annotations"]:
+        of_image.setdefault(annotation["image_id"], []).append(annotation)
+    (folder / "images").mkdir(parents=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    while len(annotations) < count:
+        image = document["images"][len(images) % len(document["images"])]
+        number = len(images) + 1
+        name = f"{number:012d}{Path(image['file_name']).suffix}"
+        (folder / "images" / name).symlink_to((people.split.images / image["file_name"]).resolve())
+        images.append({**image, "id": number, "file_name": name})
+        for annotation in of_image.get(image["id"], []):
+            annotations.append({**annotation, "id": len(annotations) + 1, "image_id": number})
+    (folder / "annotations").mkdir()
+    content = {**document, "images": images, "annotations": annotations}
+    (folder / "annotations/people.json").write_text(json.dumps(content))
+    return folder
+
+
+def _precompute(data: Path, setting: Setting, teacher: str, weights: Path, size: str, *more: str) -> list[str]:
+    command = [sys.executable, "-m", "precompute", "--images", str(data / "images"), "--teacher", teacher]
+    command += [
+        "--annotations",
+        str(data / "annotations/people.json"),
+        "--checkpoint",
+        str(weights),
+        "--input-size",
+        size,
+    ]
+    store = setting.workspace.folder / "precomputed.zarr"
+    overwrite = [] if "--check" in more else ["--overwrite"]
+    device = setting.device.type
+    return [*command, "--store", str(store), "--device", device, "--unlabelled", *overwrite, *more]
+
+
+def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def _last_line(done: "subprocess.CompletedProcess[str]") -> str:
+    return (done.stderr.strip().splitlines() or ["no output"])[-1]
+
+
+class Step(NamedTuple):
+    """A step and its time limit."""
+
+    run: Callable[[Setting], Iterator[Line]]
+    seconds: int
+
+
+STEPS = {
+    "sync": Step(sync, 60),
+    "parity": Step(parity, 90),
+    "bare": Step(bare, 120),
+    "precompute": Step(precompute, 150),
+    "trainer": Step(trainer, 90),
+    "losses": Step(losses, 90),
+    "memory": Step(memory, 60),
+    "nvjpeg": Step(nvjpeg, 30),
+}
+"""In the order of their worth; the limits add up to eleven and a half minutes, of which most steps use a part."""
+
+
+def run_step(name: str, folder: Path, device: str, *, quick: bool) -> None:
+    """Run one step in this process and print its lines."""
+    setting = choose_setting(folder, choose_device(device), quick=quick)
+    for line in STEPS[name].run(setting):
+        print(json.dumps(line.to_json()), flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run all steps, each in a process of its own, or one step in this process; returns 1 if a step failed."""
+    parser = Parser(
+        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to check that the steps run; no results file")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--step", choices=list(STEPS), action="append", help="only this step; repeatable")
+    parser.add_argument("--in-process", type=Path, metavar="DIR", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.in_process:
+        run_step(arguments.step[0], arguments.in_process, arguments.device, quick=arguments.quick)
+        return 0
+    lines: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.step or STEPS:
+            lines += _run_apart(name, Path(folder), arguments)
+    if not arguments.quick and torch.cuda.is_available():
+        print(f"written to {write_results(lines, ROOT / 'benchmarks/results', datetime.date.today())}", file=sys.stderr)
+    return int(any("error" in line for line in lines))
+
+
+def _run_apart(name: str, folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run a step in a process of its own; print its lines, and one with the error if it does not end well."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--step", name, "--in-process", str(folder)]
+    command += ["--device", arguments.device, *(["--quick"] if arguments.quick else [])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    limit = STEPS[name].seconds * (10 if arguments.quick else 1)  # a busy CPU is slow, but nobody waits for it
+    error = None
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, complaints = process.communicate(timeout=limit)
+            if process.returncode:
+                error = (complaints.strip().splitlines() or ["no output"])[-1]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            error = f"not finished after {limit} s"
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    lines += [{"bench": "gpu", "metric": name, "error": error}] if error else []
+    for line in lines:
+        print(json.dumps(line), flush=True)
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
