@@ -1,15 +1,19 @@
 """Reading COCO keypoint files: what is read, what is left out, and what is refused with a clear message."""
 
+import contextlib
 import gzip
+import io
 import json
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
 
 from kdlib.errors import InputError
 from kdlib.inputs.annotations import read_keypoint_annotations
 from kdlib.inputs.notices import Notices
 from kdlib.skeleton import JOINTS
+from tests.support.shared_data import COCO_REAL, needs_coco
 
 
 def document():
@@ -361,3 +365,22 @@ def test_missing_files_and_wrong_detections_are_refused(write, tmp_path):
         read_keypoint_annotations(tmp_path / "nothing.json")
     with pytest.raises(InputError, match="contains neither one list of boxes nor COCO annotations"):
         read_keypoint_annotations(write(document()), boxes=write({"boxes": []}, "boxes.json"))
+
+
+@needs_coco
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_real_annotations_are_those_that_pycocotools_reads(split):
+    path = COCO_REAL / f"annotations/person_keypoints_{split}.json"
+    with contextlib.redirect_stdout(io.StringIO()):
+        persons = COCO(str(path)).loadAnns(COCO(str(path)).getAnnIds())
+    read, found = noticed(path)
+    truth = read.ground_truth
+    assert truth.annotation_id.tolist() == [a["id"] for a in persons]
+    assert truth.image_id.tolist() == [a["image_id"] for a in persons]
+    assert truth.iscrowd.tolist() == [a["iscrowd"] for a in persons]
+    np.testing.assert_array_equal(truth.bbox, [a["bbox"] for a in persons])
+    np.testing.assert_array_equal(truth.area, [a["area"] for a in persons])
+    np.testing.assert_array_equal(truth.keypoints.reshape(len(truth), -1), [a["keypoints"] for a in persons])
+    labelled = [a["id"] for a in persons if a["num_keypoints"] and not a["iscrowd"]]
+    assert read.instances.annotation_id.tolist() == labelled
+    assert all(kind.startswith("persons left out because") for kind in found)

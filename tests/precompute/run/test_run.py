@@ -159,6 +159,26 @@ def test_missing_and_broken_images_are_named_and_left_out_on_request(data, tmp_p
     assert int(store.written.sum()) == 7
 
 
+def test_the_run_ends_with_what_was_noticed_and_the_manifest_holds_it(data, tmp_path, capsys):
+    copy = copy_of(data, tmp_path)
+    path = copy / "annotations/person_keypoints_train.json"
+    document = json.loads(path.read_text())
+    for number, annotation in enumerate(document["annotations"]):
+        annotation |= {"id": f"person-{number}", "area": 0 if number < 5 else 2000.0, "iscrowd": number == 7}
+    path.write_text(json.dumps(document))
+    assert main(command(copy, tmp_path / "s.zarr")) == 0
+    noticed = [line.removeprefix("noticed: ") for line in capsys.readouterr().err.splitlines() if "noticed" in line]
+    assert noticed == [
+        "annotations numbered 1, 2, ... because an id is no 64-bit integer: 11 (id 'person-0', ...)",
+        "areas computed from the box: 5 (annotation 'person-0', annotation 'person-1', annotation 'person-2', ...)",
+        "persons left out because they are crowds: 1 (annotation 8)",
+    ]
+    store = cache.open_store(tmp_path / "s.zarr")
+    assert list(store.manifest["provenance"]["noticed"].values()) == [11, 5, 1]
+    assert store.ground_truth["area"].tolist() == [4200.0] * 5 + [2000.0] * 6
+    assert store.ground_truth["annotation_id"].tolist() == list(range(1, 12))
+
+
 def test_a_truncated_image_stops_the_run_and_the_mended_one_resumes(data, tmp_path, capsys):
     copy = copy_of(data, tmp_path)
     whole = (copy / "images/004.jpg").read_bytes()
