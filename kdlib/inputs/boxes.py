@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kdlib.errors import InputError
 from kdlib.geometry import clip_boxes
-from kdlib.inputs.box_rows import read_rows
+from kdlib.inputs.box_rows import Reference, read_rows
 from kdlib.inputs.categories import Categories
 from kdlib.inputs.ids import canonical_text, shorten
 from kdlib.inputs.image_index import ImageIndex
@@ -242,17 +242,23 @@ class BoxFile:
         return (by_id, None) if by_name == ABSENT else (by_name, text)
 
     def _find_listed(self, images: Names, listed: ImageIndex) -> list[int]:
-        """As `_find`, for a box file with a list of images: names decide, those of the rows or those in the list."""
-        names = []
-        for position, (name, image_id) in zip(self._positions, self.rows.references, strict=True):
-            if name is None and position == SEVERAL and not _is_number(image_id) and listed.find_id(image_id) is None:
-                name = image_id  # noqa: PLW2901 - a text that is a name
-            names.append(name if position < 0 else None)
+        """As `_find`, for a box file with a list of images: names decide, those in the list or those of the rows."""
+        references = zip(self._positions, self.rows.references, strict=True)
+        names = [self._own_name(position, reference, images, listed) for position, reference in references]
         spellings = [*listed.file_name, *names]
         rows = _settle([UNLISTED if name is None else images.find(name) for name in spellings], spellings, images)
-        of_names = rows[len(listed) :]
-        found = zip(self._positions, of_names, strict=True)
-        return [rows[position] if position >= 0 else row for position, row in found]
+        found = zip(self._positions, names, rows[len(listed) :], strict=True)
+        return [rows[position] if name is None and position >= 0 else row for position, name, row in found]
+
+    def _own_name(self, position: int, reference: Reference, images: Names, listed: ImageIndex) -> str | None:
+        """The name of a reference without a listed id, if it is the path of an image or is not in the list."""
+        name, image_id = reference
+        if listed.find_id(image_id) is not None:
+            return None
+        given = image_id if name is None and isinstance(image_id, str) and not _is_number(image_id) else name
+        row = ABSENT if given is None else images.find(given)
+        exact = given is not None and row >= 0 and images.same_path(row, given)
+        return given if exact or position < 0 else None
 
     def _find_positions(self) -> list[int]:
         """The position of each reference in the box file's list of images; negative if it is not there."""

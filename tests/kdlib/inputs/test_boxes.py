@@ -257,6 +257,12 @@ def test_a_rows_name_decides_where_the_list_of_images_has_it_twice(write, key):
         by_names(path, ["a/1.jpg", "b/1.jpg"])
 
 
+def test_a_path_that_the_list_does_not_have_is_not_that_of_a_shorter_one(write):
+    listed = [{"id": 1, "file_name": "2.png"}]
+    path = write({"images": listed, "annotations": [{"image_id": "a/2.png", "bbox": box_of(0)}]})
+    assert set(by_names(path, ["2.png", "a/2.png"])) == {"a/2.png"}
+
+
 def test_entries_of_an_image_that_the_file_does_not_list_are_counted(write):
     path, notices = write({"images": IMAGES[1:], "annotations": ROWS}), Notices()
     assert set(by_names(path, NAMES, notices)) == set(NAMES[1:])
