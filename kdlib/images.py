@@ -67,6 +67,12 @@ def _kept_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
         return _statistics(device)
 
 
+_SAME_COLOURS: Final = ("YCbCr", "Gray")
+"""Colour spaces of a JPEG that simplejpeg and OpenCV convert alike."""
+_LARGEST_IMAGE: Final = 1 << 30
+"""OpenCV's limit of pixels (CV_IO_MAX_IMAGE_PIXELS)."""
+
+
 class UnreadableImageError(ValueError):
     """Bytes are not a complete image; the message is the end of a sentence that begins with the file's name."""
 
@@ -83,14 +89,14 @@ def decode_image(content: bytes, *, orientation: int = 1, bgr: bool = False) -> 
         bgr: Return the channels as BGR, the order in which OpenCV writes and draws.
 
     Raises:
-        UnreadableImageError: If the bytes are truncated, not an image, damaged (as far as `find_damage` detects it), or
-            too large for OpenCV.
+        UnreadableImageError: If the bytes are truncated, not an image, too large for OpenCV, or damaged; in a JPEG,
+            damage is detected only if simplejpeg is installed.
     """
     if is_truncated(content):
         raise UnreadableImageError(f"is truncated: {len(content)} bytes without an end marker")
-    damage = find_damage(content)
-    if damage is not None:
-        raise UnreadableImageError(f"is damaged: {damage} ({len(content)} bytes)")
+    sound = _decode_jpeg(content, bgr)
+    if sound is not None:
+        return turn(sound, orientation)
     image = None
     if content:
         order = cv2.IMREAD_COLOR if bgr else cv2.IMREAD_COLOR_RGB
@@ -128,19 +134,29 @@ def silence_opencv() -> None:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
-def find_damage(content: bytes) -> str | None:
-    """The warning of libjpeg about a damaged JPEG; None for other formats and if no damage is detected.
+def _decode_jpeg(content: bytes, bgr: bool) -> NDArray[np.uint8] | None:
+    """Decode a JPEG and detect damage in one pass; (H, W, 3) uint8, the same pixels as OpenCV's.
 
-    Damage is detected only if simplejpeg is installed, and only if it makes codes invalid. The check decodes at an
-    eighth of the resolution, which takes half as long as a full decode.
+    Damage is detected only if simplejpeg is installed, and only if it makes codes invalid.
+
+    Returns:
+        None if OpenCV must decode: another format, other colours than grey or YCbCr, a size above OpenCV's limit, or a
+        warning of libjpeg that does not mean damage.
+
+    Raises:
+        UnreadableImageError: If libjpeg's warning means damage.
     """
     if simplejpeg is None or not content.startswith(_JPEG):
         return None
     try:
-        simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1, min_factor=8)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if colours not in _SAME_COLOURS or height * width > _LARGEST_IMAGE:
+            return None
+        return np.asarray(simplejpeg.decode_jpeg(content, "BGR" if bgr else "RGB"), np.uint8)
     except ValueError as error:
-        return str(error) if _DAMAGE.search(str(error)) else None
-    return None
+        if _DAMAGE.search(str(error)):
+            raise UnreadableImageError(f"is damaged: {error} ({len(content)} bytes)") from error
+        return None
 
 
 def is_truncated(content: bytes) -> bool:

@@ -13,7 +13,7 @@ from kdlib.geometry import compose_affines, scale_affine
 from kdlib.inputs.annotations import Instances
 from kdlib.inputs.image_files import ImageFileError, locate, read_image_file
 from kdlib.inputs.orientation import ExifRule
-from kdlib.resample.exact import crop_image
+from kdlib.resample.exact import crop_image, pack_pixels
 from precompute.data.views import Geometry
 from precompute.errors import PrecomputeError
 
@@ -65,9 +65,11 @@ class Cropper:
             image = read_image_file(path, (int(width), int(height)), self.exif)
         except ImageFileError as error:
             return [Prepared(row, {}, None, str(error)) for row in rows]
+        image = pack_pixels(image)
         return [Prepared(row, self._crops(image, row), self._frame(image, row)) for row in rows]
 
     def _crops(self, image: NDArray[np.uint8], row: int) -> Crops:
+        """The crops of the stored views from packed pixels (H, W, 4)."""
         affines = [self.geometry.image_to_view(row, v) for v in range(self.geometry.views.shape[1])]
         crops = {}
         for size in self.input_sizes:
@@ -79,7 +81,7 @@ class Cropper:
         if not self.frames:
             return None
         frame = crop_image(image, self.geometry.frame[row], self.geometry.frame_size)
-        done, content = cv2.imencode(".jpg", frame[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        done, content = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         if not done:
             raise PrecomputeError(
                 f"OpenCV could not encode the frame of annotation {self.instances.annotation_id[row]}"
