@@ -150,7 +150,10 @@ def _decode_jpeg(content: bytes, bgr: bool) -> NDArray[np.uint8] | None:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-        if colours not in _SAME_COLOURS or height * width > _LARGEST_IMAGE:
+        if height * width > _LARGEST_IMAGE:
+            return None
+        if colours not in _SAME_COLOURS:  # only look for damage, at an eighth of the resolution
+            simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1, min_factor=8)
             return None
         return np.asarray(simplejpeg.decode_jpeg(content, "BGR" if bgr else "RGB"), np.uint8)
     except ValueError as error:

@@ -145,8 +145,17 @@ class Hdf5Layout:
 
 
 def _open(path: Path | BinaryIO) -> h5py.File:
-    """Open for reading. Needs no lock, which some file systems do not have: a published file never changes."""
-    return h5py.File(path, "r", locking=False)
+    """Open for reading, without a lock where none can be had: a published file never changes.
+
+    Within a process, HDF5 opens a file only once more with the same setting of locks. The default comes first, so that
+    a reader who opens the file with h5py as well needs no setting.
+    """
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if "lock" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=False)
 
 
 def _text(value: Any) -> str:

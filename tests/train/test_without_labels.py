@@ -108,7 +108,7 @@ def test_int8_is_judged_by_ap_and_refused_before_work_without_ground_truth(folde
     given = [*flags, "--store", str(folder / "images/val.h5"), "--out"]
     assert main([*given, str(tmp_path / "a.onnx"), "--max-drop", "100"]) == 0
     (tmp_path / "a.int8.onnx").unlink()
-    monkeypatch.setattr("train.commands.export._export", lambda *_: None)  # a.onnx exists
+    monkeypatch.setattr("train.commands.export.export_float32", lambda *_: None)  # a.onnx exists
     assert main([*given, str(tmp_path / "a.onnx"), "--max-drop", "-1000"]) == 1
     assert "points of AP, more than --max-drop" in capsys.readouterr().err
     assert not (tmp_path / "a.int8.onnx").exists()

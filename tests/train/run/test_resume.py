@@ -263,6 +263,7 @@ def test_a_store_is_known_by_its_content_and_not_by_its_name(stores, whole, tmp_
 def test_checkpoints_hold_what_the_run_resolved_and_where_its_sampler_is(whole):
     content = read(whole / "last.pt")
     config = json.loads((whole / "config.json").read_text())
+    assert config.pop("manifests").keys() == {"store", "val_store"}
     assert all(content[name] == value for name, value in config.items())
     assert {"epoch": 2, "step": 6, "steps_of_epoch": 0}.items() <= content["progress"].items()
     assert content["progress"]["history"] == history(whole)
