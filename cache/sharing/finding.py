@@ -101,7 +101,7 @@ def _read(store: FoundStore) -> FoundStore:
         check_manifest(manifest, str(store.place))
         nbytes = _size(store, layout) if store.nbytes is None else store.nbytes
     except StoreError as error:
-        return store._replace(problem=str(error).removeprefix(f"{store.place}: "))
+        return store._replace(problem=str(error).removeprefix(f"{store.place}: ").removeprefix(f"{store.place}/"))
     problem = None if manifest["complete"] is True else "not complete"
     return store._replace(layout=layout.name, nbytes=nbytes, manifest=manifest, problem=problem)
 

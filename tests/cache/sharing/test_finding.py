@@ -83,6 +83,8 @@ def wrecks(stores, tmp_path):
     (tmp_path / "cut.zip").write_bytes((stores / "packed.zip").read_bytes()[:3000])
     (tmp_path / "other.zip").write_bytes(b"")
     (tmp_path / "bare.zarr").mkdir()
+    (tmp_path / "no_json.zarr").mkdir()
+    (tmp_path / "no_json.zarr/zarr.json").write_text("{")
     (tmp_path / "copy.zarr.pulling").mkdir()
     (tmp_path / "broken.zarr").symlink_to("nowhere.zarr")
     (tmp_path / "linked.zarr").symlink_to(stores / "train.zarr")
@@ -102,6 +104,7 @@ def test_what_cannot_be_used_is_listed_with_the_reason(stores, wrecks, capsys):
         "cut.zip": "a damaged ZIP archive",
         "edited.zarr": "does not match its own SHA-256",
         "loop": "a link to a folder",
+        "no_json.zarr": "zarr.json: not a JSON document",
         "other.zip": "neither a Zarr directory",
     }
     assert problems.keys() == reasons.keys()
