@@ -1,14 +1,17 @@
 """Writes a release folder (`kdlib.students.release`): it appears under its name only when it is complete."""
 
+import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cache.files.durable import sync, sync_tree
 from kdcli.files import file_sha256
+from kdcli.locks import lock_file
 from kdlib.errors import KdlibError
 from kdlib.students.release import CHECKSUMS, read_checksums
 from train.errors import TrainError
@@ -52,7 +55,8 @@ def building(target: Path) -> Iterator[Path]:
 
     Yields:
         The temporary folder. At the end of the block, checksums of its files are added, and it is renamed. If the block
-        raises, it is deleted, and a release at the target stays unchanged.
+        raises, it is deleted, and a release at the target stays unchanged. If the process is killed, it stays, and the
+        next release to the same target deletes it.
 
     Raises:
         TrainError: If the folder cannot be created or renamed.
@@ -61,9 +65,11 @@ def building(target: Path) -> Iterator[Path]:
     temporary, old = (target.with_name(f".{target.name}.{what}{unique}") for what in ("", "replaced."))
     try:
         temporary.mkdir(parents=True)
+        handle = os.open(temporary, os.O_RDONLY)
     except OSError as error:
         raise TrainError(f"cannot create a folder beside --out {target}: {error.strerror}") from error
     try:
+        lock_file(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
         _write_checksums(temporary)
         sync_tree(temporary)
@@ -79,8 +85,24 @@ def building(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise TrainError(f"could not write the release {target}: {error.strerror or error}") from error
     finally:
+        os.close(handle)
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+    _delete_leftovers(target)
+
+
+def _delete_leftovers(target: Path) -> None:
+    """Delete the temporary folders of killed processes. Those of running processes are locked and stay."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.(replaced\.)?[0-9]+\.[0-9a-f]{{8}}\.tmp")
+    for folder in target.parent.iterdir():
+        if name.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+            with suppress(OSError):  # one that is in use, or not ours to delete
+                handle = os.open(folder, os.O_RDONLY)
+                try:
+                    if lock_file(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                        shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(handle)
 
 
 def _write_checksums(folder: Path) -> None:

@@ -1,7 +1,9 @@
 """Releases: the folder is complete and checked, its student predicts like the run's, and what is left out is said."""
 
+import fcntl
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -208,6 +210,23 @@ def test_a_failure_leaves_nothing_and_keeps_the_release_that_was_there(
     assert content(tmp_path / "out") == before
     assert [file.name for file in tmp_path.iterdir() if file.name != "new"] == ["out"]
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_folders_of_killed_processes_are_deleted_but_not_those_of_running_ones(quick, run, tmp_path):
+    killed = [tmp_path / f".out.{middle}123.0123abcd.tmp" for middle in ("", "replaced.")]
+    kept = [tmp_path / name for name in (".out.v2.123.0123abcd.tmp", ".out.tmp", ".outer.123.0123abcd.tmp")]
+    running = tmp_path / ".out.124.0123abcd.tmp"
+    for folder in (*killed, *kept, running):
+        folder.mkdir()
+        (folder / "student.pt").write_text("half")
+    handle = os.open(running, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert main(command(run, [], tmp_path / "out")) == 0
+    finally:
+        os.close(handle)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", running.name, *(path.name for path in kept)}
+    assert {file.name for file in (tmp_path / "out").iterdir()} <= FILES
 
 
 def test_only_a_release_is_replaced_and_only_when_it_is_asked_for(quick, run, tmp_path, capsys):
