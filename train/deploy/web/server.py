@@ -5,7 +5,9 @@ browsers require for WebAssembly with several threads (COOP, COEP), and a conten
 to load anything from another server.
 """
 
+import ipaddress
 import json
+import os
 import shutil
 import sys
 from http import HTTPStatus
@@ -21,8 +23,8 @@ from train.deploy.web.runtime import FILES
 from train.errors import TrainError
 
 PAGE: Final = Path(__file__).resolve().parent / "page"
-LOOPBACK: Final = ("127.0.0.1", "localhost")
-"""Names under which a browser reaches a server on its own machine."""
+LOCALHOST: Final = "localhost"
+EVERY_ADDRESS: Final = "0.0.0.0"
 TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -83,6 +85,14 @@ def resources(student: Path, runtime: Path, images: list[ImageFile]) -> dict[str
     }
 
 
+def is_loopback(host: str | None) -> bool:
+    """Whether a host name or address always means the machine itself: localhost, or an address 127.x.x.x."""
+    try:
+        return host == LOCALHOST or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
 class PageServer(ThreadingHTTPServer):
     """Serves a table of resources.
 
@@ -106,12 +116,13 @@ class PageServer(ThreadingHTTPServer):
             raise TrainError(
                 f"the page cannot use {host}, port {port} ({reason}); give another port with --port N"
             ) from error
-        self.is_local = host in LOOPBACK
+        self.is_local = is_loopback(host)
 
     @property
     def url(self) -> str:
-        """The address of the page."""
-        return f"http://{self.server_address[0]!s}:{self.server_port}/"
+        """The address of the page on this machine."""
+        address = str(self.server_address[0])
+        return f"http://{'127.0.0.1' if address == EVERY_ADDRESS else address}:{self.server_port}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore clients that closed the connection early, as browsers do; print other errors."""
@@ -145,11 +156,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
     def _send(self, *, with_body: bool) -> None:
-        if self.server.is_local and self._asked_host() not in LOOPBACK:
+        if self.server.is_local and not is_loopback(self._asked_host()):
             # A page of another server may resolve its own name to this machine (DNS rebinding).
             self.send_error(HTTPStatus.FORBIDDEN, "open the page as http://127.0.0.1")
             return
-        path = unquote(urlsplit(self.path).path)
+        try:
+            path = unquote(urlsplit(self.path).path)
+        except ValueError:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return
         resource = self.server.table.get(path)
         if resource is None:
             self.send_error(HTTPStatus.NOT_FOUND)
@@ -171,11 +186,11 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             file = path.open("rb")
         except OSError:
-            self.send_error(HTTPStatus.NOT_FOUND, f"{path.name} cannot be read")
+            self.send_error(HTTPStatus.NOT_FOUND)  # without the name, which the line of the status may not hold
             return
         with file:
             kind = TYPES.get(path.suffix.lower(), "application/octet-stream")
-            self._begin(kind, path.stat().st_size)
+            self._begin(kind, os.fstat(file.fileno()).st_size)
             if with_body:
                 shutil.copyfileobj(file, self.wfile)
 

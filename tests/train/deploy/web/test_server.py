@@ -69,7 +69,7 @@ def server(folder):
 
     table = resources(folder / "student.onnx", folder / "dist", find_images(folder / "photos"))
     with PageServer(table, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield server
         server.shutdown()
@@ -143,6 +143,29 @@ def test_no_other_file_is_served(server, path):
     assert headers["Cross-Origin-Embedder-Policy"] == "require-corp"
 
 
+def test_an_address_that_cannot_be_read_is_a_bad_request_and_prints_nothing(server, capfd):
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as connection:
+        connection.sendall(b"GET http://[bad/ HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        assert connection.makefile("rb").read().startswith(b"HTTP/1.1 400 ")
+    assert get(server, "/")[0] == 200
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("host", "is_local"), [("127.0.0.1", True), ("127.0.0.2", True), ("localhost", True), ("0.0.0.0", False)]
+)
+def test_the_names_are_checked_at_every_address_that_only_this_machine_reaches(server, host, is_local):
+    with PageServer(server.table, host, 0) as other:
+        threading.Thread(target=other.serve_forever, args=(0.02,), daemon=True).start()
+        address = "127.0.0.1" if host in ("0.0.0.0", "localhost") else host
+        assert other.url == f"http://{address}:{other.server_port}/"  # one that a browser here can open
+        connection = http.client.HTTPConnection(address, other.server_port, timeout=30)
+        connection.request("HEAD", "/", headers={"Host": "evil.example"})
+        assert connection.getresponse().status == (403 if is_local else 200)
+        connection.close()
+        other.shutdown()
+
+
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "", "127.0.0.1.evil.example", "[::1"])
 def test_a_server_of_this_machine_answers_only_to_its_own_names(server, host):
     assert get(server, "/images.json", Host=host)[0] == 403
@@ -152,11 +175,12 @@ def test_a_server_of_this_machine_answers_only_to_its_own_names(server, host):
 def test_an_image_that_was_deleted_is_not_found_and_the_server_goes_on(folder, tmp_path):
     from kdlib.inputs.folders import find_images
 
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
+    name = "写真\n.png"  # a line of the status may not hold it
+    cv2.imwrite(str(tmp_path / name), np.zeros((4, 4, 3), np.uint8))
     table = resources(folder / "student.onnx", folder / "dist", find_images(tmp_path))
-    (tmp_path / "a.png").unlink()
+    (tmp_path / name).unlink()
     with PageServer(table, "127.0.0.1", 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         assert get(server, "/images/0")[0] == 404
         assert get(server, "/")[0] == 200
         server.shutdown()

@@ -88,7 +88,7 @@ function redraw() {
 
 function showStill() {
   const highest = Math.max(...found.keypoints.map(({ height }) => height));
-  const blank = highest < Number(element.threshold.value) ? `; no joint is above the threshold (${highest.toFixed(2)})` : "";
+  const blank = highest < Number(element.threshold.value) ? `; no joint is drawn: the highest is ${highest.toPrecision(2)}` : "";
   element.status.textContent = `${found.milliseconds.toFixed(1)} ms for the network${blank}`;
 }
 
@@ -247,6 +247,7 @@ element.decoder.addEventListener("change", predict);
 element.threshold.addEventListener("input", () => {
   element.above.textContent = element.threshold.value;
   redraw();
+  if (found && !camera) showStill();
 });
 
 addEventListener("dragover", (event) => {
