@@ -25,11 +25,10 @@ SIZE = (48, 64)
 CASES = [  # each head, stride, input and loss, and the operators of other backbones: hard swish, hard sigmoid
     ("squeezenet1_1", "fused", 4, "uint8", "kl"),
     ("squeezenet1_0", "pyramid", 2, "normalised", "kl"),
-    ("squeezenet1_1", "deconv", 8, "uint8", "mse"),
-    ("squeezenet1_1", "interp", 4, "normalised", "mse"),
-    ("timm:mobilenetv3_small_100", "fused", 8, "uint8", "kl"),
+    ("squeezenet1_1", "deconv", 8, "normalised", "mse"),
+    ("timm:mobilenetv3_small_100", "interp", 4, "uint8", "mse"),
 ]
-TENSORRT = {  # of docs/operators.md of onnx/onnx-tensorrt for TensorRT 10, opsets 9 to 20
+TENSORRT = {  # of docs/operators.md of onnx/onnx-tensorrt for TensorRT 10.15; the opsets are those of 10.0
     *("Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Gelu"),
     *("GlobalAveragePool", "HardSigmoid", "HardSwish", "Identity", "MaxPool", "Mul", "ReduceMean", "Relu", "Reshape"),
     *("Resize", "Sigmoid", "Slice", "Softmax", "Split", "Sub", "Transpose"),
@@ -53,7 +52,7 @@ def student_of(backbone, head, stride, loss):
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
 def exported(request, tmp_path_factory):
-    """A student's network and its exported file."""
+    """A student, its network, and its exported file."""
     backbone, head, stride, kind, loss = request.param
     if backbone.startswith("timm:"):
         pytest.importorskip("timm", reason="backbones of timm need the extra [timm]")
@@ -61,7 +60,7 @@ def exported(request, tmp_path_factory):
     network = Deployable(student, normalised=kind == "normalised")
     path = tmp_path_factory.mktemp("runtimes") / "s.onnx"
     write_onnx(network, sample_crops(student), describe(student, normalised=network.normalised), path)
-    return network, path
+    return student, network, path
 
 
 def in_opencv(path):
@@ -81,7 +80,7 @@ def in_openvino(path):
 
 @pytest.mark.parametrize("runtime", [in_opencv, in_openvino])
 def test_a_runtime_computes_what_pytorch_computes_in_batches_of_any_size(exported, runtime):
-    network, path = exported
+    _, network, path = exported
     run = runtime(path)
     for count in (1, 3):
         inputs = network.inputs(torch.from_numpy(noise_crops(SIZE, count)))
@@ -94,22 +93,22 @@ def test_a_runtime_computes_what_pytorch_computes_in_batches_of_any_size(exporte
 
 
 def test_tensorrts_parser_lists_the_operators_of_the_file_and_slices_are_constant(exported):
-    graph = onnx.load(exported[1]).graph
+    model = onnx.load(exported[2])
+    graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     assert {node.op_type for node in graph.node} <= TENSORRT
     for node in graph.node:
         if node.op_type == "Slice":
             assert set(node.input[1:]) <= constants
-    (opset,) = [entry.version for entry in onnx.load(exported[1]).opset_import if not entry.domain]
+    (opset,) = [entry.version for entry in model.opset_import if not entry.domain]
     assert 9 <= opset <= 20
 
 
-def test_an_int8_file_loads_in_opencv_and_openvino_but_not_in_tensorrt(tmp_path):
-    student = student_of("squeezenet1_1", "fused", 4, "kl")
-    network, crops = Deployable(student), noise_crops(SIZE, 8)
-    facts = describe(student, normalised=False)
-    write_onnx(network, sample_crops(student), facts, tmp_path / "s.onnx")
-    quantise(network, tmp_path / "s.onnx", crops, facts, tmp_path / "s.int8.onnx")
+@pytest.mark.parametrize("exported", CASES[:1], indirect=True, ids=lambda case: "-".join(map(str, case)))
+def test_an_int8_file_loads_in_opencv_and_openvino_but_not_in_tensorrt(exported, tmp_path):
+    student, network, path = exported
+    crops = noise_crops(SIZE, 8)
+    quantise(network, path, crops, describe(student, normalised=False), tmp_path / "s.int8.onnx")
     wanted = OnnxStudent(tmp_path / "s.int8.onnx").heatmaps(crops)
     found = in_opencv(tmp_path / "s.int8.onnx")(crops)
     assert np.corrcoef(np.log(found.ravel() + 1e-6), np.log(wanted.ravel() + 1e-6))[0, 1] > 0.95
