@@ -122,7 +122,7 @@ def _listed(file: Path, student: OnnxStudent | None, known: Mapping[str, Any], f
     name, nbytes = relative(file, folder), file.stat().st_size
     if student is None:
         return ListedFile(name, nbytes, "archive of `torch.export`, float32", "pt2")
-    about = "ONNX, weights in int8" if student.metadata.get("precision") == "int8" else "ONNX, float32"
+    about = "ONNX, int8" if student.metadata.get("precision") == "int8" else "ONNX, float32"
     plain = student.metadata["input"] == "uint8"
     metrics = {key: known[key] for key in KEPT if key in known}
     return ListedFile(

@@ -70,7 +70,7 @@ def choose_package(system: str, machine: str, libraries: Collection[str]) -> str
     found = next((package for package in fitting if package.library in libraries), None)
     if found is None:
         names = " or ".join(package.library for package in fitting)
-        raise TrainError(f"the packages for {machine} need {names}, and this machine has neither: {server}")
+        raise TrainError(f"the packages for {machine} need {names}, which this machine does not have: {server}")
     if LIBCURL not in libraries:
         raise TrainError(f"{found.requirement} holds it, but needs {LIBCURL}: install libcurl4, or {server}")
     return found.requirement
