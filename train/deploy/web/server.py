@@ -114,7 +114,7 @@ class PageServer(ThreadingHTTPServer):
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or "ports end at 65535"
             raise TrainError(
-                f"the page cannot use {host}, port {port} ({reason}); give another port with --port N"
+                f"the page cannot use {host}, port {port} ({reason}); give another --port, or another --host"
             ) from error
         self.is_local = is_loopback(host)
 
