@@ -47,6 +47,8 @@ FILES = {
     "WebP, named block": lambda o: oriented.webp(SCENE, b"Exif\0\0" + exif(o)),
     "TIFF": lambda o: oriented.tiff(SCENE, o),
     "TIFF, big endian": lambda o: oriented.tiff(SCENE, o, ">"),
+    "TIFF, 64-bit positions": lambda o: oriented.bigtiff(SCENE, o),
+    "TIFF, 64-bit positions, big endian": lambda o: oriented.bigtiff(SCENE, o, ">"),
     "TIFF, 16 bits": lambda o: oriented.tiff(SCENE.astype(np.uint16) * 257, o),
 }
 
