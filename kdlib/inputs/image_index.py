@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from kdlib.errors import InputError
 from kdlib.inputs.ids import assign_ids, canonical_text, check_id, shorten
+from kdlib.inputs.names import normalise_name
 from kdlib.inputs.notices import Notices
 
 _SEVERAL: Final = -1
@@ -96,14 +96,6 @@ class ImageIndex:
     @functools.cached_property
     def _by_id_text(self) -> dict[str, int]:
         return _unique(map(canonical_text, self.original_id))
-
-
-def normalise_name(name: str) -> str:
-    """The form in which file names are compared: Unicode NFC, / between folders, no ``./`` at the start."""
-    name = unicodedata.normalize("NFC", name).replace("\\", "/")
-    while name.startswith("./"):
-        name = name[2:].lstrip("/")
-    return name
 
 
 def _unique(keys: Iterable[Any]) -> dict[Any, int]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.inputs.annotations import Annotations, Instances, read_keypoint_annotations
-from kdlib.inputs.image_files import find_other_case, locate, missing_files
+from kdlib.inputs.names import find_other_case, locate, missing_files
 from kdlib.inputs.notices import Notices
 from kdlib.inputs.orientation import ExifRule, Orientations, survey
 from precompute.data.folder import Split

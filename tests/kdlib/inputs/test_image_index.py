@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from kdlib.errors import InputError
-from kdlib.inputs.image_index import ImageIndex, normalise_name
+from kdlib.inputs.image_index import ImageIndex
+from kdlib.inputs.names import normalise_name
 from kdlib.inputs.notices import Notices
 
 
