@@ -27,7 +27,7 @@ _JPEG: Final = b"\xff\xd8"
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 """The first bytes of a PNG file."""
 _FLOATS: Final = (b"PF\n", b"Pf\n", b"#?RADIANCE", b"#?RGBE", b"v/1\x01")
-"""The first bytes of PFM, Radiance HDR and OpenEXR files: numbers without a fixed range, which OpenCV cuts to 8 bits."""
+"""The first bytes of PFM, Radiance HDR and OpenEXR files, whose numbers have no fixed range: OpenCV would cut them."""
 _MARKER: Final = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 """The marker of a JPEG segment; coded pixels, padding and restart markers do not match."""
 _END_OF_IMAGE: Final = 0xD9

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from kdlib.errors import InputError
 from kdlib.geometry import clip_boxes
 from kdlib.inputs.box_rows import LARGEST, parse_crowd
-from kdlib.inputs.boxes import BoxFile, MatchedBoxes
+from kdlib.inputs.boxes import BoxFile, MatchedBoxes, warn_of_format
 from kdlib.inputs.categories import Categories, choose_categories
 from kdlib.inputs.documents import read_json
 from kdlib.inputs.ids import assign_ids, check_id, shorten
@@ -124,10 +124,22 @@ def read_keypoint_annotations(
         return _annotations(candidates, np.ones(len(candidates), bool), ground_truth, images, path, notices)
     labelled = _is_labelled(ground_truth)
     crowd = ground_truth.iscrowd != 0
+    warn_of_format(ground_truth.bbox[~crowd], ground_truth.image_size[~crowd], path, notices)
+    _warn_of_fractions(ground_truth.keypoints, path, notices)
     _notice_left_out(notices, "they are crowds", ground_truth.annotation_id[crowd])
     if not unlabelled:
         _notice_left_out(notices, "no keypoint is labelled", ground_truth.annotation_id[~crowd & ~labelled])
     return _annotations(ground_truth, ~crowd & (labelled | unlabelled), ground_truth, images, path, notices)
+
+
+def _warn_of_fractions(keypoints: NDArray[np.float32], path: Path, notices: Notices) -> None:
+    """Warn if most labelled joints of keypoints (N, 17, 3) are fractions of the image instead of pixels."""
+    joints = keypoints[keypoints[:, :, 2] > 0, :2]
+    inside = int(((joints >= 0) & (joints <= 1)).all(axis=1).sum())
+    if 2 * inside > len(joints):
+        line = f"{inside} of {len(joints)} labelled joints lie between 0 and 1: x and y must be pixels of the image"
+        notices.warn(f"{path}: {line}")
+        notices.add("labelled joints that seem not to be in pixels", line, inside)
 
 
 def _is_labelled(instances: Instances) -> NDArray[np.bool_]:

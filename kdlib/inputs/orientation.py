@@ -168,7 +168,7 @@ class Orientations:
 
         Args:
             notices: Receives one kind for images that were turned, one for those that were not, and one for those whose
-                size does not tell.
+                size does not tell, of which it also warns.
             annotated: Whether sizes are annotated, so that they could tell.
         """
         kinds = {
@@ -179,6 +179,11 @@ class Orientations:
         }
         for kind, names in kinds.items():
             notices.add_all(kind, names)
+        if annotated and self.undecided:
+            notices.warn(
+                f"{len(self.undecided)} images have an EXIF orientation that their annotated size does not confirm, "
+                f"e.g. {self.undecided[0]}; taken as --exif {self.rule.fallback}: check whether its labels are turned"
+            )
 
 
 def survey(paths: Iterable[tuple[str, Path, Size | None]], mode: str, fallback: str | None = None) -> Orientations:

@@ -386,3 +386,19 @@ def test_real_annotations_are_those_that_pycocotools_reads(split):
     labelled = [a["id"] for a in persons if a["num_keypoints"] and not a["iscrowd"]]
     assert read.instances.annotation_id.tolist() == labelled
     assert all(kind.startswith("persons left out because") for kind in found)
+
+
+def test_boxes_and_joints_that_are_not_in_pixels_are_warned_of(write):
+    notices = Notices()
+    read_keypoint_annotations(write(document()), notices=notices)
+    assert notices.warnings == []
+    corners, fractions = document(), document()
+    for annotation in corners["annotations"]:
+        annotation["bbox"] = [50, 30, 89, 59]
+    for annotation in fractions["annotations"]:
+        annotation["keypoints"] = [number / 120 if i % 3 < 2 else number for i, number in enumerate([10, 20, 2] * 17)]
+    read_keypoint_annotations(write(corners), notices=notices)
+    read_keypoint_annotations(write(fractions), notices=notices)
+    assert "boxes leave their image: bbox must be x, y, width, height in pixels; read as x1" in notices.warnings[0]
+    assert "85 of 85 labelled joints lie between 0 and 1" in notices.warnings[1]
+    assert len(notices.warnings) == 2
