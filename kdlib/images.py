@@ -26,6 +26,8 @@ _JPEG: Final = b"\xff\xd8"
 """The first bytes of a JPEG file."""
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 """The first bytes of a PNG file."""
+_FLOATS: Final = (b"PF\n", b"Pf\n", b"#?RADIANCE", b"#?RGBE", b"v/1\x01")
+"""The first bytes of PFM, Radiance HDR and OpenEXR files, whose numbers have no fixed range: OpenCV would cut them."""
 _MARKER: Final = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 """The marker of a JPEG segment; coded pixels, padding and restart markers do not match."""
 _END_OF_IMAGE: Final = 0xD9
@@ -89,11 +91,13 @@ def decode_image(content: bytes, *, orientation: int = 1, bgr: bool = False) -> 
         bgr: Return the channels as BGR, the order in which OpenCV writes and draws.
 
     Raises:
-        UnreadableImageError: If the bytes are truncated, not an image, too large for OpenCV, or damaged; in a JPEG,
-            damage is detected only if simplejpeg is installed.
+        UnreadableImageError: If the bytes are truncated, not an image, an image of floating-point numbers, too large
+            for OpenCV, or damaged; in a JPEG, damage is detected only if simplejpeg is installed.
     """
     if is_truncated(content):
         raise UnreadableImageError(f"is truncated: {len(content)} bytes without an end marker")
+    if content.startswith(_FLOATS):
+        raise UnreadableImageError("holds floating-point numbers without a fixed range; convert it to 8 bits, e.g. PNG")
     sound = _decode_jpeg(content, bgr)
     if sound is not None:
         return turn(sound, orientation)

@@ -8,6 +8,7 @@ What a file may look like is described in docs/annotations.md.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from kdlib.errors import InputError
 from kdlib.geometry import clip_boxes
-from kdlib.inputs.boxes import BoxFile, MatchedBoxes
+from kdlib.inputs.box_rows import LARGEST, parse_crowd
+from kdlib.inputs.boxes import BoxFile, MatchedBoxes, warn_of_format
 from kdlib.inputs.categories import Categories, choose_categories
 from kdlib.inputs.documents import read_json
 from kdlib.inputs.ids import assign_ids, check_id, shorten
@@ -29,8 +31,6 @@ from kdlib.skeleton import JOINTS
 LISTS: Final = ("images", "annotations", "categories")
 READ: Final = ("image_id", "category_id", "bbox", "area", "iscrowd", "keypoints")
 """The entries of an annotation that are read, beside its id."""
-LARGEST: Final = 2.0**31
-"""Coordinates at or above this number of pixels are refused."""
 _CHUNK: Final = 4096
 """Annotations whose numbers are converted at once."""
 _NUMBERS: Final = 3 * len(JOINTS)
@@ -124,10 +124,22 @@ def read_keypoint_annotations(
         return _annotations(candidates, np.ones(len(candidates), bool), ground_truth, images, path, notices)
     labelled = _is_labelled(ground_truth)
     crowd = ground_truth.iscrowd != 0
+    warn_of_format(ground_truth.bbox[~crowd], ground_truth.image_size[~crowd], path, notices)
+    _warn_of_fractions(ground_truth.keypoints, path, notices)
     _notice_left_out(notices, "they are crowds", ground_truth.annotation_id[crowd])
     if not unlabelled:
         _notice_left_out(notices, "no keypoint is labelled", ground_truth.annotation_id[~crowd & ~labelled])
     return _annotations(ground_truth, ~crowd & (labelled | unlabelled), ground_truth, images, path, notices)
+
+
+def _warn_of_fractions(keypoints: NDArray[np.float32], path: Path, notices: Notices) -> None:
+    """Warn if most labelled joints of keypoints (N, 17, 3) are fractions of the image instead of pixels."""
+    joints = keypoints[keypoints[:, :, 2] > 0, :2]
+    inside = int(((joints >= 0) & (joints <= 1)).all(axis=1).sum())
+    if 2 * inside > len(joints):
+        line = f"{inside} of {len(joints)} labelled joints lie between 0 and 1: x and y must be pixels of the image"
+        notices.warn(f"{path}: {line}")
+        notices.add("labelled joints that seem not to be in pixels", line, inside)
 
 
 def _is_labelled(instances: Instances) -> NDArray[np.bool_]:
@@ -295,7 +307,7 @@ def _ground_truth(entries: dict[int, dict[str, Any]], images: ImageIndex, path: 
         annotation_id=ids,
         bbox=boxes,
         area=_areas(rows, boxes, notices),
-        iscrowd=np.array([_parse_crowd(row, name) for row, name in zip(rows, names, strict=True)], np.uint8),
+        iscrowd=np.array([parse_crowd(row, name) for row, name in zip(rows, names, strict=True)], np.uint8),
         keypoints=joints,
         score=np.ones(len(rows)),
     )
@@ -375,6 +387,8 @@ def _plain_numbers(values: list[Any], length: int) -> NDArray[np.float64] | None
     """(n, length) float64 if all values are lists of that many numbers below `LARGEST`; otherwise None."""
     if not all(type(value) is list and len(value) == length for value in values):
         return None
+    if not set(map(type, itertools.chain.from_iterable(values))) <= {int, float}:
+        return None
     try:
         found = np.array(values)
     except (ValueError, OverflowError):
@@ -385,8 +399,8 @@ def _plain_numbers(values: list[Any], length: int) -> NDArray[np.float64] | None
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number below `LARGEST`."""
-    return isinstance(value, int | float) and -LARGEST < value < LARGEST
+    """Whether a JSON value is a finite number below `LARGEST`; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
 def _parse_box(box: Any, name: str) -> Sequence[float]:
@@ -402,6 +416,9 @@ def _parse_keypoints(joints: Any, name: str) -> Sequence[float]:
     if not isinstance(joints, list):
         raise InputError(f"{name} has the keypoints {shorten(joints)}, not a list of {_NUMBERS} numbers")
     if len(joints) == len(JOINTS) and all(isinstance(joint, list) for joint in joints):
+        odd = next((joint for joint in joints if len(joint) != len(joints[0])), None)
+        if odd is not None:
+            raise InputError(f"{name} has the keypoint {shorten(odd)} of {len(odd)} numbers; each must be x, y, v")
         joints = [number for joint in joints for number in joint]
     if len(joints) != _NUMBERS:
         pairs = ": they seem to lack the visibility" if len(joints) == 2 * len(JOINTS) else ""
@@ -412,10 +429,11 @@ def _parse_keypoints(joints: Any, name: str) -> Sequence[float]:
 
 
 def _parse_joint(joint: list[Any], name: str) -> Sequence[float]:
-    """A joint's x, y, v; a joint that is not labelled may have null or NaN for x and y."""
-    if all(map(_is_number, joint)):
-        return joint
+    """A joint's x, y, v; v may be true or false. A joint that is not labelled may have null or NaN for x and y."""
     x, y, v = joint
+    v = int(v) if isinstance(v, bool) else v
+    if all(map(_is_number, (x, y, v))):
+        return x, y, v
     if ((_is_number(v) and v <= 0) or _is_absent(v)) and _is_absent(x) and _is_absent(y):
         return 0.0, 0.0, 0.0
     raise InputError(f"{name} has a keypoint that is not a finite number: {shorten(joint)}")
@@ -449,21 +467,6 @@ def _area(given: Any) -> float:
     """An area in square pixels; 0 if it is not known."""
     is_number = isinstance(given, int | float) and not isinstance(given, bool) and 0 < given < LARGEST**2
     return float(given) if is_number else 0.0
-
-
-def _parse_crowd(row: dict[str, Any], name: str) -> int:
-    given = row.get("iscrowd")
-    if given is None or given == "":
-        return 0
-    text = given.strip().casefold() if isinstance(given, str) else given
-    if isinstance(text, str) and text in _CROWDS:
-        return _CROWDS[text]
-    if isinstance(text, int | float) and text in (0, 1):
-        return int(text)
-    raise InputError(f"{name} has iscrowd {shorten(given)}; it must be 0 or 1")
-
-
-_CROWDS: Final = {"0": 0, "false": 0, "1": 1, "true": 1}
 
 
 def _detected(boxes: MatchedBoxes, images: ImageIndex) -> Instances:

@@ -29,6 +29,9 @@ WANTED: Final = (
     'a box file is a JSON list of {"image_id": ..., "category_id": 1, "bbox": [x, y, width, height], "score": ...}, '
     "where file_name may replace image_id, or a COCO annotation file"
 )
+LARGEST: Final = 2.0**31
+"""Coordinates at or above this number of pixels are refused, also those of annotations."""
+_CROWDS: Final = {"": 0, "0": 0, "false": 0, "1": 1, "true": 1}
 SHOWN: Final = 8
 """Number of categories that a message lists."""
 Reference = tuple[str | None, Any]
@@ -174,7 +177,7 @@ def _person_rows(
         notices.add("boxes of category 0, taken for persons, because there is no other", "category 0", len(entries))
     taken = {key: text is None or text in persons or text.casefold() == "person" for key, text in texts.items()}
     is_person = np.array([taken[type(value), value] for value in values], bool)
-    crowd = np.array([bool(entry.get("iscrowd")) and entry["iscrowd"] != "0" for entry in entries], bool)
+    crowd = np.array([parse_crowd(entry, f"{path}, entry {i}") for i, entry in enumerate(entries)], bool)
     if not (is_person & ~crowd).any():
         found = f": its {len(entries)} entries have category {_some(given)}" if given and not is_person.any() else ""
         raise InputError(f"{path} contains no box of a person (category {_some(persons)}, not a crowd){found}")
@@ -184,6 +187,21 @@ def _person_rows(
     crowds = np.flatnonzero(is_person & crowd)
     notices.add_all("boxes of crowds, left out", [f"entry {i}" for i in crowds[:3]], len(crowds))
     return is_person & ~crowd
+
+
+def parse_crowd(entry: dict[str, Any], where: str) -> int:
+    """Whether a row or an annotation is a crowd: 1, or 0, also where ``iscrowd`` is missing, null or empty.
+
+    Raises:
+        InputError: If ``iscrowd`` is neither 0, 1, false nor true; the message begins with ``where``.
+    """
+    given = entry.get("iscrowd")
+    if given is None:
+        return 0
+    crowd = _CROWDS.get(given.strip().casefold()) if isinstance(given, str) else given
+    if isinstance(crowd, int | float) and crowd in (0, 1):
+        return int(crowd)
+    raise InputError(f"{where} has iscrowd {shorten(given)}; it must be 0 or 1")
 
 
 def _category(entry: dict[str, Any]) -> Any:
@@ -223,7 +241,7 @@ def _boxes(rows: Sequence[dict[str, Any]], entry: NDArray[np.int64], path: Path)
         array = None
     if array is None:
         array = np.array([_box(row, f"{path}, entry {i}") for row, i in zip(rows, entry, strict=True)]).reshape(-1, 4)
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    bad = np.flatnonzero(~(np.abs(array) < LARGEST).all(axis=1))
     if len(bad):
         raise InputError(_bad_box(boxes[bad[0]], f"{path}, entry {entry[bad[0]]}"))
     return array

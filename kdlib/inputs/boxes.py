@@ -112,6 +112,17 @@ class FormatCheck:
         return f"{line}; read as x1, y1, x2, y2 they would fit" if 2 * self._corners > self._leaving else line
 
 
+def warn_of_format(xywh: NDArray[np.float64], sizes: ArrayLike, path: Path, notices: Notices) -> str | None:
+    """Warn if most boxes (N, 4) of images with sizes (N, 2) are not x, y, width, height in pixels; returns the line."""
+    check = FormatCheck()
+    check.add(xywh, sizes)
+    line = check.message()
+    if line:
+        notices.warn(f"{path}: {line}")
+        notices.add("boxes that seem not to be x, y, width, height in pixels", line, len(xywh))
+    return line
+
+
 class BoxFile:
     """The boxes of persons in a file, and the images that they belong to.
 
@@ -160,15 +171,11 @@ class BoxFile:
         Raises:
             InputError: If no box has an area inside its image.
         """
-        sizes, check = sizes[matched.image], FormatCheck()
-        check.add(matched.xywh, sizes)
-        line = check.message()
+        sizes = sizes[matched.image]
+        line = warn_of_format(matched.xywh, sizes, self.path, self.notices)
         inside = np.asarray((clip_boxes(matched.xywh, sizes)[:, 2:] > 0).all(axis=1))
         if not inside.any():
             raise InputError(f"{self.path}: no box has an area inside its image: {line or 'they are empty'}")
-        if line:
-            self.notices.warn(f"{self.path}: {line}")
-            self.notices.add("boxes that seem not to be x, y, width, height in pixels", line, len(matched))
         outside = matched.entry[~inside]
         self.notices.add_all(
             "boxes without area inside their image, left out", [f"entry {i}" for i in outside[:EXAMPLES]], len(outside)

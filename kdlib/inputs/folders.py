@@ -1,8 +1,8 @@
 """Finds images to predict on: one file, or the files in a folder and below it.
 
 A file is an image by its content, whatever its suffix. Image files that OpenCV cannot read, e.g. HEIC, are left out and
-counted. Files that operating systems and tools leave beside images are skipped: hidden files and folders, and the
-folders in `LITTER`. Pixels are BGR, as OpenCV reads them.
+counted, and so are images with the name of a temporary file or a backup. Files that operating systems and tools leave
+beside images are skipped: hidden files and folders, and the folders in `LITTER`. Pixels are BGR, as OpenCV reads them.
 """
 
 import dataclasses
@@ -55,9 +55,11 @@ _SIGNATURES: Final = (
 )
 _HEIC_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 """Brands of HEIF files; those of an AVIF are asked for first, because AVIF files may also have ``mif1``."""
+_UNFINISHED: Final = (".part", ".partial", ".crdownload", ".download", ".tmp", ".bak", "~")
+"""Ends of the names that programs give to downloads in progress, temporary files and backups."""
 LITTER: Final = frozenset(
     {"__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "#snapshot", "@recently-snapshot", "lost+found"}
-    | {"system volume information", "__pycache__"}
+    | {"system volume information", "__pycache__", "@__thumb"}
 )
 """Folders, in lower case, that archives (macOS), network disks (Synology, QNAP) and systems make; not searched."""
 
@@ -145,7 +147,7 @@ def find_images(source: Path, exclude: Path | None = None, notices: Notices | No
 
 
 def _files(source: Path, left_out: Path | None, notices: Notices) -> Iterator[str]:
-    """Yield the files below a folder that are neither hidden nor litter, as names relative to it."""
+    """Yield the files below a folder that are neither hidden nor litter nor unfinished, as names relative to it."""
 
     def report(error: OSError) -> None:
         notices.add("folders that cannot be searched, left out", f"{error.filename}: {error.strerror}")
@@ -155,11 +157,23 @@ def _files(source: Path, left_out: Path | None, notices: Notices) -> Iterator[st
         inside = Path(folder).relative_to(source)
         folders[:] = [name for name in folders if not _is_litter(name) and root / inside / name != left_out]
         prefix = "" if inside == Path() else f"{inside.as_posix()}/"
-        yield from (prefix + name for name in files if not _is_litter(name))
+        for name in files:
+            if _is_unfinished(name):
+                if _format(Path(folder) / name):
+                    notices.add(
+                        "images named like unfinished downloads, temporary files or backups, left out", prefix + name
+                    )
+            elif not _is_litter(name):
+                yield prefix + name
 
 
 def _is_litter(name: str) -> bool:
     return name.startswith(".") or name.casefold() in LITTER
+
+
+def _is_unfinished(name: str) -> bool:
+    """Whether a file has the name of a download in progress, a temporary file or a backup."""
+    return name.startswith("~$") or name.casefold().endswith(_UNFINISHED)
 
 
 def _describe_empty(source: Path, exclude: Path | None, unreadable: list[str]) -> str:

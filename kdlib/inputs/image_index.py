@@ -1,8 +1,7 @@
-"""The images that an annotation file lists, found by id or by file name."""
+"""The images that an annotation file lists, found by id; `kdlib.inputs.names` finds them by name."""
 
 import dataclasses
 import functools
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from kdlib.errors import InputError
 from kdlib.inputs.ids import assign_ids, canonical_text, check_id, shorten
+from kdlib.inputs.names import normalise_name
 from kdlib.inputs.notices import Notices
 
 _SEVERAL: Final = -1
@@ -24,7 +24,7 @@ LARGEST_SIDE: Final = 2**31 - 1
 class ImageIndex:
     """N images as columns; row i of every column is the same image. Every id and every file name occurs once.
 
-    The lookups return a row, or None if there is no such image or if the question has several answers.
+    `find_id` returns a row, or None if no image or several have the id.
     """
 
     file_name: list[str]
@@ -89,23 +89,6 @@ class ImageIndex:
         row = self._by_id.get(reference)
         return row if row is not None else _only(self._by_id_text, canonical_text(reference))
 
-    def find_name(self, name: str) -> int | None:
-        """Find the image with a file name.
-
-        Unicode forms are the same, and so are the separators slash and backslash. The first of these that finds images
-        decides, and finds nothing if it finds several: the whole name; its last part; the name with its folder and
-        without suffix (``data/000139``); the last part without suffix (``000139``); the number in it (``139``).
-        """
-        name = normalise_name(name)
-        base = _base(name)
-        questions = [(self._by_name, name), (self._by_base, base), (self._by_base_stem, base)]
-        if name != base:
-            questions.insert(2, (self._by_stem, name))
-        for rows, key in questions:
-            if key in rows:
-                return _only(rows, key)
-        return _only(self._by_number, canonical_text(base))
-
     @functools.cached_property
     def _by_id(self) -> dict[Any, int]:
         return _unique(self.original_id)
@@ -113,44 +96,6 @@ class ImageIndex:
     @functools.cached_property
     def _by_id_text(self) -> dict[str, int]:
         return _unique(map(canonical_text, self.original_id))
-
-    @functools.cached_property
-    def _by_name(self) -> dict[str, int]:
-        return _unique(map(normalise_name, self.file_name))
-
-    @functools.cached_property
-    def _by_base(self) -> dict[str, int]:
-        return _unique(map(_base, self._by_name))
-
-    @functools.cached_property
-    def _by_stem(self) -> dict[str, int]:
-        return _unique(map(_stem, self._by_name))
-
-    @functools.cached_property
-    def _by_base_stem(self) -> dict[str, int]:
-        return _unique(_base(_stem(name)) for name in self._by_name)
-
-    @functools.cached_property
-    def _by_number(self) -> dict[str, int]:
-        return _unique(canonical_text(_base(_stem(name))) for name in self._by_name)
-
-
-def normalise_name(name: str) -> str:
-    """The form in which file names are compared: Unicode NFC, / between folders, no ``./`` at the start."""
-    name = unicodedata.normalize("NFC", name).replace("\\", "/")
-    while name.startswith("./"):
-        name = name[2:].lstrip("/")
-    return name
-
-
-def _base(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
-def _stem(name: str) -> str:
-    """A name without its suffix. A dot at the start of the last part starts no suffix."""
-    dot = name.rfind(".")
-    return name[:dot] if dot > name.rfind("/") + 1 else name
 
 
 def _unique(keys: Iterable[Any]) -> dict[Any, int]:

@@ -1,10 +1,15 @@
-"""Finds file names that two lists spell differently: other Unicode forms or separators, folders, or without suffix."""
+"""Finds file names that two lists spell differently: other Unicode forms or separators, folders, or without suffix.
+
+The name in an annotation file and the name on disk may differ in their Unicode form (a macOS disk decomposes letters
+with accents) and in the separator of folders; `locate` finds such files.
+"""
 
 import functools
+import os
+import unicodedata
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Final
-
-from kdlib.inputs.image_index import normalise_name
 
 ABSENT: Final = -1
 """No name of the list fits."""
@@ -68,6 +73,14 @@ class Names:
         return _rows_by_key((row, tail) for row, name in enumerate(self.names) for tail in _tails(stem(name)))
 
 
+def normalise_name(name: str) -> str:
+    """The form in which file names are compared: Unicode NFC, / between folders, no ``./`` at the start."""
+    name = unicodedata.normalize("NFC", name).replace("\\", "/")
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
+    return name
+
+
 def stem(name: str) -> str:
     """A name without its suffix. A dot at the start of the last part starts no suffix."""
     dot = name.rfind(".")
@@ -94,3 +107,65 @@ def _rows_by_key(pairs: Iterable[tuple[int, str]]) -> dict[str, int]:
         if rows.setdefault(key, row) != row:
             rows[key] = SEVERAL
     return rows
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
+def locate(folder: Path, name: str) -> Path:
+    r"""The path of an annotated image.
+
+    Args:
+        folder: The image folder.
+        name: The image's name in the annotation file.
+
+    Returns:
+        ``folder / name`` if it exists. Otherwise the file whose name is the same after Unicode normalisation (NFC) and
+        with ``\`` as ``/``, if there is exactly one; else ``folder / name``.
+    """
+    path = folder / name
+    return path if os.path.exists(path) else _find_variant(folder, name) or path
+
+
+def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
+    """Names that are not files in the folder, sorted; a file may have another form of the name, see `locate`."""
+    exact = (name for name in set(names) if not os.path.isfile(folder / name))
+    return sorted(name for name in exact if not os.path.isfile(locate(folder, name)))
+
+
+def find_other_case(folder: Path, name: str) -> str | None:
+    """The name of a file that differs from a missing one in upper and lower case alone, relative to the folder."""
+    found = _find_variant(folder, name, ignore_case=True)
+    return None if found is None else found.relative_to(folder).as_posix()
+
+
+def _find_variant(folder: Path, name: str, *, ignore_case: bool = False) -> Path | None:
+    """Find a file folder by folder; None if a part of its path is missing or ambiguous."""
+    found = folder
+    for part in normalise_name(name).split("/"):
+        by_form, by_case = _list_names(found)
+        entry = by_case.get(part.casefold()) if ignore_case else by_form.get(part)
+        if entry is None:
+            return None
+        found /= entry
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def _list_names(folder: Path) -> tuple[dict[str, str | None], dict[str, str | None]]:
+    """The names in a folder by their normalised form, and by that in lower case; None where several are the same.
+
+    A folder is listed once, because an annotation file may name 100,000 missing images. A file that is added later is
+    found under its exact name.
+    """
+    by_form: dict[str, str | None] = {}
+    by_case: dict[str, str | None] = {}
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return by_form, by_case
+    for name in names:
+        form = normalise_name(name)
+        by_form[form] = None if form in by_form else name
+        by_case[form.casefold()] = None if form.casefold() in by_case else name
+    return by_form, by_case

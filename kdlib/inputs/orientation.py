@@ -38,6 +38,8 @@ _MOST_PARTS: Final = 100_000
 """Segments or chunks of a file that are looked at: 800 MB of a PNG in chunks of 8 KB."""
 _MOST_EXIF: Final = 1 << 16
 """Bytes of EXIF data that are read; the first directory is at its beginning."""
+_MOST_TAGS: Final = 1 << 16
+"""Tags of a directory that are read; a TIFF cannot have more."""
 _EXIF: Final = b"Exif\0\0"
 _ORIENTATION, _WIDTH, _HEIGHT = 0x112, 0x100, 0x101
 """Tags of TIFF and EXIF."""
@@ -166,7 +168,7 @@ class Orientations:
 
         Args:
             notices: Receives one kind for images that were turned, one for those that were not, and one for those whose
-                size does not tell.
+                size does not tell, of which it also warns.
             annotated: Whether sizes are annotated, so that they could tell.
         """
         kinds = {
@@ -177,6 +179,11 @@ class Orientations:
         }
         for kind, names in kinds.items():
             notices.add_all(kind, names)
+        if annotated and self.undecided:
+            notices.warn(
+                f"{len(self.undecided)} images have an EXIF orientation that their annotated size does not confirm, "
+                f"e.g. {self.undecided[0]}; taken as --exif {self.rule.fallback}: check whether its labels are turned"
+            )
 
 
 def survey(paths: Iterable[tuple[str, Path, Size | None]], mode: str, fallback: str | None = None) -> Orientations:
@@ -246,7 +253,7 @@ def _find(read: Read) -> Orientation | None:
             return _in_png(read)
         if start.startswith(b"RIFF") and start[8:] == b"WEBP":
             return _in_webp(read)
-        if start.startswith((b"II*\0", b"MM\0*")):
+        if start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
             return _in_tiff(read)
     except struct.error:  # the file ends within its header
         pass
@@ -339,15 +346,21 @@ def _valid(orientation: int | None) -> int | None:
 
 def _read_tags(read: Read) -> dict[int, int]:
     """Orientation, width and height in the first directory of a TIFF; raises struct.error if it is incomplete."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(read(0, 4))
-    if order is None:
+    order, big = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}.get(
+        read(0, 4), ("", False)
+    )
+    if not order:
         return {}
-    (start,) = struct.unpack(order + "I", read(4, 4))
-    (count,) = struct.unpack(order + "H", read(start, 2))
-    entries, tags = read(start + 2, 12 * count), dict[int, int]()
-    for at in range(0, len(entries), 12):
-        tag, kind, number = struct.unpack_from(order + "HHI", entries, at)
+    # BigTIFF: positions and counts have 8 bytes, and an entry has 20 bytes instead of 12
+    at, position, counts, head = (8, "Q", "Q", "HHQ") if big else (4, "I", "H", "HHI")
+    length, value_at = (20, 12) if big else (12, 8)
+    (start,) = struct.unpack(order + position, read(at, struct.calcsize("=" + position)))
+    (count,) = struct.unpack(order + counts, read(start, struct.calcsize("=" + counts)))
+    entries = read(start + struct.calcsize("=" + counts), length * min(count, _MOST_TAGS))
+    tags = dict[int, int]()
+    for entry in range(0, len(entries), length):
+        tag, kind, number = struct.unpack_from(order + head, entries, entry)
         if tag in (_ORIENTATION, _WIDTH, _HEIGHT) and kind in (3, 4) and number == 1:  # SHORT, LONG
-            (value,) = struct.unpack_from(order + "HI"[kind - 3], entries, at + 8)
+            (value,) = struct.unpack_from(order + "HI"[kind - 3], entries, entry + value_at)
             tags.setdefault(tag, value)
     return tags

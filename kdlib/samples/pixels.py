@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 import cache
 from kdlib.errors import BadRecordError
 from kdlib.images import UnreadableImageError, decode_image, turn
-from kdlib.inputs.image_files import describe_size, locate
+from kdlib.inputs.image_files import describe_size
+from kdlib.inputs.names import locate
 from kdlib.inputs.orientation import ExifRule
 from kdlib.resample.packed import LARGEST_SIDE
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from kdlib.geometry import compose_affines, scale_affine
 from kdlib.inputs.annotations import Instances
-from kdlib.inputs.image_files import ImageFileError, locate, read_image_file
+from kdlib.inputs.image_files import ImageFileError, read_image_file
+from kdlib.inputs.names import locate
 from kdlib.inputs.orientation import ExifRule
 from kdlib.resample.exact import crop_image, pack_pixels
 from precompute.data.views import Geometry

@@ -2,19 +2,22 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.inputs.annotations import Annotations, Instances, read_keypoint_annotations
-from kdlib.inputs.image_files import find_other_case, locate, missing_files
+from kdlib.inputs.ids import shorten
+from kdlib.inputs.names import find_other_case, locate, missing_files
 from kdlib.inputs.notices import Notices
 from kdlib.inputs.orientation import ExifRule, Orientations, survey
 from precompute.data.folder import Split
 from precompute.errors import PrecomputeError
 
+LONGEST_NAME = 160
+"""Longer names of missing images are cut in messages."""
 EXAMPLES = 5
 """Number of items that an error message lists; it counts the others."""
 
@@ -65,6 +68,7 @@ def select(
     notices = Notices()
     annotations = read_keypoint_annotations(split.annotations, boxes=boxes, unlabelled=unlabelled, notices=notices)
     _check_boxes(annotations, split, skip_missing)
+    _check_names(annotations.instances, split)
     missing = missing_files(split.images, annotations.instances.file_name)
     if missing and not skip_missing:
         raise PrecomputeError(
@@ -103,11 +107,27 @@ def _survey(instances: Instances, split: Split, exif: ExifRule | str | None) -> 
 def _describe_missing(missing: Sequence[str], instances: Instances, split: Split) -> str:
     """Names of missing images with their ids, and the first file that differs in upper and lower case alone."""
     ids = dict(zip(instances.file_name, instances.image_id.tolist(), strict=True))
-    named = _some([f"{name} (image {ids[name]})" for name in missing])
+    named = _some([f"{_plain(name)} (image {ids[name]})" for name in missing])
     other = next(((name, found) for name in missing if (found := find_other_case(split.images, name))), None)
     if other is None:
         return named
-    return f"{named}; {other[0]} is annotated, and the file is {other[1]}: make upper and lower case the same"
+    return f"{named}; {_plain(other[0])} is annotated, and the file is {other[1]}: make upper and lower case the same"
+
+
+def _plain(name: str) -> str:
+    """A file name for a message of one line."""
+    return name if name.isprintable() and len(name) <= LONGEST_NAME else shorten(name)
+
+
+def _check_names(instances: Instances, split: Split) -> None:
+    """Raise `PrecomputeError` for a name that could lead out of the image folder; a store refuses it too."""
+    for name, image_id in zip(instances.file_name, instances.image_id.tolist(), strict=True):
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts:
+            raise PrecomputeError(
+                f"{split.annotations}: image {image_id} has the file_name {shorten(name)}; it must be relative to the "
+                "image folder, without '..'; change the names, or give a folder above as --images"
+            )
 
 
 def _check_boxes(annotations: Annotations, split: Split, skip_missing: bool) -> None:

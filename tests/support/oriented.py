@@ -111,3 +111,28 @@ def tiff(pixels, orientation=1, order="<"):
     return (
         head + struct.pack(order + "HHHxx", bits, bits, bits) + data + struct.pack(order + "H", 10) + entries + bytes(4)
     )
+
+
+def bigtiff(pixels, orientation=1, order="<"):
+    """An uncompressed BigTIFF of RGB pixels of 8 bits: positions and counts of 8 bytes."""
+    height, width, channels = pixels.shape
+    data = pixels.tobytes()
+    samples = int.from_bytes(struct.pack(order + "HHHH", 8, 8, 8, 0), "little" if order == "<" else "big")
+    tags = [
+        (0x100, 3, 1, width),
+        (0x101, 3, 1, height),
+        (0x102, 3, 3, samples),
+        (0x103, 3, 1, 1),
+        (0x106, 3, 1, 2),
+        (0x111, 4, 1, 16),
+        (0x112, 3, 1, orientation),
+        (0x115, 3, 1, channels),
+        (0x116, 4, 1, height),
+        (0x117, 4, 1, len(data)),
+    ]
+    kinds = {(3, 1): "H6x", (4, 1): "I4x", (3, 3): "Q"}
+    entries = b"".join(
+        struct.pack(order + "HHQ" + kinds[kind, count], tag, kind, count, value) for tag, kind, count, value in tags
+    )
+    head = (b"II+\0" if order == "<" else b"MM\0+") + struct.pack(order + "HHQ", 8, 0, 16 + len(data))
+    return head + data + struct.pack(order + "Q", len(tags)) + entries + bytes(8)

@@ -179,12 +179,14 @@ def test_visibilities_above_0_are_labelled_as_in_pycocotools_and_counted(write):
         ([10, 20] * 17, "has 34 keypoint numbers instead of 51 .*: they seem to lack the visibility"),
         ([[10, 20]] * 17, "has 34 keypoint numbers instead of 51 .*: they seem to lack the visibility"),
         ([[10, 20, 2]] * 16, "has 16 keypoint numbers"),
-        ([[10, 20, 2]] * 16 + [[1, 2]], "has 50 keypoint numbers"),
+        ([[10, 20, 2]] * 16 + [[1, 2]], "has the keypoint .1, 2. of 2 numbers; each must be x, y, v"),
         ([float("nan"), 20, 2] * 17, "keypoint that is not a finite number"),
         (["10", 20, 2] * 17, "keypoint that is not a finite number"),
         ([10**400, 20, 2] * 17, "keypoint that is not a finite number"),
         ([1e300, 20, 2] * 17, "keypoint that is not a finite number"),
         ([10, 20, None] * 17, "keypoint that is not a finite number"),
+        ([[10, 20, 2]] * 15 + [[10, 20], [10, 20, 2, 2]], "has the keypoint .10, 20. of 2 numbers"),
+        ([True, 20, 2] * 17, "keypoint that is not a finite number"),
         ([[10, 20, [2]]] * 17, "keypoint that is not a finite number"),
         ({"nose": [1, 2, 2]}, "has the keypoints .*, not a list of 51 numbers"),
     ],
@@ -198,7 +200,7 @@ def test_other_keypoints_are_refused_with_their_annotation(write, joints, messag
     "box", [None, [], [1, 2, 3], [1, 2, 3, 4, 5], "1 2 3 4", ["1", 2, 3, 4], [1, 2, 3, None], [[1, 2], [3, 4]], 10**400]
 )
 def test_a_box_that_is_not_four_numbers_is_refused_with_its_annotation(write, box):
-    for given in (box, [1, 2, 3, float("inf")], [1, 2, 3, 10**400]):
+    for given in (box, [1, 2, 3, float("inf")], [1, 2, 3, 10**400], [True, 2, 3, 4]):
         with pytest.raises(InputError, match=r"annotation 1 has the box .*four finite numbers x, y, width, height"):
             read_keypoint_annotations(write(changed("bbox", given, row=1)))
 
@@ -384,3 +386,19 @@ def test_real_annotations_are_those_that_pycocotools_reads(split):
     labelled = [a["id"] for a in persons if a["num_keypoints"] and not a["iscrowd"]]
     assert read.instances.annotation_id.tolist() == labelled
     assert all(kind.startswith("persons left out because") for kind in found)
+
+
+def test_boxes_and_joints_that_are_not_in_pixels_are_warned_of(write):
+    notices = Notices()
+    read_keypoint_annotations(write(document()), notices=notices)
+    assert notices.warnings == []
+    corners, fractions = document(), document()
+    for annotation in corners["annotations"]:
+        annotation["bbox"] = [50, 30, 89, 59]
+    for annotation in fractions["annotations"]:
+        annotation["keypoints"] = [number / 120 if i % 3 < 2 else number for i, number in enumerate([10, 20, 2] * 17)]
+    read_keypoint_annotations(write(corners), notices=notices)
+    read_keypoint_annotations(write(fractions), notices=notices)
+    assert "boxes leave their image: bbox must be x, y, width, height in pixels; read as x1" in notices.warnings[0]
+    assert "85 of 85 labelled joints lie between 0 and 1" in notices.warnings[1]
+    assert len(notices.warnings) == 2

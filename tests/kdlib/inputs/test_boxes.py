@@ -421,6 +421,10 @@ def test_crowds_are_left_out_and_counted(write):
     rows = [{**row, "iscrowd": crowd} for row, crowd in zip(named("file_name", str), (1, 0, True, "0"), strict=True)]
     assert set(by_names(write(rows), notices=notices)) == set(NAMES[:2])
     assert "boxes of crowds, left out: 2 (entry 0, entry 2)" in notices.lines()
+    rows = [{**row, "iscrowd": crowd} for row, crowd in zip(named("file_name", str), ("true", "false"), strict=False)]
+    assert [int(i) for i in BoxFile(write(rows)).rows.entry] == [1]
+    with pytest.raises(InputError, match="entry 1 has iscrowd 'maybe'; it must be 0 or 1"):
+        BoxFile(write([ROWS[0], {**ROWS[1], "iscrowd": "maybe"}]))
 
 
 # --- entries ----------------------------------------------------------------------------------------------------------
@@ -443,6 +447,7 @@ def test_a_score_may_be_missing_or_null(write):
         ({"bbox": [1, 2, 3, 4, 5]}, "bbox must be four finite numbers"),
         ({"bbox": [1, 2, 3, float("nan")]}, "bbox must be four finite numbers"),
         ({"bbox": [1, 2, 3, float("inf")]}, "bbox must be four finite numbers"),
+        ({"bbox": [1, 2, 3, 1e300]}, "bbox must be four finite numbers"),
         ({"bbox": [1, 2, 3, 10**400]}, "bbox must be four finite numbers"),
         ({"bbox": [1, 2, 3, "x"]}, "bbox must be four finite numbers"),
         ({"bbox": [1, 2, 3, None]}, "bbox must be four finite numbers"),

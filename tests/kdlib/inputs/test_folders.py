@@ -125,6 +125,16 @@ def test_litter_is_skipped_and_ids_stay(folder):
     assert not notices
 
 
+def test_unfinished_downloads_and_backups_are_left_out_and_counted(folder):
+    names = ["000785.jpg.part", "1.jpg~", "~$000139.jpg", "sub/2.JPG.BAK", "000785.jpg.crdownload"]
+    root = folder(dict.fromkeys(["000139.jpg", "old.bak/000785.jpg", *names], READABLE["JPEG"]))
+    folder({"notes.txt~": b"text"})
+    notices = Notices()
+    assert [image.number for image in find_images(root, notices=notices)] == [139, 785]
+    (line,) = notices.lines()
+    assert line.startswith("images named like unfinished downloads, temporary files or backups, left out: 5 (")
+
+
 def test_only_hidden_images_are_no_images_and_a_hidden_source_is_searched(folder):
     root = folder({".a/1.jpg": READABLE["JPEG"]})
     with pytest.raises(InputError, match="contains no images; hidden files and folders are not searched"):

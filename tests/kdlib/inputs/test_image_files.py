@@ -4,13 +4,14 @@ import struct
 import unicodedata
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdlib.images import UnreadableImageError, decode_image
-from kdlib.inputs.image_files import find_other_case, locate, missing_files
+from kdlib.inputs.names import find_other_case, locate, missing_files
 from kdlib.inputs.orientation import UPRIGHT
 from tests.support import oriented
 
@@ -117,3 +118,10 @@ def test_damage_anywhere_gives_an_image_or_one_line(kind, data):
     except UnreadableImageError as error:
         image, lines = None, str(error).splitlines()
     assert lines[1:] == [] if image is None else (image.ndim, image.dtype) == (3, np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [".pfm", ".hdr"])
+def test_images_of_fractions_are_refused_by_their_content(suffix):
+    content = cv2.imencode(suffix, SCENE[..., ::-1].astype(np.float32) / 255)[1].tobytes()
+    with pytest.raises(UnreadableImageError, match="floating-point numbers without a fixed range; convert it"):
+        decode_image(content)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from kdlib.errors import InputError
-from kdlib.inputs.image_index import ImageIndex, normalise_name
+from kdlib.inputs.image_index import ImageIndex
+from kdlib.inputs.names import normalise_name
 from kdlib.inputs.notices import Notices
 
 
@@ -107,22 +108,7 @@ def test_names_are_compared_in_one_unicode_form_and_with_one_separator():
     assert normalise_name(decomposed) == unicodedata.normalize("NFC", decomposed)
     index = ImageIndex.from_entries([image(1, decomposed), image(2, "b\\c.jpg")], "a.json")
     assert index.file_name == [decomposed, "b\\c.jpg"]
-    assert index.find_name(unicodedata.normalize("NFC", decomposed)) == 0
-    assert index.find_name("b/c.jpg") == 1
-    assert index.find_name(".\\b\\c.jpg") == 1
-
-
-def test_names_are_found_by_their_last_part_or_without_suffix_if_only_one_image_has_it():
-    names = ["data/000139.jpg", "left/7.png", "right/7.png", "a.b.jpg", "7.jpg"]
-    index = ImageIndex.from_entries([image(i, name) for i, name in enumerate(names)], "a.json")
-    for name in ("data/000139.jpg", "000139.jpg", "other/000139.jpg", "data/000139", "000139", "139"):
-        assert index.find_name(name) == 0
-    assert index.find_name("right/7.png") == 2
-    assert index.find_name("right/7") == 2
-    assert index.find_name("7.jpg") == 4
-    assert index.find_name("a.b") == 3
-    for name in ("7.png", "7", "07", "a", "000139.png", "000139.jpg/", "", "c.jpg"):
-        assert index.find_name(name) is None
+    assert normalise_name(".\\b\\c.jpg") == "b/c.jpg"
 
 
 @pytest.mark.parametrize("name", [None, 7, "", " ", ["a.jpg"], "a\0.jpg"])
@@ -156,4 +142,3 @@ def test_no_images_are_an_empty_index():
     assert len(index) == 0
     assert index.size.shape == (0, 2)
     assert index.find_id(1) is None
-    assert index.find_name("a.jpg") is None

@@ -47,6 +47,8 @@ FILES = {
     "WebP, named block": lambda o: oriented.webp(SCENE, b"Exif\0\0" + exif(o)),
     "TIFF": lambda o: oriented.tiff(SCENE, o),
     "TIFF, big endian": lambda o: oriented.tiff(SCENE, o, ">"),
+    "TIFF, 64-bit positions": lambda o: oriented.bigtiff(SCENE, o),
+    "TIFF, 64-bit positions, big endian": lambda o: oriented.bigtiff(SCENE, o, ">"),
     "TIFF, 16 bits": lambda o: oriented.tiff(SCENE.astype(np.uint16) * 257, o),
 }
 
@@ -111,6 +113,9 @@ def test_the_annotated_size_decides_and_the_majority_where_it_cannot(tmp_path):
     assert found.rule == ExifRule("auto", "apply")
     assert (found.applied, found.ignored) == (["0.png", "1.png", "3.png", "4.png"], ["2.png"])
     assert found.undecided == ["3.png", "4.png"]
+    found.report(notices := Notices())
+    (line,) = notices.warnings
+    assert line.startswith("2 images have an EXIF orientation that their annotated size does not confirm, e.g. 3.png;")
     assert found.to_json() == {"mode": "auto", "fallback": "apply", "applied": 4, "ignored": 1, "undecided": 2}
     found = rule_for(upright, stored, stored, half, square, folder=tmp_path)
     assert found.rule == ExifRule("auto", "ignore")

@@ -160,3 +160,27 @@ def test_an_image_beyond_opencvs_limits_is_skipped_like_any_other(plain, tmp_pat
     assert "003.jpg cannot be decoded by OpenCV (pixels <= CV_IO_MAX_IMAGE_PIXELS; " in error
     assert main(command(data, tmp_path / "s.zarr", "--resume", "--skip-missing")) == 0
     assert int(cache.open_store(tmp_path / "s.zarr").written.sum()) == 9
+
+
+@pytest.mark.parametrize("name", ["{images}/{name}", "../images/{name}", "a/..\\{name}"])
+def test_a_name_that_leaves_the_image_folder_is_refused_with_file_and_image(plain, tmp_path, capsys, name):
+    data = shutil.copytree(plain, tmp_path / "data")
+    document = json.loads((data / ANNOTATIONS).read_text())
+    image = document["images"][0]
+    image["file_name"] = name.format(images=data / "images", name=image["file_name"])
+    (data / ANNOTATIONS).write_text(json.dumps(document))
+    assert main(command(data, tmp_path / "s.zarr")) == 1
+    error = capsys.readouterr().err
+    assert f"{data / ANNOTATIONS}: image {image['id']} has the file_name" in error
+    assert "it must be relative to the image folder" in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_name_of_any_length_gives_one_short_line(plain, tmp_path):
+    data = shutil.copytree(plain, tmp_path / "data")
+    document = json.loads((data / ANNOTATIONS).read_text())
+    document["images"][0]["file_name"], document["images"][1]["file_name"] = "x" * 5000, "a\nb.png"
+    (data / ANNOTATIONS).write_text(json.dumps(document))
+    with pytest.raises(PrecomputeError, match=r"are missing in .*'a\\nb.png' \(image .*xxx\.\.\. \(image") as caught:
+        select(Split(data / "images", data / ANNOTATIONS))
+    assert len(str(caught.value)) < 1000

@@ -176,6 +176,18 @@ def test_missing_images_are_refused_with_one_name(folder, images, tmp_path):
         read_gallery(tmp_path, images)
 
 
+def test_an_image_whose_name_has_another_unicode_form_is_found(folder, images, tmp_path):
+    (tmp_path / "gallery").mkdir()
+    for path in folder.glob("*.json"):
+        content = json.loads(path.read_text())
+        for image in content["images"] if isinstance(content, dict) else []:
+            image["file_name"] = f"caf\u00e9/{image['file_name']}"
+        (tmp_path / "gallery" / path.name).write_text(json.dumps(content))
+    (tmp_path / "cafe\u0301").symlink_to(images)
+    found = read_gallery(tmp_path / "gallery", tmp_path).images
+    assert sorted(image.path.name for image in found) == sorted(path.name for path in images.iterdir())
+
+
 # --- FiftyOne ---------------------------------------------------------------------------------------------------------
 
 

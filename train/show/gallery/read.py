@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from kdlib.inputs.names import locate
 from train.errors import TrainError
 from train.show.gallery import GROUND_TRUTH
 
@@ -84,7 +85,7 @@ def _json(path: Path) -> Any:
 
 
 def _build_image(image: Mapping[str, Any], folder: Path, fields: Sequence[str]) -> GalleryImage:
-    path = (folder / image["file_name"]).absolute()
+    path = locate(folder, image["file_name"]).absolute()
     return GalleryImage(path, image["width"], image["height"], {name: [] for name in fields}, [])
 
 
