@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdcli.words import counted
 from kdlib.inputs.annotations import Annotations, Instances, read_keypoint_annotations
 from kdlib.inputs.ids import shorten
 from kdlib.inputs.names import find_other_case, locate, missing_files
@@ -134,7 +135,7 @@ def _check_boxes(annotations: Annotations, split: Split, skip_missing: bool) -> 
     outside = annotations.outside
     if len(outside) and not skip_missing:
         raise PrecomputeError(
-            f"{split.annotations}: {len(outside)} boxes have no area inside their image: annotations "
+            f"{split.annotations}: {counted(len(outside), 'box', 'boxes')} without area inside the image: annotations "
             f"{_some(outside.tolist())}; correct them, or leave out these instances with --skip-missing"
         )
 

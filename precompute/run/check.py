@@ -9,6 +9,7 @@ above the floor: a pixel that is above it on one side only would make the diverg
 divergences add like distances, so codec and machine together explain at most (sqrt(codec) + sqrt(machine))^2.
 """
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from cache import Store
 from cache.codec.divergence import divergences
+from cache.format.manifest import differences
 from kdcli.progress import Progress, no_progress
 from kdlib.heatmaps import peaks
 from precompute.data.crops import Prepared, stack_crops
@@ -237,9 +239,12 @@ def _check_same_origin(job: Job, store: Store) -> None:
             f"not by {own.name} with {own.weights_sha256[:12]}...; give the teacher that made it"
         )
     for entry in ("views", "preprocessing"):
-        before, now = store.manifest["provenance"][entry], job.provenance[entry]
-        if before != now:
-            raise PrecomputeError(f"{store.path} was made with {entry} {before}, this command has {now}")
+        differing = differences(store.manifest["provenance"][entry], json.loads(json.dumps(job.provenance[entry])))
+        if differing:
+            raise PrecomputeError(
+                f"{store.path} was made with other {entry} than this command has (stored -> now): "
+                f"{'; '.join(differing)}; give the settings of the store"
+            )
     if not np.array_equal(store.instances["annotation_id"], job.instances.annotation_id):
         raise PrecomputeError(
             f"{store.path} holds other instances than these annotations; give the annotation file that it was made from"

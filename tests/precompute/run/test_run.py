@@ -195,7 +195,7 @@ def test_a_truncated_image_stops_the_run_and_the_mended_one_resumes(data, tmp_pa
     [
         (
             lambda d: d["annotations"][0].update(bbox=[900.0, 5.0, 40.0, 40.0]),
-            "1 boxes have no area inside their image",
+            "1 box without area inside the image",
         ),
         (lambda d: d["images"][0].update(width=77), "annotated as 77x"),
         (lambda d: [a.update(keypoints=[0] * 51) for a in d["annotations"]], "no usable instance among 11"),
@@ -255,7 +255,7 @@ def test_check_passes_on_its_own_store_and_refuses_another_teacher(data, store, 
     arguments = command(data, store.path, "--views", "4", "--check", "5")
     arguments[arguments.index(str(data / "teacher.safetensors"))] = str(tmp_path / "other.safetensors")
     assert "give the teacher that made it" in refused(capsys, arguments)
-    assert "was made with views" in refused(capsys, command(data, store.path, "--check", "5"))
+    assert "was made with other views" in refused(capsys, command(data, store.path, "--check", "5"))
 
 
 def test_check_is_read_against_the_codec_and_a_second_run(data, tmp_path, capsys):
