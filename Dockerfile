@@ -1,4 +1,4 @@
-# docs/platforms.md has the commands. CPU by default; --build-arg TORCH_INDEX=https://pypi.org/simple brings CUDA.
+# For CPUs; Dockerfile.cuda is for NVIDIA GPUs. docs/platforms.md has the commands.
 FROM python:3.12-slim
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /app

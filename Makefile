@@ -186,7 +186,7 @@ check: $(READY) ## run the linter, the format check, the type checker and the te
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	@if [ -x .venv/bin/hadolint ]; then .venv/bin/hadolint Dockerfile; else echo "Dockerfile not linted: hadolint is not available on this platform"; fi
+	@if [ -x .venv/bin/hadolint ]; then .venv/bin/hadolint Dockerfile Dockerfile.cuda; else echo "Dockerfiles not linted: hadolint is not available on this platform"; fi
 	$(PY) -m pytest tests/repository/test_imports.py
 
 docs: $(READY) ## build the documentation with the Python API as a site in site/; a warning is an error

@@ -1,20 +1,24 @@
 """Ten minutes on a GPU: does nothing wait, are the numbers right, how fast is each part: `python -m benchmarks.gpu`.
 
 The steps need no network and no data besides the embedded sample. They run in the order of their worth, each in a
-process of its own with a time limit, and each prints JSON lines when it is done. A step that fails or takes too long
-prints a line with its error, and the next one begins.
+process of its own with a time limit, and print JSON lines as they measure. If a step fails or exceeds its limit, the
+lines that it has printed stay, a line with its error follows, its messages go to stderr, and the next step begins. The
+limits add up to ten minutes.
 
 sync        operators that make the host wait in a training step and in a batch of the teacher; 0 is right
 parity      heatmaps of the sample's teacher in fp32, bf16 and fp16 against fp32 on the CPU, and the check of a store
-bare        HRNet-W32 at 256x192 alone: instances (two passes, for the flip test) per second over batch sizes, eager, as
-            a CUDA graph and compiled, with the peak of the memory
+bare        HRNet-W32 at 256x192 alone: instances (two passes, for the flip test) per second over batch sizes, eager and
+            as a CUDA graph, with the peak of the memory
 precompute  the whole run over repeated images with 1, 2 and 4 processes on the GPU, over the fastest bare network
-trainer     training steps per second from a store over batches that are in memory, over batch sizes and threads
+trainer     instances per second of training steps from a store over those of batches that are in memory, over batch
+            sizes and threads
 losses      50 steps in fp32 on the GPU against the CPU, and a run that is killed and resumed against one that is not
-memory      a batch that is too large ends in one line
+memory      a batch that does not fit ends in one line
 nvjpeg      decoding on the GPU over decoding on the CPU, and the difference of the pixels
+compile     a line of `bare` with the compiled network at one batch size; last, because compiling takes longest
 
-Without a GPU the same steps run on the CPU with tiny sizes, which only checks that they run.
+On a GPU, the lines are also written to benchmarks/results. Without a GPU the same steps run on the CPU with tiny sizes,
+which only checks that they run. Nothing here has been run on a GPU yet.
 """
 
 import argparse
@@ -69,6 +73,8 @@ class Setting(NamedTuple):
     batch_sizes: tuple[int, ...]
     instances: int
     """Instances of the precompute runs."""
+    trained: tuple[int, ...]
+    """Batch sizes of the student; at most the instances of a store of the workspace."""
     processes: tuple[int, ...]
     steps: int
     """Training steps per turn."""
@@ -85,6 +91,7 @@ def choose_setting(folder: Path, device: torch.device, *, quick: bool) -> Settin
             (96, 128),
             (1, 2),
             12,
+            (4,),
             (1, 2),
             2,
             (1,),
@@ -92,7 +99,16 @@ def choose_setting(folder: Path, device: torch.device, *, quick: bool) -> Settin
         )
     workspace = Workspace(folder, Effort(), folder / "none")
     return Setting(
-        device, "hrnet_w32", (192, 256), (16, 64, 128, 256, 512), 6_000, (1, 2, 4), 20, (4, 8, 16), workspace
+        device,
+        "hrnet_w32",
+        (192, 256),
+        (16, 64, 128, 256, 512),
+        6_000,
+        (16, 64, 256),
+        (1, 2, 4),
+        20,
+        (4, 8, 16),
+        workspace,
     )
 
 
@@ -101,7 +117,8 @@ def choose_setting(folder: Path, device: torch.device, *, quick: bool) -> Settin
 
 def sync(setting: Setting) -> Iterator[Line]:
     """Count the warnings of torch's sync debug mode in a training step and in a batch of the teacher."""
-    store, crops = setting.workspace.store("sample", (96, 128)), np.zeros((4, 1, 128, 96, 3), np.uint8)
+    store, on_gpu = setting.workspace.store("sample", (96, 128)), setting.device.type == "cuda"
+    crops = torch.zeros((4, 1, 128, 96, 3), dtype=torch.uint8, pin_memory=on_gpu).numpy()
     trainer = _trainer(setting, store, batch_size=4)
     with contextlib.closing(StoreBatches(store, "average", 4, setting.device)) as batches:
         batch = next(batches)
@@ -109,7 +126,7 @@ def sync(setting: Setting) -> Iterator[Line]:
     network = _sample_network(setting.device, "fp32")
     work = {
         "step": lambda: trainer.train_step(batch),
-        "teacher": lambda: network.launch(crops, flip_test=True) if network.is_asynchronous else network(crops[:, 0]),
+        "teacher": lambda: network.launch(crops, flip_test=True) if on_gpu else network(crops[:, 0]),
     }
     for name, run in work.items():
         run()
@@ -147,24 +164,36 @@ def parity(setting: Setting) -> Iterator[Line]:
         yield Line(
             "gpu", f"parity.{precision}", float(np.abs(maps - expected).max()), "heatmap", maps.size, extra=extra
         )
-    command = _precompute(data, setting, "hrnet_w16_sample", SAMPLE_WEIGHTS, "128x96")
-    checked = [_run(command), _run([*command, "--check", "12"])]
-    yield Line("gpu", "parity.check", float(all(done.returncode == 0 for done in checked)), "passed", 12)
+    runs = ((), ("--check", "12"))
+    checked = [_run(_precompute(data, setting, "hrnet_w16_sample", SAMPLE_WEIGHTS, (96, 128), *more)) for more in runs]
+    passed = all(done.returncode == 0 for done in checked)
+    why = {} if passed else {"line": next(_last_line(done) for done in checked if done.returncode)}
+    yield Line("gpu", "parity.check", float(passed), "passed", 12, extra=why)
 
 
 # --- the teacher ------------------------------------------------------------------------------------------------------
 
 
 def bare(setting: Setting) -> Iterator[Line]:
-    """Measure the bare network over batch sizes, eager, as a CUDA graph and compiled."""
-    for mode in ("eager", "graph", "compile") if setting.device.type == "cuda" else ("eager",):
+    """Measure the bare network over batch sizes, eager and as a CUDA graph."""
+    for mode in ("eager", "graph") if setting.device.type == "cuda" else ("eager",):
         for size in setting.batch_sizes:
             try:
-                rate, peak = _bare_rate(setting, mode, size)
-            except torch.OutOfMemoryError:
+                yield _bare_line(setting, mode, size)
+            except torch.OutOfMemoryError:  # larger batches do not fit either
                 break
-            extra = {"mode": mode, "batch_size": size, "teacher": setting.teacher, "peak_bytes": peak}
-            yield Line("gpu", "bare", rate, "instances/s", size, extra=extra)
+
+
+def compiled(setting: Setting) -> Iterator[Line]:
+    """Measure the compiled network at one batch size; nothing to measure on a CPU."""
+    if setting.device.type == "cuda":
+        yield _bare_line(setting, "compile", setting.batch_sizes[1])
+
+
+def _bare_line(setting: Setting, mode: str, batch_size: int) -> Line:
+    rate, peak = _bare_rate(setting, mode, batch_size)
+    extra = {"mode": mode, "batch_size": batch_size, "teacher": setting.teacher, "peak_bytes": peak}
+    return Line("gpu", "bare", rate, "instances/s", batch_size, extra=extra)
 
 
 def _bare_rate(setting: Setting, mode: str, batch_size: int) -> tuple[float, int]:
@@ -209,27 +238,24 @@ def _seconds_of(run: Callable[[], object], on_gpu: bool) -> float:
 
 def precompute(setting: Setting) -> Iterator[Line]:
     """Measure whole runs with several processes on one GPU."""
-    data, best = (
-        _repeated(setting, setting.instances),
-        max(_bare_rate(setting, "eager", b)[0] for b in setting.batch_sizes),
-    )
-    weights = _scaled_weights(setting)
-    size = f"{setting.input_size[1]}x{setting.input_size[0]}"
+    data, weights = _repeated(setting, setting.instances), _scaled_weights(setting)
+    rates = {size: _bare_rate(setting, "eager", size)[0] for size in setting.batch_sizes[:-1]}
+    size = max(rates, key=lambda batch_size: rates[batch_size])
+    if setting.device.type == "cuda":
+        torch.cuda.empty_cache()  # the processes of the runs need the memory
     for processes in setting.processes:
-        command = _precompute(
-            data, setting, setting.teacher, weights, size, "--batch-size", str(setting.batch_sizes[-2])
-        )
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        command = _precompute(data, setting, setting.teacher, weights, setting.input_size, "--batch-size", str(size))
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         started = time.perf_counter()
         done = _run(command if processes == 1 else [command[0], *launcher, *command[1:]])
+        elapsed = time.perf_counter() - started
         if done.returncode:
             raise RuntimeError(_last_line(done))
         # A run of more than a few seconds states its rate without the start of the process.
         stated = re.search(r"teacher: \d+ instances in .*\(([\d.,]+)/s\)", done.stderr)
-        elapsed = time.perf_counter() - started
         rate = float(stated[1].replace(",", "")) if stated else setting.instances / elapsed
-        extra = {"processes": processes, "teacher": setting.teacher}
-        yield Line("gpu", "precompute", rate, "instances/s", setting.instances, "bare network", best, extra)
+        extra = {"processes": processes, "teacher": setting.teacher, "batch_size": size, "seconds": round(elapsed, 1)}
+        yield Line("gpu", "precompute", rate, "instances/s", setting.instances, "bare network", rates[size], extra)
 
 
 def _scaled_weights(setting: Setting) -> Path:
@@ -248,7 +274,7 @@ def _scaled_weights(setting: Setting) -> Path:
 def trainer(setting: Setting) -> Iterator[Line]:
     """Measure training steps from a store against batches in memory."""
     store = setting.workspace.store("sample", setting.input_size)
-    for size in setting.batch_sizes:
+    for size in setting.trained:
         trained = _trainer(setting, store, batch_size=size)
         for threads in setting.threads:
             with contextlib.closing(StoreBatches(store, "average", size, setting.device, threads)) as batches:
@@ -275,28 +301,16 @@ def _seconds_per_item(turn: Turn) -> float:
 def losses(setting: Setting) -> Iterator[Line]:
     """Compare the losses of the same steps on the device and on the CPU, and a killed run with one that is not."""
     store, count = setting.workspace.store("sample", (96, 128)), 50 if setting.device.type == "cuda" else 4
-    found = {
-        name: _losses(setting._replace(device=torch.device(name)), store, count) for name in ("cpu", setting.device)
-    }
-    on_cpu, on_device = found.values() if len(found) == 2 else 2 * [*found.values()]
+    devices = (torch.device("cpu"), setting.device)
+    on_cpu, on_device = (_losses(setting._replace(device=device), store, count) for device in devices)
     difference = np.abs(on_device / on_cpu - 1)
-    extra = {"after_10": float(difference[: min(10, count)].max())}
+    extra = {"after_10": float(difference[:10].max())}
     yield Line("gpu", "losses.device", float(difference.max()), "relative", count, extra=extra)
     path = setting.workspace.store_path("sample", (96, 128))
     whole, killed = (setting.workspace.folder / name for name in ("whole", "killed"))
-    command = [
-        sys.executable,
-        "-m",
-        "train",
-        "distill",
-        "--store",
-        str(path),
-        "--val-store",
-        str(path),
-        "--epochs",
-        "2",
-    ]
-    command += ["--pretrained", "none", "--precision", "fp32", "--device", str(setting.device), "--batch-size", "4"]
+    command = [sys.executable, "-m", "train", "distill", "--store", str(path), "--val-store", str(path)]
+    command += ["--pretrained", "none", "--precision", "fp32", "--device", str(setting.device)]
+    command += ["--batch-size", "4", "--epochs", "2"]
     done = _run([*command, "--out", str(whole)])
     _kill_after_checkpoint([*command, "--out", str(killed), "--checkpoint-every", "3"], killed / "last.pt")
     resumed = _run([*command, "--out", str(killed), "--resume"])
@@ -330,16 +344,22 @@ def _kill_after_checkpoint(command: list[str], checkpoint: Path) -> None:
 # --- memory and decoding ----------------------------------------------------------------------------------------------
 
 
+LEFT_FREE = 3 << 29
+"""Bytes of the GPU that the step `memory` leaves to the run: enough to start, too few for a batch of HRNet-W48."""
+
+
 def memory(setting: Setting) -> Iterator[Line]:
-    """Run the teacher with a batch that is too large for the device; nothing to measure on a CPU."""
+    """Run the teacher where other work has taken the memory of the GPU; nothing to measure on a CPU."""
     if setting.device.type == "cpu":
         return
     weights = setting.workspace.folder / "hrnet_w48.pth"
     torch.save(build_hrnet("hrnet_w48").state_dict(), weights)
-    command = _precompute(_repeated(setting, 6_000), setting, "hrnet_w48", weights, "384x288", "--batch-size", "6000")
+    command = _precompute(_repeated(setting, 64), setting, "hrnet_w48", weights, (288, 384), "--batch-size", "64")
+    taken = torch.empty(max(0, torch.cuda.mem_get_info()[0] - LEFT_FREE), dtype=torch.uint8, device=setting.device)
     done = _run(command)
     is_one_line = done.returncode == 1 and "--batch-size" in _last_line(done) and "Traceback" not in done.stderr
-    yield Line("gpu", "memory.one_line", float(is_one_line), "passed", 1, extra={"line": _last_line(done)})
+    extra = {"line": _last_line(done), "taken_bytes": len(taken)}
+    yield Line("gpu", "memory.one_line", float(is_one_line), "passed", 1, extra=extra)
 
 
 def nvjpeg(setting: Setting) -> Iterator[Line]:
@@ -414,20 +434,22 @@ def _repeated(setting: Setting, count: int) -> Path:
     return folder
 
 
-def _precompute(data: Path, setting: Setting, teacher: str, weights: Path, size: str, *more: str) -> list[str]:
-    command = [sys.executable, "-m", "precompute", "--images", str(data / "images"), "--teacher", teacher]
-    command += [
-        "--annotations",
-        str(data / "annotations/people.json"),
-        "--checkpoint",
-        str(weights),
-        "--input-size",
-        size,
-    ]
-    store = setting.workspace.folder / "precomputed.zarr"
+def _precompute(
+    data: Path, setting: Setting, teacher: str, weights: Path, size: tuple[int, int], *more: str
+) -> list[str]:
+    """The command of a run over a folder of `_repeated` with a teacher of an input size (width, height)."""
+    given = {
+        "--images": data / "images",
+        "--annotations": data / "annotations/people.json",
+        "--teacher": teacher,
+        "--checkpoint": weights,
+        "--input-size": f"{size[1]}x{size[0]}",
+        "--store": setting.workspace.folder / "precomputed.zarr",
+        "--device": setting.device.type,
+    }
+    words = [str(word) for pair in given.items() for word in pair]
     overwrite = [] if "--check" in more else ["--overwrite"]
-    device = setting.device.type
-    return [*command, "--store", str(store), "--device", device, "--unlabelled", *overwrite, *more]
+    return [sys.executable, "-m", "benchmarks.support.large_shards", *words, "--unlabelled", *overwrite, *more]
 
 
 def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":
@@ -446,16 +468,19 @@ class Step(NamedTuple):
 
 
 STEPS = {
-    "sync": Step(sync, 60),
-    "parity": Step(parity, 90),
-    "bare": Step(bare, 120),
-    "precompute": Step(precompute, 150),
-    "trainer": Step(trainer, 90),
-    "losses": Step(losses, 90),
-    "memory": Step(memory, 60),
-    "nvjpeg": Step(nvjpeg, 30),
+    "sync": Step(sync, 50),
+    "parity": Step(parity, 60),
+    "bare": Step(bare, 70),
+    "precompute": Step(precompute, 140),
+    "trainer": Step(trainer, 80),
+    "losses": Step(losses, 70),
+    "memory": Step(memory, 40),
+    "nvjpeg": Step(nvjpeg, 20),
+    "compile": Step(compiled, 70),
 }
-"""In the order of their worth; the limits add up to eleven and a half minutes, of which most steps use a part."""
+"""In the order of their worth."""
+PATIENCE = 10
+"""The limits on a CPU are this many times longer: it is slow, and nobody waits for it."""
 
 
 def run_step(name: str, folder: Path, device: str, *, quick: bool) -> None:
@@ -473,46 +498,60 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to check that the steps run; no results file")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--step", choices=list(STEPS), action="append", help="only this step; repeatable")
-    parser.add_argument("--in-process", type=Path, metavar="DIR", help=argparse.SUPPRESS)
+    parser.add_argument("--in-process", type=Path, metavar="DIR", help=argparse.SUPPRESS)  # as `_run_apart` starts it
     arguments = parser.parse_args(argv)
     if arguments.in_process:
         run_step(arguments.step[0], arguments.in_process, arguments.device, quick=arguments.quick)
         return 0
+    quick = arguments.quick or choose_device(arguments.device).type == "cpu"
     lines: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.step or STEPS:
-            lines += _run_apart(name, Path(folder), arguments)
-    if not arguments.quick and torch.cuda.is_available():
-        print(f"written to {write_results(lines, ROOT / 'benchmarks/results', datetime.date.today())}", file=sys.stderr)
+            limit = STEPS[name].seconds * (PATIENCE if quick else 1)
+            print(f"{name}: at most {limit} s", file=sys.stderr, flush=True)
+            command = [sys.executable, "-m", "benchmarks.gpu", "--step", name, "--in-process", folder]
+            command += ["--device", arguments.device, *(["--quick"] if arguments.quick else [])]
+            lines += run_apart(name, command, limit)
+    if not quick:
+        print(_keep(lines), file=sys.stderr)
     return int(any("error" in line for line in lines))
 
 
-def _run_apart(name: str, folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run a step in a process of its own; print its lines, and one with the error if it does not end well."""
-    command = [sys.executable, "-m", "benchmarks.gpu", "--step", name, "--in-process", str(folder)]
-    command += ["--device", arguments.device, *(["--quick"] if arguments.quick else [])]
+def _keep(lines: list[dict[str, Any]]) -> str:
+    """Write the lines to a results file; return what to tell the user."""
+    try:
+        return f"written to {write_results(lines, ROOT / 'benchmarks/results', datetime.date.today())}"
+    except OSError as error:  # e.g. in a container; the lines are on stdout
+        return f"not written to a results file: {error}"
+
+
+def run_apart(name: str, command: list[str], limit: float) -> list[dict[str, Any]]:
+    """Run a command that prints JSON lines, in a process group of its own, and print and return its lines.
+
+    Args:
+        name: The step, for the line with the error.
+        command: The command.
+        limit: Seconds after which the processes are killed.
+
+    Returns:
+        The lines of the command and, if it fails or exceeds its limit, one with the error.
+    """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    limit = STEPS[name].seconds * (10 if arguments.quick else 1)  # a busy CPU is slow, but nobody waits for it
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     error = None
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes) as process:
         try:
-            output, complaints = process.communicate(timeout=limit)
-            if process.returncode:
-                error = (complaints.strip().splitlines() or ["no output"])[-1]
+            output, messages = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
-            error = f"not finished after {limit} s"
+            output, messages = process.communicate()
+            error = f"not finished after {limit:g} s"
+    if error is None and process.returncode:
+        error = (messages.strip().splitlines() or ["no output"])[-1]
     lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    lines += [{"bench": "gpu", "metric": name, "error": error}] if error else []
+    if error is not None:
+        print(messages, file=sys.stderr, end="", flush=True)
+        lines.append({"bench": "gpu", "metric": name, "error": error})
     for line in lines:
         print(json.dumps(line), flush=True)
     return lines

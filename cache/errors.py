@@ -3,6 +3,7 @@
 StoreError                                  the root; raised itself, e.g. if a store exists or is not finished
 ├── StoreNotFoundError (FileNotFoundError)  no store at this path
 ├── StoreFormatError   (ValueError)         not a store, of a newer version, damaged, or inconsistent
+├── StoreBusyError                         another run is writing the store
 ├── MissingRecordError (IndexError)         no such instance or stored view, or never written
 └── StoreSpaceError    (OSError)            no space left on the disk
 """
@@ -18,6 +19,10 @@ class StoreNotFoundError(StoreError, FileNotFoundError):
 
 class StoreFormatError(StoreError, ValueError):
     """The bytes are not a store of this format: another file, a newer version, truncated, changed or inconsistent."""
+
+
+class StoreBusyError(StoreError):
+    """Another run holds the lock of the store's staging directory."""
 
 
 class MissingRecordError(StoreError, IndexError):

@@ -9,6 +9,7 @@ r"""Run a teacher once over a data set and write its heatmaps to a store.
     python -m precompute ... --resume           # continue an interrupted run
     python -m precompute ... --check 100        # recompute 100 random instances and compare them with the store
     torchrun --nproc-per-node 4 -m precompute ... --resume      # four processes (GPUs); each writes its own shards
+    python -m precompute ... --share 2/8        # every eighth shard, beside other processes; see docs/coco.md
 
 STORE appears when it is complete. Until then, all files are in STORE.partial.
 See docs/precompute.md for details.
@@ -16,6 +17,7 @@ See docs/precompute.md for details.
 
 import argparse
 import json
+import os
 from typing import TYPE_CHECKING
 
 from kdcli.config_file import ConfigError, parse
@@ -54,7 +56,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from precompute.run.job import Job
     from precompute.run.team import join_team
 
-    with join_team() as team:
+    if arguments.share is not None:
+        _refuse_beside_share(arguments)
+        arguments.resume = True  # another process may have begun the store
+    with join_team(arguments.share) as team:
         if team.size > 1 and (arguments.check is not None or arguments.dry_run):
             raise PrecomputeError("--dry-run and --check run in one process: run them without torchrun")
         codec = cache.codec_from_name(arguments.codec)
@@ -67,6 +72,15 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             return _dry_run(arguments, job, codec)
         return _write(arguments, job, codec, team)
+
+
+def _refuse_beside_share(arguments: argparse.Namespace) -> None:
+    given = {"--overwrite": arguments.overwrite, "--dry-run": arguments.dry_run, "--check": arguments.check is not None}
+    others = [flag for flag, is_given in given.items() if is_given]
+    if others:
+        raise PrecomputeError(f"--share writes a part of a new store; it cannot be combined with {others[0]}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise PrecomputeError("--share is for processes that do not communicate: leave out torchrun, or --share")
 
 
 def _write(arguments: argparse.Namespace, job: "Job", codec: "Codec", team: "SingleProcess | Team") -> int:

@@ -12,7 +12,7 @@ from io import FileIO
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from cache.errors import StoreError
+from cache.errors import StoreBusyError, StoreError
 from kdcli.locks import lock_file
 
 LOCK = "lock"  # file in the staging directory, with the name of the process that holds it
@@ -36,7 +36,8 @@ def lock(directory: Path, *, join: bool = False) -> StagingLock:
     """Take the lock of a staging directory, or share it with the current run if `join`.
 
     Raises:
-        StoreError: Another run holds it, or the directory is a symbolic link, which cannot be deleted like a directory.
+        StoreBusyError: Another run holds it.
+        StoreError: The directory is a symbolic link, which cannot be deleted like a directory.
     """
     if directory.is_symlink():
         raise StoreError(f"{directory} is a symbolic link; delete the link, so that a folder can be made there")
@@ -60,7 +61,7 @@ def _lock_file(path: Path, join: bool) -> FileIO:
         lock_file(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(file.fileno(), 200, 0).decode(errors="replace") or "another process"
-        raise StoreError(f"{path.parent}: being written by {holder}; let it finish, or stop it first") from None
+        raise StoreBusyError(f"{path.parent}: being written by {holder}; let it finish, or stop it first") from None
     except OSError as error:
         raise StoreError(f"{path}: cannot be locked: {error.strerror}") from error
     return file

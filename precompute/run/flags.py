@@ -1,6 +1,7 @@
 """The flags of `python -m precompute`. Imports no large library, which keeps --help fast."""
 
 import argparse
+import re
 from pathlib import Path
 
 from cache.codec.registry import CODEC_HELP
@@ -117,6 +118,13 @@ def _add_store(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--resume", action="store_true", help="continue an interrupted run, or rebuild damaged shards")
     group.add_argument(
+        "--share",
+        type=parse_share,
+        metavar="K/N",
+        help="write only every N-th shard, from the K-th on (K from 0 to N - 1), beside processes with other shares, "
+        "e.g. of a job array; the same command without --share completes the store",
+    )
+    group.add_argument(
         "--overwrite",
         action="store_true",
         help="start again; an existing STORE is replaced when the new one is complete",
@@ -128,3 +136,11 @@ def _add_store(group: argparse._ArgumentGroup) -> None:
         "--check", type=positive, metavar="N", help="recompute N random instances and compare them with the store"
     )
     group.add_argument("--json", action="store_true", help="print one JSON document (with --dry-run or --check)")
+
+
+def parse_share(text: str) -> tuple[int, int]:
+    """Convert ``K/N`` to (K, N), as the ``type`` of an argparse argument."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise argparse.ArgumentTypeError(f"K/N with K from 0 to N - 1 is needed, e.g. 0/8, got {text}")
+    return int(found[1]), int(found[2])

@@ -139,7 +139,7 @@ def fill(job: Job, writer: cache.Writer, team: SingleProcess | Team | None = Non
     cv2.setNumThreads(1)  # images are processed in parallel instead
     team = team or SingleProcess()
     total = len(job.instances)
-    begun = total - sum(len(writer.shard_range(shard)) for shard in writer.pending_shards())
+    begun = total - sum(len(writer.shard_range(shard)) for shard in team.pending(writer))
     with show_progress("teacher", "instances", begun, shown=show) as progress, Pipeline(job, writer) as pipeline:
         progress(begun, total)
         for done in pipeline.run(team.shards(writer)):

@@ -1,4 +1,6 @@
-"""The processes of one run: `torchrun ... -m precompute ...` starts the command several times, on one or many hosts.
+"""The processes of one run: one, several that torchrun starts, or one of a job array (`Share`).
+
+`torchrun ... -m precompute ...` starts the command several times, on one or many hosts.
 
 No gradients are averaged and no tensors are exchanged, so the processes (ranks) need no process group. They share the
 folder of the store, and the small key-value server that torchrun provides anyway. Its keys:
@@ -26,7 +28,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from cache import Writer
-from cache.errors import StoreNotFoundError
+from cache.errors import StoreBusyError, StoreNotFoundError
+from kdcli.progress import say
 from precompute.errors import PrecomputeError
 
 if TYPE_CHECKING:
@@ -57,9 +60,13 @@ class SingleProcess:
         """
         return create(False)
 
+    def pending(self, writer: Writer) -> list[int]:
+        """The shards that are not written yet and that this team writes."""
+        return writer.pending_shards()
+
     def shards(self, writer: Writer) -> Iterator[int]:
         """Yield the shards that this process writes."""
-        yield from writer.pending_shards()
+        yield from self.pending(writer)
 
     def advance(self, instances: int) -> int:
         """Count written instances; returns the number that all processes have written."""
@@ -74,6 +81,45 @@ class SingleProcess:
             publish: Publishes the store; its argument lists what all processes skipped.
         """
         return publish(skipped)
+
+
+class Share(SingleProcess):
+    """A process that writes every ``count``-th shard, beside others with other shares, and does not publish the store.
+
+    The processes do not communicate. The first one begins the store, whichever it is; the others join. They may start
+    and end at any time, for example as the tasks of a job array. A run of one process completes the store.
+
+    Args:
+        index: The first shard of the share, below ``count``.
+        count: The number of shares.
+    """
+
+    def __init__(self, index: int, count: int) -> None:
+        super().__init__()
+        self._index, self._count = index, count
+
+    def begin(self, create: Callable[[bool], Writer]) -> Writer:
+        """Begin the store, or join the processes that write it; see `SingleProcess.begin`."""
+        until = time.monotonic() + TIMEOUT_SECONDS
+        while True:
+            for join in (False, True):
+                try:
+                    return create(join)
+                except (StoreBusyError, StoreNotFoundError) as error:  # another process is beginning the store
+                    if time.monotonic() > until:
+                        raise PrecomputeError(f"cannot join the processes that write the store: {error}") from error
+            time.sleep(POLL_SECONDS)
+
+    def pending(self, writer: Writer) -> list[int]:
+        """The shards of this share that are not written yet."""
+        return [shard for shard in writer.pending_shards() if shard % self._count == self._index]
+
+    def finish(self, skipped: list[str], publish: Callable[[list[str]], Result]) -> Result | None:
+        """Say what is left to do; returns None."""
+        for line in skipped:
+            say(f"skipped {line}")
+        say(f"share {self._index}/{self._count} is written; the same command without --share completes the store")
+        return None
 
 
 class Team:
@@ -105,6 +151,10 @@ class Team:
                 if time.monotonic() > until:
                     raise PrecomputeError(f"{error}; all hosts must share the folder of the store") from error
                 self._poll()
+
+    def pending(self, writer: Writer) -> list[int]:
+        """The shards that are not written yet; see `SingleProcess.pending`."""
+        return writer.pending_shards()
 
     def shards(self, writer: Writer) -> Iterator[int]:
         """Yield shards that no other rank has taken; a shard is taken when the iterator advances to it."""
@@ -204,8 +254,15 @@ class Team:
 
 
 @contextmanager
-def join_team() -> Iterator[SingleProcess | Team]:
-    """Join the processes that torchrun's environment variables describe; an error in the block stops all of them."""
+def join_team(share: tuple[int, int] | None = None) -> Iterator[SingleProcess | Team]:
+    """Join the processes that torchrun's environment variables describe; an error in the block stops all of them.
+
+    Args:
+        share: K and N of a process that writes every N-th shard without communication; see `Share`.
+    """
+    if share is not None:
+        yield Share(*share)
+        return
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield SingleProcess()
         return

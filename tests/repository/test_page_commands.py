@@ -37,6 +37,7 @@ from tests.support.web_server import serve
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("precompute", "training", "coco", "students", "sharing", "looking")
 
+SLURM = "needs Slurm; tests/repository/test_sbatch.py runs the script with replaced commands"
 NOT_RUN = {
     "pip install -e '.[export]'": "installs packages; that the extra exists is looked up below",
     "pip install -e '.[share]'": "installs packages; that the extra exists is looked up below",
@@ -54,6 +55,9 @@ NOT_RUN = {
     "srun --nodes 2 --ntasks-per-node 1 --gpus-per-node 8 torchrun --nnodes 2 --nproc-per-node 8 --max-restarts 3 "
     "--rdzv-backend c10d --rdzv-endpoint HOST1:29500 --rdzv-id coco -m train distill --config configs/coco.toml "
     "--out runs/coco/distilled --resume": "two hosts with eight GPUs each, under Slurm",
+    "array=$(sbatch --parsable configs/slurm/precompute.sbatch)": SLURM,
+    'sbatch --array=0 --dependency="afterany:$array" --export=ALL,COMPLETE=1 configs/slurm/precompute.sbatch': SLURM,
+    "sbatch configs/slurm/train.sbatch": SLURM,
     "python -m cache push stores/coco/train.zarr hf://datasets/team/coco-teacher/": (
         "the Hugging Face Hub and an account; tests/cache/files/test_object_stores.py pushes to a Hub in memory"
     ),

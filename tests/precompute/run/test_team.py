@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from cache import Writer
 from cache.commands.diff import diff_stores
+from cache.errors import StoreBusyError, StoreNotFoundError
+from cache.writing.staging import staging_path
 from precompute.__main__ import main
 from precompute.errors import PrecomputeError
-from precompute.run.team import Team, own_device
+from precompute.run.team import Share, Team, own_device
 from tests.support import tiny_precompute
 from tests.support.stores import small as small_store
 
@@ -65,6 +68,83 @@ def test_two_processes_make_what_one_makes_even_if_one_is_killed(tmp_path, monke
     assert not (tmp_path / "team.h5.partial").exists()
 
 
+def test_shares_fill_one_store_without_communication_and_a_plain_run_completes_it(tmp_path, monkeypatch, capsys):
+    """In any order, beside a process that still writes, and with a share that is never written."""
+    monkeypatch.setattr("cache.format.spec.default_shard_instances", lambda _: 2)
+    data = tiny_precompute.write(tmp_path / "data")
+    written, shard = [], Writer.shard
+    monkeypatch.setattr(Writer, "shard", lambda self, number: written.append(number) or shard(self, number))
+    assert main(tiny_precompute.command(data, tmp_path / "alone.zarr")) == 0
+    assert written == [0, 1, 2, 3, 4, 5]
+    path = tmp_path / "shared.zarr"
+
+    def run(*flags):
+        written.clear()
+        assert main(tiny_precompute.command(data, path, *flags)) == 0
+        return capsys.readouterr(), list(written)
+
+    assert run("--share", "1/3")[1] == [1, 4]
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom cache.writing.lock import lock\n"
+        "held = lock(Path(sys.argv[1]))\nprint('held', flush=True)\nsys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(staging_path(path))]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        said, numbers = run("--share", "0/3")
+        assert numbers == [0, 3]
+        assert "share 0/3 is written" in said.err
+        other.communicate()
+    assert not path.exists()
+    assert run("--resume")[1] == [2, 5]
+    assert diff_stores(tmp_path / "alone.zarr", path)["identical"]
+    assert "complete: nothing to do" in run("--share", "2/3")[0].out
+
+
+def test_a_share_waits_for_the_process_that_begins_the_store(monkeypatch):
+    monkeypatch.setattr("precompute.run.team.POLL_SECONDS", 0.0)
+    answers = [StoreBusyError("busy"), StoreNotFoundError("no plan"), StoreBusyError("busy"), "joined"]
+    asked = []
+
+    def create(join):
+        asked.append(join)
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert Share(0, 2).begin(create) == "joined"
+    assert asked == [False, True, False, True]
+    monkeypatch.setattr("precompute.run.team.TIMEOUT_SECONDS", -1.0)
+    answers.append(StoreBusyError("PATH: being written by process 7 on host"))
+    with pytest.raises(PrecomputeError, match=r"cannot join .* process 7 on host"):
+        Share(0, 2).begin(create)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (("--share", "3/3"), 2, "K from 0 to N - 1"),
+        (("--share", "half"), 2, "K from 0 to N - 1"),
+        (("--share", "0/3", "--overwrite"), 1, "cannot be combined with --overwrite"),
+        (("--share", "0/3", "--check", "4"), 1, "cannot be combined with --check"),
+    ],
+)
+def test_a_share_that_makes_no_sense_is_refused(tmp_path, capsys, flags, code, message):
+    try:
+        ended = main(tiny_precompute.command(tmp_path, tmp_path / "s.zarr", *flags))
+    except SystemExit as left:
+        ended = left.code
+    assert ended == code
+    assert message in capsys.readouterr().err
+
+
+def test_shares_are_not_for_torchrun(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(tiny_precompute.command(tmp_path, tmp_path / "s.zarr", "--share", "0/3")) == 1
+    assert "leave out torchrun" in capsys.readouterr().err
+
+
 def test_a_run_that_is_being_written_is_left_alone(tmp_path):
     """Two runs with --resume at the same time would write the same shards."""
     writer = small_store.begin(tmp_path / "s.zarr")
@@ -111,14 +191,14 @@ def teams(monkeypatch):
         team.leave()
 
 
-class Writer:
+class FourShards:
     def pending_shards(self):
         return [3, 5, 8, 9]
 
 
 def test_every_shard_is_taken_once(teams):
     taken = []
-    writers = [team.begin(lambda join: Writer()) for team in teams]
+    writers = [team.begin(lambda join: FourShards()) for team in teams]
     streams = [team.shards(writer) for team, writer in zip(teams, writers, strict=True)]
     for turn in (0, 1, 1, 0, 1, 0):
         taken += [shard for shard in [next(streams[turn], None)] if shard is not None]
@@ -151,4 +231,4 @@ def test_waiting_for_a_dead_rank_ends_with_an_error(teams):
 def test_the_error_of_one_rank_stops_all(teams):
     teams[0].fail("the disk is full")
     with pytest.raises(PrecomputeError, match=r"because of an error in rank 0 on .*: the disk is full"):
-        teams[1].begin(lambda join: Writer())
+        teams[1].begin(lambda join: FourShards())
