@@ -52,11 +52,13 @@ def _run(arguments: argparse.Namespace) -> int:
     """Build the job that the flags describe; then write its store, check it, or estimate its cost."""
     import cache
     from cache.files.location import local_target
+
+    if arguments.check is None:  # a check only reads the store
+        arguments.store = local_target(arguments.store, "python -m precompute ... --store")
+
     from precompute.run.job import Job
     from precompute.run.team import join_team
 
-    if arguments.check is None:
-        arguments.store = local_target(arguments.store, "python -m precompute ... --store")
     with join_team() as team:
         if team.size > 1 and (arguments.check is not None or arguments.dry_run):
             raise PrecomputeError("--dry-run and --check run in one process: run them without torchrun")

@@ -58,8 +58,8 @@ def teacher_predictions(
         view_flip: (V,) non-zero for mirrored views.
         stride: Teacher input pixels per heatmap pixel.
         decoder: ``argmax`` or ``dark``.
-        threads: Threads that read and decode heatmaps; None takes one per core, and at most `MAX_THREADS`. The
-            predictions do not depend on it.
+        threads: Threads that read and decode heatmaps; None takes one per core. At most `MAX_THREADS` are
+            used, and the predictions do not depend on their number.
         progress: Called with the number of decoded instances, and N.
 
     Returns:
@@ -75,7 +75,7 @@ def teacher_predictions(
         return decode_to_image(averaged, view_affines[rows, 0], stride, decoder)
 
     points, scores = [], []
-    pool = ThreadPoolExecutor(threads or min(MAX_THREADS, available_cores()), "decode")
+    pool = ThreadPoolExecutor(min(MAX_THREADS, threads or available_cores()), "decode")
     try:
         for batch_points, batch_scores in pool.map(predict, range(0, total, BATCH)):
             points.append(batch_points)
