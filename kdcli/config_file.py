@@ -12,6 +12,7 @@ a flag of the command is an error.
 import argparse
 import os
 import tomllib
+import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -108,26 +109,27 @@ def _convert(action: argparse.Action, value: Any) -> Any:
 
 
 def _convert_one(action: argparse.Action, value: Any) -> Any:
-    kind = bool if action.nargs == 0 else _kind(action.type)
-    fits = type(value) is kind or (kind is float and type(value) is int)
+    kinds = (bool,) if action.nargs == 0 else _kinds(action.type)
+    fits = type(value) in kinds or (float in kinds and type(value) is int)
     if not fits or (action.choices is not None and value not in action.choices):
-        raise ValueError(f"{_expected(action, kind)} is needed, got {_as_toml(value)}")
-    if kind is str and value.startswith("~"):
+        raise ValueError(f"{_expected(action, kinds)} is needed, got {_as_toml(value)}")
+    if kinds == (str,) and value.startswith("~"):
         value = os.path.expanduser(value)  # as a shell does on the command line
-    return value if kind is bool or action.type is None else action.type(str(value))  # type: ignore[operator]
+    return value if kinds == (bool,) or action.type is None else action.type(str(value))  # type: ignore[operator]
 
 
-def _kind(convert: Any) -> type:
-    """The type that TOML must have for a flag whose ``type`` is `convert`, a class or a function."""
+def _kinds(convert: Any) -> tuple[type, ...]:
+    """The types that TOML may have for a flag whose ``type`` is `convert`, a class or a function."""
     if convert is not None and not isinstance(convert, type):
         convert = typing.get_type_hints(convert).get("return")
-    return convert if convert in (int, float) else str
+    kinds = typing.get_args(convert) if isinstance(convert, types.UnionType) else (convert,)
+    return kinds if set(kinds) <= {int, float, str} else (str,)
 
 
-def _expected(action: argparse.Action, kind: type) -> str:
+def _expected(action: argparse.Action, kinds: tuple[type, ...]) -> str:
     if action.choices is not None:
         return f"one of {', '.join(map(str, action.choices))}"
-    return _KIND_NAMES.get(kind, "text in quotes")
+    return " or ".join(_KIND_NAMES.get(kind, "text in quotes") for kind in kinds)
 
 
 def _as_toml(value: Any) -> str:

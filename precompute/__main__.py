@@ -53,11 +53,6 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     """Build the job that the flags describe; then write its store, check it, or estimate its cost."""
     import cache
-    from cache.files.location import local_target
-
-    if arguments.check is None:  # a check only reads the store
-        arguments.store = local_target(arguments.store, "python -m precompute ... --store")
-
     from precompute.run.job import Job
     from precompute.run.team import join_team
 
@@ -69,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
             raise PrecomputeError("--dry-run and --check run in one process: run them without torchrun")
         codec = cache.codec_from_name(arguments.codec)
         try:
-            job = Job.from_flags(arguments)
+            job = Job.from_flags(arguments, team)
         except ValueError as error:  # its subclasses name what is wrong with a file, a name or a size
             raise PrecomputeError(str(error)) from error
         if arguments.check is not None:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.skeleton import FLIP_ORDER
-from precompute.teacher.architecture import Pending
 from precompute.teacher.loading import Teacher
+from precompute.teacher.passes import Pending
 
 JOINTS = 17
 MAPS = 64

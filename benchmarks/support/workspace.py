@@ -16,6 +16,7 @@ from kdlib.machine.process import available_cores
 from precompute.data.folder import Split, find_split
 from precompute.data.selection import Selection, select
 from precompute.data.views import DEFAULT_PLAN, ViewPlan
+from precompute.run.batching import Batching
 from precompute.run.job import Job
 from precompute.run.store import create_writer, fill
 from precompute.sample.dataset import write_sample
@@ -109,7 +110,7 @@ class Precompute:
     @classmethod
     def plan(cls, people: People, teacher: Teacher, batch_size: int = 32, views: ViewPlan = DEFAULT_PLAN) -> Self:
         """Plan the run of a teacher over people."""
-        return cls(Job.plan_run(teacher, people.split, people.selection, views, batch_size=batch_size))
+        return cls(Job.plan_run(teacher, people.split, people.selection, views, batching=Batching(batch_size)))
 
     def begin(self, path: Path) -> cache.Writer:
         """Create the store of the run, overwriting an existing one, and return its writer."""

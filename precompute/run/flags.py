@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cache.codec.registry import CODEC_HELP
 from kdcli.config_file import add_config
-from kdcli.flags import DEVICE, Parser, positive
+from kdcli.flags import DEVICE, Parser, positive, positive_or_auto
 from precompute.data.folder import to_coco_split
 
 
@@ -100,18 +100,30 @@ def _add_teacher(group: argparse._ArgumentGroup) -> None:
         help="precision of the network; auto uses bf16 where it is fast, or else fp16 on a GPU (default: auto)",
     )
     group.add_argument("--device", default="auto", help=DEVICE)
-    group.add_argument("--batch-size", type=positive, default=32, metavar="N", help="instances per batch (default: 32)")
+    group.add_argument(
+        "--batch-size",
+        type=positive_or_auto,
+        default="auto",
+        metavar="N",
+        help="instances per batch; auto is 32 on a CPU; on a GPU it is measured, and recorded in the store "
+        "(default: auto)",
+    )
+    group.add_argument(
+        "--onnx-provider",
+        choices=["auto", "cpu", "cuda", "tensorrt"],
+        default="auto",
+        help="what runs ONNX teachers; auto is CUDA where onnxruntime has it, or else the CPU (default: auto)",
+    )
     group.add_argument(
         "--threads",
         type=positive,
         metavar="N",
-        help="threads that prepare crops, threads that encode heatmaps, and threads that read them back at the end "
-        "(default: one per available core)",
+        help="threads that prepare crops, and threads that encode heatmaps (default: one per available core)",
     )
 
 
 def _add_store(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--store", type=Path, required=True, help="PATH.zarr or PATH.h5, on this machine")
+    group.add_argument("--store", type=Path, required=True, help="PATH.zarr or PATH.h5")
     group.add_argument("--codec", default="root4", help=f"{CODEC_HELP} (default: root4)")
     group.add_argument("--no-frames", action="store_true", help="store no pixels; training then needs --images")
     group.add_argument(

@@ -3,27 +3,47 @@
 import argparse
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import torch
+
 import cache
+import cache.format.spec
 from cache.writing.staging import read_plan, staging_path
 from kdcli.progress import say
 from kdlib.geometry import parse_size
 from kdlib.inputs.annotations import Instances
 from kdlib.inputs.notices import Notices
 from kdlib.inputs.orientation import ExifRule
-from kdlib.machine.process import available_cores
 from precompute.data.crops import Cropper
 from precompute.data.folder import Split, choose_split
 from precompute.data.selection import Selection, select
 from precompute.data.views import Geometry, ViewPlan, plan_geometry
+from precompute.errors import PrecomputeError
+from precompute.run.batching import (
+    DEFAULT_BATCHING,
+    Batching,
+    Measurement,
+    capture,
+    choose_batching,
+    gpu_of,
+    is_captured,
+)
 from precompute.run.provenance import describe
-from precompute.run.team import is_restarted, local_rank_and_size, own_device
+from precompute.run.team import (
+    SingleProcess,
+    Team,
+    is_restarted,
+    local_rank_and_size,
+    own_device,
+    own_threads,
+    processes_per_gpu,
+)
 from precompute.teacher.ensemble import load_teachers, parse_member
-from precompute.teacher.loading import Teacher, check_name
-
-MAX_THREADS = 16
+from precompute.teacher.loading import ONNX, Teacher, check_name
+from precompute.teacher.onnx import choose_provider, gpu_unused
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,8 +67,12 @@ class Job:
     """What was changed or left out; printed at the end and written to the manifest. Threads may add to it."""
 
     @classmethod
-    def from_flags(cls, arguments: argparse.Namespace) -> Self:
+    def from_flags(cls, arguments: argparse.Namespace, team: SingleProcess | Team | None = None) -> Self:
         """Read the data and load the teacher that the flags of `precompute.run.flags` describe.
+
+        Args:
+            arguments: The flags.
+            team: The processes of the run, which batch their instances alike; None for this process alone.
 
         Raises:
             PrecomputeError: If the flags contradict each other or do not fit the data.
@@ -66,11 +90,12 @@ class Job:
             skip_missing=arguments.skip_missing,
             exif=choose_exif(arguments),
         )
-        if local_rank_and_size()[0] == 0:
-            for line in selection.notices.warnings:
-                say(f"warning: {line}")
         size = parse_size(arguments.input_size) if arguments.input_size else None
-        teacher = load_teachers(members, size, own_device(arguments.device), arguments.precision)
+        provider = _choose_provider(arguments, [name for name, _ in members])
+        if local_rank_and_size()[0] == 0:
+            for line in (*selection.notices.warnings, *gpu_unused(arguments.onnx_provider, provider)):
+                say(f"warning: {line}")
+        teacher = load_teachers(members, size, own_device(arguments.device), arguments.precision, provider)
         for member in teacher.members or (teacher,):
             if member.crop_by_crop and local_rank_and_size()[0] == 0:
                 say(
@@ -78,12 +103,14 @@ class Job:
                     "again in evaluation mode, with a free batch size"
                 )
         flip_test = arguments.views is None if arguments.flip_test is None else arguments.flip_test
+        plan = ViewPlan(arguments.views or 1, flip_test=flip_test, seed=arguments.seed)
+        batching = _agree_on_batching(arguments, teacher, plan, len(selection.instances), team or SingleProcess())
         return cls.plan_run(
             teacher,
             split,
             selection,
-            ViewPlan(arguments.views or 1, flip_test=flip_test, seed=arguments.seed),
-            batch_size=arguments.batch_size,
+            plan,
+            batching=batching,
             split_name=arguments.split,
             boxes=arguments.boxes,
             frames=not arguments.no_frames,
@@ -100,7 +127,7 @@ class Job:
         selection: Selection,
         plan: ViewPlan,
         *,
-        batch_size: int = 32,
+        batching: Batching = DEFAULT_BATCHING,
         split_name: str = "train",
         boxes: Path | None = None,
         frames: bool = True,
@@ -115,7 +142,7 @@ class Job:
             split: Where the images and annotations are.
             selection: The instances of the split.
             plan: The stored views.
-            batch_size: Instances per batch.
+            batching: How the instances are batched; if it has a graph, the teacher has recorded its passes.
             split_name: Name of the split in the manifest.
             boxes: The file with detections from which the selection was made, or None.
             frames: Whether the store holds frames.
@@ -133,6 +160,7 @@ class Job:
             plan=plan,
             frame_size=geometry.frame_size,
             orientations=selection.orientations,
+            batching=batching if gpu_of(teacher) else None,
         )
         return cls(
             teacher=teacher,
@@ -141,8 +169,8 @@ class Job:
             cropper=Cropper(split.images, selection.instances, geometry, teacher.input_sizes, frames, selection.exif),
             geometry=geometry,
             plan=plan,
-            batch_size=batch_size,
-            threads=threads or max(1, min(MAX_THREADS, available_cores() // local_rank_and_size()[1])),
+            batch_size=batching.size,
+            threads=threads or own_threads(),
             provenance=provenance,
             skip_missing=skip_missing,
             notices=selection.notices,
@@ -157,15 +185,57 @@ def choose_exif(arguments: argparse.Namespace) -> ExifRule | str | None:
     """
     if arguments.exif is not None:
         return str(arguments.exif)
-    continues = arguments.check is not None or ((arguments.resume or is_restarted()) and not arguments.overwrite)
-    provenance = _find_provenance(arguments.store) if continues else None
+    provenance = _continued(arguments)
     return "auto" if provenance is None else ExifRule.from_provenance(provenance)
 
 
-def _find_provenance(path: Path) -> Any:
-    """The provenance of a store, finished or not; None if it cannot be read, which the run itself reports."""
+def _choose_provider(arguments: argparse.Namespace, names: Sequence[str]) -> str:
+    """What runs the ONNX files among the teachers of these names."""
+    if any(name.startswith(ONNX) for name in names):
+        return choose_provider(arguments.onnx_provider, arguments.device)
+    if arguments.onnx_provider != "auto":
+        raise PrecomputeError(
+            f"--onnx-provider {arguments.onnx_provider} is for ONNX teachers, and {' + '.join(names)} is none; leave "
+            f"it out, or give --teacher {ONNX}FILE"
+        )
+    return "auto"
+
+
+def _agree_on_batching(
+    arguments: argparse.Namespace, teacher: Teacher, plan: ViewPlan, instances: int, team: SingleProcess | Team
+) -> Batching:
+    """How all processes batch their instances: as the store that is resumed or checked, or as rank 0 chooses."""
+
+    def choose() -> dict[str, Any]:
+        gpu = gpu_of(teacher)
+        measurement = None
+        is_alone = arguments.share is not None and arguments.batch_size == "auto"  # others could choose another size
+        if gpu is not None and arguments.check is None and not is_alone:  # a check has batches of its own
+            measurement = Measurement(
+                teacher, plan, lambda: int(torch.cuda.mem_get_info(gpu)[0]), processes=processes_per_gpu()
+            )
+        most = min(instances, cache.format.spec.default_shard_instances(instances))
+        recorded = Batching.from_provenance(_continued(arguments))
+        wanted = None if arguments.batch_size == "auto" else arguments.batch_size
+        if measurement is not None and wanted is None and recorded is None:
+            say(f"measuring batch sizes on {gpu}")
+        return choose_batching(wanted, most=most, recorded=recorded, measurement=measurement).to_json()
+
+    batching = Batching.from_json(team.agree(choose))
+    if batching.graph and arguments.check is None and not is_captured(teacher):
+        capture(teacher, plan, batching.size)
+    return batching
+
+
+def _continued(arguments: argparse.Namespace) -> Any:
+    """The provenance of the store that is resumed or checked, finished or not; None if there is none.
+
+    A store that cannot be read has none either: the run itself reports it.
+    """
+    if arguments.check is None and (arguments.overwrite or not (arguments.resume or is_restarted())):
+        return None
     with contextlib.suppress(cache.StoreError):
-        return cache.open_store(path).manifest["provenance"]
+        return cache.open_store(arguments.store).manifest["provenance"]
     with contextlib.suppress(cache.StoreError):
-        return read_plan(staging_path(path)).get("provenance")
+        return read_plan(staging_path(arguments.store)).get("provenance")
     return None

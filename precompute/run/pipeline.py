@@ -20,11 +20,11 @@ from cache.writing.shard import ShardWriter
 from precompute.data.crops import Crops, Prepared, stack_crops
 from precompute.errors import PrecomputeError
 from precompute.run.job import Job
-from precompute.teacher.architecture import Pending
 from precompute.teacher.ensemble import launch_maps
+from precompute.teacher.passes import Pending
 
 IMAGES_AHEAD = 64
-"""Images that are read before the teacher needs them."""
+"""Images that are read before the teacher needs them, or two per instance of a batch if these are more."""
 BATCHES_AHEAD = 2
 """Batches that are stacked, copied to a GPU or waiting there while the teacher runs on another one."""
 SHARDS_BEHIND = 1
@@ -70,8 +70,9 @@ class Pipeline:
         waiting: collections.deque[tuple[OpenShard, Future[list[Prepared]]]] = collections.deque()
         reading = self._read_images(shards)
         batch: Batch | None = None
+        ahead = max(IMAGES_AHEAD, 2 * self._job.batch_size)
         while True:
-            while _may_read_ahead(waiting) and (image := next(reading, None)):
+            while _may_read_ahead(waiting, ahead) and (image := next(reading, None)):
                 waiting.append(image)
             if not waiting:
                 return
@@ -189,12 +190,12 @@ class Batch:
         return [item for item in self.items if item.problem is None]
 
 
-def _may_read_ahead(waiting: collections.deque[tuple[OpenShard, Future[list[Prepared]]]]) -> bool:
+def _may_read_ahead(waiting: collections.deque[tuple[OpenShard, Future[list[Prepared]]]], ahead: int) -> bool:
     """Whether to read another image: limits reading ahead, so that later shards are left for other processes."""
     if not waiting:
         return True
     first, last = waiting[0][0], waiting[-1][0]
-    return len(waiting) <= IMAGES_AHEAD and (first is last or last.unread > 0)
+    return len(waiting) <= ahead and (first is last or last.unread > 0)
 
 
 def _group_by_image(rows: list[int], names: list[str]) -> Iterator[list[int]]:

@@ -17,6 +17,7 @@ from kdlib.losses import DEFAULT_FLOOR
 from kdlib.machine.version import project_version
 from precompute.data.crops import JPEG_QUALITY
 from precompute.data.views import FRAME_MARGIN, ViewPlan
+from precompute.run.batching import Batching
 from precompute.teacher.loading import Teacher
 
 LICENCE = (
@@ -32,7 +33,7 @@ def file_identity(path: Path | None) -> dict[str, str] | None:
     return {"name": path.name, "sha256": file_sha256(path)}
 
 
-def describe(
+def describe(  # noqa: PLR0913 - everything that a store records
     teacher: Teacher,
     *,
     annotations: Path,
@@ -42,6 +43,7 @@ def describe(
     plan: ViewPlan,
     frame_size: tuple[int, int],
     orientations: Orientations | None = None,
+    batching: Batching | None = None,
 ) -> dict[str, Any]:
     """Describe the origin of a store. All entries but `software` and `created` must match when a run is resumed.
 
@@ -54,6 +56,7 @@ def describe(
         plan: The stored views.
         frame_size: (width, height) of the frames.
         orientations: What is done with the EXIF orientation of the images; the manifest says so if any has one.
+        batching: How the instances are batched on a GPU; None for a teacher on a CPU.
 
     Returns:
         JSON values.
@@ -72,7 +75,7 @@ def describe(
             "parameters": teacher.parameters,
             "multiply_adds": teacher.multiply_adds,
             "flip_test": plan.flip_test,
-            **_crop_by_crop(teacher),
+            **_of_onnx(teacher),
             **({"members": _members(teacher)} if teacher.members else {}),
         },
         "logits": {"transform": "log", "floor": DEFAULT_FLOOR},
@@ -93,7 +96,11 @@ def describe(
         },
         "views": plan.to_json(),
         "licence": LICENCE,
-        "software": {**software(), "device": _device(teacher.device)},
+        "software": {
+            **software(),
+            "device": _device(teacher.device),
+            **({} if batching is None else batching.to_json()),
+        },
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -104,15 +111,14 @@ def _members(ensemble: Teacher) -> list[dict[str, Any]]:
     for member in ensemble.members:
         own = member.input_size == ensemble.input_size
         size = {} if own else {"input_size": list(member.input_size)}
-        described.append(
-            {"name": member.name, "weights_sha256": member.weights_sha256, **size, **_crop_by_crop(member)}
-        )
+        described.append({"name": member.name, "weights_sha256": member.weights_sha256, **size, **_of_onnx(member)})
     return described
 
 
-def _crop_by_crop(teacher: Teacher) -> dict[str, str]:
-    """Why the teacher runs one crop at a time; empty if it does not."""
-    return {"crop_by_crop": teacher.crop_by_crop} if teacher.crop_by_crop else {}
+def _of_onnx(teacher: Teacher) -> dict[str, str]:
+    """Entries of some ONNX teachers: why one runs crop by crop, and that TensorRT computes its heatmaps."""
+    entries = {"crop_by_crop": teacher.crop_by_crop, "provider": "tensorrt" if teacher.provider == "tensorrt" else ""}
+    return {name: value for name, value in entries.items() if value}
 
 
 def _device(name: str) -> str:

@@ -5,6 +5,7 @@
 No gradients are averaged and no tensors are exchanged, so the processes (ranks) need no process group. They share the
 folder of the store, and the small key-value server that torchrun provides anyway. Its keys:
 
+    batching     how all ranks batch their instances; set by rank 0
     pending      the shards to write; set when rank 0 has begun the store
     taken        a counter; a rank that increments it takes the next shard, so slow ranks take fewer
     done         instances written so far, for the progress bar of rank 0
@@ -25,11 +26,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cache import Writer
 from cache.errors import StoreBusyError, StoreNotFoundError
 from kdcli.progress import say
+from kdlib.machine.process import available_cores
 from precompute.errors import PrecomputeError
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ TIMEOUT_SECONDS = 90.0
 """A rank without a heartbeat for this long is considered dead."""
 POLL_SECONDS = 0.2
 """Time between two reads of a key that a rank waits for."""
+MAX_THREADS = 16
+"""Most threads of one process that read images, and that encode."""
 Result = TypeVar("Result")
 
 
@@ -51,6 +55,14 @@ class SingleProcess:
 
     def __init__(self) -> None:
         self._done = 0
+
+    def agree(self, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what the first process chooses, as JSON values, in every process.
+
+        Args:
+            choose: Called in the first process only.
+        """
+        return choose()
 
     def begin(self, create: Callable[[bool], Writer]) -> Writer:
         """Create the writer.
@@ -131,6 +143,15 @@ class Team:
         self._last_heartbeats = {other: (-1, time.monotonic()) for other in range(size) if other != rank}
         self._stop = threading.Event()
         threading.Thread(target=self._send_heartbeats, daemon=True, name="heartbeats").start()
+
+    def agree(self, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return rank 0's choice; see `SingleProcess.agree`."""
+        if self.rank == 0:
+            self._set("batching", json.dumps(choose()))
+        else:
+            self._wait("batching", ranks=[0])
+        chosen: dict[str, Any] = json.loads(self._get("batching"))
+        return chosen
 
     def begin(self, create: Callable[[bool], Writer]) -> Writer:
         """Create the writer, after rank 0 has begun the store; see `SingleProcess.begin`."""
@@ -310,3 +331,19 @@ def own_device(name: str) -> str:
     if size == 1 or name == "cpu" or not torch.cuda.is_available():
         return name
     return f"cuda:{rank % torch.cuda.device_count()}"
+
+
+def own_threads() -> int:
+    """Threads of this process that read images, and threads that encode: the processes of a host share its cores."""
+    return max(1, min(MAX_THREADS, available_cores() // local_rank_and_size()[1]))
+
+
+def processes_per_gpu() -> int:
+    """The most processes of this host that share one GPU.
+
+    If a scheduler shows each process one GPU, this counts all processes of the host, because a process cannot tell
+    whether the others see the same one. The result is then too large, which only lowers the memory that each may use.
+    """
+    import torch
+
+    return -(-local_rank_and_size()[1] // max(1, torch.cuda.device_count()))

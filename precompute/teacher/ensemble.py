@@ -21,8 +21,8 @@ from kdlib.resample.maps import warp_heatmaps
 from precompute.data.crops import Crops
 from precompute.data.views import ViewPlan
 from precompute.errors import PrecomputeError
-from precompute.teacher.architecture import Pending
 from precompute.teacher.loading import ONNX, Teacher, load_teacher
+from precompute.teacher.passes import Pending
 
 UNNAMED: Final[Any] = {"invalid": "ignore", "over": "ignore"}
 """numpy's warnings that are off: of a NaN or infinity in a heatmap, the caller names the instance."""
@@ -36,7 +36,11 @@ def parse_member(text: str) -> tuple[str, Path | None]:
 
 
 def load_teachers(
-    members: Sequence[tuple[str, Path | None]], input_size: tuple[int, int] | None, device: str, precision: str
+    members: Sequence[tuple[str, Path | None]],
+    input_size: tuple[int, int] | None,
+    device: str,
+    precision: str,
+    provider: str = "auto",
 ) -> Teacher:
     """Load one teacher, or an ensemble if there are several members.
 
@@ -45,6 +49,7 @@ def load_teachers(
         input_size: (width, height) of the first teacher's crops, or None. Its size is the default for the others.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
+        provider: What runs ONNX files: `auto`, `cpu`, `cuda` or `tensorrt`.
 
     Raises:
         CheckpointError: If a file is missing or does not hold the weights of such a teacher.
@@ -53,11 +58,12 @@ def load_teachers(
         PrecomputeError: If the teachers cannot be averaged.
     """
     (name, checkpoint), *others = members
-    first = load_teacher(name, checkpoint, input_size=input_size, device=device, precision=precision)
+    runs: dict[str, Any] = {"device": device, "precision": precision, "provider": provider}
+    first = load_teacher(name, checkpoint, input_size=input_size, **runs)
     if not others:
         return first
     size = first.input_size
-    loaded = [load_teacher(*other, default_size=size, device=device, precision=precision) for other in others]
+    loaded = [load_teacher(*other, default_size=size, **runs) for other in others]
     return ensemble([first, *loaded])
 
 
@@ -85,6 +91,7 @@ def ensemble(teachers: Sequence[Teacher]) -> Teacher:
         multiply_adds=_sum([teacher.multiply_adds for teacher in teachers]),
         members=tuple(teachers),
         crop_by_crop="",
+        provider="",
     )
 
 

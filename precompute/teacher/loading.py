@@ -26,10 +26,11 @@ from kdlib.machine.cost import multiply_adds, parameter_count
 from kdlib.machine.device import TEACHER_PRECISIONS, choose_device, choose_precision
 from kdlib.skeleton import JOINTS
 from precompute.teacher import zoo
-from precompute.teacher.architecture import Architecture, Pending, Size, TorchNetwork
+from precompute.teacher.architecture import Architecture, Size, TorchNetwork
 from precompute.teacher.checkpoint import CheckpointError
 from precompute.teacher.hrnet import HRNET
 from precompute.teacher.onnx import OnnxNetwork
+from precompute.teacher.passes import DeviceNetwork, Pending
 
 ARCHITECTURES: tuple[Architecture, ...] = (HRNET,)
 """The PyTorch teachers. To add one, write a file like `precompute/teacher/hrnet.py`, and list its entry here."""
@@ -57,6 +58,7 @@ class Teacher:
         multiply_adds: multiply-adds per crop; None for ONNX files.
         members: the teachers of an ensemble; empty for a single teacher.
         crop_by_crop: why an ONNX file with a free batch size runs one crop at a time; empty if it does not.
+        provider: what runs an ONNX file: `cpu`, `cuda` or `tensorrt`; empty for PyTorch networks.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Teacher:
     multiply_adds: int | None = None
     members: tuple["Teacher", ...] = ()
     crop_by_crop: str = ""
+    provider: str = ""
 
     @property
     def input_sizes(self) -> tuple[Size, ...]:
@@ -105,7 +108,7 @@ class Teacher:
         Returns:
             Waits for the heatmaps (B, V, K, h, w) float32.
         """
-        if isinstance(self.network, TorchNetwork) and self.network.is_asynchronous:
+        if isinstance(self.network, DeviceNetwork) and self.network.is_asynchronous:
             return self.network.launch(crops, flip_test=flip_test)
         maps = np.stack([self(crops[:, v]) for v in range(crops.shape[1])], axis=1)
         if flip_test:
@@ -122,6 +125,7 @@ def load_teacher(
     default_size: Size | None = None,
     device: str = "auto",
     precision: str = "auto",
+    provider: str = "auto",
 ) -> Teacher:
     """Load a teacher and check that it can be used as one.
 
@@ -133,16 +137,17 @@ def load_teacher(
         default_size: The same, used if neither `input_size` nor the name nor the ONNX file gives a size.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`; see `kdlib.machine.device`.
+        provider: What runs an ONNX file: `auto`, `cpu`, `cuda` or `tensorrt`.
 
     Raises:
         CheckpointError: If a file is missing or does not hold the weights of such a teacher.
         DownloadError: If published weights cannot be downloaded.
-        ValueError: If the name, size, device or precision is not available.
+        ValueError: If the name, size, device, precision or provider is not available.
     """
     if name.startswith(ONNX):
         path = Path(name.removeprefix(ONNX))
         _check_onnx_options(path, checkpoint, precision)
-        return _load_onnx(path, OnnxNetwork(path, input_size, device, default_size), precision)
+        return _load_onnx(path, OnnxNetwork(path, input_size, device, default_size, provider), precision)
     architecture, name, input_size = _resolve(name, input_size)
     input_size = input_size or default_size
     torch_device = choose_device(device)
@@ -221,7 +226,8 @@ def _load_onnx(path: Path, network: OnnxNetwork, precision: str) -> Teacher:
         raise ValueError(f"{path} was exported in {network.precision}, but {precision} was requested")
     if network.joints != len(JOINTS):
         raise CheckpointError(f"{path} computes {network.joints} heatmaps per instance, COCO has {len(JOINTS)} joints")
-    return replace(_teacher(f"{ONNX}{path.name}", path, network), crop_by_crop=network.crop_by_crop)
+    teacher = _teacher(f"{ONNX}{path.name}", path, network)
+    return replace(teacher, crop_by_crop=network.crop_by_crop, provider=network.provider)
 
 
 def _teacher(name: str, weights: Path, network: TorchNetwork | OnnxNetwork) -> Teacher:

@@ -42,7 +42,7 @@ def samples(action):
         return ["some=text"], '["some=text"]'
     try:
         action.type("word")
-    except (ValueError, TypeError):  # ValueError: a number; TypeError: text, which has no type
+    except (ValueError, argparse.ArgumentTypeError, TypeError):  # a number; TypeError: text, which has no type
         if action.type is not None:
             return ["7"], "7"
     return ["a b.c"], '"a b.c"'
@@ -61,6 +61,18 @@ def test_a_flag_means_the_same_typed_and_in_a_file(tmp_path, room, action):
     by_file = vars(parse(PARSERS[room](), [*required, "--config", str(file)]))
     assert by_flag == {**by_file, "config": None}
     assert by_flag[action.dest] != action.default
+
+
+def test_a_number_that_may_be_auto_is_either_in_a_file(tmp_path):
+    file = tmp_path / "run.toml"
+    for spelt, value in (('"auto"', "auto"), ("64", 64)):
+        file.write_text(f"batch-size = {spelt}\n")
+        arguments = [*REQUIRED["precompute"], "--config", str(file)]
+        assert parse(precompute._parser(), arguments).batch_size == value
+    for spelt in ('"large"', "0", "1.5"):
+        file.write_text(f"batch-size = {spelt}\n")
+        with pytest.raises(ConfigError, match=r"batch-size: a .*whole number or"):
+            parse(precompute._parser(), arguments)
 
 
 def test_a_flag_that_can_be_denied_is_false_in_a_file(tmp_path):

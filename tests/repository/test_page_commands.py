@@ -41,6 +41,11 @@ SLURM = "needs Slurm; tests/repository/test_sbatch.py runs the script with repla
 NOT_RUN = {
     "pip install -e '.[export]'": "installs packages; that the extra exists is looked up below",
     "pip install -e '.[share]'": "installs packages; that the extra exists is looked up below",
+    "pip uninstall onnxruntime": "removes a package that other tests need",
+    "pip install -e '.[teacher-gpu]'": "installs packages; that the extra exists is looked up below",
+    "torchrun --standalone --nproc-per-node 4 -m precompute $RUN --resume": (
+        "the page runs it with two processes; tests/precompute/run/test_team.py has four on one GPU"
+    ),
     "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST1:29500 --rdzv-id coco "
     "-m precompute $RUN --resume": "two hosts; tests/precompute/run/test_team.py has two agents on one machine",
     "torchrun --standalone --nproc-per-node 2 -m train distill --store train.zarr --val-store val.zarr --out runs/d": (

@@ -8,9 +8,9 @@
 
 `FakeTensorMode` of torch gives tensors of the device ``cuda:0`` a shape, a dtype and a device, but no memory, so no
 driver is needed. An operator that mixes devices raises `torch._subclasses.fake_tensor.FakeTensorDeviceMismatchError`.
-What needs a driver is replaced while the block runs: moving and copying modules, pinned memory, events, autocast's
-check, and the backward pass. Autograd cannot run on fake CUDA tensors: `Tensor.backward` fills the gradients with zeros
-instead.
+What needs a driver is replaced while the block runs: moving and copying modules, pinned memory, events, streams, CUDA
+graphs, autocast's check, and the backward pass. Autograd cannot run on fake CUDA tensors: `Tensor.backward` fills the
+gradients with zeros instead.
 """
 
 import collections
@@ -40,6 +40,22 @@ COPIES = ("aten._to_copy", "aten.copy_", "aten.to.")
 """Operators that copy between devices. In inference mode, ``aten.to`` is not split into others."""
 
 
+class FakeGraph:
+    """Stands for `torch.cuda.CUDAGraph`.
+
+    Attributes:
+        kernels: Number of recorded operators that start a kernel.
+        replays: Number of calls of `replay`.
+    """
+
+    def __init__(self) -> None:
+        self.kernels = self.replays = 0
+
+    def replay(self) -> None:
+        """Count the call."""
+        self.replays += 1
+
+
 class FakeDevice(TorchDispatchMode):
     """Records the operators on fake CUDA tensors.
 
@@ -48,12 +64,14 @@ class FakeDevice(TorchDispatchMode):
         synchronisations: Operators for which the host waits for the device, each with the line of the project.
         uploads: Copies from the host to the device, each with the line of the project.
         downloads: Copies from the device to pinned host memory that the host does not wait for.
+        graphs: The CUDA graphs that were captured.
     """
 
     cuda = CUDA
 
     def __init__(self) -> None:
         super().__init__()
+        self.graphs: list[FakeGraph] = []
         self._recording = False
         self.clear()
 
@@ -73,6 +91,16 @@ class FakeDevice(TorchDispatchMode):
             yield
         finally:
             self._recording = False
+
+    @contextlib.contextmanager
+    def capture(self, graph: FakeGraph, **_: Any) -> Iterator[None]:
+        """Stand for `torch.cuda.graph`: like CUDA, it refuses a block that waits or copies from or to the host."""
+        with self.recording():
+            yield
+        if forbidden := self.synchronisations + self.uploads + self.downloads:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {forbidden[0]}\nmore")
+        graph.kernels = self.operators
+        self.graphs.append(graph)
 
     def backward(self, loss: Tensor) -> None:
         """Stand for `Tensor.backward`: unrecorded, every leaf of the graph gets a gradient of zeros."""
@@ -146,6 +174,9 @@ def fake_cuda() -> Iterator[FakeDevice]:
     def backward(loss: Tensor) -> None:  # a bound method would not get the tensor that it is called on
         device.backward(loss)
 
+    def graph(recorded: FakeGraph, **options: Any) -> contextlib.AbstractContextManager[None]:
+        return device.capture(recorded, **options)
+
     with contextlib.ExitStack() as stack:
         _kept_statistics.cache_clear()  # tensors of one fake mode cannot be used in another, or outside of it
         stack.callback(_kept_statistics.cache_clear)
@@ -158,6 +189,11 @@ def fake_cuda() -> Iterator[FakeDevice]:
             (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
             (torch.cuda, "device", contextlib.nullcontext),
             (torch.cuda, "Event", mock.MagicMock),
+            (torch.cuda, "Stream", mock.MagicMock),
+            (torch.cuda, "current_stream", lambda *_: mock.MagicMock()),
+            (torch.cuda, "stream", contextlib.nullcontext),
+            (torch.cuda, "CUDAGraph", FakeGraph),
+            (torch.cuda, "graph", graph),
             (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         ):
             stack.enter_context(mock.patch.object(target, name, replacement))

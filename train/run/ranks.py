@@ -144,12 +144,15 @@ def _is_broken_connection(error: RuntimeError) -> bool:
 def join(device: str, environment: Mapping[str, str] = os.environ) -> Ranks:
     """Connect to the other ranks, if ``torchrun`` started this process; each rank of a machine uses its own GPU.
 
+    A scheduler may show each process all GPUs of its machine, or one of its own, which is then ``cuda:0`` in each.
+
     Args:
         device: ``auto``, ``cpu`` or ``cuda``; with one process also ``cuda:N``.
         environment: Holds RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, as ``torchrun`` sets them.
 
     Raises:
-        KdlibError: If there is no such device, or (`TrainError`) all ranks would share one GPU.
+        KdlibError: If there is no such device, or (`TrainError`, on rank 0) two ranks would share a GPU. The other
+            ranks then exit without a message.
     """
     rank, world, local, local_world = (
         int(environment.get(name, default))
@@ -159,9 +162,29 @@ def join(device: str, environment: Mapping[str, str] = os.environ) -> Ranks:
     if world > 1 and chosen.type == "cuda":
         if chosen.index is not None:
             raise TrainError(f"--device {device} would put {local_world} processes on one GPU: give --device cuda")
-        chosen = choose_device(f"cuda:{local}")
+        chosen = torch.device("cuda", local % torch.cuda.device_count())
     if world > 1:
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
         dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
-    return Ranks(chosen, rank, world, local_world)
+    ranks = Ranks(chosen, rank, world, local_world)
+    if world > 1:
+        _refuse_shared_gpus(ranks)
+    return ranks
+
+
+def _refuse_shared_gpus(ranks: Ranks) -> None:
+    """End all ranks if two of them use the same GPU, which NCCL cannot do; it would fail in the middle of a step."""
+    gpus: dict[str, int] = {}
+    for rank, gpu in enumerate(ranks.gather(_gpu_identity(ranks.device))):
+        if gpu is not None and gpu in gpus:
+            ranks.fail(
+                f"processes {gpus[gpu]} and {rank} would train on the same GPU, which NCCL does not support: start one "
+                "process per GPU (torchrun --nproc-per-node), or give --device cpu"
+            )
+        gpus[gpu] = rank
+
+
+def _gpu_identity(device: torch.device) -> str | None:
+    """What distinguishes a GPU from all others, whatever number it has in this process; None for the CPU."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None

@@ -16,7 +16,7 @@ from cache.errors import StoreBusyError, StoreNotFoundError
 from cache.writing.staging import staging_path
 from precompute.__main__ import main
 from precompute.errors import PrecomputeError
-from precompute.run.team import Share, Team, own_device
+from precompute.run.team import Share, Team, own_device, own_threads, processes_per_gpu
 from tests.support import tiny_precompute
 from tests.support.stores import small as small_store
 
@@ -177,6 +177,28 @@ def test_every_process_of_a_host_has_its_own_gpu(monkeypatch, place, count, aske
     if count > 1:
         with pytest.raises(PrecomputeError, match="on one GPU; leave it out"):
             own_device("cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("processes", "gpus", "cores", "devices", "sharing", "threads"),
+    [
+        (4, 1, 16, ["cuda:0"] * 4, 4, 4),  # several processes on one GPU, or --gpus-per-task=1: each sees one GPU
+        (4, 2, 16, ["cuda:0", "cuda:1"] * 2, 2, 4),
+        (3, 2, 64, ["cuda:0", "cuda:1", "cuda:0"], 2, 16),
+        (8, 8, 4, [f"cuda:{n}" for n in range(8)], 1, 1),
+    ],
+)
+def test_processes_of_a_host_share_its_gpus_and_cores(monkeypatch, processes, gpus, cores, devices, sharing, threads):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("precompute.run.team.available_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    found = []
+    for place in range(processes):
+        monkeypatch.setenv("LOCAL_RANK", str(place))
+        found.append(own_device("auto"))
+        assert (processes_per_gpu(), own_threads()) == (sharing, threads)
+    assert found == devices
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """What a batch of the teacher asks of a GPU, on fake CUDA tensors; the same computation on the CPU for its numbers."""
 
+import contextlib
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from kdlib.machine.device import TEACHER_PRECISIONS, choose_precision
 from precompute.sample import train_teacher
+from precompute.teacher import passes
 from precompute.teacher.architecture import TorchNetwork
 from precompute.teacher.hrnet import HRNET, build_hrnet
 from precompute.teacher.loading import Teacher
@@ -46,6 +49,74 @@ def test_a_batch_goes_up_once_comes_down_once_and_nothing_waits(name, views, pre
             made.launch(crops(views), flip_test=True)
         assert (len(device.uploads), len(device.downloads), device.synchronisations) == (1, 1, [])
         assert 0 < device.operators <= BUDGET[name]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_graph_starts_full_batches_and_others_run_without_it(precision):
+    with fake_cuda() as device:
+        made = network("hrnet_w16_sample", CUDA, precision)
+        made.capture(crops().shape, flip_test=True)
+        (graph,) = device.graphs
+        for batch, flip_test, replays in ((crops(), True, 1), (crops()[:2], True, 0), (crops(), False, 0)):
+            before = graph.replays
+            with device.recording():
+                made.launch(batch, flip_test=flip_test)
+            assert graph.replays - before == replays
+            assert (len(device.uploads), len(device.downloads), device.synchronisations) == (1, 1, [])
+            assert (device.operators == 0) == (replays == 1)
+        with device.recording():
+            made.compute(torch.from_numpy(crops()), flip_test=True)
+        assert graph.kernels == device.operators > 0
+
+
+def test_a_graph_can_be_replaced_and_discarded():
+    with fake_cuda() as device:
+        made = network("hrnet_w16_sample", CUDA, "fp32")
+        for views in (1, 2):
+            made.capture(crops(views).shape, flip_test=False)
+        for views in (1, 2):
+            made.launch(crops(views), flip_test=False)
+        assert [graph.replays for graph in device.graphs] == [0, 1]
+        made.discard_capture()
+        made.launch(crops(2), flip_test=False)
+        assert device.graphs[1].replays == 1
+        assert not made.is_captured
+
+
+def test_a_pass_that_waits_for_the_device_cannot_be_recorded(monkeypatch):
+    with fake_cuda() as device:
+        made = network("hrnet_w16_sample", CUDA, "fp32")
+        run = made.run
+        monkeypatch.setattr(made, "run", lambda images: run(images).cpu().to(CUDA))
+        with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+            made.capture(crops().shape, flip_test=True)
+        assert (made.is_captured, device.graphs) == (False, [])
+
+
+def on_the_cpu(monkeypatch):
+    """Let `launch` run on the CPU; a graph runs its function again, into the output that it has recorded."""
+
+    def record(compute):
+        maps = torch.zeros_like(compute())
+        return lambda: maps.copy_(compute()), maps
+
+    monkeypatch.setattr(passes, "record", record)
+    monkeypatch.setattr(passes, "_pinned_like", lambda maps: maps.clone())
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "Event", mock.MagicMock)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_the_maps_of_a_graph_are_those_without_it(monkeypatch, views):
+    on_the_cpu(monkeypatch)
+    made = trained("fp32")
+    batches = [crops(views), crops(views)[::-1].copy(), crops(views)[:2]]
+    expected = [made.launch(batch, flip_test=True)() for batch in batches]
+    made.capture(batches[0].shape, flip_test=True)
+    launched = [made.launch(batch, flip_test=True) for batch in batches]  # all in flight before the first is read
+    for wait, maps in zip(launched, expected, strict=True):
+        np.testing.assert_array_equal(wait(), maps)
+    assert not np.array_equal(expected[0], expected[1])
 
 
 @pytest.mark.parametrize("flip_test", [False, True])

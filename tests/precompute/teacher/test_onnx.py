@@ -1,6 +1,9 @@
 """ONNX teachers whose file claims more than it does: batches fixed by the export, and maps that are not finite."""
 
+import collections
 import json
+import re
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -12,10 +15,14 @@ from onnx import helper, numpy_helper
 import cache
 from kdlib.images import normalise_images
 from precompute.__main__ import main
+from precompute.run.provenance import _of_onnx
+from precompute.teacher import onnx as teacher_onnx
 from precompute.teacher.checkpoint import CheckpointError
 from precompute.teacher.ensemble import ensemble
 from precompute.teacher.loading import load_teacher
+from precompute.teacher.onnx import MOST_FOR_TENSORRT, PROVIDERS
 from tests.support import tiny_precompute
+from tests.support.fake_cuda import fake_cuda
 
 SIZE, MAPS = (96, 64), (24, 16)  # width, height
 KERNEL = np.random.default_rng(1).standard_normal((17, 3, 4, 4)).astype(np.float32)
@@ -114,6 +121,169 @@ def test_an_ensemble_says_it_of_its_member_only(tmp_path):
     assert both.crop_by_crop == ""
 
 
+# --- GPUs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("nodes", "options"),
+    [(PLAIN, {}), (BAKED, {}), (BAKED, {"batch": 1}), (PLAIN, {"stored": np.float16})],
+    ids=["plain", "crop by crop", "fixed batch", "float16"],
+)
+def test_heatmaps_are_the_same_with_bound_tensors(tmp_path, crops, nodes, options):
+    network = load(write(tmp_path / "net.onnx", nodes, **options)).network
+    with torch.inference_mode():
+        bound = network.run(normalise_images(torch.from_numpy(crops)))
+    assert bound.dtype == torch.float32
+    np.testing.assert_allclose(bound.numpy(), network.run_on_host(crops), rtol=1e-5, atol=1e-5)
+
+
+class Runtime:
+    """Stands for onnxruntime: sessions of one network that start every provider but those in `broken`."""
+
+    def __init__(self, *available, broken=(), output="tensor(float)"):
+        self.available, self.broken, self.output = [PROVIDERS[name] for name in available], broken, output
+        self.opened, self.bound, self.fails = [], [], None
+
+    SessionOptions = mock.MagicMock
+
+    def get_available_providers(self):
+        return self.available
+
+    def InferenceSession(self, path, options, providers):  # noqa: N802 - onnxruntime's name
+        self.opened.append(providers)
+        return Session(self, [p if isinstance(p, str) else p[0] for p in providers])
+
+
+class Session:
+    def __init__(self, runtime, providers):
+        self.runtime = runtime
+        self.get_providers = lambda: [p for p in providers if p not in [PROVIDERS[b] for b in runtime.broken]]
+        value = collections.namedtuple("value", "name type shape")
+        self.get_inputs = lambda: [value("crop", "tensor(float)", ["n", 3, SIZE[1], SIZE[0]])]
+        self.get_outputs = lambda: [value("maps", runtime.output, ["n", 17, MAPS[1], MAPS[0]])]
+
+    def run(self, names, inputs):
+        return [np.zeros((len(inputs["crop"]), 17, MAPS[1], MAPS[0]), np.float32)]
+
+    def io_binding(self):
+        runtime = self.runtime
+        return mock.Mock(
+            bind_input=lambda **how: runtime.bound.append(how), bind_output=lambda **how: runtime.bound.append(how)
+        )
+
+    def run_with_iobinding(self, binding):
+        if self.runtime.fails:
+            raise self.runtime.fails
+
+
+@pytest.fixture
+def open_with(tmp_path, monkeypatch):
+    """Opens a teacher with a `Runtime` on a machine with two GPUs."""
+    (tmp_path / "net.onnx").write_bytes(b"")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+
+    def open_with(runtime, device="auto", provider="auto"):
+        monkeypatch.setattr(teacher_onnx, "_import_onnxruntime", lambda path: runtime)
+        return load_teacher(f"onnx:{tmp_path / 'net.onnx'}", device=device, provider=provider)
+
+    return open_with
+
+
+@pytest.mark.parametrize(
+    ("available", "device", "provider", "found"),
+    [
+        (["cuda", "cpu"], "auto", "auto", ("cuda", "cuda")),
+        (["tensorrt", "cuda", "cpu"], "auto", "auto", ("cuda", "cuda")),  # building its engine takes minutes
+        (["tensorrt", "cuda", "cpu"], "cuda:1", "tensorrt", ("cuda:1", "tensorrt")),
+        (["tensorrt", "cuda", "cpu"], "auto", "tensorrt", ("cuda", "tensorrt")),
+        (["cuda", "cpu"], "cuda:1", "cpu", ("cpu", "cpu")),
+        (["cuda", "cpu"], "cpu", "auto", ("cpu", "cpu")),
+        (["cpu"], "auto", "auto", ("cpu", "cpu")),
+    ],
+)
+def test_device_and_provider_are_those_that_onnxruntime_has(open_with, available, device, provider, found):
+    teacher = open_with(Runtime(*available), device, provider)
+    assert (teacher.device, teacher.provider) == found
+    assert _of_onnx(teacher) == ({"provider": "tensorrt"} if provider == "tensorrt" else {})
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device", "provider", "message"),
+    [
+        (
+            Runtime("cpu"),
+            "cuda",
+            "auto",
+            "this onnxruntime has no CUDA (CPUExecutionProvider); install",
+        ),
+        (Runtime("cpu"), "auto", "cuda", "this onnxruntime has no CUDA (CPUExecutionProvider)"),
+        (Runtime("cuda", "cpu"), "auto", "tensorrt", "this onnxruntime has no TensorRT (CUDAExecutionProvider, CPU"),
+        (Runtime("cuda", "cpu"), "cpu", "cuda", "--onnx-provider cuda needs a GPU"),
+        (Runtime("cuda", "cpu", broken=["cuda"]), "auto", "auto", "onnxruntime cannot start CUDA here"),
+        (
+            Runtime("tensorrt", "cuda", "cpu", broken=["tensorrt"]),
+            "auto",
+            "tensorrt",
+            "cannot start TensorRT here; check its version, or give --onnx-provider cuda",
+        ),
+        (Runtime("cuda", "cpu", output="tensor(int64)"), "auto", "auto", "computes tensor(int64); on a GPU it must be"),
+    ],
+)
+def test_a_provider_that_is_not_there_is_refused(open_with, runtime, device, provider, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        open_with(runtime, device, provider)
+
+
+def test_tensorrt_gets_one_engine_in_fp32_for_all_batches_and_cuda_for_the_rest(open_with, tmp_path):
+    runtime = Runtime("tensorrt", "cuda", "cpu")
+    open_with(runtime, "cuda:1", "tensorrt")
+    (name, options), (rest, _) = runtime.opened[-1]
+    assert (name, rest) == (PROVIDERS["tensorrt"], PROVIDERS["cuda"])
+    assert options["trt_profile_min_shapes"] == f"crop:1x3x{SIZE[1]}x{SIZE[0]}"
+    assert options["trt_profile_max_shapes"] == f"crop:{MOST_FOR_TENSORRT}x3x{SIZE[1]}x{SIZE[0]}"
+    assert (options["device_id"], options["trt_fp16_enable"]) == (1, False)
+    assert options["trt_engine_cache_path"] == str(tmp_path / "hub/tensorrt")
+    assert (tmp_path / "hub/tensorrt").is_dir()
+
+
+@pytest.mark.parametrize(("provider", "count", "pieces"), [("cuda", 300, 1), ("tensorrt", 300, 3)])
+def test_a_batch_goes_up_once_and_is_bound_where_it_is(open_with, monkeypatch, provider, count, pieces):
+    """With flip test: twice as many crops, in pieces of at most 256 for TensorRT."""
+    runtime = Runtime("tensorrt", "cuda", "cpu")
+    network = open_with(runtime, "cuda:0", provider).network
+    batch = np.zeros((count, 1, SIZE[1], SIZE[0], 3), np.uint8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # fake tensors would look for the GPU
+    with fake_cuda() as device:
+        monkeypatch.setattr(torch.Tensor, "data_ptr", lambda tensor: 4096)
+        network.launch(batch[:1], flip_test=True)  # the first one creates constants
+        runtime.bound.clear()
+        with device.recording():
+            network.launch(batch, flip_test=True)
+        assert (len(device.uploads), len(device.downloads), device.synchronisations) == (1, 1, [])
+    assert len(runtime.bound) == 2 * pieces
+    assert {(how["name"], how["device_type"], how["device_id"]) for how in runtime.bound} == {
+        ("crop", "cuda", 0),
+        ("maps", "cuda", 0),
+    }
+    assert sum(how["shape"][0] for how in runtime.bound if how["name"] == "maps") == 2 * count
+    assert {how["shape"][1:] for how in runtime.bound} == {(3, SIZE[1], SIZE[0]), (17, MAPS[1], MAPS[0])}
+    assert not network.can_capture
+
+
+def test_memory_that_onnxruntime_does_not_get_is_out_of_memory(open_with):
+    runtime = Runtime("cuda", "cpu")
+    network = open_with(runtime, "cpu").network
+    runtime.fails = Exception("Non-zero status code: Failed to allocate memory for requested buffer of size 9\nmore")
+    with pytest.raises(torch.OutOfMemoryError, match=r"requested buffer of size 9$"):
+        network.run(torch.zeros(1, 3, SIZE[1], SIZE[0]))
+    runtime.fails = Exception("something else")
+    with pytest.raises(Exception, match="something else") as raised:
+        network.run(torch.zeros(1, 3, SIZE[1], SIZE[0]))
+    assert not isinstance(raised.value, torch.OutOfMemoryError)
+
+
 # --- runs ---------------------------------------------------------------------------------------------------------
 
 
@@ -174,3 +344,32 @@ def test_a_run_crop_by_crop_says_so_on_the_terminal_and_in_the_manifest(data, tm
     assert baked.manifest["provenance"]["teacher"]["crop_by_crop"] == "two crops together fail"
     assert "crop_by_crop" not in json.dumps(plain.manifest["provenance"])
     np.testing.assert_allclose(baked.heatmaps(range(11)), plain.heatmaps(range(11)), atol=1e-4)
+
+
+def test_a_provider_for_no_onnx_teacher_is_refused(data, tmp_path, capsys):
+    command = tiny_precompute.command(data, tmp_path / "s.zarr", "--onnx-provider", "cuda")
+    assert main(command) == 1
+    assert "--onnx-provider cuda is for ONNX teachers, and hrnet_w16_sample is none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "ranks", "warned"),
+    [
+        ([], {}, True),
+        ([], {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}, True),
+        ([], {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, False),
+        (["--device", "cpu"], {}, False),
+        (["--onnx-provider", "cpu"], {}, False),
+    ],
+    ids=["alone", "rank 0", "rank 1", "on the CPU", "with the CPU"],
+)
+def test_a_gpu_that_onnxruntime_cannot_use_is_one_warning(data, tmp_path, monkeypatch, capsys, flags, ranks, warned):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, value)
+    assert run(data, write(tmp_path / "net.onnx", PLAIN), tmp_path / "s.zarr", "--limit", "2", *flags) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ONNX teachers")]
+    assert len(warnings) == warned
+    assert all("extra teacher-gpu" in line and "pip uninstall onnxruntime" in line for line in warnings)
+    assert cache.open_store(tmp_path / "s.zarr").manifest["provenance"]["software"]["device"].startswith("CPU")
