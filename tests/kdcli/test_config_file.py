@@ -40,12 +40,13 @@ def samples(action):
         return [str(other)], json.dumps(other)
     if isinstance(action.default, list):
         return ["some=text"], '["some=text"]'
-    try:
-        action.type("word")
-    except (ValueError, argparse.ArgumentTypeError, TypeError):  # a number; TypeError: text, which has no type
-        if action.type is not None:
-            return ["7"], "7"
-    return ["a b.c"], '"a b.c"'
+    for word, spelt in (("a b.c", '"a b.c"'), ("7", "7"), ("1/8", '"1/8"')):
+        try:
+            (action.type or str)(word)
+        except (ValueError, argparse.ArgumentTypeError):
+            continue
+        return [word], spelt
+    raise AssertionError(f"give a value for {action.option_strings}")
 
 
 @pytest.mark.parametrize(("room", "action"), list(flags()))
