@@ -57,6 +57,20 @@ def span(slope, start, low, high, first, last):
 
 
 @numba.njit(nogil=True, cache=True)
+def is_exact(inverse, width, height):
+    """Whether sums of coordinates of a (height, width) output lose less than a millionth of a pixel to rounding.
+
+    Otherwise the range of `span` and the coordinates of a row may differ by pixels, and only `taps`, which limits every
+    index, may read the image.
+    """
+    for axis in range(2):
+        reach = abs(inverse[axis, 0]) * width + abs(inverse[axis, 1]) * height + abs(inverse[axis, 2])
+        if not reach < 1e9:  # also NaN
+            return False
+    return True
+
+
+@numba.njit(nogil=True, cache=True)
 def blacken(out, first, last):
     """Fill pixels first..last - 1 of out (3 * n,) uint8 with 0."""
     k = np.uint64(3 * first)
@@ -155,6 +169,7 @@ def _resample(pixels, inverse, out):
     north, south = np.empty(2 * width, np.uint32), np.empty(2 * width, np.uint32)
     slopes = inverse[0, 0], inverse[1, 0]
     margin = 0.01 + 1e-7 * max(rows, columns)  # bounds the rounding to float32
+    exact = is_exact(inverse, width, height)
     for v in range(height):
         x, y = inverse[0, 1] * v, inverse[1, 1] * v
         start_x, start_y = x + inverse[0, 2], y + inverse[1, 2]
@@ -162,7 +177,7 @@ def _resample(pixels, inverse, out):
         begin, end = span(slopes[1], start_y, -1.01, rows + 0.01, begin, end)
         first, last = span(slopes[0], start_x, margin, columns - 1 - margin, begin, end)
         first, last = span(slopes[1], start_y, margin, rows - 1 - margin, first, last)
-        if last < first:
+        if last < first or not exact:
             first, last = end + 1, end
         line, n = v * width, last - first + 1
         blacken(flat_out, line, line + begin)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.geometry import invert_affine
-from kdlib.resample.exact import blacken, crop_image, cut_shown, fill_border, gather, span, unpack
+from kdlib.resample.exact import blacken, crop_image, cut_shown, fill_border, gather, is_exact, span, unpack
 
 CHANNEL_PAIR = 0x00FF00FF
 """Mask of two channels of a packed pixel; each has 8 bits of room above it."""
@@ -70,13 +70,14 @@ def _resample(pixels, inverse, out):
     north, south = np.empty(2 * width, np.uint32), np.empty(2 * width, np.uint32)
     dx, dy = np.int32(round(inverse[0, 0] * unit)), np.int32(round(inverse[1, 0] * unit))
     margin = 0.01 + width / unit  # bounds the sum of the rounding errors of dx and dy over a row
+    exact = is_exact(inverse, width, height)
     for v in range(height):
         x, y = inverse[0, 1] * v + inverse[0, 2], inverse[1, 1] * v + inverse[1, 2]
         begin, end = span(inverse[0, 0], x, -1.01, columns + 0.01, 0, width - 1)
         begin, end = span(inverse[1, 0], y, -1.01, rows + 0.01, begin, end)
         first, last = span(inverse[0, 0], x, margin, columns - 1 - margin, begin, end)
         first, last = span(inverse[1, 0], y, margin, rows - 1 - margin, first, last)
-        if last < first:
+        if last < first or not exact:
             first, last = end + 1, end
         line, n = v * width, last - first + 1
         blacken(flat_out, line, line + begin)

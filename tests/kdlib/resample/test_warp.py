@@ -12,7 +12,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from kdlib.geometry import invert_affine, region_affine, scale_affine
-from kdlib.resample.exact import crop_image, pack_pixels, warp_image
+from kdlib.resample.exact import _resample, crop_image, pack_pixels, warp_image
 from kdlib.resample.maps import bordered_shape, interior, mean_heatmaps, warp_heatmaps
 from kdlib.resample.packed import warp_packed
 from tests.support.shared_data import COCO_REAL, PARITY, needs_coco, needs_parity
@@ -85,6 +85,30 @@ def test_a_crop_has_the_bits_of_the_formula(seed):
     crop = crop_image(image, affine, size)
     np.testing.assert_array_equal(crop, in_single_precision(image, affine, size))
     np.testing.assert_array_equal(crop, crop_image(pack_pixels(image), affine, size))
+
+
+@pytest.mark.parametrize("scale", [1e14, 1e17, 1e20, 1e30])
+def test_no_pixel_outside_the_image_is_read_however_large_the_numbers_are(scale):
+    """Where the sums of coordinates lose whole pixels, a row's range says nothing about its coordinates.
+
+    The image is the middle of a larger array, so that a wrong index reads a value that the image does not have.
+    """
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        larger = np.full((3 * 97 * 131, 4), 255, np.uint8)
+        image = larger[97 * 131 : 2 * 97 * 131].reshape(97, 131, 4)
+        image[:] = rng.integers(0, 100, image.shape, dtype=np.uint8)
+        angle, size = rng.uniform(0, 2 * np.pi), (64, 48)
+        inverse = np.zeros((2, 3))
+        inverse[:, :2] = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        inverse[:, 2] = rng.uniform(0, 97, 2) - inverse[:, :2] @ rng.integers(0, 48, 2)
+        fast = np.empty((48, 64, 3), np.uint8)
+        warp_packed(image, inverse, fast)
+        assert fast.max() <= 100
+        exact_one = np.empty_like(fast)
+        _resample(image.view(np.uint32)[..., 0], inverse, exact_one)
+        assert exact_one.max() <= 100
+        assert crop_image(image, invert_affine(inverse), size).max() <= 100
 
 
 def test_heatmaps_are_interpolated_joint_by_joint():
