@@ -228,8 +228,8 @@ class Trainer:
     def _end_early(self, problem: Exception | None, stopped_by: str) -> None:
         """Write a checkpoint between two steps, if there are unsaved steps, and end all ranks."""
         reason = describe_loader_problem(problem) if problem else None
+        self._read_losses()  # ends all ranks alike if a loss is not finite; after a `try`, rank 0 alone would go on
         try:
-            self._read_losses()
             if self.folder.has_unsaved_steps:
                 self._save()
         except KdlibError as error:

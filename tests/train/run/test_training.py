@@ -1,8 +1,10 @@
 """Runs: learning, resuming, stopping, refusing, and the files that they write."""
 
 import json
+import os
 import re
 import shutil
+import signal
 
 import pytest
 import torch
@@ -16,7 +18,8 @@ from train.__main__ import main
 from train.evaluate import cached_teacher, measure
 from train.recipe import Recipe
 from train.run.folder import save_checkpoint
-from train.run.loop import Trainer
+from train.run.loop import READ_EVERY, Trainer
+from train.run.ranks import Ranks
 from train.run.reporting import Durations
 from train.run.settings import Run
 from train.run.step import Stepper
@@ -155,6 +158,46 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimiser_and_names_the_inst
     assert "the loss is nan at step 3" in error
     assert all(str(1000 + int(row)) in error for row in seen["rows"])
     assert all(torch.equal(v, seen["before"][k]) for k, v in seen["model"].named_parameters())
+
+
+def test_losses_that_are_read_every_few_steps_change_nothing(stores, tmp_path, monkeypatch):
+    """As on a GPU: 2 epochs of 3 steps, read after steps 1, 2 and 4 and at the end of each epoch."""
+    assert main(command(stores, tmp_path / "each", "distill", "--ema", "0.9")) == 0
+    monkeypatch.setitem(READ_EVERY, "cpu", 2)
+    assert main(command(stores, tmp_path / "some", "distill", "--ema", "0.9", "--checkpoint-every", "1m")) == 0
+    each, some = (tmp_path / name / "history.jsonl" for name in ("each", "some"))
+    losses = [[json.loads(line)["loss"] for line in path.read_text().splitlines()] for path in (each, some)]
+    assert losses[0] == losses[1]
+    assert all(
+        torch.equal(v, weights(tmp_path / "some/last.pt")[k]) for k, v in weights(tmp_path / "each/last.pt").items()
+    )
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_loss_that_is_not_finite_ends_all_processes_alike_when_it_is_read_later(
+    stores, tmp_path, monkeypatch, capsys, stopped
+):
+    """The other ranks end where the loss is read: rank 0 must not wait for them afterwards, also after a signal."""
+    step, gather, gathered = Trainer.train_step, Ranks.gather, []
+
+    def poison(self, batch):
+        if self.progress.step == 1:
+            batch["keypoints"][:] = float("nan")
+            if stopped:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    def recorded(self, value):
+        gathered.append(value)
+        return gather(self, value)
+
+    monkeypatch.setattr(Trainer, "train_step", poison)
+    monkeypatch.setattr(Ranks, "gather", recorded)
+    monkeypatch.setitem(READ_EVERY, "cpu", 100)
+    assert main(command(stores, tmp_path / "run", "distill", "--gt-weight", "1")) == 1
+    assert "the loss is nan at step 2, before the optimiser used it" in capsys.readouterr().err
+    assert len(gathered[-1]) == 4  # the rows of the batch
+    assert not (tmp_path / "run/last.pt").exists()
 
 
 @pytest.mark.parametrize("clip", ["1", "0"])
