@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
 def run_command(
     run: Callable[[], int | None], errors: tuple[type[Exception], ...], interrupted: str = "interrupted"
 ) -> int:
-    """Run a command; an error of the given classes, or Ctrl-C, ends in one line on stderr and exit code 1.
+    """Run a command; an error of the given classes, a full GPU, or Ctrl-C ends in one line on stderr and exit code 1.
 
     Args:
         run: The command; returns its exit code, or None for 0.
@@ -84,6 +84,15 @@ def run_command(
         return refuse(describe_import_error(error) or error)
     except KeyboardInterrupt:
         return refuse(interrupted)
+    except RuntimeError as error:
+        torch = sys.modules.get("torch")  # not imported here: --help is fast
+        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        return refuse(
+            f"too little free memory on the device ({reason}); end other programs there, or give smaller batches or "
+            "--device cpu"
+        )
 
 
 def refuse(reason: object) -> int:

@@ -6,6 +6,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 import tqdm.std
 
 from kdcli.flags import Parser, run_command
@@ -227,3 +228,24 @@ def test_a_bug_and_a_closed_pipe_are_raised(capsys, raised):
 @pytest.mark.parametrize(("returned", "code"), [(0, 0), (None, 0), (1, 1), (3, 3)])
 def test_the_exit_code_of_a_command_is_passed_on(returned, code):
     assert run_command(lambda: returned, (OSError,)) == code
+
+
+def test_a_full_gpu_is_one_line_wherever_it_fills(capsys):
+    """For example while a teacher is loaded, beside another program; commands state more where they know the batch."""
+
+    def run():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore lines")
+
+    assert run_command(run, (OSError,)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "error: too little free memory on the device (CUDA out of memory. Tried to allocate 2.00 GiB.)"
+    )
+
+
+def test_another_error_of_torch_is_raised():
+    def run():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_command(run, (OSError,))
