@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from kdcli.packages import describe_import_error
@@ -18,6 +19,7 @@ DEVICE: Final = "auto, cpu, cuda or cuda:N (default: auto)"
 """Help text of ``--device``."""
 PIPE_CLOSED: Final = 141
 """The exit code that a shell reports for a program that was ended by SIGPIPE."""
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+")
 _FLAG = re.compile(
     r"--?[a-zA-Z][^\s=]*(?==|$)"
 )  # what argparse takes for a flag: not a number, and no text with spaces
@@ -139,6 +141,20 @@ def positive_or_auto(text: str) -> int | str:
         return positive(text)
     except (ValueError, argparse.ArgumentTypeError) as error:
         raise argparse.ArgumentTypeError(f"a positive whole number or auto is needed, got {text}") from error
+
+
+def local_path(text: str) -> Path:
+    """Convert the value of a flag that names what is written to a path, as the ``type`` of an argparse argument.
+
+    A URL would otherwise become a folder named "s3:".
+    """
+    scheme, separator, _ = text.partition("://")
+    if not separator or not _SCHEME.fullmatch(scheme):
+        return Path(text)
+    raise argparse.ArgumentTypeError(
+        f"a path on this machine is needed, not a URL ({scheme}://...); write there first, then copy the result, e.g. "
+        "with `aws s3 cp` or `rclone copy`"
+    )
 
 
 def no_command(program: str, given: str, names: Collection[str]) -> str:

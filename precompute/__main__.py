@@ -53,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     """Build the job that the flags describe; then write its store, check it, or estimate its cost."""
     import cache
+    from cache.files.location import local_target
+
+    if arguments.check is None:  # a check only reads the store
+        arguments.store = local_target(arguments.store, "python -m precompute ... --store")
+
     from precompute.run.job import Job
     from precompute.run.team import join_team
 

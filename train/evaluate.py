@@ -119,7 +119,7 @@ def cached_teacher(store: Store, decoder: str = "argmax") -> Predictions:
     teacher = store.manifest["provenance"]["teacher"]
     affines = compose_affines(store.view_affine[rows], store.frame_affine[rows][:, None])
     points, scores = teacher_predictions(
-        lambda batch: store.heatmaps(rows[batch]),
+        lambda batch, views: store.heatmaps(rows[batch], views),
         affines,
         store.view_flip,
         teacher["input_size"][0] / teacher["heatmap_size"][0],

@@ -21,6 +21,7 @@ from cache.codec.base import Codec
 from cache.codec.registry import CODEC_HELP, codec_from_name
 from cache.commands.arguments import STORE, add_overwrite
 from cache.errors import StoreFormatError
+from cache.files.location import local_target, redact
 from cache.reading.opening import open_store
 from cache.reading.store import Store
 from cache.writing.shard import ShardWriter, copy_record, frame_or_none
@@ -83,6 +84,7 @@ def convert_store(
         StoreFormatError: The codec is unknown, the source is damaged, or its content does not match its content hash.
         StoreError: `target` exists and `overwrite` is false.
     """
+    target = local_target(target, f"python -m cache convert {redact(source)}")
     store = open_store(source)
     wanted = store.codec if codec is None else codec_from_name(codec, store.codec.floor)
     writer = create_store(

@@ -15,7 +15,7 @@ from pathlib import Path
 from cache.commands.arguments import add_overwrite
 from cache.errors import StoreError
 from cache.files.durable import disk_errors, sync
-from cache.files.location import Location
+from cache.files.location import Location, local_target, redact
 from cache.reading.opening import open_store
 from cache.reading.store import Store
 from cache.writing.staging import target_of
@@ -55,7 +55,8 @@ def pack_store(
     Raises:
         StoreError: The store is an HDF5 file, or the target exists or does not end in `.zip`.
     """
-    store, target = open_store(source, local_bytes=0), Path(target)
+    target = local_target(target, f"python -m cache pack {redact(source)}")
+    store = open_store(source, local_bytes=0)
     if store.layout != "zarr":
         raise StoreError(f"{store.path}: an HDF5 store is one file already: copy it as it is")
     if target.suffix != ".zip":

@@ -25,7 +25,7 @@ from cache.errors import StoreError, StoreFormatError, StoreNotFoundError, Store
 from cache.files.durable import disk_errors, json_bytes, make_folder, sync_tree, write_atomically
 from cache.files.listing import MAX_LIST, SUFFIX, FileList, parse_file_list, sha256_of
 from cache.files.local import Files, ReadableFiles
-from cache.files.location import Location, Place, locate
+from cache.files.location import Location, Place, local_target, locate, redact
 from cache.files.zipped import ZipFiles
 from cache.format.spec import FORMAT_NAME
 from cache.reading.opening import open_store
@@ -62,10 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Copy the store or its first instances, and print the path of the copy; returns 0."""
+    folder = local_target(options.dst, f"python -m cache pull {redact(options.src)}")
     source = locate(options.src)
     if options.split:
         source = find_split(source, options.split)
-    target = place_in(Path(options.dst), source.name)
+    target = place_in(folder, source.name)
     if options.limit is None:
         with show_count("pull", "MB") as advance:
             path = pull_store(source, target, overwrite=options.overwrite, advance=advance)
@@ -110,7 +111,8 @@ def pull_store(
         StoreError: The target exists and is another store, the folder holds an unfinished copy of another store or is
             used by another process, or the content is not that of the source.
     """
-    store, target = open_store(source, local_bytes=0), Path(target)
+    target = local_target(target, f"python -m cache pull {redact(source)}")
+    store = open_store(source, local_bytes=0)
     parts, content = parts_of(store, target.name, _list_beside(store)), store.manifest["content_sha256"]
     if target.exists() and not overwrite:
         if open_store(target).manifest["content_sha256"] == content:

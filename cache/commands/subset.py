@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cache.errors import StoreError
-from cache.files.location import Location
+from cache.files.location import Location, local_target, redact
 from cache.reading.opening import open_store
 from cache.reading.store import Store
 from cache.writing.shard import copy_record
@@ -41,6 +41,7 @@ def pull_part(
     Raises:
         StoreError: `limit` is below 1, or `target` exists and `overwrite` is false.
     """
+    target = local_target(target, f"python -m cache pull --limit {limit} {redact(source)}")
     store = open_store(source)
     if limit < 1:
         raise StoreError(f"{store.path}: --limit must be at least 1 instance, not {limit}")

@@ -7,11 +7,10 @@ An archive can also be used without unpacking: every command that reads a store 
 """
 
 import argparse
-from pathlib import Path
 
 from cache.commands.arguments import add_overwrite
 from cache.commands.pull import place_in, pull_store
-from cache.files.location import locate
+from cache.files.location import local_target, locate, redact
 from kdcli.progress import show_count
 
 
@@ -26,9 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Unpack the archive and print the path of the store; returns 0."""
+    folder = local_target(options.dst, f"python -m cache unpack {redact(options.src)}")
     source = locate(options.src)
     name = source.name.removesuffix(".zip").removesuffix(".zarr") + ".zarr"
     with show_count("unpack", "MB") as advance:
-        path = pull_store(source, place_in(Path(options.dst), name), overwrite=options.overwrite, advance=advance)
+        path = pull_store(source, place_in(folder, name), overwrite=options.overwrite, advance=advance)
     print(path)
     return 0

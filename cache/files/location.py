@@ -12,7 +12,9 @@ from cache.errors import StoreError
 
 SCHEMES = ("http", "https", "s3", "hf")
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://+(?=[^/])", re.IGNORECASE)
-_COLLAPSED = re.compile(rf"({'|'.join((*SCHEMES, 'file'))}):/+(?=[^/])", re.IGNORECASE)
+_COLLAPSED = re.compile(rf"({'|'.join(SCHEMES)}):/+(?=[^/])", re.IGNORECASE)
+_COLLAPSED_FILE = re.compile(r"file:/(?=[^/])", re.IGNORECASE)
+_COLLAPSED_OTHER = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
 
 class Location:
@@ -79,6 +81,7 @@ def locate(place: "str | Path | Location") -> Place:
     text = str(place)
     if isinstance(place, Path):  # `Path` removed a slash of a URL
         text = _COLLAPSED.sub(r"\1://", text) if _COLLAPSED.match(text) else text
+        text = "file:///" + text[6:] if _COLLAPSED_FILE.match(text) else text
     if text.lower().startswith("file:///"):
         return Path(unquote(urlsplit(text).path))
     url = _URL.match(text)
@@ -87,3 +90,34 @@ def locate(place: "str | Path | Location") -> Place:
     if url[1].lower() not in SCHEMES:
         raise StoreError(f"{redact(text)}: a store is a path, or a URL that begins with {', '.join(SCHEMES)} or file")
     return Location(text)
+
+
+def local_target(place: str | Path, command: str = "") -> Path:
+    """The path on this machine that an argument names, for a store to write; a ``file://`` URL is a path.
+
+    Args:
+        place: The argument.
+        command: The command up to this argument, for the message; "" if it is not known.
+
+    Raises:
+        StoreError: It is another URL. The message has the commands that get the store there.
+    """
+    text = str(place)
+    if isinstance(place, Path) and _COLLAPSED_OTHER.match(text) and not Path(text.partition("/")[0]).exists():
+        text = text.replace(":/", "://", 1)
+    if text.lower().startswith("file:/"):
+        found = locate(place)
+    else:
+        url = _URL.match(text)
+        found = Location(text) if url else Path(place)
+    if isinstance(found, Path):
+        return found
+    name = found.name if found.suffix in (".zarr", ".h5", ".hdf5", ".zip") else "NAME.zarr"
+    if found.scheme in ("s3", "hf"):
+        copied = f"then `python -m cache push {name} {found}`"
+    elif found.scheme in ("http", "https"):
+        copied = f"then copy {name} into the server's folder"
+    else:
+        copied = f"then copy {name} with a program for {found.scheme}://, e.g. rclone"
+    first = f"`{command} {name}`" if command else f"give {name}"
+    raise StoreError(f"{found}: a store is written to a path on this machine: {first}, {copied}")

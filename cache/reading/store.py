@@ -150,10 +150,16 @@ class Store:
         """The column at `path`, read-only; it is read once and kept. `StoreError` if there is none."""
         return self._stored.column(path)
 
-    def heatmaps(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
-        """(n, V, K, H, W) float32 heatmaps of n instances, in the order of `indices` (n,), which may repeat."""
-        maps = np.empty((len(indices), self.spec.views, *self.spec.map_shape), np.float32)
-        records = [(int(index), view) for index in indices for view in range(self.spec.views)]
+    def heatmaps(
+        self, indices: Sequence[int] | npt.NDArray[np.integer[Any]], views: Sequence[int] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """(n, V, K, H, W) float32 heatmaps of n instances, in the order of `indices` (n,), which may repeat.
+
+        With `views` (v,), (n, v, K, H, W): only those stored views are read.
+        """
+        views = range(self.spec.views) if views is None else views
+        maps = np.empty((len(indices), len(views), *self.spec.map_shape), np.float32)
+        records = [(int(index), int(view)) for index in indices for view in views]
         outs = list(maps.reshape(-1, *self.spec.map_shape))
         try:
             for (stored, peak), out in zip(self.stored_many(records), outs, strict=True):

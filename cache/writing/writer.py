@@ -24,6 +24,7 @@ import numpy.typing as npt
 from cache.codec.base import ERROR_KINDS
 from cache.errors import StoreError
 from cache.files import durable
+from cache.files.location import local_target
 from cache.format.columns import given_columns, record_columns
 from cache.format.integrity import content_hash, with_manifest_hash
 from cache.format.manifest import plain_json
@@ -72,7 +73,7 @@ def create_store(  # noqa: PLR0913 - everything that identifies a run
             directory belongs to a different run (the message names the fields) or is being written; a column is missing
             or has a wrong shape.
     """
-    target = Path(path)
+    target = local_target(path)
     columns = given_columns(spec, instances, ground_truth, frame_affine, view_affine, view_flip)
     plan = staging.make_plan(layout_of(target), spec.to_json(), plain_json(provenance, "provenance"), columns)
     if not join:

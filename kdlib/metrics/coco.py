@@ -13,13 +13,14 @@ ids, which is COCO's own order and decides ties of scores, annotations in the or
 import contextlib
 import dataclasses
 import io
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.geometry import box_to_region
-from kdlib.skeleton import JOINTS, SIGMAS
+from kdlib.metrics.matching import PAIRS_AT_ONCE, Detections, Matched, Truth, match_images, pairs, starts
+from kdlib.skeleton import SIGMAS
 
 JOINT_SCORE_THRESHOLD = 0.2
 """HRNet's threshold, for regressed heatmaps, whose background is not zero."""
@@ -60,14 +61,7 @@ def suppress_duplicates(
     Returns:
         The indices of the instances to keep, best first.
     """
-    kept: list[int] = []
-    variance = (2 * SIGMAS) ** 2
-    for i in np.argsort(-np.asarray(scores), kind="stable"):
-        offsets = ((points[kept] - points[i]) ** 2).sum(axis=-1)
-        scale = (areas[kept] + areas[i])[:, None] / 2 + np.spacing(1)
-        if not (np.exp(-offsets / variance / scale / 2).mean(axis=1) > NMS_THRESHOLD).any():
-            kept.append(int(i))
-    return np.array(kept, np.int64)
+    return _without_duplicates(points, scores, areas, np.zeros(len(scores), np.int64))
 
 
 def keypoint_ap(
@@ -121,34 +115,6 @@ class Matches:
     recalls: NDArray[np.float64]
     """(101,) the recalls at which COCO samples precision."""
 
-    @classmethod
-    def from_evaluation(cls, evaluation: Any, image_ids: NDArray[np.int64]) -> Self:
-        """Take the matches out of an evaluated `pycocotools.cocoeval.COCOeval` of one category.
-
-        Args:
-            evaluation: Its images are numbered 1, 2, ...
-            image_ids: (I,) the ids of these images.
-        """
-        images = evaluation.params.imgIds
-        of_all_sizes = evaluation.evalImgs[: len(images)]
-        evaluated = [(i, result) for i, result in enumerate(of_all_sizes) if result is not None]
-        labelled = np.zeros(len(images), np.int64)
-        for i, result in evaluated:
-            labelled[i] = np.count_nonzero(np.asarray(result["gtIgnore"]) == 0)
-        thresholds = len(evaluation.params.iouThrs)
-
-        def of_predictions(name: str) -> NDArray[Any]:
-            parts = [np.asarray(result[name]).reshape(thresholds, -1) for _, result in evaluated]
-            return np.concatenate([np.zeros((thresholds, 0)), *parts], axis=1) != 0
-
-        scores = np.concatenate([np.zeros(0), *(result["dtScores"] for _, result in evaluated)])
-        image = np.concatenate([np.zeros(0, np.int64), *(np.full(len(r["dtScores"]), i) for i, r in evaluated)])
-        order = np.argsort(-scores, kind="stable")
-        matched, ignored = of_predictions("dtMatches")[:, order], of_predictions("dtIgnore")[:, order]
-        true, false = matched & ~ignored, ~matched & ~ignored
-        recalls = np.asarray(evaluation.params.recThrs)
-        return cls(image_ids, image[order], true, false, labelled, recalls)
-
     def average_precision(self, counts: NDArray[np.integer]) -> NDArray[np.float64]:
         """Average precision in percent at each OKS threshold (T,); NaN where no instance is labelled.
 
@@ -178,8 +144,21 @@ def keypoint_matches(
 
     The arguments are those of `keypoint_ap`. The images are those of the ground truth and of the instances.
     """
-    evaluation = _evaluate(ground_truth, instances, predictions, joint_scores, threshold)
-    return Matches.from_evaluation(evaluation, _image_ids(ground_truth, instances))
+    from pycocotools.cocoeval import Params
+
+    params = Params(iouType="keypoints")
+    found, truth, result = _match(params, ground_truth, instances, predictions, joint_scores, threshold)
+    image_ids = _image_ids(ground_truth, instances)
+    order = np.argsort(-found.scores, kind="stable")
+    matched, ignored = result.matched[0][:, order], result.ignored[0][:, order]
+    return Matches(
+        image_ids,
+        np.repeat(np.arange(len(image_ids)), np.diff(found.start))[order],
+        matched & ~ignored,
+        ~matched & ~ignored,
+        np.diff(np.concatenate([[0], np.cumsum(~result.truth_ignored[0])])[truth.start]),
+        np.asarray(params.recThrs),
+    )
 
 
 def _evaluate(
@@ -189,22 +168,44 @@ def _evaluate(
     joint_scores: NDArray[np.floating],
     threshold: float,
 ) -> Any:
-    """A `COCOeval` of pycocotools after ``evaluate`` and before ``accumulate``."""
-    scores = instance_scores(np.asarray(instances["score"]), joint_scores, threshold)
-    image_ids = _image_ids(ground_truth, instances)
-    results = _results(instances, predictions, scores, image_ids)
-    document = _document(ground_truth, image_ids)
-    from pycocotools.coco import COCO
+    """A `COCOeval` of pycocotools as it is after ``evaluate`` and before ``accumulate``."""
     from pycocotools.cocoeval import COCOeval
 
-    with _quietly():
-        truth = COCO()
-        truth.dataset = document
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(results) if results else COCO(), "keypoints")
-        evaluation.params.imgIds = [image["id"] for image in document["images"]]
-        evaluation.evaluate()
+    evaluation = COCOeval(iouType="keypoints")
+    params = evaluation.params
+    found, truth, result = _match(params, ground_truth, instances, predictions, joint_scores, threshold)
+    images = range(len(found.start) - 1)
+    params.imgIds, params.catIds = list(images), [1]
+    of_found = [slice(*found.start[i : i + 2]) for i in images]
+    of_truth = [slice(*truth.start[i : i + 2]) for i in images]
+    evaluation.evalImgs = [
+        {
+            "dtScores": found.scores[of_found[i]],
+            "dtMatches": result.matched[area][:, of_found[i]],
+            "dtIgnore": result.ignored[area][:, of_found[i]],
+            "gtIgnore": result.truth_ignored[area][of_truth[i]],
+        }
+        for area in range(len(params.areaRng))
+        for i in images
+    ]
+    evaluation._paramsEval = params
     return evaluation
+
+
+def _match(
+    params: Any,
+    ground_truth: Columns,
+    instances: Columns,
+    predictions: NDArray[np.floating],
+    joint_scores: NDArray[np.floating],
+    threshold: float,
+) -> tuple[Detections, Truth, Matched]:
+    """The best predictions without duplicates, the annotated persons, and what `match_images` finds for both."""
+    scores = instance_scores(np.asarray(instances["score"]), joint_scores, threshold)
+    image_ids = _image_ids(ground_truth, instances)
+    found = _detections(instances, predictions, scores, image_ids, params.maxDets[-1])
+    truth = _truth(ground_truth, image_ids)
+    return found, truth, match_images(found, truth, params)
 
 
 def _quietly() -> contextlib.AbstractContextManager[Any]:
@@ -217,50 +218,55 @@ def _image_ids(ground_truth: Columns, instances: Columns) -> NDArray[np.int64]:
     return np.union1d(np.asarray(ground_truth["image_id"], np.int64), np.asarray(instances["image_id"], np.int64))
 
 
-def _results(
+def _detections(
     instances: Columns,
     predictions: NDArray[np.floating],
-    scores: NDArray[np.floating],
+    scores: NDArray[np.float64],
     image_ids: NDArray[np.int64],
-) -> list[dict[str, Any]]:
-    """Predictions of N instances with their scores (N,) in COCO's result format, without duplicates."""
-    numbers = 1 + np.searchsorted(image_ids, np.asarray(instances["image_id"]))
+    most: int,
+) -> Detections:
+    """The best `most` predictions of each image with their scores (N,), without duplicates."""
+    images = np.searchsorted(image_ids, np.asarray(instances["image_id"]))
     areas = box_to_region(instances["bbox"], REGION_ASPECT)[1].prod(axis=1)
-    keypoints = np.concatenate([predictions, np.ones((*predictions.shape[:2], 1))], axis=2)
-    by_image = np.argsort(numbers, kind="stable")
-    results = []
-    for rows_of_image in np.split(by_image, np.flatnonzero(np.diff(numbers[by_image])) + 1):
-        kept = suppress_duplicates(predictions[rows_of_image], scores[rows_of_image], areas[rows_of_image])
-        for i in rows_of_image[kept]:
-            results.append(
-                {
-                    "image_id": int(numbers[i]),
-                    "category_id": 1,
-                    "keypoints": keypoints[i].reshape(-1).tolist(),
-                    "score": float(scores[i]),
-                }
-            )
-    return results
+    kept = _without_duplicates(predictions, scores, areas, images)
+    rank = np.arange(len(kept)) - starts(images[kept], len(image_ids))[images[kept]]
+    kept = kept[rank < most]
+    return Detections(starts(images[kept], len(image_ids)), np.asarray(predictions, np.float64)[kept], scores[kept])
 
 
-def _document(ground_truth: Columns, image_ids: NDArray[np.int64]) -> dict[str, Any]:
-    """Ground truth in COCO's annotation format with images and annotations numbered from 1."""
-    keypoints = np.asarray(ground_truth["keypoints"], np.float64)
-    numbers = 1 + np.searchsorted(image_ids, np.asarray(ground_truth["image_id"]))
-    boxes = np.asarray(ground_truth["bbox"], np.float64)
-    annotations = [
-        {
-            "id": i + 1,
-            "image_id": int(numbers[i]),
-            "category_id": 1,
-            "bbox": boxes[i].tolist(),
-            "area": float(ground_truth["area"][i]),
-            "iscrowd": int(ground_truth["iscrowd"][i]),
-            "keypoints": keypoints[i].reshape(-1).tolist(),
-            "num_keypoints": int((keypoints[i, :, 2] > 0).sum()),
-        }
-        for i in range(len(keypoints))
-    ]
-    images = [{"id": number} for number in range(1, len(image_ids) + 1)]
-    category = {"id": 1, "name": "person", "keypoints": list(JOINTS)}
-    return {"images": images, "annotations": annotations, "categories": [category]}
+def _without_duplicates(
+    points: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    areas: NDArray[np.floating],
+    images: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """The rows to keep: image after image (N,), and the best of each image first. See `suppress_duplicates`."""
+    order = np.lexsort((-np.asarray(scores), images))
+    before = np.arange(len(order)) - np.searchsorted(images[order], images[order])
+    later, earlier = pairs(np.arange(len(order)) - before, before)
+    alike = np.zeros(len(later), np.bool_)
+    variance = (2 * SIGMAS) ** 2
+    for start in range(0, len(later), PAIRS_AT_ONCE):
+        part = slice(start, start + PAIRS_AT_ONCE)
+        i, j = order[later[part]], order[earlier[part]]
+        offsets = ((points[j] - points[i]) ** 2).sum(axis=-1)
+        scale = (areas[j] + areas[i])[:, None] / 2 + np.spacing(1)
+        alike[part] = np.exp(-offsets / variance / scale / 2).mean(axis=1) > NMS_THRESHOLD
+    kept = np.ones(len(order), np.bool_)
+    for i, j in zip(later[alike].tolist(), earlier[alike].tolist(), strict=True):  # in the order of the scores
+        if kept[j]:
+            kept[i] = False
+    return order[kept].astype(np.int64)
+
+
+def _truth(ground_truth: Columns, image_ids: NDArray[np.int64]) -> Truth:
+    """The annotated persons in the order of their images, and of their rows within an image."""
+    images = np.searchsorted(image_ids, np.asarray(ground_truth["image_id"]))
+    order = np.argsort(images, kind="stable")
+    return Truth(
+        starts(images[order], len(image_ids)),
+        np.asarray(ground_truth["keypoints"], np.float64)[order],
+        np.asarray(ground_truth["bbox"], np.float64)[order],
+        np.asarray(ground_truth["area"], np.float64)[order],
+        np.asarray(ground_truth["iscrowd"])[order] != 0,
+    )

@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from kdcli.flags import Parser, exit_with, run_command
+from kdcli.flags import Parser, exit_with, local_path, run_command
 from kdcli.progress import say
 from precompute.data.folder import (
     Split,
@@ -228,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("data/coco"), metavar="DIR", help="data folder (default: data/coco)"
+        "--out", type=local_path, default=Path("data/coco"), metavar="DIR", help="data folder (default: data/coco)"
     )
     splits = list(IMAGES)
     parser.add_argument(

@@ -118,12 +118,13 @@ def _add_teacher(group: argparse._ArgumentGroup) -> None:
         "--threads",
         type=positive,
         metavar="N",
-        help="threads that prepare crops, and threads that encode heatmaps (default: one per available core)",
+        help="threads that prepare crops, threads that encode heatmaps, and threads that read them back at the end "
+        "(default: one per available core)",
     )
 
 
 def _add_store(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--store", type=Path, required=True, help="PATH.zarr or PATH.h5")
+    group.add_argument("--store", type=Path, required=True, help="PATH.zarr or PATH.h5, on this machine")
     group.add_argument("--codec", default="root4", help=f"{CODEC_HELP} (default: root4)")
     group.add_argument("--no-frames", action="store_true", help="store no pixels; training then needs --images")
     group.add_argument(

@@ -8,7 +8,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 import cache
 from cache.format.manifest import VOLATILE, differences
@@ -60,7 +59,7 @@ def write_store(
     def publish(skipped: list[str]) -> str:
         for line in skipped:
             say(f"skipped {line}")
-        path, metrics = finish(writer, job.notices, skipped)
+        path, metrics = finish(writer, job.notices, skipped, job.threads)
         for line in job.notices.lines():
             say(f"noticed: {line}")
         return _summary(path, metrics, len(skipped))
@@ -148,7 +147,7 @@ def fill(job: Job, writer: cache.Writer, team: SingleProcess | Team | None = Non
 
 
 def finish(
-    writer: cache.Writer, notices: Notices | None = None, skipped: Sequence[str] = ()
+    writer: cache.Writer, notices: Notices | None = None, skipped: Sequence[str] = (), threads: int | None = None
 ) -> tuple[Path, dict[str, Any]]:
     """Evaluate the teacher from the assembled store, and publish the store; returns its path and the metrics.
 
@@ -156,6 +155,7 @@ def finish(
         writer: A writer that has written all shards.
         notices: What the run changed or left out. The persons that the store does not hold are added.
         skipped: One line per skipped instance.
+        threads: Threads that read and decode heatmaps; None takes one per core.
 
     Raises:
         PrecomputeError: If every instance was skipped; the message gives the first reason.
@@ -167,7 +167,7 @@ def finish(
         raise PrecomputeError(
             f"none of the {len(store)} instances could be used{reason}; correct the images or teacher"
         )
-    metrics = teacher_metrics(store)
+    metrics = teacher_metrics(store, threads)
     if writer.replaces not in (None, store.manifest["content_sha256"]):
         say(
             "the rebuilt shards differ from the original ones: they were computed on another device, in another "
@@ -179,20 +179,26 @@ def finish(
     return writer.publish(metrics, noticed=notices.to_json()), metrics
 
 
-def teacher_metrics(store: cache.Store) -> dict[str, Any]:
-    """Compute AP, AR and PCK of the teacher in percent from the stored heatmaps; None where a metric is undefined."""
+def teacher_metrics(store: cache.Store, threads: int | None = None) -> dict[str, Any]:
+    """Compute AP, AR and PCK of the teacher in percent from the stored heatmaps; None where a metric is undefined.
+
+    Args:
+        store: A store with at least one written instance.
+        threads: Threads that read and decode heatmaps; None takes one per core.
+    """
     rows = np.flatnonzero(store.written)
     teacher = store.manifest["provenance"]["teacher"]
     affines = compose_affines(store.view_affine[rows], store.frame_affine[rows][:, None])
     stride = teacher["input_size"][0] / teacher["heatmap_size"][0]
     with show_progress("evaluate", "instances", transient=True) as progress:
-
-        def heatmaps(batch: NDArray[np.int64]) -> NDArray[np.floating]:
-            progress(int(batch[0]), len(rows))
-            maps: NDArray[np.floating] = store.heatmaps(rows[batch])
-            return maps
-
-        points, scores = teacher_predictions(heatmaps, affines, store.view_flip, stride)
+        points, scores = teacher_predictions(
+            lambda batch, views: store.heatmaps(rows[batch], views),
+            affines,
+            store.view_flip,
+            stride,
+            threads=threads,
+            progress=progress,
+        )
     columns = store.instances
     instances = {name: np.asarray(columns[name])[rows] for name in ("image_id", "bbox", "score", "keypoints")}
     metrics = evaluate_points(store.ground_truth, instances, points, scores)

@@ -10,7 +10,7 @@ The same options give the same files. If the folder holds this sample already, n
 import argparse
 from pathlib import Path
 
-from kdcli.flags import Parser, exit_with, run_command
+from kdcli.flags import Parser, exit_with, local_path, run_command
 from kdlib.machine.process import available_cores
 from precompute.sample.spec import SampleSpec
 
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     default = SampleSpec()
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to create")
+    parser.add_argument("--out", type=local_path, required=True, metavar="DIR", help="folder to create")
     parser.add_argument(
         "--train", type=int, default=default.train, metavar="N", help="number of train images (default: %(default)s)"
     )

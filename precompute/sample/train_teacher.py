@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcli.files import replacing
-from kdcli.flags import Parser, exit_with, refuse, run_command
+from kdcli.flags import Parser, exit_with, local_path, refuse, run_command
 from kdlib.machine.process import available_cores
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="training data; drawn if it does not exist"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
+    parser.add_argument("--out", type=local_path, required=True, metavar="FILE", help="safetensors file to write")
     parser.add_argument(
         "--images", type=int, default=9000, metavar="N", help="number of images to draw (default: 9000)"
     )

@@ -165,6 +165,17 @@ def test_a_bar_of_an_unknown_total_promises_nothing(clock, monkeypatch):
         ),
         ("train", "distill --store s --val-store v --out o --epochs x", "argument --epochs: invalid int value: 'x'"),
         (
+            "train",
+            "distill --store s --val-store v --out s3://b/run",
+            "a path on this machine is needed, not a URL (s3:",
+        ),
+        (
+            "train",
+            "export --student s --out=hf://me:pw@b/s.onnx",
+            "a path on this machine is needed, not a URL (hf://..",
+        ),
+        ("precompute.sample", "--out gs://b/data", "argument --out: a path on this machine is needed, not a URL"),
+        (
             "train.show.gallery",
             "--galery g",
             "python -m train.show.gallery has no flag --galery; did you mean --gallery?",

@@ -14,12 +14,17 @@ import argparse
 import re
 from pathlib import Path
 
+from kdcli.flags import local_path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="card to write, NAME.md (default: beside --student, else RUN/card.md)"
+        "--out",
+        type=local_path,
+        metavar="FILE",
+        help="card to write, NAME.md (default: beside --student, else RUN/card.md)",
     )
     parser.add_argument(
         "--student", type=Path, nargs="+", default=[], metavar="FILE", help="exported files of this run, to list first"

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from kdcli.flags import DEVICE
+from kdcli.flags import DEVICE, local_path
 from kdcli.words import percentage
 from kdlib.readout import DECODER, DECODER_HELP
 from train.errors import check_is_not_folder
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--decoder", choices=["argmax", "dark"], help=f"{DECODER_HELP} (default: {DECODER}; for the teacher: argmax)"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the metrics as JSON")
+    parser.add_argument("--out", type=local_path, metavar="FILE", help="also write the metrics as JSON")
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
     parser.add_argument("--device", default="auto", help=DEVICE)
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdcli.files import replacing
-from kdcli.flags import positive
+from kdcli.flags import local_path, positive
 from kdcli.words import percentage
 from train.errors import TrainError
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--student", type=Path, required=True, metavar="FILE", help="checkpoint, e.g. RUN/best.pt, or a release folder"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="NAME.onnx or NAME.pt2")
+    parser.add_argument("--out", type=local_path, required=True, metavar="FILE", help="NAME.onnx or NAME.pt2")
     parser.add_argument("--store", type=Path, help="store with the crops to check the file on (default: random noise)")
     parser.add_argument(
         "--normalised", action="store_true", help="take (B, 3, H, W) float32 input that the caller normalises"

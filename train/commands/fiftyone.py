@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from kdcli.flags import DEVICE
+from kdcli.flags import DEVICE, local_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", action="store_true", help="include the predictions of the store's teacher")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=local_path,
         default=Path("runs/fiftyone"),
         metavar="DIR",
         help="folder for the COCO files (default: %(default)s)",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from kdcli.config_file import add_config
-from kdcli.flags import DEVICE, positive
+from kdcli.flags import DEVICE, local_path, positive
 from train import recipe
 from train.commands.evaluate import summary
 from train.errors import TrainError
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--val-store", type=Path, required=True, help="store to validate on after each epoch, to choose best.pt"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder")
+    parser.add_argument("--out", type=local_path, required=True, metavar="DIR", help="run folder")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out and start again")
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a --store without frames")

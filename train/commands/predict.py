@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from kdcli.flags import DEVICE
+from kdcli.flags import DEVICE, local_path
 from kdcli.progress import say, show_progress
 from kdcli.words import counted
 from kdlib.readout import DECODER, DECODER_HELP
@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--student", type=Path, required=True, metavar="PATH", help="RUN/best.pt, an .onnx file, or a release"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for keypoints.json and pictures")
+    parser.add_argument(
+        "--out", type=local_path, required=True, metavar="DIR", help="folder for keypoints.json and pictures"
+    )
     parser.add_argument(
         "--boxes", type=Path, metavar="FILE", help="boxes of the persons, in pixels: COCO detections or annotations"
     )

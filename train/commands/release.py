@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from kdcli.flags import local_path
 from kdcli.progress import say
 from kdlib.errors import KdlibError
 from train.commands import card, export
@@ -35,7 +36,7 @@ MANIFESTS: Final = {"store": "store.json", "val_store": "val_store.json"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--out", type=local_path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the release in --out, if there is one")
     card.add_source_arguments(parser)
     export.add_check_arguments(parser)

@@ -85,6 +85,10 @@ def test_heatmaps_of_many_are_those_of_each(tmp_path, suffix, codec):
     expected = [[store.heatmap(int(index), view) for view in range(2)] for index in order]
     assert store.heatmaps(order).tobytes() == np.array(expected).tobytes()
     assert store.heatmaps([]).shape == (0, 2, K, H, W)
+    assert store.heatmaps(order, [1]).tobytes() == np.array(expected)[:, 1:].tobytes()
+    assert store.heatmaps(order, (1, 0)).tobytes() == np.array(expected)[:, ::-1].tobytes()
+    with pytest.raises(cache.MissingRecordError, match="view 2"):
+        store.heatmaps(order, [2])
 
 
 def test_heatmaps_of_many_fail_as_the_first_of_them_that_cannot_be_read(tmp_path):
