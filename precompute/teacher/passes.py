@@ -68,7 +68,8 @@ class DeviceNetwork(abc.ABC):
                 maps = self._captured(batch)
             else:
                 maps = self.compute(batch, flip_test=flip_test)
-            host, copied = _pinned_like(maps), torch.cuda.Event()
+            # Waiting for a blocking event leaves the core to the threads that prepare and encode; others spin on it.
+            host, copied = _pinned_like(maps), torch.cuda.Event(blocking=True)
             copied.record()
 
         def wait() -> NDArray[np.float32]:

@@ -49,6 +49,7 @@ def test_a_batch_goes_up_once_comes_down_once_and_nothing_waits(name, views, pre
             made.launch(crops(views), flip_test=True)
         assert (len(device.uploads), len(device.downloads), device.synchronisations) == (1, 1, [])
         assert 0 < device.operators <= BUDGET[name]
+        torch.cuda.Event.assert_called_with(blocking=True)  # another one spins on a core while the host waits
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
