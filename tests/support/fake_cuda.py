@@ -188,7 +188,7 @@ def fake_cuda() -> Iterator[FakeDevice]:
             (Tensor, "backward", backward),
             (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
             (torch.cuda, "device", contextlib.nullcontext),
-            (torch.cuda, "Event", mock.MagicMock),
+            (torch.cuda, "Event", mock.MagicMock()),
             (torch.cuda, "Stream", mock.MagicMock),
             (torch.cuda, "current_stream", lambda *_: mock.MagicMock()),
             (torch.cuda, "stream", contextlib.nullcontext),
