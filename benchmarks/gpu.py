@@ -46,6 +46,7 @@ from benchmarks.store.codec import SAMPLE_WEIGHTS
 from benchmarks.support.batches import MemoryBatches, StoreBatches
 from benchmarks.support.effort import QUICK, Effort
 from benchmarks.support.report import Line, write_results
+from benchmarks.support.timing import device_seconds
 from benchmarks.support.turn import Turn
 from benchmarks.support.workspace import Workspace
 from cache import Store
@@ -225,15 +226,8 @@ def _graph_of(network: TorchNetwork, images: Tensor) -> Callable[[], object]:
 
 
 def _seconds_of(run: Callable[[], object], on_gpu: bool) -> float:
-    """The median seconds of a few calls, each waiting for the device."""
-    seconds = []
-    for _ in range(7 if on_gpu else 2):
-        started = time.perf_counter()
-        run()
-        if on_gpu:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds))
+    """The median seconds of a few calls on the device."""
+    return float(np.median([device_seconds(run, on_gpu) for _ in range(7 if on_gpu else 2)]))
 
 
 def precompute(setting: Setting) -> Iterator[Line]:

@@ -25,13 +25,12 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmarks.store.codec import SAMPLE_WEIGHTS
 from benchmarks.support.alone import run_alone
 from benchmarks.support.report import Line
 from benchmarks.support.synthetic import free_teacher, prepared_maps, synthetic_teacher
-from benchmarks.support.timing import Work, interleave, timed
+from benchmarks.support.timing import Work, device_seconds, interleave, timed
 from benchmarks.support.workspace import Precompute, Workspace
 from kdlib.images import normalise_images
 from kdlib.machine.device import choose_device, choose_precision
@@ -87,7 +86,7 @@ def measure(precompute: Precompute, network: TorchNetwork, path: Path, rounds: i
     """Measure the whole run and the bare network, alternately."""
     crops, run = np.concatenate(list(_crops(precompute))), WholeRun(precompute, path)
     bare = BareNetwork(network, crops[:, 0], precompute.job.plan.flip_test)
-    timings = interleave({"run": timed(run), "forward": timed(bare)}, rounds)
+    timings = interleave({"run": timed(run), "forward": bare}, rounds)
     teacher, forward, whole = precompute.job.teacher, timings.median("forward"), timings.median("run")
     finishing = statistics.median(run.finishing) / len(crops)
     extra = {
@@ -139,25 +138,17 @@ class BareNetwork:
 
     def _seconds(self, batch_size: int) -> float:
         """Seconds per image at a batch size, after a warm-up."""
-        times = []
-        for _ in range(3):
-            started = time.perf_counter()
-            self._pass(self._images[:batch_size])
-            times.append(time.perf_counter() - started)
+        batch = self._images[:batch_size]
+        times = [device_seconds(lambda: self._network.run(batch), batch.is_cuda) for _ in range(3)]
         return min(times[1:]) / batch_size
 
-    def _pass(self, images: Tensor) -> None:
-        self._network.run(images)
-        if images.is_cuda:
-            torch.cuda.synchronize()
+    def __call__(self) -> tuple[int, float]:
+        """Run all images once; return the number of instances and the seconds on the device."""
+        return self._count, device_seconds(self._run_all, self._images.is_cuda)
 
-    def __call__(self) -> int:
-        """Run all images once; return the number of instances."""
+    def _run_all(self) -> None:
         for batch in self._images.split(self.batch_size):
             self._network.run(batch)
-        if self._images.is_cuda:
-            torch.cuda.synchronize()
-        return self._count
 
 
 def measure_host(precompute: Precompute, source: str, path: Path, rounds: int) -> Line:

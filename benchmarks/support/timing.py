@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Work = Callable[[], int]
@@ -63,6 +64,20 @@ def timed(work: Work, clock: Clock = time.perf_counter) -> Block:
         return items, clock() - started
 
     return block
+
+
+def device_seconds(run: Callable[[], object], on_gpu: bool) -> float:
+    """The seconds that a call takes on its device: between two CUDA events on a GPU, else on the clock."""
+    if not on_gpu:
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3
 
 
 def interleave(blocks: Mapping[str, Block], rounds: int) -> Timings:
