@@ -62,7 +62,7 @@ def _sample_teacher() -> tuple[Teacher, TorchNetwork]:
     return teacher, cast(TorchNetwork, teacher.network)
 
 
-CASES = (Case(_hrnet_w32, 1 / 8, 8), Case(_sample_teacher, 1, 32))
+CASES = (Case(_hrnet_w32, 1 / 2, 32), Case(_sample_teacher, 1, 32))
 HOST_SIZE = (192, 256)
 """Width and height of the crops of `write.host`."""
 BATCH_SIZES = (1, 4, 16, 64, 256)

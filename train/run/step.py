@@ -73,6 +73,7 @@ class Stepper:
         self.optimizer = torch.optim.AdamW(_parameter_groups(model, recipe.weight_decay), fused=True)
         self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
         self._autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16)
+        self.skips_on_device = ranks.device.type != "cpu"
         self._parallel: DistributedDataParallel | None = None
         self._network: Callable[[Tensor], Tensor] = model
 
@@ -156,10 +157,13 @@ class Stepper:
 
         Args:
             step: Steps done so far.
-            skip: A boolean scalar on the device. If it is true, the fused optimiser leaves weights and state unchanged,
-                as it does for `torch.amp.GradScaler`.
+            skip: A boolean scalar on the device. If it is true, weights and the optimiser's state stay unchanged; on a
+                GPU the fused optimiser itself decides that, as it does for `torch.amp.GradScaler`.
         """
-        self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
+        if self.skips_on_device:
+            self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
+        elif bool(skip):  # on the CPU the host need not wait, and the fused optimiser is faster without the question
+            return
         learning_rate = self.recipe.learning_rate * schedule(step, self.steps, self.recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

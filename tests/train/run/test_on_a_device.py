@@ -100,13 +100,15 @@ def test_a_tensor_on_the_wrong_device_raises():
             made.step(wrong, 0)
 
 
-def test_a_step_that_is_not_finite_changes_no_weight():
-    """On real tensors: the optimiser leaves weights and its own state unchanged, without a decision of the host."""
+@pytest.mark.parametrize("skips_on_device", [False, True])
+def test_a_step_that_is_not_finite_changes_no_weight(skips_on_device):
+    """On real tensors: weights and the optimiser's state stay, by the host's decision or by the fused optimiser's."""
     recipe = dataclasses.replace(DISTIL, precision="fp32")
     model = build_student(recipe.student, recipe.head, 17, SIZE, recipe.stride)
     made = Stepper(
         model, supervision_of(recipe, SIZE, 0.003, distil=True), recipe, 100, Ranks(torch.device("cpu")), bf16=False
     )
+    made.skips_on_device = skips_on_device
     generator = torch.Generator().manual_seed(0)
     good = {
         "image": torch.randint(0, 256, (BATCH, 64, 48, 3), dtype=torch.uint8, generator=generator),
