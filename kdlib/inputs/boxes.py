@@ -28,7 +28,7 @@ from kdlib.inputs.box_rows import Reference, read_rows
 from kdlib.inputs.categories import Categories
 from kdlib.inputs.ids import canonical_text, shorten
 from kdlib.inputs.image_index import ImageIndex
-from kdlib.inputs.names import ABSENT, SEVERAL, Names, folder, stem
+from kdlib.inputs.names import ABSENT, SEVERAL, Names, folder, rows_by_key, stem
 from kdlib.inputs.notices import EXAMPLES, Notices
 
 UNLISTED: Final = -3
@@ -430,12 +430,8 @@ def _settle(found: list[int], spellings: Sequence[str | None], images: Names) ->
 
 def _rows_by_number(names: Sequence[str]) -> dict[str, int]:
     """Row by the number that a file name is, without leading zeros; `SEVERAL` for a number of several rows."""
-    rows: dict[str, int] = {}
-    for row, name in enumerate(names):
-        text = stem(name.replace("\\", "/").rpartition("/")[2])
-        if text.isascii() and text.isdigit() and rows.setdefault(canonical_text(text), row) != row:
-            rows[canonical_text(text)] = SEVERAL
-    return rows
+    stems = ((row, stem(name.replace("\\", "/").rpartition("/")[2])) for row, name in enumerate(names))
+    return rows_by_key((row, canonical_text(text)) for row, text in stems if text.isascii() and text.isdigit())
 
 
 def _row_or_absent(row: int | None) -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from kdlib.errors import InputError
 from kdlib.inputs.ids import assign_ids, canonical_text, check_id, shorten
-from kdlib.inputs.names import normalise_name
+from kdlib.inputs.names import SEVERAL, normalise_name, rows_by_key
 from kdlib.inputs.notices import Notices
 
-_SEVERAL: Final = -1
-"""Marks a key that stands for several images."""
 LARGEST_SIDE: Final = 2**31 - 1
 """Sizes are stored as int32."""
 
@@ -91,25 +89,16 @@ class ImageIndex:
 
     @functools.cached_property
     def _by_id(self) -> dict[Any, int]:
-        return _unique(self.original_id)
+        return rows_by_key(enumerate(self.original_id))
 
     @functools.cached_property
     def _by_id_text(self) -> dict[str, int]:
-        return _unique(map(canonical_text, self.original_id))
+        return rows_by_key(enumerate(map(canonical_text, self.original_id)))
 
 
-def _unique(keys: Iterable[Any]) -> dict[Any, int]:
-    """Row by key; `_SEVERAL` for a key that occurs more than once."""
-    rows: dict[Any, int] = {}
-    for row, key in enumerate(keys):
-        if rows.setdefault(key, row) != row:
-            rows[key] = _SEVERAL
-    return rows
-
-
-def _only(rows: dict[Any, int], key: object) -> int | None:
-    row = rows.get(key, _SEVERAL)
-    return None if row == _SEVERAL else row
+def _only(rows: dict[str, int], key: str) -> int | None:
+    row = rows.get(key, SEVERAL)
+    return None if row == SEVERAL else row
 
 
 def _image_id(entry: Any, number: int, path: str | Path) -> Any:

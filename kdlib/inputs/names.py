@@ -9,12 +9,13 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 ABSENT: Final = -1
 """No name of the list fits."""
 SEVERAL: Final = -2
 """Several names of the list fit equally well."""
+Key = TypeVar("Key")
 
 
 class Names:
@@ -31,7 +32,7 @@ class Names:
     def __init__(self, names: Iterable[str]) -> None:
         names = list(names)
         self.names = [normalise_name(name) for name in names]
-        self._exact = _rows_by_key(enumerate(names))
+        self._exact = rows_by_key(enumerate(names))
 
     def find(self, name: str) -> int:
         """Find the row of the name that fits best, or `ABSENT` or `SEVERAL`.
@@ -58,19 +59,19 @@ class Names:
 
     @functools.cached_property
     def _whole(self) -> dict[str, int]:
-        return _rows_by_key(enumerate(self.names))
+        return rows_by_key(enumerate(self.names))
 
     @functools.cached_property
     def _tails(self) -> dict[str, int]:
-        return _rows_by_key((row, tail) for row, name in enumerate(self.names) for tail in _tails(name))
+        return rows_by_key((row, tail) for row, name in enumerate(self.names) for tail in _tails(name))
 
     @functools.cached_property
     def _stems(self) -> dict[str, int]:
-        return _rows_by_key((row, stem(name)) for row, name in enumerate(self.names))
+        return rows_by_key((row, stem(name)) for row, name in enumerate(self.names))
 
     @functools.cached_property
     def _stem_tails(self) -> dict[str, int]:
-        return _rows_by_key((row, tail) for row, name in enumerate(self.names) for tail in _tails(stem(name)))
+        return rows_by_key((row, tail) for row, name in enumerate(self.names) for tail in _tails(stem(name)))
 
 
 def normalise_name(name: str) -> str:
@@ -100,9 +101,9 @@ def _tails(name: str) -> Iterator[str]:
         start = name.find("/", start + 1)
 
 
-def _rows_by_key(pairs: Iterable[tuple[int, str]]) -> dict[str, int]:
-    """Row by key; `SEVERAL` for a key of several rows."""
-    rows: dict[str, int] = {}
+def rows_by_key(pairs: Iterable[tuple[int, Key]]) -> dict[Key, int]:
+    """Row by key, from pairs of both; `SEVERAL` for a key of several rows."""
+    rows: dict[Key, int] = {}
     for row, key in pairs:
         if rows.setdefault(key, row) != row:
             rows[key] = SEVERAL

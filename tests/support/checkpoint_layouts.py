@@ -6,6 +6,18 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from precompute.teacher.hrnet import build_hrnet
+
+
+def random_weights(name):
+    """Weights of an HRNet; every tensor differs from a fresh network's."""
+    generator = torch.Generator().manual_seed(0)
+    state = build_hrnet(name).state_dict()
+    for key, tensor in state.items():
+        if tensor.is_floating_point():
+            state[key] = torch.rand(tensor.shape, generator=generator) + 0.1
+    return state
+
 
 def _prefixed(weights, prefix):
     return OrderedDict((prefix + name, tensor) for name, tensor in weights.items())

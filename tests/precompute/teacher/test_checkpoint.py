@@ -13,20 +13,14 @@ from safetensors.torch import save_file
 from kdcli.files import file_sha256
 from precompute.teacher.checkpoint import CheckpointError, read_state_dict
 from precompute.teacher.hrnet import PREFIXES, build_hrnet, load_hrnet
-from tests.support.checkpoint_layouts import LAYOUTS
+from tests.support.checkpoint_layouts import LAYOUTS, random_weights
 
 SMALL = "hrnet_w16_sample"
 
 
 @pytest.fixture(scope="module")
 def weights():
-    """Weights of the sample's network; every tensor differs from a fresh network's."""
-    generator = torch.Generator().manual_seed(0)
-    state = build_hrnet(SMALL).state_dict()
-    for name, tensor in state.items():
-        if tensor.is_floating_point():
-            state[name] = torch.rand(tensor.shape, generator=generator) + 0.1
-    return state
+    return random_weights(SMALL)
 
 
 def saved(content, path):

@@ -12,20 +12,14 @@ from safetensors.torch import save_file
 from precompute.teacher.checkpoint import CheckpointError, read_state_dict
 from precompute.teacher.hrnet import build_hrnet, load_hrnet
 from precompute.teacher.matching import find_weights
-from tests.support.checkpoint_layouts import _mmpose
+from tests.support.checkpoint_layouts import _mmpose, random_weights
 
 SMALL = "hrnet_w16_sample"
 
 
 @pytest.fixture(scope="module")
 def weights():
-    """Weights of the sample's network; every tensor differs from a fresh network's."""
-    generator = torch.Generator().manual_seed(0)
-    state = build_hrnet(SMALL).state_dict()
-    for name, tensor in state.items():
-        if tensor.is_floating_point():
-            state[name] = torch.rand(tensor.shape, generator=generator) + 0.1
-    return state
+    return random_weights(SMALL)
 
 
 def changed(weights):
