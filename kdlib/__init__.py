@@ -8,7 +8,7 @@
     students    load_student: a trained student that predicts keypoints; build_student: a new one
     losses      spatial_kl, heatmap_mse, and the logits that they compare
     metrics     keypoint_ap, pck, oks, linear_cka
-    skeleton    COCO's 17 joints, their left-right pairs, limbs and sigmas
+    skeletons   COCO and load_skeleton: joints, flip pairs, limbs and sigmas
 
 Importing `kdlib` does not import torch: each of these parts is imported when it is first used. Other modules, such as
 `kdlib.heatmaps`, need an import of their own. No part imports `precompute` or `train`.
@@ -18,7 +18,7 @@ import importlib
 from types import ModuleType
 from typing import Final
 
-PARTS: Final = ("losses", "metrics", "samples", "skeleton", "students")
+PARTS: Final = ("losses", "metrics", "samples", "skeletons", "students")
 """The modules that are attributes of `kdlib` without an import of their own."""
 
 

@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.skeleton import FLIP_ORDER
-
 
 def gaussian_heatmaps(
     points: NDArray[np.floating], visible: NDArray[np.generic], size: tuple[int, int], sigma: float
@@ -142,27 +140,30 @@ def _newton_step(log: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.clip(np.where(usable[:, None], step, 0.0), -1.0, 1.0)
 
 
-def flip_back(heatmaps: NDArray[np.floating]) -> NDArray[np.floating]:
+def flip_back(heatmaps: NDArray[np.floating], flip_order: NDArray[np.int64]) -> NDArray[np.floating]:
     """Map the heatmaps of a mirrored crop back onto the crop (HRNet's flip test with SHIFT_HEATMAP).
 
     Mirrors the columns, swaps left and right joints, and shifts by one pixel to the right, because heatmap pixel u
     lies at input pixel 4 u. Column 0 keeps its value.
 
     Args:
-        heatmaps: (..., K, H, W) with COCO's 17 joints.
+        heatmaps: (..., K, H, W).
+        flip_order: (K,) the joints of a mirrored image, see `kdlib.skeletons.skeleton.Skeleton.flip_order`.
 
     Returns:
         A new array of the same shape and dtype.
     """
-    mirrored = heatmaps[..., FLIP_ORDER, :, ::-1]
+    mirrored = heatmaps[..., flip_order, :, ::-1]
     shifted = mirrored.copy()
     shifted[..., 1:] = mirrored[..., :-1]
     return shifted
 
 
-def flip_average(heatmaps: NDArray[np.floating], mirrored: NDArray[np.floating]) -> NDArray[np.floating]:
-    """HRNet's flip test: the mean (..., K, H, W) of a crop's heatmaps and those of its mirror, mapped back."""
-    return (heatmaps + flip_back(mirrored)) * np.asarray(0.5, heatmaps.dtype)
+def flip_average(
+    heatmaps: NDArray[np.floating], mirrored: NDArray[np.floating], flip_order: NDArray[np.int64]
+) -> NDArray[np.floating]:
+    """HRNet's flip test: the mean (..., K, H, W) of a crop's heatmaps and those of its mirror, see `flip_back`."""
+    return (heatmaps + flip_back(mirrored, flip_order)) * np.asarray(0.5, heatmaps.dtype)
 
 
 DECODERS = {"argmax": decode_argmax, "dark": decode_dark}

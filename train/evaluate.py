@@ -16,8 +16,9 @@ from kdlib.geometry import compose_affines
 from kdlib.metrics.coco import JOINT_SCORE_THRESHOLD, Matches, keypoint_matches
 from kdlib.metrics.evaluation import evaluate_points, teacher_predictions
 from kdlib.readout import DECODER
-from kdlib.samples.dataset import StoreDataset
+from kdlib.samples.dataset import StoreDataset, store_skeleton
 from kdlib.samples.loader import Loader
+from kdlib.skeletons.skeleton import Skeleton
 from kdlib.students.loading import LoadedStudent
 from train.errors import TrainError
 
@@ -38,19 +39,20 @@ class Predictions:
     """``argmax`` or ``dark``."""
 
 
-def check_joints(store: Store, joints: int, owner: str) -> None:
-    """Check that a store has as many joints as a student.
+def check_joints(store: Store, skeleton: Skeleton, owner: str) -> None:
+    """Check that a store has the joints of a student, in the same order.
 
     Args:
         store: An opened store.
-        joints: Number of joints of the student.
+        skeleton: The student's joints.
         owner: Name of the student in the message.
 
     Raises:
-        TrainError: If the numbers differ.
+        TrainError: If they differ.
     """
-    if store.spec.joints != joints:
-        raise TrainError(f"{store.path} holds {store.spec.joints} joints per instance, but {owner} has {joints}")
+    difference = store_skeleton(store).difference(skeleton)
+    if difference is not None:
+        raise TrainError(f"{store.path} does not have the joints of {owner}: {difference}")
 
 
 def predict(
@@ -124,6 +126,7 @@ def cached_teacher(store: Store, decoder: str = "argmax") -> Predictions:
         store.view_flip,
         teacher["input_size"][0] / teacher["heatmap_size"][0],
         decoder,
+        skeleton=store_skeleton(store),
     )
     return Predictions(rows, points, scores, JOINT_SCORE_THRESHOLD, decoder)
 
@@ -155,12 +158,12 @@ def labels_of(store: Store) -> tuple[bool, bool]:
 
 def measure(store: Store, predictions: Predictions) -> dict[str, Any]:
     """Compute AP, AR and PCK of predictions in percent, against the ground truth in their store."""
-    return evaluate_points(*_against_truth(store, predictions))
+    return evaluate_points(*_against_truth(store, predictions), skeleton=store_skeleton(store))
 
 
 def match(store: Store, predictions: Predictions) -> Matches:
     """Match predictions to the ground truth in their store; `Matches` gives the AP for any weights of the images."""
-    return keypoint_matches(*_against_truth(store, predictions))
+    return keypoint_matches(*_against_truth(store, predictions), skeleton=store_skeleton(store))
 
 
 def _against_truth(store: Store, predictions: Predictions) -> tuple[Any, Any, Any, Any, float]:

@@ -21,7 +21,7 @@ from cache import Store
 from kdlib.geometry import compose_affines, invert_affine, scale_affine
 from kdlib.metrics.evaluation import decode_to_image, evaluate_points
 from kdlib.resample.maps import warp_heatmaps
-from kdlib.skeleton import FLIP_ORDER
+from kdlib.skeletons.skeleton import COCO
 from precompute.data.views import ViewPlan
 from precompute.run.store import fill
 
@@ -76,7 +76,7 @@ def _averaged(store: Store, row: int, views: int, stride: float) -> NDArray[np.f
     covered = np.zeros((size[1], size[0], 1), np.float32)
     for view in range(views):
         maps = store.heatmap(row, view)
-        maps = (maps[FLIP_ORDER] if store.view_flip[view] else maps).transpose(1, 2, 0)
+        maps = (maps[COCO.flip_order] if store.view_flip[view] else maps).transpose(1, 2, 0)
         affine = compose_affines(to_maps[0], invert_affine(to_maps[view]))
         total += warp_heatmaps(maps, affine, size)
         covered += warp_heatmaps(np.ones((*maps.shape[:2], 1), np.float32), affine, size)

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdcli.flags import Parser, exit_with
-from kdlib.skeleton import FLIP_ORDER
+from kdlib.skeletons.skeleton import COCO
 from kdlib.students.networks import build_student
 from precompute.teacher.architecture import TorchNetwork
 from precompute.teacher.hrnet import HRNET, build_hrnet
@@ -125,7 +125,7 @@ def count_teacher(name: str, input_size: tuple[int, int], batch_size: int) -> Co
 def count_step(input_size: tuple[int, int], batch_size: int) -> Counted:
     """Count a training step of the default student, forward, backward and AdamW, in bf16 with weights in float32."""
     with META:
-        model = build_student(RECIPE.student, RECIPE.head, len(FLIP_ORDER), input_size).train()
+        model = build_student(RECIPE.student, RECIPE.head, len(COCO.flip_order), input_size).train()
     images = torch.empty(batch_size, 3, *input_size[::-1], device=META).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), foreach=True)
     halved = model.bfloat16()

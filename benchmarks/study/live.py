@@ -52,6 +52,7 @@ class _EnlargedPlacer(Placer):
             dataset.input_size,
             dataset.stride,
             dataset.augmentation,
+            dataset.skeleton.is_upper,
             views=None,
             from_images=dataset.images is not None,
             seed=dataset.seed,

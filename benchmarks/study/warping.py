@@ -39,7 +39,7 @@ from kdlib.heatmaps import flip_average, peaks
 from kdlib.inputs.image_files import read_image_file
 from kdlib.resample.exact import crop_image
 from kdlib.resample.maps import warp_heatmaps
-from kdlib.skeleton import FLIP_ORDER
+from kdlib.skeletons.skeleton import COCO
 from precompute.teacher.loading import Teacher
 
 ROTATIONS = (0.0, 20.0, 40.0, 60.0, 80.0)
@@ -91,7 +91,7 @@ def run(workspace: Workspace) -> Iterator[Line]:
         teacher = bench_teacher(workspace, source)
         crops = _crops(workspace, source, teacher)
         plain = [_maps(teacher, crops, Setting(flip=flip)) for flip in (False, True)]
-        averaged = flip_average(*plain)
+        averaged = flip_average(plain[0], plain[1], COCO.flip_order)
         for setting in GRID:
             online = plain[setting.flip] if setting == Setting(flip=setting.flip) else _maps(teacher, crops, setting)
             for target in TARGETS:
@@ -127,7 +127,7 @@ def _warped(
     for row, (view, flip) in ((row, view) for row in range(len(out)) for view in views):
         stored = compose_affines(stride, crops.affine(row, Setting(flip=flip), teacher.input_size))
         wanted = compose_affines(stride, crops.affine(row, setting, teacher.input_size))
-        maps = view[row] if flip == setting.flip else view[row][FLIP_ORDER]
+        maps = view[row] if flip == setting.flip else view[row][COCO.flip_order]
         affine = compose_affines(wanted, invert_affine(stored))
         warped = warp_heatmaps(maps.transpose(1, 2, 0), affine, teacher.heatmap_size)
         out[row] += warped.transpose(2, 0, 1) / np.float32(len(views))
@@ -150,9 +150,9 @@ def _ground_truth(teacher: Teacher, crops: Crops, setting: Setting) -> NDArray[n
     points = np.empty((len(crops.images), crops.keypoints.shape[1], 2))
     for row, labels in enumerate(crops.keypoints):
         moved = transform_points(labels[:, :2], compose_affines(scale, crops.affine(row, setting, teacher.input_size)))
-        points[row] = moved if not setting.flip else moved[FLIP_ORDER]
+        points[row] = moved if not setting.flip else moved[COCO.flip_order]
     labelled = crops.keypoints[..., 2] > 0
-    labelled = labelled[:, FLIP_ORDER] if setting.flip else labelled
+    labelled = labelled[:, COCO.flip_order] if setting.flip else labelled
     inside = ((points >= 0) & (points <= np.array(teacher.heatmap_size) - 1)).all(axis=-1)
     return np.where((labelled & inside)[..., None], points, np.nan)
 

@@ -25,7 +25,7 @@ from kdlib.samples.pixels import frame_pixels
 from kdlib.samples.placement import Placement
 from kdlib.samples.teacher_maps import BUFFERS, TeacherMaps
 from kdlib.samples.views import Augmentation
-from kdlib.skeleton import FLIP_ORDER
+from kdlib.skeletons.skeleton import COCO
 from train.supervision import Batch
 
 PREFETCH = 2
@@ -59,7 +59,7 @@ class _ReadMaps(TeacherMaps):
 
     def fill(self, heatmaps: NDArray[np.float32], slots: NDArray[np.int64], placement: Placement) -> None:
         bordered = BUFFERS.array("maps", (1, *bordered_shape(self.read.shape)), np.float32)
-        interior(bordered)[0] = (self.read[FLIP_ORDER] if placement.flips[0] else self.read).transpose(1, 2, 0)
+        interior(bordered)[0] = (self.read[COCO.flip_order] if placement.flips[0] else self.read).transpose(1, 2, 0)
         size = self.read.shape[:0:-1]
         mean_heatmaps(bordered, placement.heatmap_to_maps[0, :1], size, heatmaps[slots[0]])
 
@@ -73,7 +73,7 @@ class FilesDataset(StoreDataset):
 
     def __init__(self, store: Store, augmentation: Augmentation, folder: Path, workers: int) -> None:
         super().__init__(store, augmentation=augmentation, views="first")
-        self.folder, self._read_maps = folder, _ReadMaps(store)
+        self.folder, self._read_maps = folder, _ReadMaps(store, COCO)
         self.maps = self._read_maps
         self.work = torch.zeros(workers, 2, dtype=torch.float64).share_memory_()
 

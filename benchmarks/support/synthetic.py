@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.skeleton import FLIP_ORDER
+from kdlib.skeletons.skeleton import COCO
 from precompute.teacher.loading import Teacher
 from precompute.teacher.passes import Pending
 
@@ -81,7 +81,7 @@ class PreparedMaps:
         rows = (self._next + np.arange(len(crops))) % len(self._maps)
         self._next += len(crops)
         maps = self._maps[rows]
-        self._mirrored = np.roll(maps[:, FLIP_ORDER, :, ::-1], 1, axis=-1) if self._flip_test else None
+        self._mirrored = np.roll(maps[:, COCO.flip_order, :, ::-1], 1, axis=-1) if self._flip_test else None
         return maps
 
 

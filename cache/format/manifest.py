@@ -40,6 +40,8 @@ from cache.format.spec import (
     spec_from_json,
 )
 
+ADDED = {"skeleton": 2}
+"""Entries of the provenance without which a reader would misunderstand the arrays, and the version that added each."""
 VOLATILE = ("software", "created", "noticed")  # entries of the provenance that may differ between runs of one store
 MAX_ROW_BYTES = 1 << 16  # bytes per row of a column; the keypoints of 133 joints need 1,596
 MAX_DEPTH = 32  # nesting of a JSON document
@@ -61,15 +63,22 @@ def fixed_columns(spec: StoreSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {**columns, "views/flip": ("|u1", (spec.views,)), SHARD_DIGESTS: ("|u1", (spec.shards, 32))}
 
 
+def version_of(provenance: Any) -> int:
+    """The version of a manifest with that provenance: the lowest one whose readers understand all of its entries."""
+    added = [version for entry, version in ADDED.items() if isinstance(provenance, Mapping) and entry in provenance]
+    return max(added, default=FORMAT_VERSION)
+
+
 def check_manifest(manifest: Any, where: str) -> tuple[StoreSpec, Columns]:
     """The spec and columns of a manifest; `StoreFormatError` if it is invalid, or of another version of the format."""
     if not isinstance(manifest, Mapping):
         raise StoreFormatError(f"{where}: no manifest")
     version = manifest.get("version")
-    if manifest.get("format") != FORMAT_NAME or type(version) is not int or version != FORMAT_VERSION:
+    known = (FORMAT_VERSION, *ADDED.values())
+    if manifest.get("format") != FORMAT_NAME or type(version) is not int or version not in known:
         raise StoreFormatError(
-            f"{where}: {manifest.get('format')!r} version {version!r}; this program reads {FORMAT_NAME!r} version "
-            f"{FORMAT_VERSION}: upgrade it to read a newer store"
+            f"{where}: {manifest.get('format')!r} version {version!r}; this program reads {FORMAT_NAME!r} versions "
+            f"{' and '.join(map(str, known))}: upgrade it to read a newer store"
         )
     missing = [entry for entry in _ENTRIES if entry not in manifest]
     if missing:
@@ -79,6 +88,11 @@ def check_manifest(manifest: Any, where: str) -> tuple[StoreSpec, Columns]:
     wrong = [entry for entry, is_valid in _VALID.items() if not is_valid(manifest[entry])]
     if wrong:
         raise StoreFormatError(f"{where}: the manifest's entries {wrong} are not of the types that the format defines")
+    if version != version_of(manifest["provenance"]):
+        raise StoreFormatError(
+            f"{where}: the manifest has version {version}, but the entries of its provenance need version "
+            f"{version_of(manifest['provenance'])}"
+        )
     spec = spec_from_json(manifest["spec"])
     return spec, _check_columns(spec, manifest["columns"], where)
 

@@ -27,8 +27,8 @@ from cache.files import durable
 from cache.files.location import local_target
 from cache.format.columns import given_columns, record_columns
 from cache.format.integrity import content_hash, with_manifest_hash
-from cache.format.manifest import plain_json
-from cache.format.spec import FORMAT_NAME, FORMAT_VERSION, PLAN, StoreSpec
+from cache.format.manifest import plain_json, version_of
+from cache.format.spec import FORMAT_NAME, PLAN, StoreSpec
 from cache.layouts.base import LayoutWriter
 from cache.reading.opening import open_store
 from cache.reading.store import Store
@@ -201,7 +201,7 @@ class Writer:
         """The manifest of the store, assembled but not published."""
         entries = {
             "format": FORMAT_NAME,
-            "version": FORMAT_VERSION,
+            "version": version_of(self._plan["provenance"]),
             "complete": False,
             "spec": self.spec.to_json(),
             "columns": {path: [column.dtype.str, list(column.shape)] for path, column in columns.items()},

@@ -8,6 +8,7 @@ What a file may look like is described in docs/annotations.md.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -26,14 +27,14 @@ from kdlib.inputs.documents import read_json
 from kdlib.inputs.ids import assign_ids, check_id, shorten
 from kdlib.inputs.image_index import ImageIndex
 from kdlib.inputs.notices import EXAMPLES, Notices
-from kdlib.skeleton import JOINTS
+from kdlib.skeletons.reading import Arranged
+from kdlib.skeletons.skeleton import Skeleton
 
 LISTS: Final = ("images", "annotations", "categories")
 READ: Final = ("image_id", "category_id", "bbox", "area", "iscrowd", "keypoints")
 """The entries of an annotation that are read, beside its id."""
 _CHUNK: Final = 4096
 """Annotations whose numbers are converted at once."""
-_NUMBERS: Final = 3 * len(JOINTS)
 Real = TypeVar("Real", np.float32, np.float64)
 
 
@@ -56,7 +57,7 @@ class Instances:
     iscrowd: NDArray[np.uint8]
     """(N,) 1 for a crowd, else 0."""
     keypoints: NDArray[np.float32]
-    """(N, 17, 3) x, y in image pixels and COCO's visibility: 0 unlabelled, 1 occluded, 2 visible."""
+    """(N, K, 3) x, y in image pixels and COCO's visibility: 0 unlabelled, 1 occluded, 2 visible."""
     score: NDArray[np.float64]
     """(N,) the detector's confidence; 1 for annotated boxes."""
 
@@ -86,6 +87,8 @@ class Annotations:
     """Annotation ids of instances left out because their box has no area inside the image."""
     images: ImageIndex
     """All images that the file lists."""
+    skeleton: Skeleton
+    """The K joints of the keypoints."""
 
 
 def read_keypoint_annotations(
@@ -94,8 +97,10 @@ def read_keypoint_annotations(
     boxes: str | Path | None = None,
     unlabelled: bool = False,
     notices: Notices | None = None,
+    category: str | None = None,
+    skeleton: Skeleton | None = None,
 ) -> Annotations:
-    """Read a COCO annotation file of persons.
+    """Read an annotation file in COCO's format.
 
     Args:
         path: JSON with COCO's ``images``, ``annotations`` and ``categories``. With ``boxes``, it may have ``images``
@@ -105,6 +110,8 @@ def read_keypoint_annotations(
         unlabelled: Also take instances without a labelled joint. Students can learn from the teacher's heatmaps of
             these, but not from labels.
         notices: Receives what was changed or left out.
+        category: Name of the category whose instances are used; None chooses one, see `kdlib.inputs.categories`.
+        skeleton: The joints of the instances, which the file may list in another order; None takes the file's.
 
     Raises:
         InputError: If a file is missing, is not JSON in this format, is inconsistent, or holds no usable instance. The
@@ -113,15 +120,19 @@ def read_keypoint_annotations(
     path, notices = Path(path), Notices() if notices is None else notices
     document = _check_document(_read_document(path), path, images_only=boxes is not None)
     images = ImageIndex.from_entries(document["images"], path, notices)
-    categories = choose_categories(document["categories"], document["annotations"], path, notices)
+    categories = choose_categories(
+        document["categories"], document["annotations"], path, notices, category=category, skeleton=skeleton
+    )
+    arranged = categories.arranged
     persons = _find_persons(document, categories, path, notices)
     if boxes is None:
         _check_usable(document, persons, path, unlabelled=unlabelled)
-    ground_truth = _ground_truth(persons, images, path, notices)
+    ground_truth = _ground_truth(persons, images, arranged, path, notices)
     if boxes is not None:
         file = BoxFile(boxes, categories if categories.persons else None, notices)
-        candidates = _detected(file.inside(file.match_index(images), images.size), images)
-        return _annotations(candidates, np.ones(len(candidates), bool), ground_truth, images, path, notices)
+        candidates = _detected(file.inside(file.match_index(images), images.size), images, arranged.skeleton)
+        usable = np.ones(len(candidates), bool)
+        return _annotations(candidates, usable, ground_truth, images, arranged.skeleton, path, notices)
     labelled = _is_labelled(ground_truth)
     crowd = ground_truth.iscrowd != 0
     warn_of_format(ground_truth.bbox[~crowd], ground_truth.image_size[~crowd], path, notices)
@@ -129,11 +140,12 @@ def read_keypoint_annotations(
     _notice_left_out(notices, "they are crowds", ground_truth.annotation_id[crowd])
     if not unlabelled:
         _notice_left_out(notices, "no keypoint is labelled", ground_truth.annotation_id[~crowd & ~labelled])
-    return _annotations(ground_truth, ~crowd & (labelled | unlabelled), ground_truth, images, path, notices)
+    usable = ~crowd & (labelled | unlabelled)
+    return _annotations(ground_truth, usable, ground_truth, images, arranged.skeleton, path, notices)
 
 
 def _warn_of_fractions(keypoints: NDArray[np.float32], path: Path, notices: Notices) -> None:
-    """Warn if most labelled joints of keypoints (N, 17, 3) are fractions of the image instead of pixels."""
+    """Warn if most labelled joints of keypoints (N, K, 3) are fractions of the image instead of pixels."""
     joints = keypoints[keypoints[:, :, 2] > 0, :2]
     inside = int(((joints >= 0) & (joints <= 1)).all(axis=1).sum())
     if 2 * inside > len(joints):
@@ -155,6 +167,7 @@ def _annotations(
     usable: NDArray[np.bool_],
     ground_truth: Instances,
     images: ImageIndex,
+    skeleton: Skeleton,
     path: Path,
     notices: Notices,
 ) -> Annotations:
@@ -168,7 +181,7 @@ def _annotations(
         )
     outside = candidates.annotation_id[usable & ~inside]
     _notice_left_out(notices, "their box has no area inside the image", outside)
-    return Annotations(instances, ground_truth, outside, images)
+    return Annotations(instances, ground_truth, outside, images, skeleton)
 
 
 # --- the document -----------------------------------------------------------------------------------------------------
@@ -292,14 +305,20 @@ def _check_usable(
 # --- columns ----------------------------------------------------------------------------------------------------------
 
 
-def _ground_truth(entries: dict[int, dict[str, Any]], images: ImageIndex, path: Path, notices: Notices) -> Instances:
-    """The columns of annotated persons."""
+def _ground_truth(
+    entries: dict[int, dict[str, Any]], images: ImageIndex, arranged: Arranged, path: Path, notices: Notices
+) -> Instances:
+    """The columns of annotated persons, their joints in the order of the skeleton."""
     entries = _merge_equal(entries, path, notices)
     rows, names = list(entries.values()), [f"{path}: {_entry(a, number)}" for number, a in entries.items()]
     ids = assign_ids([row["id"] for row in rows], "annotations", notices)
     found = [_image_row(row, images, name) for row, name in zip(rows, names, strict=True)]
     boxes = _in_chunks(rows, names, "bbox", 4, _parse_box, np.float64)
-    joints = _in_chunks(rows, names, "keypoints", _NUMBERS, _parse_keypoints, np.float32).reshape(-1, len(JOINTS), 3)
+    count = len(arranged.order)
+    parse = functools.partial(_parse_keypoints, count=count)
+    joints = _in_chunks(rows, names, "keypoints", 3 * count, parse, np.float32).reshape(-1, count, 3)
+    if arranged.is_reordered:
+        joints = joints[:, arranged.order]
     _check_visibilities(joints[:, :, 2], names, notices)
     return _instances_of(
         images,
@@ -409,23 +428,24 @@ def _parse_box(box: Any, name: str) -> Sequence[float]:
     return box
 
 
-def _parse_keypoints(joints: Any, name: str) -> Sequence[float]:
-    """51 numbers from a flat list or a list of 17 triples; zeros for a person without labels."""
+def _parse_keypoints(joints: Any, name: str, count: int) -> Sequence[float]:
+    """3 K numbers from a flat list or a list of K triples, K = count; zeros for a person without labels."""
+    numbers = 3 * count
     if joints is None or joints == []:
-        return [0.0] * _NUMBERS
+        return [0.0] * numbers
     if not isinstance(joints, list):
-        raise InputError(f"{name} has the keypoints {shorten(joints)}, not a list of {_NUMBERS} numbers")
-    if len(joints) == len(JOINTS) and all(isinstance(joint, list) for joint in joints):
+        raise InputError(f"{name} has the keypoints {shorten(joints)}, not a list of {numbers} numbers")
+    if len(joints) == count and all(isinstance(joint, list) for joint in joints):
         odd = next((joint for joint in joints if len(joint) != len(joints[0])), None)
         if odd is not None:
             raise InputError(f"{name} has the keypoint {shorten(odd)} of {len(odd)} numbers; each must be x, y, v")
         joints = [number for joint in joints for number in joint]
-    if len(joints) != _NUMBERS:
-        pairs = ": they seem to lack the visibility" if len(joints) == 2 * len(JOINTS) else ""
+    if len(joints) != numbers:
+        pairs = ": they seem to lack the visibility" if len(joints) == 2 * count else ""
         raise InputError(
-            f"{name} has {len(joints)} keypoint numbers instead of {_NUMBERS} (x, y, v of {len(JOINTS)} joints){pairs}"
+            f"{name} has {len(joints)} keypoint numbers instead of {numbers} (x, y, v of {count} joints){pairs}"
         )
-    return [number for start in range(0, _NUMBERS, 3) for number in _parse_joint(joints[start : start + 3], name)]
+    return [number for start in range(0, numbers, 3) for number in _parse_joint(joints[start : start + 3], name)]
 
 
 def _parse_joint(joint: list[Any], name: str) -> Sequence[float]:
@@ -469,7 +489,7 @@ def _area(given: Any) -> float:
     return float(given) if is_number else 0.0
 
 
-def _detected(boxes: MatchedBoxes, images: ImageIndex) -> Instances:
+def _detected(boxes: MatchedBoxes, images: ImageIndex, skeleton: Skeleton) -> Instances:
     """A detector's boxes as instances without keypoints, numbered -1, -2, ... by their place in the box file."""
     return _instances_of(
         images,
@@ -478,6 +498,6 @@ def _detected(boxes: MatchedBoxes, images: ImageIndex) -> Instances:
         bbox=boxes.xywh,
         area=boxes.xywh[:, 2:].prod(axis=1),
         iscrowd=np.zeros(len(boxes), np.uint8),
-        keypoints=np.zeros((len(boxes), len(JOINTS), 3), np.float32),
+        keypoints=np.zeros((len(boxes), len(skeleton), 3), np.float32),
         score=boxes.scores,
     )

@@ -1,8 +1,10 @@
-"""Chooses the categories of an annotation file that are persons with COCO's 17 joints.
+"""Chooses the categories of an annotation file whose instances are used, and finds their skeleton.
 
-A category's id decides nothing: files number persons 0, 1 or 2, and dogs 1. Categories that list COCO's joint names, in
-COCO's order, are chosen; if there are several, the one that is named person. If no category lists joints, the category
-named person is chosen, else those whose annotations have 17 keypoints, else the only category.
+A category's id decides nothing: files number persons 0, 1 or 2, and dogs 1. Without a name from the user, categories
+that list COCO's joints are chosen; if there are several, the one that is named person. If no category lists COCO's
+joints, the one named person is chosen, else all that list joints, if these are the same. If no category lists joints,
+the category named person is chosen, else those whose annotations have as many keypoints as the skeleton, else the only
+category.
 """
 
 import dataclasses
@@ -12,12 +14,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from kdlib.errors import InputError
+from kdlib.errors import InputError, SkeletonError
 from kdlib.inputs.ids import canonical_text, check_id, shorten
 from kdlib.inputs.notices import Notices
-from kdlib.skeleton import JOINTS
+from kdlib.skeletons.reading import Arranged, arrange
+from kdlib.skeletons.skeleton import COCO, Pairs, Skeleton
 
 PERSON: Final = "person"
+_IN_ORDER: Final = Arranged(COCO, tuple(range(len(COCO))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +29,10 @@ class Categories:
     """The categories of a file, by their ids as the file gives them."""
 
     persons: list[Any]
+    """The categories whose instances are used; in most files that of persons."""
     others: list[Any]
+    arranged: Arranged = _IN_ORDER
+    """The joints of the instances, and their order in the file."""
 
     def is_person(self, reference: object) -> bool | None:
         """Whether a category id, in any spelling, is that of a person; None if the file does not list it."""
@@ -49,30 +56,42 @@ class Categories:
 
 
 def choose_categories(
-    entries: Sequence[Any], annotations: Iterable[Any], path: str | Path, notices: Notices | None = None
+    entries: Sequence[Any],
+    annotations: Iterable[Any],
+    path: str | Path,
+    notices: Notices | None = None,
+    *,
+    category: str | None = None,
+    skeleton: Skeleton | None = None,
 ) -> Categories:
-    """Find the persons among the categories of an annotation file.
+    """Find the categories of an annotation file whose instances are used, and their joints.
 
     Args:
-        entries: The list ``categories``: objects with an ``id``, and usually ``name`` and ``keypoints``.
+        entries: The list ``categories``: objects with an ``id``, and usually ``name``, ``keypoints`` and ``skeleton``.
         annotations: The list ``annotations``; it decides only if no category lists joints or is named person.
         path: The file, for messages.
-        notices: Receives the chosen categories if several list COCO's joints.
+        notices: Receives the chosen categories if several list the joints, and whether joints are reordered.
+        category: Name of the category to use; None chooses as the module states.
+        skeleton: The joints that the category must have, in any order; None takes those that it lists.
 
     Raises:
-        InputError: If an entry has no id, two have the same, the listed joints are not COCO's, or no category can be
-            chosen.
+        InputError: If an entry has no id, two have the same, the listed joints are not those of the skeleton, or no
+            category can be chosen.
     """
+    notices = Notices() if notices is None else notices
     entries = _unique_entries(entries, path)
     if not entries:
-        return Categories([], [])
-    with_joints = [entry for entry in entries if entry.get("keypoints")]
-    if with_joints:
-        chosen = _with_coco_joints(with_joints, path, notices)
+        return Categories([], [], _in_order(skeleton or COCO))
+    if category is not None:
+        chosen = _named(entries, category, path)
+    elif any(entry.get("keypoints") for entry in entries):
+        chosen = _with_joints([entry for entry in entries if entry.get("keypoints")], path, notices, skeleton)
     else:
-        chosen = [entry for entry in entries if _name(entry) == PERSON] or _with_labels(entries, annotations, path)
+        named = [entry for entry in entries if _name(entry) == PERSON]
+        chosen = named or _with_labels(entries, annotations, path, skeleton or COCO)
     persons = [entry["id"] for entry in chosen]
-    return Categories(persons, [entry["id"] for entry in entries if entry["id"] not in persons])
+    others = [entry["id"] for entry in entries if entry["id"] not in persons]
+    return Categories(persons, others, _arrange(chosen, path, notices, skeleton))
 
 
 def choose_box_categories(entries: Sequence[Any], path: str | Path, notices: Notices) -> Categories:
@@ -89,7 +108,7 @@ def choose_box_categories(entries: Sequence[Any], path: str | Path, notices: Not
     """
     entries = _unique_entries(entries, path)
     named = [entry for entry in entries if _name(entry) == PERSON]
-    with_joints = [entry for entry in entries if _first_difference(entry.get("keypoints")) is None]
+    with_joints = [entry for entry in entries if _fits(entry, COCO)]
     chosen = [entry for entry in with_joints if entry in named] or with_joints or named
     if not chosen and len(entries) > 1:
         names = ", ".join(f"{shorten(entry['id'])} {shorten(entry.get('name'))}" for entry in entries[:5])
@@ -120,34 +139,123 @@ def _unique_entries(entries: Sequence[Any], path: str | Path) -> list[dict[str, 
     return [entries[number] for number in first.values()]
 
 
-def _with_coco_joints(
-    entries: Sequence[dict[str, Any]], path: str | Path, notices: Notices | None
-) -> list[dict[str, Any]]:
-    chosen = [entry for entry in entries if _first_difference(entry["keypoints"]) is None]
+def _named(entries: Sequence[dict[str, Any]], category: str, path: str | Path) -> list[dict[str, Any]]:
+    chosen = [entry for entry in entries if _name(entry) == _plain(category)]
     if not chosen:
-        entry = next((entry for entry in entries if _name(entry) == PERSON), entries[0])
-        name = shorten(entry.get("name", entry["id"]))
-        raise InputError(
-            f"{path}: the category {name} does not have COCO's {len(JOINTS)} joints: "
-            f"{_first_difference(entry['keypoints'])}; convert the keypoints to COCO's joints and their order"
-        )
-    if len(chosen) > 1:
-        chosen = [entry for entry in chosen if _name(entry) == PERSON] or chosen
-        if notices is not None:
-            used = ", ".join(shorten(entry.get("name", entry["id"])) for entry in chosen)
-            notices.add("categories with COCO's joints, of which some are used as persons", used, len(entries))
+        names = ", ".join(shorten(entry.get("name", entry["id"])) for entry in entries[:10])
+        more = f" and {len(entries) - 10} more" if len(entries) > 10 else ""
+        raise InputError(f"{path} has no category named {shorten(category)}; it has {names}{more}")
     return chosen
 
 
-def _with_labels(
-    entries: Sequence[dict[str, Any]], annotations: Iterable[Any], path: str | Path
+def _with_joints(
+    entries: Sequence[dict[str, Any]], path: str | Path, notices: Notices, skeleton: Skeleton | None
 ) -> list[dict[str, Any]]:
-    """The categories that have annotations with as many keypoints as COCO's person; else the only category."""
-    count = 3 * len(JOINTS)
+    """The categories with the joints of the skeleton, or of COCO; else the one named person; else all, if alike."""
+    wanted = skeleton or COCO
+    chosen = [entry for entry in entries if _fits(entry, wanted)]
+    named = [entry for entry in chosen or entries if _name(entry) == PERSON]
+    if len(chosen) > 1:
+        chosen = named or chosen
+        used = ", ".join(shorten(entry.get("name", entry["id"])) for entry in chosen)
+        notices.add(f"categories with {_whose(wanted)} joints, of which some are used as persons", used, len(entries))
+    if chosen or named or skeleton is not None:
+        return chosen or named[:1] or list(entries[:1])  # the joints of the last two are checked in _arrange
+    first = _joints_of(entries[0], path)
+    other = next((entry for entry in entries if _joints_of(entry, path) != first), None)
+    if other is not None:
+        raise InputError(
+            f"{path}: the categories {shorten(entries[0].get('name'))} and {shorten(other.get('name'))} have different "
+            "joints; choose one by its name (--category NAME)"
+        )
+    if len(entries) > 1:
+        used = ", ".join(shorten(entry.get("name", entry["id"])) for entry in entries)
+        notices.add("categories with the same joints, all used", used, len(entries))
+    return list(entries)
+
+
+def _arrange(
+    chosen: Sequence[dict[str, Any]], path: str | Path, notices: Notices, skeleton: Skeleton | None
+) -> Arranged:
+    """The skeleton of the chosen categories, which list the same joints, or none."""
+    listing = [entry for entry in chosen if entry.get("keypoints")]
+    if not listing:
+        return _in_order(skeleton or COCO)
+    entry = listing[0]
+    name = shorten(entry.get("name", entry["id"]))
+    joints = _joints_of(entry, path)
+    other = next((each for each in listing if _joints_of(each, path) != joints), None)
+    if other is not None:
+        raise InputError(
+            f"{path}: the categories {name} and {shorten(other.get('name', other['id']))} have the joints in different "
+            "orders; give them the same order, or choose one by its name (--category NAME)"
+        )
+    called = entry["name"] if isinstance(entry.get("name"), str) and entry["name"] else "custom"
+    try:
+        found = arrange(joints, _limbs(entry, len(joints), path, notices), name=called, wanted=skeleton)
+    except SkeletonError as error:
+        raise InputError(f"{path}: the category {name}: {error}") from error
+    if found.is_reordered:
+        notices.add(f"joints reordered to {_whose(found.skeleton)} order", name, len(found.order))
+    return found
+
+
+def _joints_of(entry: dict[str, Any], path: str | Path) -> list[str]:
+    joints = entry["keypoints"]
+    if not isinstance(joints, list) or not all(isinstance(joint, str) and joint.strip() for joint in joints):
+        raise InputError(
+            f"{path}: the category {shorten(entry.get('name', entry['id']))} has the keypoints {shorten(joints)}; they "
+            "must be a list of names, one per joint"
+        )
+    return joints
+
+
+def _limbs(entry: dict[str, Any], count: int, path: str | Path, notices: Notices) -> Pairs:
+    """The pairs of a category's entry ``skeleton``, which COCO numbers from 1; files that use 0 number from 0."""
+    given = entry.get("skeleton") or []
+    pairs = [pair for pair in given if _is_limb(pair)] if isinstance(given, list) else []
+    first = 0 if any(0 in pair for pair in pairs) else 1
+    if first == 0:
+        notices.add("skeletons whose limbs number the joints from 0", str(path))
+    limbs = {(a - first, b - first): None for a, b in pairs if first <= min(a, b) and max(a, b) < count + first}
+    if len(pairs) < len(given) or any(max(pair) >= count + first or min(pair) < first for pair in pairs):
+        notices.add("skeletons with limbs that are not pairs of joints, left out", str(path))
+    return tuple(limbs)
+
+
+def _is_limb(pair: Any) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair) and pair[0] != pair[1]
+
+
+def _in_order(skeleton: Skeleton) -> Arranged:
+    return Arranged(skeleton, tuple(range(len(skeleton))))
+
+
+def _fits(entry: dict[str, Any], skeleton: Skeleton) -> bool:
+    """Whether a category lists the joints of a skeleton, in any order."""
+    joints = entry.get("keypoints")
+    if not isinstance(joints, list) or not all(isinstance(joint, str) for joint in joints):
+        return False
+    try:
+        arrange(joints, wanted=skeleton)
+    except SkeletonError:
+        return False
+    return True
+
+
+def _whose(skeleton: Skeleton) -> str:
+    return "COCO's" if skeleton == COCO else f"{skeleton.name}'s"
+
+
+def _with_labels(
+    entries: Sequence[dict[str, Any]], annotations: Iterable[Any], path: str | Path, skeleton: Skeleton
+) -> list[dict[str, Any]]:
+    """The categories that have annotations with as many keypoints as the skeleton; else the only category."""
+    count = 3 * len(skeleton)
     used = set[Any]()
     for annotation in annotations:
         joints = annotation.get("keypoints") if isinstance(annotation, dict) else None
-        if isinstance(joints, list) and len(joints) in (count, len(JOINTS)):
+        if isinstance(joints, list) and len(joints) in (count, len(skeleton)):
             used.add(canonical_text(annotation.get("category_id")))
     chosen = [entry for entry in entries if canonical_text(entry["id"]) in used]
     if chosen or len(entries) == 1:
@@ -155,18 +263,8 @@ def _with_labels(
     names = ", ".join(shorten(entry.get("name", entry["id"])) for entry in entries[:5])
     raise InputError(
         f"{path}: none of its {len(entries)} categories is a person: none lists joints, is named {PERSON}, or has "
-        f"annotations with {len(JOINTS)} keypoints ({names}); name the category of persons {PERSON}"
+        f"annotations with {len(skeleton)} keypoints ({names}); choose one by its name (--category NAME)"
     )
-
-
-def _first_difference(names: Any) -> str | None:
-    """The first joint name that is not COCO's, as a phrase; None if all names are COCO's, in COCO's order."""
-    if not isinstance(names, list):
-        return f"its keypoints are {shorten(names)}, not a list of names"
-    for number, (name, wanted) in enumerate(zip(names, JOINTS, strict=False), 1):
-        if not isinstance(name, str) or _plain(name) != wanted:
-            return f"joint {number} is {shorten(name)}, COCO's is {wanted!r}"
-    return None if len(names) == len(JOINTS) else f"it has {len(names)} joints"
 
 
 def _plain(name: str) -> str:

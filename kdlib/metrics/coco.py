@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from kdlib.geometry import box_to_region
 from kdlib.metrics.matching import PAIRS_AT_ONCE, Detections, Matched, Truth, match_images, pairs, starts
-from kdlib.skeleton import SIGMAS
+from kdlib.skeletons.skeleton import COCO, Skeleton
 
 JOINT_SCORE_THRESHOLD = 0.2
 """HRNet's threshold, for regressed heatmaps, whose background is not zero."""
@@ -49,19 +49,23 @@ def instance_scores(
 
 
 def suppress_duplicates(
-    points: NDArray[np.floating], scores: NDArray[np.floating], areas: NDArray[np.floating]
+    points: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    areas: NDArray[np.floating],
+    skeleton: Skeleton = COCO,
 ) -> NDArray[np.int64]:
     """Suppress duplicates within one image greedily by OKS.
 
     Args:
-        points: (N, 17, 2) x, y in image pixels.
+        points: (N, K, 2) x, y in image pixels.
         scores: (N,) scores of the instances.
         areas: (N,) areas of the padded boxes in square image pixels; OKS of a pair uses their mean.
+        skeleton: The K joints and their sigmas.
 
     Returns:
         The indices of the instances to keep, best first.
     """
-    return _without_duplicates(points, scores, areas, np.zeros(len(scores), np.int64))
+    return _without_duplicates(points, scores, areas, np.zeros(len(scores), np.int64), skeleton)
 
 
 def keypoint_ap(
@@ -70,6 +74,7 @@ def keypoint_ap(
     predictions: NDArray[np.floating],
     joint_scores: NDArray[np.floating],
     threshold: float = JOINT_SCORE_THRESHOLD,
+    skeleton: Skeleton = COCO,
 ) -> dict[str, float]:
     """COCO's keypoint metrics over the images of the ground truth.
 
@@ -77,14 +82,15 @@ def keypoint_ap(
         ground_truth: Columns annotation_id, image_id, bbox, area, iscrowd, keypoints of every annotated instance of the
             images, including crowds and instances without labels.
         instances: Columns image_id, bbox, score of the N predicted instances.
-        predictions: (N, 17, 2) x, y in image pixels.
-        joint_scores: (N, 17) maxima of the heatmaps.
+        predictions: (N, K, 2) x, y in image pixels.
+        joint_scores: (N, K) maxima of the heatmaps.
         threshold: Joint score above which a joint counts for the instance's score.
+        skeleton: The K joints and their sigmas (pycocotools' ``kpt_oks_sigmas``).
 
     Returns:
         The ten `METRICS` in percent; NaN where COCO's value is -1, which means no ground truth of that kind.
     """
-    evaluation = _evaluate(ground_truth, instances, predictions, joint_scores, threshold)
+    evaluation = _evaluate(ground_truth, instances, predictions, joint_scores, threshold, skeleton)
     with _quietly():
         evaluation.accumulate()
         evaluation.summarize()
@@ -139,6 +145,7 @@ def keypoint_matches(
     predictions: NDArray[np.floating],
     joint_scores: NDArray[np.floating],
     threshold: float = JOINT_SCORE_THRESHOLD,
+    skeleton: Skeleton = COCO,
 ) -> Matches:
     """Match predictions with the ground truth, image by image, for average precisions of resampled images.
 
@@ -147,7 +154,8 @@ def keypoint_matches(
     from pycocotools.cocoeval import Params
 
     params = Params(iouType="keypoints")
-    found, truth, result = _match(params, ground_truth, instances, predictions, joint_scores, threshold)
+    params.kpt_oks_sigmas = skeleton.spreads
+    found, truth, result = _match(params, ground_truth, instances, predictions, joint_scores, threshold, skeleton)
     image_ids = _image_ids(ground_truth, instances)
     order = np.argsort(-found.scores, kind="stable")
     matched, ignored = result.matched[0][:, order], result.ignored[0][:, order]
@@ -167,13 +175,15 @@ def _evaluate(
     predictions: NDArray[np.floating],
     joint_scores: NDArray[np.floating],
     threshold: float,
+    skeleton: Skeleton,
 ) -> Any:
     """A `COCOeval` of pycocotools as it is after ``evaluate`` and before ``accumulate``."""
     from pycocotools.cocoeval import COCOeval
 
     evaluation = COCOeval(iouType="keypoints")
     params = evaluation.params
-    found, truth, result = _match(params, ground_truth, instances, predictions, joint_scores, threshold)
+    params.kpt_oks_sigmas = skeleton.spreads
+    found, truth, result = _match(params, ground_truth, instances, predictions, joint_scores, threshold, skeleton)
     images = range(len(found.start) - 1)
     params.imgIds, params.catIds = list(images), [1]
     of_found = [slice(*found.start[i : i + 2]) for i in images]
@@ -199,11 +209,12 @@ def _match(
     predictions: NDArray[np.floating],
     joint_scores: NDArray[np.floating],
     threshold: float,
+    skeleton: Skeleton,
 ) -> tuple[Detections, Truth, Matched]:
     """The best predictions without duplicates, the annotated persons, and what `match_images` finds for both."""
     scores = instance_scores(np.asarray(instances["score"]), joint_scores, threshold)
     image_ids = _image_ids(ground_truth, instances)
-    found = _detections(instances, predictions, scores, image_ids, params.maxDets[-1])
+    found = _detections(instances, predictions, scores, image_ids, params.maxDets[-1], skeleton)
     truth = _truth(ground_truth, image_ids)
     return found, truth, match_images(found, truth, params)
 
@@ -224,11 +235,12 @@ def _detections(
     scores: NDArray[np.float64],
     image_ids: NDArray[np.int64],
     most: int,
+    skeleton: Skeleton,
 ) -> Detections:
     """The best `most` predictions of each image with their scores (N,), without duplicates."""
     images = np.searchsorted(image_ids, np.asarray(instances["image_id"]))
     areas = box_to_region(instances["bbox"], REGION_ASPECT)[1].prod(axis=1)
-    kept = _without_duplicates(predictions, scores, areas, images)
+    kept = _without_duplicates(predictions, scores, areas, images, skeleton)
     rank = np.arange(len(kept)) - starts(images[kept], len(image_ids))[images[kept]]
     kept = kept[rank < most]
     return Detections(starts(images[kept], len(image_ids)), np.asarray(predictions, np.float64)[kept], scores[kept])
@@ -239,13 +251,14 @@ def _without_duplicates(
     scores: NDArray[np.floating],
     areas: NDArray[np.floating],
     images: NDArray[np.int64],
+    skeleton: Skeleton,
 ) -> NDArray[np.int64]:
     """The rows to keep: image after image (N,), and the best of each image first. See `suppress_duplicates`."""
     order = np.lexsort((-np.asarray(scores), images))
     before = np.arange(len(order)) - np.searchsorted(images[order], images[order])
     later, earlier = pairs(np.arange(len(order)) - before, before)
     alike = np.zeros(len(later), np.bool_)
-    variance = (2 * SIGMAS) ** 2
+    variance = (2 * skeleton.spreads) ** 2
     for start in range(0, len(later), PAIRS_AT_ONCE):
         part = slice(start, start + PAIRS_AT_ONCE)
         i, j = order[later[part]], order[earlier[part]]

@@ -13,6 +13,7 @@ from kdlib.heatmaps import DECODERS, flip_average
 from kdlib.machine.process import available_cores
 from kdlib.metrics.coco import JOINT_SCORE_THRESHOLD, Columns, keypoint_ap
 from kdlib.metrics.keypoints import pck
+from kdlib.skeletons.skeleton import COCO, Skeleton
 
 BATCH: Final = 64
 """Instances whose stored heatmaps a thread holds in memory at the same time."""
@@ -46,6 +47,7 @@ def teacher_predictions(
     stride: float,
     decoder: str = "argmax",
     *,
+    skeleton: Skeleton,
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
@@ -58,6 +60,7 @@ def teacher_predictions(
         view_flip: (V,) non-zero for mirrored views.
         stride: Teacher input pixels per heatmap pixel.
         decoder: ``argmax`` or ``dark``.
+        skeleton: The K joints.
         threads: Threads that read and decode heatmaps; None takes one per core. At most `MAX_THREADS` are
             used, and the predictions do not depend on their number.
         progress: Called with the number of decoded instances, and N.
@@ -71,7 +74,7 @@ def teacher_predictions(
     def predict(start: int) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         rows = np.arange(start, min(start + BATCH, total))
         maps = heatmaps(rows, (0, 1) if mirrored else (0,))
-        averaged = flip_average(maps[:, 0], maps[:, 1]) if mirrored else maps[:, 0]
+        averaged = flip_average(maps[:, 0], maps[:, 1], skeleton.flip_order) if mirrored else maps[:, 0]
         return decode_to_image(averaged, view_affines[rows, 0], stride, decoder)
 
     points, scores = [], []
@@ -92,6 +95,7 @@ def evaluate_points(
     points: NDArray[np.floating],
     joint_scores: NDArray[np.floating],
     threshold: float = JOINT_SCORE_THRESHOLD,
+    skeleton: Skeleton = COCO,
 ) -> dict[str, Any]:
     """AP, AR and PCK of predicted points.
 
@@ -101,11 +105,13 @@ def evaluate_points(
         points: (N, K, 2) x, y in image pixels.
         joint_scores: (N, K) maxima of the heatmaps.
         threshold: Joint score above which a joint counts for the instance's score.
+        skeleton: The K joints and their sigmas.
 
     Returns:
         The ten `kdlib.metrics.coco.METRICS` and the entries of `kdlib.metrics.keypoints.pck`, in percent, and
         ``instances``, which is N.
     """
-    percentages = pck(points, np.asarray(instances["keypoints"]), np.asarray(instances["bbox"]))
-    average_precision = keypoint_ap(ground_truth, instances, points, joint_scores, threshold)
+    keypoints, boxes = np.asarray(instances["keypoints"]), np.asarray(instances["bbox"])
+    percentages = pck(points, keypoints, boxes, skeleton=skeleton)
+    average_precision = keypoint_ap(ground_truth, instances, points, joint_scores, threshold, skeleton)
     return {**average_precision, **percentages, "instances": len(points)}

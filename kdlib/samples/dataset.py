@@ -21,7 +21,8 @@ from kdlib.samples.pixels import frame_pixels, image_pixels
 from kdlib.samples.placement import Placement, Placer
 from kdlib.samples.teacher_maps import TeacherMaps
 from kdlib.samples.views import NO_AUGMENTATION, Augmentation, Epoch
-from kdlib.skeleton import FLIP_ORDER, JOINTS
+from kdlib.skeletons.reading import skeleton_of
+from kdlib.skeletons.skeleton import Skeleton
 
 
 class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
@@ -50,8 +51,8 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         seed: Seed of the augmentation.
 
     Raises:
-        KdlibError: If the stride is not 2, 4 or 8, the store does not hold COCO's 17 joints, no record of it was
-            written, or it holds no frames and ``images`` is None.
+        KdlibError: If the stride is not 2, 4 or 8, the store does not hold the joints that its manifest states, no
+            record of it was written, or it holds no frames and ``images`` is None.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     ) -> None:
         check_stride(stride)
         _check_store(store, images)
+        self.skeleton = store_skeleton(store)
+        self._flip_order = self.skeleton.flip_order.copy()  # writeable: the compiled code exists for such arrays
         width, height = input_size or store.manifest["provenance"]["teacher"]["input_size"]
         self.input_size, self.heatmap_size = (width, height), (width // stride, height // stride)
         self.store, self.stride, self.views, self.images = store, stride, views, images
@@ -78,11 +81,12 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             self.input_size,
             stride,
             self.augmentation,
+            self.skeleton.is_upper,
             views=views,
             from_images=images is not None,
             seed=seed,
         )
-        self.maps = TeacherMaps(store)
+        self.maps = TeacherMaps(store, self.skeleton)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -135,7 +139,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         batch["affine"][slots], batch["row"][slots] = placement.image_to_input, rows
         _fill_labels(
             self.keypoints[rows],
-            FLIP_ORDER,
+            self._flip_order,
             placement.flips,
             placement.image_to_heatmap,
             self.heatmap_size,
@@ -159,11 +163,16 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return (frame_pixels(self.store, row, frame) for row, frame in zip(rows, frames, strict=True))
 
 
+def store_skeleton(store: cache.Store) -> Skeleton:
+    """The skeleton of a store's heatmaps and keypoints.
+
+    Raises:
+        SkeletonError: If the manifest's skeleton is damaged or does not have the store's number of joints.
+    """
+    return skeleton_of(store.manifest["provenance"], store.spec.joints, str(store.path))
+
+
 def _check_store(store: cache.Store, images: Path | None) -> None:
-    if store.spec.joints != len(JOINTS):
-        raise KdlibError(
-            f"{store.path} holds {store.spec.joints} joints per instance; students learn COCO's {len(JOINTS)}"
-        )
     if images is None and not store.has_frames:
         raise KdlibError(f"{store.path} holds no frames; give the folder of its images, images=... (--images DIR)")
     if not store.written.any():

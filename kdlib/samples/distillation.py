@@ -21,7 +21,6 @@ from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import SAMPLES_PER_STEP
 from kdlib.samples.targets import fill_gaussians, fill_logits, fill_normalised
 from kdlib.samples.views import Augmentation
-from kdlib.skeleton import JOINTS
 
 _EPOCHS = 2**31
 """Each sample's view is drawn for a random epoch below this."""
@@ -61,8 +60,8 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     Raises:
         cache.StoreError: If the store cannot be opened.
-        KdlibError: If ``stride`` or ``logits`` has another value, the store does not hold COCO's 17 joints, no
-            record of it was written, or it holds no frames and ``images`` is None.
+        KdlibError: If ``stride`` or ``logits`` has another value, the store does not hold the joints that its
+            manifest states, no record of it was written, or it holds no frames and ``images`` is None.
     """
 
     def __init__(
@@ -116,7 +115,8 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     def _empty_batch(self, size: int) -> dict[str, NDArray[Any]]:
         """Uninitialised arrays for all entries of ``size`` samples but ``index``."""
         (width, height), (columns, rows) = self.samples.input_size, self.samples.heatmap_size
-        joints, maps = len(JOINTS), (size, len(JOINTS), rows, columns)
+        joints = len(self.samples.skeleton)
+        maps = (size, joints, rows, columns)
         image = ((3, height, width), np.float32) if self._normalise else ((height, width, 3), np.uint8)
         return {
             "image": np.empty((size, *image[0]), image[1]),

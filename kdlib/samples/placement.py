@@ -51,6 +51,7 @@ class Placer:
         input_size: Width and height of the student's input in pixels.
         stride: Input pixels per heatmap pixel.
         augmentation: How far augmented views may differ from the plain crop.
+        is_upper: (K,) True for joints of the upper body. If none is, no view shows half a body.
         views: ``average``, ``matching``, ``first``, ``replay`` or None, see `kdlib.samples.dataset.StoreDataset`.
         from_images: True if pixels are read from the original images, False if from the stored frames.
         seed: Seed of the augmentation.
@@ -62,13 +63,17 @@ class Placer:
         input_size: tuple[int, int],
         stride: int,
         augmentation: Augmentation,
+        is_upper: NDArray[np.bool_],
         *,
         views: str | None,
         from_images: bool,
         seed: int,
     ) -> None:
         teacher = store.manifest["provenance"]["teacher"]
+        if not is_upper.any():
+            augmentation = dataclasses.replace(augmentation, half_body=0.0)
         self.input_size, self.stride, self.augmentation, self.seed = input_size, stride, augmentation, seed
+        self._is_upper = is_upper.copy()  # writeable: the compiled code exists for such arrays
         self._store, self._views, self._from_images = store, views, from_images
         self._teacher_size = np.array(teacher["input_size"], np.float64)
         self._teacher_stride = teacher["input_size"][0] / teacher["heatmap_size"][0]
@@ -112,7 +117,9 @@ class Placer:
             return self._replayed_views(rows, epoch)
         regions = self._centers[rows], self._sizes[rows]
         keypoints = self._keypoints[rows]
-        return draw_views(self.seed, epoch, rows, self.augmentation, regions, keypoints, self.input_size)
+        return draw_views(
+            self.seed, epoch, rows, self.augmentation, regions, keypoints, self._is_upper, self.input_size
+        )
 
     def _replayed_views(self, rows: NDArray[np.int64], epoch: Epoch) -> AugmentedViews:
         """Draw a stored view of each row with equal probability, and augment the crop that it shows."""
@@ -122,7 +129,9 @@ class Placer:
         keypoints[..., :2] = transform_points(keypoints[..., :2], image_to_stored)
         sizes = np.tile(self._teacher_size, (len(rows), 1))
         regions = sizes / 2, sizes
-        drawn = draw_views(self.seed, epoch, rows, self.augmentation, regions, keypoints, self.input_size)
+        drawn = draw_views(
+            self.seed, epoch, rows, self.augmentation, regions, keypoints, self._is_upper, self.input_size
+        )
         image_to_input = compose_affines(drawn.image_to_input, image_to_stored)
         return AugmentedViews(image_to_input, drawn.flips != self._stored_flips[chosen], chosen)
 

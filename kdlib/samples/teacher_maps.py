@@ -9,9 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 import cache
 from kdlib.resample.maps import bordered_shape, interior, mean_heatmaps
 from kdlib.samples.placement import Placement
-from kdlib.skeleton import FLIP_ORDER
-
-_SAME_ORDER = np.arange(len(FLIP_ORDER))
+from kdlib.skeletons.skeleton import Skeleton
 
 
 class ThreadBuffers(threading.local):
@@ -40,10 +38,13 @@ class TeacherMaps:
 
     Args:
         store: An opened store.
+        skeleton: Its joints.
     """
 
-    def __init__(self, store: cache.Store) -> None:
+    def __init__(self, store: cache.Store, skeleton: Skeleton) -> None:
         self._store = store
+        # Writeable, as other callers of the compiled decoders have them: it would be compiled anew for read-only ones.
+        self._flip_order, self._same_order = skeleton.flip_order.copy(), np.arange(len(skeleton))
         self._stored_flips = store.view_flip.tolist()
 
     def fill(self, heatmaps: NDArray[np.float32], slots: NDArray[np.int64], placement: Placement) -> None:
@@ -59,7 +60,7 @@ class TeacherMaps:
         stored = store.stored_many(records)
         for i, (row, views, flip) in enumerate(zip(rows, stored_views, flips, strict=True)):
             for view, maps in zip(views, bordered, strict=False):
-                order = FLIP_ORDER if self._stored_flips[view] != flip else _SAME_ORDER
+                order = self._flip_order if self._stored_flips[view] != flip else self._same_order
                 store.decode_interleaved(row, view, next(stored), order, interior(maps))
             affines = placement.heatmap_to_maps[i, views]
             mean_heatmaps(bordered[: len(views)], affines, (spec.width, spec.height), heatmaps[slots[i]])

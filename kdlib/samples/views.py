@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.geometry import PADDING, region_coefficients
-from kdlib.skeleton import UPPER_BODY
 
 HALF_BODY_JOINTS = 8
 """The half-body augmentation applies only to instances with more labelled joints than this."""
@@ -71,6 +70,7 @@ def draw_views(
     augmentation: Augmentation,
     regions: tuple[NDArray[np.floating], NDArray[np.floating]],
     keypoints: NDArray[np.floating],
+    is_upper: NDArray[np.bool_],
     input_size: tuple[int, int],
 ) -> AugmentedViews:
     """Draw region, rotation and mirror of n instances.
@@ -81,13 +81,14 @@ def draw_views(
         rows: (n,) int64, third part of the seed.
         augmentation: The distributions to draw from.
         regions: The plain crops: centres (n, 2) and sizes (n, 2) in image pixels.
-        keypoints: (n, 17, 3) x, y in image pixels and visibility.
+        keypoints: (n, K, 3) x, y in image pixels and visibility.
+        is_upper: (K,) True for joints of the upper body; half bodies show these or the others.
         input_size: Width and height of the student's input in pixels.
     """
     image_to_input, flips = np.empty((len(rows), 2, 3)), np.empty(len(rows), np.bool_)
     centers, sizes = (np.asarray(column, np.float64) for column in regions)
     starts, values = _starts(seed, epoch, rows), augmentation.values
-    _draw(starts, values, centers, sizes, keypoints, UPPER_BODY, input_size, image_to_input, flips)
+    _draw(starts, values, centers, sizes, keypoints, is_upper, input_size, image_to_input, flips)
     return AugmentedViews(image_to_input, flips)
 
 

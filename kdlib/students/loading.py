@@ -7,6 +7,8 @@
 """
 
 import abc
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +26,8 @@ from kdlib.machine.device import choose_device
 from kdlib.metrics.evaluation import decode_to_image
 from kdlib.readout import DECODER, Readout
 from kdlib.resample.exact import warp_image
+from kdlib.skeletons.reading import ENTRY, numbered, skeleton_of
+from kdlib.skeletons.skeleton import COCO, Skeleton
 from kdlib.students.checkpoint import LEGACY_DEFAULTS, read
 from kdlib.students.networks import Student, build_student
 from kdlib.students.norms import fold_norms
@@ -47,6 +51,7 @@ class LoadedStudent(abc.ABC):
         name: Its name in reports.
         input_size: Width and height of its crops in pixels.
         joints: Number of joints K.
+        skeleton: The K joints.
         readout: How its maps are read.
         device: The device on which `heatmaps` takes crops as tensors.
     """
@@ -54,6 +59,7 @@ class LoadedStudent(abc.ABC):
     name: str
     input_size: tuple[int, int]
     joints: int
+    skeleton: Skeleton
     readout: Readout
     device: torch.device
 
@@ -127,6 +133,7 @@ class TorchStudent(LoadedStudent):
         model: The network. It is neither copied nor moved to another device; `heatmaps` sets it to evaluation mode.
         readout: How its maps are read.
         input_size: Width and height of its crops in pixels.
+        skeleton: Its K joints.
         name: Its name in reports.
         backbone: Name of its backbone, see `kdlib.students.networks.build_student`.
         head: Name of its head.
@@ -137,6 +144,7 @@ class TorchStudent(LoadedStudent):
         model: Student,
         readout: Readout,
         input_size: tuple[int, int],
+        skeleton: Skeleton = COCO,
         *,
         name: str = "student",
         backbone: str = "",
@@ -144,7 +152,12 @@ class TorchStudent(LoadedStudent):
     ) -> None:
         self.model, self.readout, self.input_size = model, readout, input_size
         self.name, self.backbone, self.head = name, backbone, head
-        self.joints = model.joints
+        if model.joints != len(skeleton):
+            raise KdlibError(
+                f"{name} computes {model.joints} heatmaps per instance, and the skeleton {skeleton.name} has "
+                f"{len(skeleton)} joints; give the student's skeleton"
+            )
+        self.joints, self.skeleton = model.joints, skeleton
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
@@ -191,6 +204,7 @@ class OnnxStudent(LoadedStudent):
         except (KeyError, ValueError) as error:
             raise KdlibError(f"the metadata of {path} are not those of an exported student: {error}") from error
         self.joints = int(self.session.get_outputs()[0].shape[1])
+        self.skeleton = _exported_skeleton(self.metadata, self.joints, path)
 
     def heatmaps(self, crops: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
         """Heatmaps (B, K, H, W) of crops (B, height, width, 3) uint8 RGB, see `LoadedStudent.heatmaps`."""
@@ -200,6 +214,17 @@ class OnnxStudent(LoadedStudent):
             inputs = np.ascontiguousarray(crops)
         heatmaps: NDArray[np.float32] = self.session.run(None, {INPUT: inputs})[0]
         return heatmaps
+
+
+def _exported_skeleton(metadata: Mapping[str, str], joints: int, path: Path) -> Skeleton:
+    """The skeleton of an exported student; numbered joints if its file names neither a skeleton nor COCO's joints."""
+    try:
+        entries = {ENTRY: json.loads(metadata[ENTRY])} if ENTRY in metadata else {}
+    except ValueError as error:
+        raise KdlibError(f"the metadata of {path} are damaged: {ENTRY} is not JSON: {error}") from error
+    if not entries and joints != len(COCO):
+        return numbered(joints)
+    return skeleton_of(entries, joints, str(path))
 
 
 def load_student(path: str | Path, device: str = "auto") -> LoadedStudent:
@@ -236,6 +261,7 @@ def load_checkpoint(path: Path, device: str = "cpu") -> TorchStudent:
         backbone, head, input_size = recipe["student"], recipe["head"], parse_size(content["input_size"])
         readout = Readout.from_supervision(content["supervision"])
         state = fold_norms(content["ema"] if "ema" in content else content["model"])
+        skeleton = skeleton_of(content, joints, str(path))
         model = build_student(backbone, head, joints, input_size, recipe["stride"])
     except KdlibError as error:
         raise KdlibError(f"cannot build the student of {path}: {error}") from error
@@ -246,7 +272,7 @@ def load_checkpoint(path: Path, device: str = "cpu") -> TorchStudent:
     except RuntimeError as error:
         misfit = describe_misfit(model.state_dict(), state, "student")
         raise KdlibError(f"{path} does not fit its student, {backbone} with the head {head}: {misfit}") from error
-    return TorchStudent(model.eval().to(where), readout, input_size, name=name, backbone=backbone, head=head)
+    return TorchStudent(model.eval().to(where), readout, input_size, skeleton, name=name, backbone=backbone, head=head)
 
 
 def crop_boxes(

@@ -14,6 +14,7 @@ from kdlib.inputs.ids import shorten
 from kdlib.inputs.names import find_other_case, locate, missing_files
 from kdlib.inputs.notices import Notices
 from kdlib.inputs.orientation import ExifRule, Orientations, survey
+from kdlib.skeletons.skeleton import COCO, Skeleton
 from precompute.data.folder import Split
 from precompute.errors import PrecomputeError
 
@@ -33,6 +34,8 @@ class Selection:
     """Description of the selection for the manifest."""
     notices: Notices = dataclasses.field(default_factory=Notices)
     """What was changed or left out so far; later steps of the run add to it."""
+    skeleton: Skeleton = COCO
+    """The joints of the instances."""
     orientations: Orientations | None = None
     """What is done with the EXIF orientation of the images; None uses them as OpenCV decodes them without it."""
 
@@ -50,6 +53,8 @@ def select(
     limit: int | None = None,
     skip_missing: bool = False,
     exif: ExifRule | str | None = "auto",
+    category: str | None = None,
+    skeleton: Skeleton | None = None,
 ) -> Selection:
     """Read a split and select its instances.
 
@@ -61,13 +66,17 @@ def select(
         skip_missing: Leave out instances whose image is missing or whose box has no area inside it.
         exif: What to do with the EXIF orientation of the images: ``auto``, ``apply`` or ``ignore``; or the rule of a
             store, which is None for a store from images without one.
+        category: Name of the category whose instances are used; None chooses one.
+        skeleton: The joints of the instances; None takes those that the annotations list.
 
     Raises:
         InputError: If a file cannot be used.
         PrecomputeError: If images are missing or boxes lie outside their images, and ``skip_missing`` is not set.
     """
     notices = Notices()
-    annotations = read_keypoint_annotations(split.annotations, boxes=boxes, unlabelled=unlabelled, notices=notices)
+    annotations = read_keypoint_annotations(
+        split.annotations, boxes=boxes, unlabelled=unlabelled, notices=notices, category=category, skeleton=skeleton
+    )
     _check_boxes(annotations, split, skip_missing)
     _check_names(annotations.instances, split)
     missing = missing_files(split.images, annotations.instances.file_name)
@@ -92,8 +101,10 @@ def select(
     summary = {"instances": len(instances), "unlabelled": unlabelled, "limit": limit, "missing_images": len(missing)}
     truth = annotations.ground_truth
     if boxes is not None and limit is None:  # the ground truth must include the instances that the detector missed
-        return Selection(instances, truth.select(~np.isin(truth.file_name, missing)), summary, notices, orientations)
-    return Selection(instances, _ground_truth_of(annotations, instances), summary, notices, orientations)
+        truth = truth.select(~np.isin(truth.file_name, missing))
+    else:
+        truth = _ground_truth_of(annotations, instances)
+    return Selection(instances, truth, summary, notices, annotations.skeleton, orientations)
 
 
 def _survey(instances: Instances, split: Split, exif: ExifRule | str | None) -> Orientations | None:

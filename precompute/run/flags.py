@@ -46,6 +46,18 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         metavar="FILE",
         help="boxes to use instead of the annotated ones: COCO detections or annotations",
     )
+    group.add_argument(
+        "--category",
+        metavar="NAME",
+        help="category of the annotations whose instances are used (default: the one with COCO's joints, or the one "
+        "named person, or the only one with joints)",
+    )
+    group.add_argument(
+        "--skeleton",
+        metavar="FILE",
+        help="the joints of the annotations: a TOML file, or the name of a built-in skeleton, such as coco; the file "
+        "may list them in another order (default: those of the annotations' category)",
+    )
     group.add_argument("--unlabelled", action="store_true", help="include instances without labelled keypoints")
     group.add_argument(
         "--exif",

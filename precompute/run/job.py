@@ -17,6 +17,7 @@ from kdlib.geometry import parse_size
 from kdlib.inputs.annotations import Instances
 from kdlib.inputs.notices import Notices
 from kdlib.inputs.orientation import ExifRule
+from kdlib.skeletons.reading import load_skeleton
 from precompute.data.crops import Cropper
 from precompute.data.folder import Split, choose_split
 from precompute.data.selection import Selection, select
@@ -89,13 +90,16 @@ class Job:
             limit=arguments.limit,
             skip_missing=arguments.skip_missing,
             exif=choose_exif(arguments),
+            category=arguments.category,
+            skeleton=load_skeleton(arguments.skeleton) if arguments.skeleton else None,
         )
         size = parse_size(arguments.input_size) if arguments.input_size else None
         provider = _choose_provider(arguments, [name for name, _ in members])
         if local_rank_and_size()[0] == 0:
             for line in (*selection.notices.warnings, *gpu_unused(arguments.onnx_provider, provider)):
                 say(f"warning: {line}")
-        teacher = load_teachers(members, size, own_device(arguments.device), arguments.precision, provider)
+        device = own_device(arguments.device)
+        teacher = load_teachers(members, size, device, arguments.precision, provider, selection.skeleton)
         for member in teacher.members or (teacher,):
             if member.crop_by_crop and local_rank_and_size()[0] == 0:
                 say(

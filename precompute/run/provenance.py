@@ -15,6 +15,7 @@ from kdlib.geometry import PADDING
 from kdlib.inputs.orientation import ENTRY, Orientations
 from kdlib.losses import DEFAULT_FLOOR
 from kdlib.machine.version import project_version
+from kdlib.skeletons.reading import stated
 from precompute.data.crops import JPEG_QUALITY
 from precompute.data.views import FRAME_MARGIN, ViewPlan
 from precompute.run.batching import Batching
@@ -78,6 +79,7 @@ def describe(  # noqa: PLR0913 - everything that a store records
             **_of_onnx(teacher),
             **({"members": _members(teacher)} if teacher.members else {}),
         },
+        **stated(teacher.skeleton),
         "logits": {"transform": "log", "floor": DEFAULT_FLOOR},
         "dataset": {
             "split": split,

@@ -17,6 +17,7 @@ from kdlib.geometry import compose_affines
 from kdlib.images import silence_opencv
 from kdlib.inputs.notices import Notices
 from kdlib.metrics.evaluation import evaluate_points, teacher_predictions
+from kdlib.samples.dataset import store_skeleton
 from precompute.errors import PrecomputeError
 from precompute.run.job import Job
 from precompute.run.pipeline import Pipeline
@@ -186,7 +187,7 @@ def teacher_metrics(store: cache.Store, threads: int | None = None) -> dict[str,
         store: A store with at least one written instance.
         threads: Threads that read and decode heatmaps; None takes one per core.
     """
-    rows = np.flatnonzero(store.written)
+    rows, skeleton = np.flatnonzero(store.written), store_skeleton(store)
     teacher = store.manifest["provenance"]["teacher"]
     affines = compose_affines(store.view_affine[rows], store.frame_affine[rows][:, None])
     stride = teacher["input_size"][0] / teacher["heatmap_size"][0]
@@ -196,12 +197,13 @@ def teacher_metrics(store: cache.Store, threads: int | None = None) -> dict[str,
             affines,
             store.view_flip,
             stride,
+            skeleton=skeleton,
             threads=threads,
             progress=progress,
         )
     columns = store.instances
     instances = {name: np.asarray(columns[name])[rows] for name in ("image_id", "bbox", "score", "keypoints")}
-    metrics = evaluate_points(store.ground_truth, instances, points, scores)
+    metrics = evaluate_points(store.ground_truth, instances, points, scores, skeleton=skeleton)
     metrics.pop("per_joint")
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from cache.format.manifest import differences
 from kdcli.progress import Progress, no_progress
-from kdlib.skeleton import JOINTS, LIMBS
+from kdlib.skeletons.skeleton import COCO
 from precompute.sample.drawing.scene import draw_scene
 from precompute.sample.labels import LabelNoise, annotate
 from precompute.sample.photo import encode, photograph
@@ -211,8 +211,8 @@ def _document(
                 "id": 1,
                 "name": "person",
                 "supercategory": "person",
-                "keypoints": list(JOINTS),
-                "skeleton": [[a + 1, b + 1] for a, b in LIMBS],
+                "keypoints": list(COCO.joints),
+                "skeleton": [[a + 1, b + 1] for a, b in COCO.limbs],
             }
         ],
     }

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kdlib.skeleton import LIMBS, SIGMAS
+from kdlib.skeletons.skeleton import COCO
 from precompute.sample.drawing.scene import Person, Scene
 
 Array = np.ndarray
@@ -24,7 +24,7 @@ Array = np.ndarray
 FACE = slice(0, 5)
 
 _NEIGHBOURS = np.zeros((17, 17), bool)
-for _a, _b in LIMBS:
+for _a, _b in COCO.limbs:
     _NEIGHBOURS[_a, _b] = _NEIGHBOURS[_b, _a] = True
 
 _ARMS, _LEGS = slice(5, 11), slice(11, 17)
@@ -117,7 +117,7 @@ def noisy_keypoints(
         return np.zeros_like(keypoints)
     labelled = keypoints[:, 2] > 0
     result = keypoints.copy()
-    per_axis = noise.scatter * SIGMAS * np.sqrt(area / 2)
+    per_axis = noise.scatter * COCO.spreads * np.sqrt(area / 2)
     result[:, :2] += rng.normal(0, 1, (17, 2)) * per_axis[:, None]
     result[:, :2] = np.clip(result[:, :2], 0, np.array(size) - 1)
     carelessness = rng.uniform(0.3, 1.7)  # of this annotator, 1 on average

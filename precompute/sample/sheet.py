@@ -11,7 +11,7 @@ import numpy as np
 from kdcli.files import replacing
 from kdlib.geometry import box_to_region, region_affine, transform_points
 from kdlib.inputs.annotations import read_keypoint_annotations
-from kdlib.skeleton import LIMBS
+from kdlib.skeletons.skeleton import COCO
 
 Array = np.ndarray
 
@@ -63,7 +63,7 @@ def _with_skeleton(crop: Array, keypoints: Array, affine: Array) -> Array:
     """Draw limbs and joints on a copy of the crop; joints that are labelled but hidden (v = 1) are rings."""
     image = crop.copy()
     points = np.round(transform_points(keypoints[:, :2], affine) * 16).astype(int)
-    for a, b in LIMBS:
+    for a, b in COCO.limbs:
         if keypoints[a, 2] and keypoints[b, 2]:
             colour = _colour(a) if _colour(a) == _colour(b) else MIDDLE
             cv2.line(image, points[a].tolist(), points[b].tolist(), colour, 1, cv2.LINE_AA, shift=4)

@@ -176,6 +176,7 @@ def evaluate(model: "nn.Module", views: "InstanceViews", annotations: "Annotatio
 
     from kdlib.heatmaps import flip_average
     from kdlib.metrics.evaluation import decode_to_image, evaluate_points
+    from kdlib.skeletons.skeleton import COCO
     from precompute.sample.training_views import STRIDE
 
     model.eval()
@@ -184,7 +185,8 @@ def evaluate(model: "nn.Module", views: "InstanceViews", annotations: "Annotatio
         for rows in np.array_split(np.arange(len(views)), -(-len(views) // BATCH)):
             crops, affines = views.plain(rows)
             mirrored = np.ascontiguousarray(crops[:, :, ::-1])
-            maps = flip_average(*(_heatmaps(model, images).numpy() for images in (crops, mirrored)))
+            maps, back = (_heatmaps(model, images).numpy() for images in (crops, mirrored))
+            maps = flip_average(maps, back, COCO.flip_order)
             batch_points, batch_scores = decode_to_image(maps, affines, STRIDE)
             points.append(batch_points)
             scores.append(batch_scores)

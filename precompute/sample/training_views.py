@@ -15,7 +15,7 @@ import numpy as np
 from kdlib.geometry import box_to_region, clip_boxes, region_affine, transform_points
 from kdlib.inputs.annotations import Instances
 from kdlib.resample.exact import crop_image, warp_image
-from kdlib.skeleton import FLIP_ORDER, UPPER_BODY
+from kdlib.skeletons.skeleton import COCO
 
 Array = np.ndarray
 
@@ -88,7 +88,7 @@ class InstanceViews:
         inside = ((points >= 0) & (points <= np.array(self._size) - 1)).all(1)
         weights = (keypoints[:, 2] > 0) & inside
         if flip:
-            points, weights = points[FLIP_ORDER], weights[FLIP_ORDER]
+            points, weights = points[COCO.flip_order], weights[COCO.flip_order]
         crop = warp_image(self._image(row), affine, self._size)
         return crop, (points / STRIDE).astype(np.float32), weights.astype(np.float32)
 
@@ -96,7 +96,7 @@ class InstanceViews:
 def _half_body(rng: np.random.Generator, keypoints: Array, center: Array, size: Array) -> tuple[Array, Array]:
     """Centre and size of a region around the upper or lower body; unchanged if too few joints are labelled."""
     labelled = keypoints[:, 2] > 0
-    half = labelled & (UPPER_BODY if rng.random() < 0.5 else ~UPPER_BODY)
+    half = labelled & (COCO.is_upper if rng.random() < 0.5 else ~COCO.is_upper)
     if labelled.sum() <= 8 or half.sum() < 4:
         return center, size
     points = keypoints[half, :2]

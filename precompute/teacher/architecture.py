@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdlib.skeletons.skeleton import COCO, Skeleton
 from precompute.teacher.checkpoint import load_weights
 from precompute.teacher.passes import DeviceNetwork
 from precompute.teacher.zoo import Published
@@ -72,9 +73,15 @@ class TorchNetwork(DeviceNetwork):
     can_capture = True
 
     def __init__(
-        self, architecture: Architecture, model: nn.Module, input_size: Size, device: torch.device, precision: str
+        self,
+        architecture: Architecture,
+        model: nn.Module,
+        input_size: Size,
+        device: torch.device,
+        precision: str,
+        skeleton: Skeleton = COCO,
     ) -> None:
-        super().__init__()
+        super().__init__(skeleton)
         self.input_size, self.heatmap_size = input_size, architecture.heatmap_size(input_size)
         self.device, self.precision = str(device), precision
         self._dtype = DTYPES[precision]

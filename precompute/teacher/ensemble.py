@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from kdlib.geometry import scale_affine
 from kdlib.resample.maps import warp_heatmaps
+from kdlib.skeletons.skeleton import COCO, Skeleton
 from precompute.data.crops import Crops
 from precompute.data.views import ViewPlan
 from precompute.errors import PrecomputeError
@@ -41,6 +42,7 @@ def load_teachers(
     device: str,
     precision: str,
     provider: str = "auto",
+    skeleton: Skeleton = COCO,
 ) -> Teacher:
     """Load one teacher, or an ensemble if there are several members.
 
@@ -50,6 +52,7 @@ def load_teachers(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         provider: What runs ONNX files: `auto`, `cpu`, `cuda` or `tensorrt`.
+        skeleton: The joints of the data, which all teachers must predict.
 
     Raises:
         CheckpointError: If a file is missing or does not hold the weights of such a teacher.
@@ -58,7 +61,7 @@ def load_teachers(
         PrecomputeError: If the teachers cannot be averaged.
     """
     (name, checkpoint), *others = members
-    runs: dict[str, Any] = {"device": device, "precision": precision, "provider": provider}
+    runs: dict[str, Any] = {"device": device, "precision": precision, "provider": provider, "skeleton": skeleton}
     first = load_teacher(name, checkpoint, input_size=input_size, **runs)
     if not others:
         return first

@@ -24,7 +24,7 @@ from kdlib.heatmaps import flip_average
 from kdlib.images import COLOUR_ORDER, IMAGENET_MEAN, IMAGENET_STD
 from kdlib.machine.cost import multiply_adds, parameter_count
 from kdlib.machine.device import TEACHER_PRECISIONS, choose_device, choose_precision
-from kdlib.skeleton import JOINTS
+from kdlib.skeletons.skeleton import COCO, Skeleton
 from precompute.teacher import zoo
 from precompute.teacher.architecture import Architecture, Size, TorchNetwork
 from precompute.teacher.checkpoint import CheckpointError
@@ -59,6 +59,7 @@ class Teacher:
         members: the teachers of an ensemble; empty for a single teacher.
         crop_by_crop: why an ONNX file with a free batch size runs one crop at a time; empty if it does not.
         provider: what runs an ONNX file: `cpu`, `cuda` or `tensorrt`; empty for PyTorch networks.
+        skeleton: the K joints of the heatmaps.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Teacher:
     members: tuple["Teacher", ...] = ()
     crop_by_crop: str = ""
     provider: str = ""
+    skeleton: Skeleton = COCO
 
     @property
     def input_sizes(self) -> tuple[Size, ...]:
@@ -113,7 +115,7 @@ class Teacher:
         maps = np.stack([self(crops[:, v]) for v in range(crops.shape[1])], axis=1)
         if flip_test:
             mirrored = np.stack([self(mirror(crops[:, v])) for v in range(crops.shape[1])], axis=1)
-            maps = flip_average(maps, mirrored)
+            maps = flip_average(maps, mirrored, self.skeleton.flip_order)
         return lambda: maps
 
 
@@ -126,6 +128,7 @@ def load_teacher(
     device: str = "auto",
     precision: str = "auto",
     provider: str = "auto",
+    skeleton: Skeleton = COCO,
 ) -> Teacher:
     """Load a teacher and check that it can be used as one.
 
@@ -138,6 +141,7 @@ def load_teacher(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`; see `kdlib.machine.device`.
         provider: What runs an ONNX file: `auto`, `cpu`, `cuda` or `tensorrt`.
+        skeleton: The joints of the data, which the teacher must predict.
 
     Raises:
         CheckpointError: If a file is missing or does not hold the weights of such a teacher.
@@ -147,7 +151,7 @@ def load_teacher(
     if name.startswith(ONNX):
         path = Path(name.removeprefix(ONNX))
         _check_onnx_options(path, checkpoint, precision)
-        return _load_onnx(path, OnnxNetwork(path, input_size, device, default_size, provider), precision)
+        return _load_onnx(path, OnnxNetwork(path, input_size, device, default_size, provider, skeleton), precision)
     architecture, name, input_size = _resolve(name, input_size)
     input_size = input_size or default_size
     torch_device = choose_device(device)
@@ -156,11 +160,13 @@ def load_teacher(
     if input_size is None:
         raise ValueError(f"{name} runs at several input sizes; give one (--input-size)")
     architecture.heatmap_size(input_size)  # raises ValueError for sizes that the network does not take
-    model = architecture.build(name, len(JOINTS), input_size)
+    model = architecture.build(name, len(skeleton), input_size)
     architecture.load_weights(model, weights)
     parameters = parameter_count(model)  # before `prepare`, which may fold some of them
-    teacher = _teacher(name, weights, TorchNetwork(architecture, model, input_size, torch_device, precision))
-    return replace(teacher, parameters=parameters, multiply_adds=_multiply_adds(architecture, name, input_size))
+    network = TorchNetwork(architecture, model, input_size, torch_device, precision, skeleton)
+    teacher = _teacher(name, weights, network)
+    operations = _multiply_adds(architecture, name, len(skeleton), input_size)
+    return replace(teacher, parameters=parameters, multiply_adds=operations)
 
 
 def teacher_names() -> list[str]:
@@ -208,9 +214,9 @@ def _weights(architecture: Architecture, name: str, checkpoint: str | Path | Non
     return zoo.weights_file(published)
 
 
-def _multiply_adds(architecture: Architecture, name: str, input_size: Size) -> int:
+def _multiply_adds(architecture: Architecture, name: str, joints: int, input_size: Size) -> int:
     with torch.device("meta"):
-        return multiply_adds(architecture.build(name, len(JOINTS), input_size), input_size)
+        return multiply_adds(architecture.build(name, joints, input_size), input_size)
 
 
 def _check_onnx_options(path: Path, checkpoint: str | Path | None, precision: str) -> None:
@@ -224,8 +230,11 @@ def _check_onnx_options(path: Path, checkpoint: str | Path | None, precision: st
 def _load_onnx(path: Path, network: OnnxNetwork, precision: str) -> Teacher:
     if precision not in ("auto", network.precision):
         raise ValueError(f"{path} was exported in {network.precision}, but {precision} was requested")
-    if network.joints != len(JOINTS):
-        raise CheckpointError(f"{path} computes {network.joints} heatmaps per instance, COCO has {len(JOINTS)} joints")
+    if network.joints != len(network.skeleton):
+        raise CheckpointError(
+            f"{path} computes {network.joints} heatmaps per instance, but the data have the {len(network.skeleton)} "
+            f"joints of {network.skeleton.name}"
+        )
     teacher = _teacher(f"{ONNX}{path.name}", path, network)
     return replace(teacher, crop_by_crop=network.crop_by_crop, provider=network.provider)
 
@@ -235,7 +244,8 @@ def _teacher(name: str, weights: Path, network: TorchNetwork | OnnxNetwork) -> T
         name=name,
         input_size=network.input_size,
         heatmap_size=network.heatmap_size,
-        joints=len(JOINTS),
+        joints=len(network.skeleton),
+        skeleton=network.skeleton,
         weights_sha256=file_sha256(weights),
         precision=network.precision,
         device=network.device,

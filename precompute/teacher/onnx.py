@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kdlib.images import normalise_images
 from kdlib.machine.device import choose_device
+from kdlib.skeletons.skeleton import COCO, Skeleton
 from precompute.teacher.passes import DeviceNetwork
 from precompute.teacher.weights_file import CheckpointError
 
@@ -58,6 +59,7 @@ class OnnxNetwork(DeviceNetwork):
         device: str,
         default_size: tuple[int, int] | None = None,
         provider: str = "auto",
+        skeleton: Skeleton = COCO,
     ) -> None:
         """Open the file.
 
@@ -67,12 +69,13 @@ class OnnxNetwork(DeviceNetwork):
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             default_size: (width, height) of the crops if neither the file nor `input_size` gives it.
             provider: `auto`, `cpu`, `cuda` or `tensorrt`; `auto` is CUDA if the device is a GPU, or else the CPU.
+            skeleton: The K joints of the heatmaps.
 
         Raises:
             CheckpointError: If the file cannot be opened or does not map crops to heatmaps.
             ValueError: If it takes crops of another size, or the device or the provider is not available.
         """
-        super().__init__()
+        super().__init__(skeleton)
         path = Path(path)
         runtime = _import_onnxruntime(path)
         wanted, self.provider = _choose_device(device, provider, runtime.get_available_providers())

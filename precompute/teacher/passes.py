@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdlib.images import normalise_images
-from kdlib.skeleton import FLIP_ORDER
+from kdlib.skeletons.skeleton import Skeleton
 
 Pending = Callable[[], NDArray[np.float32]]
 """Waits for heatmaps that a device is computing, and returns them."""
@@ -27,13 +27,15 @@ class DeviceNetwork(abc.ABC):
 
     Attributes:
         device: The device as torch names it.
+        skeleton: The K joints of the heatmaps.
         can_capture: Whether `capture` can record a pass of this network.
     """
 
     device: str
     can_capture = False
 
-    def __init__(self) -> None:
+    def __init__(self, skeleton: Skeleton) -> None:
+        self.skeleton = skeleton
         self._flip_order: Tensor | None = None
         self._captured: CapturedPass | None = None
 
@@ -86,7 +88,7 @@ class DeviceNetwork(abc.ABC):
                 return self.run(images)
             maps, mirrored = self.run(torch.cat([images, images.flip(-1)])).chunk(2)
             if self._flip_order is None:
-                self._flip_order = torch.from_numpy(FLIP_ORDER).to(self.device)
+                self._flip_order = torch.tensor(self.skeleton.flip_order, device=self.device)
             back = mirrored.index_select(1, self._flip_order).flip(-1)
             return (maps + torch.cat([back[..., :1], back[..., :-1]], dim=-1)) * 0.5
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdlib.heatmaps import dark_kernel, decode_argmax, decode_dark, flip_average, flip_back, gaussian_heatmaps
-from kdlib.skeleton import FLIP_ORDER, FLIP_PAIRS, JOINTS, LIMBS, SIGMAS
+from kdlib.skeletons.skeleton import COCO
 
 POINTS = np.array([[[10.3, 20.6], [30.0, 5.5], [15.75, 40.2]]], np.float32)
 
@@ -78,16 +78,16 @@ def test_an_even_or_tiny_kernel_is_refused():
 
 def test_flipping_back_mirrors_swaps_sides_and_shifts_by_one():
     maps = np.random.default_rng(0).normal(size=(2, 17, 8, 6)).astype(np.float32)
-    back = flip_back(maps)
-    left, right = FLIP_PAIRS[2]
+    back = flip_back(maps, COCO.flip_order)
+    left, right = COCO.flip_pairs[2]
     np.testing.assert_array_equal(back[:, left, :, 1:], maps[:, right, :, ::-1][:, :, :-1])
     np.testing.assert_array_equal(back[:, left, :, 0], maps[:, right, :, -1])
-    np.testing.assert_array_equal(flip_average(maps, maps), (maps + back) * np.float32(0.5))
+    np.testing.assert_array_equal(flip_average(maps, maps, COCO.flip_order), (maps + back) * np.float32(0.5))
 
 
 def test_the_skeleton_mirrors_names_onto_names_and_joins_every_joint():
-    swapped = [name.replace("left", "LEFT").replace("right", "left").replace("LEFT", "right") for name in JOINTS]
-    assert [JOINTS[i] for i in FLIP_ORDER] == swapped
-    np.testing.assert_array_equal(FLIP_ORDER[FLIP_ORDER], np.arange(17))
-    assert {joint for limb in LIMBS for joint in limb} == set(range(17))
-    np.testing.assert_array_equal(SIGMAS, SIGMAS[FLIP_ORDER])
+    swapped = [name.replace("left", "LEFT").replace("right", "left").replace("LEFT", "right") for name in COCO.joints]
+    assert [COCO.joints[i] for i in COCO.flip_order] == swapped
+    np.testing.assert_array_equal(COCO.flip_order[COCO.flip_order], np.arange(17))
+    assert {joint for limb in COCO.limbs for joint in limb} == set(range(17))
+    np.testing.assert_array_equal(COCO.spreads, COCO.spreads[COCO.flip_order])

@@ -25,7 +25,7 @@ ALLOWED = {  # inside functions: these modules write and read students as ONNX f
 FLOORS = {
     "cache": ("errors", "codec", "format", "files", "layouts", "reading", "writing", "sharing", "commands", "__main__"),
     "kdlib": (
-        ("errors", "skeleton", "geometry", "images", "heatmaps", "losses", "machine"),
+        ("errors", "skeletons", "geometry", "images", "heatmaps", "losses", "machine"),
         ("resample", "metrics", "inputs"),
         ("readout",),
         ("students",),

@@ -228,7 +228,7 @@ def test_with_p_our_commands_run_beside_files_of_their_names(command, python, tm
             "ImportError: kdlib.samples needs the package 'cache'",
         ),
         ("kdlib", "from kdlib.losses import spatial_kl", "ModuleNotFoundError: No module named 'kdlib.losses'"),
-        ("kdcli", "import kdlib.students.networks", "ModuleNotFoundError: No module named 'kdcli.progress'"),
+        ("kdcli", "import kdlib.students.loading", "ModuleNotFoundError: No module named 'kdcli.progress'"),
     ],
 )
 def test_the_names_that_still_collide_end_in_one_line_that_names_the_file_or_the_package(

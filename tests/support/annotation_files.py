@@ -15,7 +15,7 @@ import uuid
 
 import numpy as np
 
-from kdlib.skeleton import JOINTS
+from kdlib.skeletons.skeleton import COCO
 
 NAN, INFINITY = float("nan"), float("inf")
 JUNK = (None, "", "x", " 7 ", [], {}, [1], {"id": 1}, True, False, NAN, INFINITY, -INFINITY, -1, 0, 0.5, 2**31, 2**63)
@@ -31,7 +31,7 @@ def make(rng):
         for place in range(rng.randint(0, 3) + (number == 0)):
             annotations.append(_person(rng, 10 + 7 * number, 160.0 * place, 500 + len(annotations)))
     annotations[0] |= {"iscrowd": 0, "keypoints": _joints(rng, annotations[0]["bbox"], 17)}
-    category = {"id": 1, "name": "person", "keypoints": list(JOINTS), "skeleton": [[1, 2]]}
+    category = {"id": 1, "name": "person", "keypoints": list(COCO.joints), "skeleton": [[1, 2]]}
     return {"info": {}, "images": images, "annotations": annotations, "categories": [category]}
 
 
@@ -52,8 +52,10 @@ def _person(rng, image, left, identity):
 
 def _joints(rng, box, labelled):
     x, y, w, h = box
-    joints = [[rng.randint(int(x), int(x + w)), rng.randint(int(y), int(y + h)), rng.choice([1, 2])] for _ in JOINTS]
-    hidden = rng.sample(range(len(JOINTS)), len(JOINTS) - labelled)
+    joints = [
+        [rng.randint(int(x), int(x + w)), rng.randint(int(y), int(y + h)), rng.choice([1, 2])] for _ in COCO.joints
+    ]
+    hidden = rng.sample(range(len(COCO.joints)), len(COCO.joints) - labelled)
     return [number for k, joint in enumerate(joints) for number in ([0, 0, 0] if k in hidden else joint)]
 
 
@@ -114,7 +116,7 @@ def _crowds(document, rng):
 def _keypoints(document, rng):
     for annotation in document["annotations"]:
         joints = annotation.get("keypoints")
-        if not joints or len(joints) != 3 * len(JOINTS):
+        if not joints or len(joints) != 3 * len(COCO.joints):
             continue
         triples = [joints[start : start + 3] for start in range(0, len(joints), 3)]
         for triple in triples:
@@ -279,7 +281,7 @@ def _clean(document):
         if not cleaned[-1]["iscrowd"] and cleaned[-1]["num_keypoints"] and inside:
             usable.append(number)
     _require(usable)
-    category = {"id": 1, "name": "person", "keypoints": list(JOINTS), "skeleton": []}
+    category = {"id": 1, "name": "person", "keypoints": list(COCO.joints), "skeleton": []}
     return {
         "images": [{"id": number + 1} for number in range(len(images))],
         "annotations": cleaned,
@@ -343,7 +345,7 @@ def _persons(categories, annotations):
         if isinstance(category.get("keypoints"), list) and all(isinstance(n, str) for n in category["keypoints"])
     }
     listed = [category for category in categories if category.get("keypoints")]
-    chosen = [category for category in listed if plain.get(id(category)) == list(JOINTS)]
+    chosen = [category for category in listed if plain.get(id(category)) == list(COCO.joints)]
     _require(chosen or not listed)
     named = [
         c for c in chosen or categories if isinstance(c.get("name"), str) and c["name"].strip().lower() == "person"

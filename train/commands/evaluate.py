@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         if isinstance(student, TorchStudent):
             extra = complexity(student.model, student.input_size)
             student.model.to(device)
-        evaluate.check_joints(store, student.joints, str(arguments.student))
+        evaluate.check_joints(store, student.skeleton, str(arguments.student))
         loader = evaluate.student_loader(store, student.input_size, 64, device, arguments.images)
         with show_progress("evaluate", "batches") as progress:
             predictions = evaluate.predict(student, loader, decoder=decoder, progress=progress)

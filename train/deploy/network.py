@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdlib.images import COLOUR_ORDER, IMAGENET_MEAN, IMAGENET_STD, normalise_images
 from kdlib.losses import LOSSES
 from kdlib.machine.version import project_version
-from kdlib.skeleton import JOINTS
+from kdlib.skeletons.reading import stated
 from kdlib.students.loading import FORMAT, TorchStudent
 
 
@@ -59,7 +59,8 @@ def describe(student: TorchStudent, *, normalised: bool, precision: str = "fp32"
         "heatmaps": LOSSES[student.readout.loss].meaning,
         "sigma": student.readout.sigma,
         "temperature": student.readout.temperature,
-        "joints": list(JOINTS) if student.model.joints == len(JOINTS) else student.model.joints,
+        "joints": list(student.skeleton.joints),
+        **stated(student.skeleton),
         "precision": precision,
         "project": project_version(),
     }

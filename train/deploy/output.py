@@ -69,7 +69,8 @@ def drawings_folder(out: Path) -> Path:
 
 
 def _draw(people: People, threshold: float) -> NDArray[np.uint8]:
-    return draw_persons(people.scene.pixels, people.boxes, people.points, people.joint_scores, threshold)
+    drawn = (people.scene.pixels, people.boxes, people.points, people.joint_scores)
+    return draw_persons(*drawn, threshold, people.skeleton)
 
 
 def drawing_names(names: Iterable[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from kdlib.geometry import box_to_region, clip_boxes
 from kdlib.inputs.boxes import Boxes
 from kdlib.metrics.coco import REGION_ASPECT, instance_scores, suppress_duplicates
 from kdlib.readout import DECODER
-from kdlib.skeleton import JOINTS
+from kdlib.skeletons.skeleton import COCO, Skeleton
 from kdlib.students.loading import LoadedStudent, crop_boxes
 
 
@@ -40,6 +40,8 @@ class People:
     """(N,) the score of the box times the mean of the joint scores."""
     outside: int
     """Number of boxes of the scene that have no area inside its image."""
+    skeleton: Skeleton = COCO
+    """The K joints."""
 
 
 def whole_image(pixels: NDArray[np.uint8]) -> Boxes:
@@ -100,18 +102,21 @@ def _people(
     start = 0
     for scene, boxes in waiting:
         rows = slice(start, start + len(boxes.xywh))
-        yield _ranked(scene, boxes, points[rows], scores[rows], student.readout.joint_threshold(decoder))
+        threshold = student.readout.joint_threshold(decoder)
+        yield _ranked(scene, boxes, points[rows], scores[rows], threshold, student.skeleton)
         start = rows.stop
 
 
 def _ranked(
-    scene: Scene, boxes: Boxes, points: NDArray[np.float64], joint_scores: NDArray[np.float32], threshold: float
+    scene: Scene,
+    boxes: Boxes,
+    points: NDArray[np.float64],
+    joint_scores: NDArray[np.float32],
+    threshold: float,
+    skeleton: Skeleton,
 ) -> People:
-    """Sort persons by score; for COCO's joints, near-duplicates are left out as in HRNet's evaluation."""
+    """Sort persons by score and leave out near-duplicates, as in HRNet's evaluation."""
     scores = instance_scores(boxes.scores, joint_scores, threshold)
-    if points.shape[1] == len(JOINTS):
-        order = suppress_duplicates(points, scores, box_to_region(boxes.xywh, REGION_ASPECT)[1].prod(axis=1))
-    else:
-        order = np.argsort(-scores, kind="stable")
+    order = suppress_duplicates(points, scores, box_to_region(boxes.xywh, REGION_ASPECT)[1].prod(axis=1), skeleton)
     outside = len(scene.boxes.xywh) - len(boxes.xywh)
-    return People(scene, boxes.xywh[order], points[order], joint_scores[order], scores[order], outside)
+    return People(scene, boxes.xywh[order], points[order], joint_scores[order], scores[order], outside, skeleton)

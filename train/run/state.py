@@ -8,14 +8,15 @@ import torch
 
 from cache import Store
 from kdlib.machine.device import choose_precision
-from kdlib.samples.dataset import StoreDataset
+from kdlib.samples.dataset import StoreDataset, store_skeleton
 from kdlib.samples.loader import Loader
 from kdlib.samples.views import Augmentation
+from kdlib.skeletons.reading import stated
 from kdlib.students.loading import TorchStudent
 from kdlib.students.networks import Student, build_student
 from kdlib.students.norms import fold_norms
 from train.errors import TrainError
-from train.evaluate import student_loader
+from train.evaluate import check_joints, student_loader
 from train.run.progress import Progress
 from train.run.ranks import Ranks
 from train.run.settings import Run
@@ -68,7 +69,13 @@ class State:
         """The student with its current weights, added norms folded in: the network that is evaluated and saved."""
         self.stepper.broadcast_buffers()
         self.folded.load_state_dict(fold_norms(self.stepper.student.state_dict()))
-        return TorchStudent(self.folded.eval(), self.supervision.readout, self.run.input_size, name=self.run.name)
+        return TorchStudent(
+            self.folded.eval(),
+            self.supervision.readout,
+            self.run.input_size,
+            store_skeleton(self.run.store),
+            name=self.run.name,
+        )
 
     @property
     def config(self) -> dict[str, Any]:
@@ -80,6 +87,7 @@ class State:
             "supervision": dataclasses.asdict(self.supervision),
             "input_size": f"{height}x{width}",
             "joints": self.run.store.spec.joints,
+            **stated(store_skeleton(self.run.store)),
             "store": _identity(self.run.store),
             "val_store": _identity(self.run.val_store),
         }
@@ -112,6 +120,7 @@ def build_state(run: Run) -> State:
     floor = run.store.manifest["provenance"]["logits"]["floor"]
     supervision = supervision_of(recipe, run.input_size, floor, distil=run.distil)
     _check_labels(run.store, supervision)
+    check_joints(run.val_store, store_skeleton(run.store), str(run.store.path))
     model = build_student(recipe.student, recipe.head, run.store.spec.joints, run.input_size, recipe.stride)
     model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     folded = copy.deepcopy(model)

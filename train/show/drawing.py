@@ -10,41 +10,32 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.skeleton import JOINTS, LIMBS
+from kdlib.skeletons.skeleton import Skeleton
 
 COLOURS: Final = {"left": (255, 140, 50), "right": (40, 180, 255), "mid": (245, 245, 240)}
 """RGB of the person's sides; report.css has the same three."""
 OUTLINE: Final = (20, 20, 20)
 """Colour around limbs and joints."""
-SIDES: Final = tuple(
-    "left" if name.startswith("left") else "right" if name.startswith("right") else "mid" for name in JOINTS
-)
-"""Side of each of COCO's joints."""
 MIN_HEAT: Final = 0.06
 """Heatmap value below which nothing is drawn."""
 FRACTION_BITS: Final = 4
 """OpenCV takes coordinates in sixteenths of a pixel."""
 
 
-def limb_side(a: int, b: int) -> str:
-    """The side of a limb between two joints: ``left``, ``right``, or ``mid`` between them; the nose fits either."""
-    sides = {SIDES[a], SIDES[b]}
-    return SIDES[max(a, b)] if len(sides) == 1 or SIDES[min(a, b)] == "mid" else "mid"
-
-
 # --- heatmaps ---------------------------------------------------------------------------------------------------------
 
 
-def heat_pixels(heatmaps: NDArray[np.floating]) -> NDArray[np.uint8]:
+def heat_pixels(heatmaps: NDArray[np.floating], skeleton: Skeleton) -> NDArray[np.uint8]:
     """Colour heatmaps by the side of each joint.
 
     Args:
-        heatmaps: (K, H, W) of COCO's joints.
+        heatmaps: (K, H, W).
+        skeleton: The K joints.
 
     Returns:
         (H, W, 4) RGBA. The highest joint sets the opacity; the strengths of the sides mix the colour.
     """
-    strength = np.stack([_strongest(heatmaps, side) for side in COLOURS])
+    strength = np.stack([_strongest(heatmaps, skeleton, side) for side in COLOURS])
     mixture = strength / np.maximum(strength.sum(axis=0), 1e-6)
     colour = np.tensordot(mixture, np.array(list(COLOURS.values()), np.float64), axes=(0, 0))
     value = strength.max(axis=0)
@@ -52,10 +43,10 @@ def heat_pixels(heatmaps: NDArray[np.floating]) -> NDArray[np.uint8]:
     return np.dstack([colour * (opacity > 0)[..., None], opacity]).round().astype(np.uint8)
 
 
-def _strongest(heatmaps: NDArray[np.floating], side: str) -> NDArray[np.float64]:
-    """Maximum over the joints of one side, (H, W) in [0, 1]."""
-    members = [k for k, found in enumerate(SIDES) if found == side]
-    return np.clip(heatmaps[members].max(axis=0), 0, 1).astype(np.float64)
+def _strongest(heatmaps: NDArray[np.floating], skeleton: Skeleton, side: str) -> NDArray[np.float64]:
+    """Maximum over the joints of one side, (H, W) in [0, 1]; 0 if there are none."""
+    members = [k for k, found in enumerate(skeleton.sides) if found == side]
+    return np.clip(heatmaps[members].max(axis=0, initial=0.0), 0, 1).astype(np.float64)
 
 
 # --- skeletons --------------------------------------------------------------------------------------------------------
@@ -67,6 +58,7 @@ def draw_persons(
     points: NDArray[np.float64],
     heights: NDArray[np.float32],
     threshold: float,
+    skeleton: Skeleton,
 ) -> NDArray[np.uint8]:
     """Draw skeletons into a copy of an image.
 
@@ -76,10 +68,11 @@ def draw_persons(
         points: (N, K, 2) pixels.
         heights: (N, K) heights of the heatmaps at the points.
         threshold: Joints with lower heatmaps are not drawn, nor limbs that end in them.
+        skeleton: The K joints.
     """
     canvas = image.copy()
     for i in reversed(range(len(points))):
-        paint_skeleton(canvas, points[i], heights[i] >= threshold, _thickness(boxes[i]), bgr=True)
+        paint_skeleton(canvas, points[i], heights[i] >= threshold, _thickness(boxes[i]), skeleton, bgr=True)
     return canvas
 
 
@@ -93,28 +86,29 @@ def paint_skeleton(
     points: NDArray[np.floating],
     drawn: NDArray[np.bool_],
     thickness: int,
+    skeleton: Skeleton,
     *,
     bgr: bool = False,
 ) -> None:
-    """Paint the joints of one person and, for COCO's joints, the limbs between them.
+    """Paint the joints of one person and the limbs between them.
 
     Args:
         canvas: (H, W, 3) uint8, painted in place.
         points: (K, 2) pixels.
         drawn: (K,) joints to draw.
         thickness: Thickness of limbs in pixels.
+        skeleton: The K joints.
         bgr: Whether the canvas is BGR instead of RGB.
     """
     colours = {side: rgb[::-1] if bgr else rgb for side, rgb in COLOURS.items()}
-    is_coco = len(points) == len(JOINTS)
-    limbs = [(a, b) for a, b in LIMBS if drawn[a] and drawn[b]] if is_coco else []
+    limbs = [(a, b) for a, b in skeleton.limbs if drawn[a] and drawn[b]]
     for a, b in limbs:
         _line(canvas, points[a], points[b], OUTLINE, thickness + 2)
     for a, b in limbs:
-        _line(canvas, points[a], points[b], colours[limb_side(a, b)], thickness)
+        _line(canvas, points[a], points[b], colours[skeleton.limb_side(a, b)], thickness)
     radius = round((thickness + 1) * 2**FRACTION_BITS)
     for k in np.flatnonzero(drawn):
-        colour = colours[SIDES[k] if is_coco else "mid"]
+        colour = colours[skeleton.sides[k]]
         for extra, paint in ((2**FRACTION_BITS, OUTLINE), (0, colour)):
             cv2.circle(canvas, _fixed_point(points[k]), radius + extra, paint, -1, cv2.LINE_AA, FRACTION_BITS)
 

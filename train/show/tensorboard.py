@@ -20,6 +20,7 @@ from kdlib.geometry import STRIDE
 from kdlib.heatmaps import DECODERS, decode_argmax
 from kdlib.readout import DECODER
 from kdlib.samples.dataset import StoreDataset, as_tensors
+from kdlib.skeletons.skeleton import Skeleton
 from kdlib.students.loading import TorchStudent
 from train.errors import not_written
 from train.show import MIN_LABELS
@@ -136,7 +137,7 @@ class Pictures:
         batch = dataset.empty_batch(len(rows))
         dataset.fill(batch, np.arange(len(rows)), rows, epoch=0)
         tensors = as_tensors(batch)
-        self._images = tensors["image"]
+        self._skeleton, self._images = dataset.skeleton, tensors["image"]
         self._labels = tensors["keypoints"].numpy(), tensors["labelled"].numpy() > 0
         self._teacher = tensors["heatmaps"].numpy()
         self._scale, self._stride = TILE_HEIGHT / input_size[1], stride
@@ -168,13 +169,13 @@ class Pictures:
         on_tiles = (points * self._stride + 0.5) * self._scale - 0.5
         tiles = [tile.copy() for tile in self._tiles]
         for tile, of_person, joints in zip(tiles, on_tiles, drawn, strict=True):
-            paint_skeleton(tile, of_person, joints, THICKNESS)
+            paint_skeleton(tile, of_person, joints, THICKNESS, self._skeleton)
         return tiles
 
     def _heat(self, heatmaps: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
         """Draw heatmaps (B, K, H, W) over dimmed tiles."""
         pairs = zip(self._tiles, heatmaps, strict=True)
-        return [_draw_heat(tile, of_person, self._scale, self._stride) for tile, of_person in pairs]
+        return [_draw_heat(tile, of_person, self._scale, self._stride, self._skeleton) for tile, of_person in pairs]
 
 
 def _spaced_rows(keypoints: NDArray[np.floating], rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -184,14 +185,17 @@ def _spaced_rows(keypoints: NDArray[np.floating], rows: NDArray[np.int64], count
     return eligible[np.unique(np.linspace(0, len(eligible) - 1, count).round().astype(np.int64))]
 
 
-def _draw_heat(tile: NDArray[np.uint8], heatmaps: NDArray[np.float32], scale: float, stride: int) -> NDArray[np.uint8]:
+def _draw_heat(
+    tile: NDArray[np.uint8], heatmaps: NDArray[np.float32], scale: float, stride: int, skeleton: Skeleton
+) -> NDArray[np.uint8]:
     """Draw heatmaps (K, H, W) over a dimmed tile.
 
     Heatmap pixel u lies at input pixel stride * u; a plain resize would shift it by (stride - 1) / 2 pixels.
     """
     factor = stride * scale
     affine = np.array([[factor, 0, 0.5 * scale - 0.5], [0, factor, 0.5 * scale - 0.5]])
-    layer = cv2.warpAffine(heat_pixels(heatmaps), affine, tile.shape[1::-1], flags=cv2.INTER_LINEAR).astype(np.float32)
+    heat = heat_pixels(heatmaps, skeleton)
+    layer = cv2.warpAffine(heat, affine, tile.shape[1::-1], flags=cv2.INTER_LINEAR).astype(np.float32)
     opacity = layer[..., 3:] / 255
     mixed = DIMMED * tile * (1 - opacity) + layer[..., :3] * opacity
     return np.asarray(mixed.round().clip(0, 255), np.uint8)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdlib.skeleton import JOINTS
+from kdlib.skeletons.skeleton import COCO
 from precompute.sample.drawing.poses import Pose
 
 Array = np.ndarray
@@ -17,7 +17,7 @@ Array = np.ndarray
 SIDES = (("left", 1.0), ("right", -1.0))
 """Name of each side and the sign of its x in body space."""
 
-JOINT_DEPTH = dict.fromkeys(JOINTS, 0.02) | {
+JOINT_DEPTH = dict.fromkeys(COCO.joints, 0.02) | {
     f"{side}_{joint}": depth
     for side, _ in SIDES
     for joint, depth in {
@@ -87,8 +87,8 @@ class Figure:
     scales: dict[str, float]
 
     def joints(self) -> Array:
-        """Positions of the 17 COCO joints, (17, 3) in the order of `JOINTS`."""
-        return np.array([self.points[name] for name in JOINTS])
+        """Positions of the 17 COCO joints, (17, 3) in the order of `COCO.joints`."""
+        return np.array([self.points[name] for name in COCO.joints])
 
 
 def draw_build(rng: np.random.Generator) -> Build:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdlib.skeleton import JOINTS
+from kdlib.skeletons.skeleton import COCO
 from precompute.sample.drawing.appearance import draw_colour, draw_outfit, plain_paint
 from precompute.sample.drawing.backdrop import draw_backdrop, draw_loose_limbs, draw_occluder
 from precompute.sample.drawing.body import dress
@@ -20,7 +20,7 @@ LAYER = 2000.0
 SMALLEST_AREA = 120
 """Persons with fewer visible pixels are not annotated: an annotator would not find them."""
 
-_DEPTHS = np.array([JOINT_DEPTH[name] for name in JOINTS])
+_DEPTHS = np.array([JOINT_DEPTH[name] for name in COCO.joints])
 
 
 @dataclass(frozen=True)

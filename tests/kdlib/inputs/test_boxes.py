@@ -16,7 +16,7 @@ from kdlib.inputs.boxes import BoxFile, FormatCheck
 from kdlib.inputs.categories import Categories
 from kdlib.inputs.image_index import ImageIndex
 from kdlib.inputs.notices import Notices
-from kdlib.skeleton import JOINTS
+from kdlib.skeletons.skeleton import COCO as SKELETON
 
 NAMES = ["000000000139.jpg", "sub/caf\u00e9.png", "000000000785.jpg"]
 IDS = [139, 12, 785]
@@ -28,7 +28,7 @@ ROWS = [
     {"image_id": 139, "category_id": 1, "bbox": [30, 20, 100, 90], "score": 1},
 ]
 IMAGES = [{"id": i, "file_name": name, "width": SIZE[0], "height": SIZE[1]} for i, name in zip(IDS, NAMES, strict=True)]
-PERSON = {"id": 1, "name": "person", "keypoints": list(JOINTS)}
+PERSON = {"id": 1, "name": "person", "keypoints": list(SKELETON.joints)}
 
 
 @pytest.fixture
@@ -351,8 +351,8 @@ def of_categories(*categories):
     ("rows", "own", "kept"),
     [
         ((1, 2, 1), [DOG, MAN], [1]),
-        ((1, 2, "2", "person", "dog", None), [ZERO, DOG, {**MAN, "keypoints": list(JOINTS)}], [1, 2, 3, 5]),
-        ((1, 2), [DOG, {"id": 2, "name": "pose", "keypoints": list(JOINTS)}], [1]),
+        ((1, 2, "2", "person", "dog", None), [ZERO, DOG, {**MAN, "keypoints": list(SKELETON.joints)}], [1, 2, 3, 5]),
+        ((1, 2), [DOG, {"id": 2, "name": "pose", "keypoints": list(SKELETON.joints)}], [1]),
         ((1, 2), [{**DOG, "keypoints": ["nose"] * 17}, MAN], [1]),
         ((0, 1, 0), [{"id": 0, "name": "Person"}, DOG], [0, 2]),
         ((0, 0), [{"id": 0, "name": "player"}], [0, 1]),
@@ -377,7 +377,7 @@ def test_the_files_own_categories_decide_in_both_commands(write, rows, own, kept
 
 def test_a_list_without_categories_has_those_of_the_annotation_file(write):
     path = write(of_categories(2, 1, 0, 2))
-    found = by_annotations(path, write, categories=(ZERO, DOG, {**MAN, "keypoints": list(JOINTS)}))
+    found = by_annotations(path, write, categories=(ZERO, DOG, {**MAN, "keypoints": list(SKELETON.joints)}))
     assert [box[0] for box in found[NAMES[0]]] == [10, 13]
 
 

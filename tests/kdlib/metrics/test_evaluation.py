@@ -7,6 +7,7 @@ import pytest
 
 from kdlib.heatmaps import decode_argmax, decode_dark, flip_average
 from kdlib.metrics.evaluation import BATCH, teacher_predictions
+from kdlib.skeletons.skeleton import COCO
 
 COUNT, VIEWS, SIZE = 2 * BATCH + 7, 3, (24, 16)  # rows, columns
 
@@ -29,7 +30,7 @@ def test_predictions_are_in_the_order_of_the_rows_for_any_number_of_threads(maps
     affines = np.zeros((COUNT, len(flips), 2, 3))
     affines[:, 0, 0, 0] = affines[:, 0, 1, 1] = scale
     affines[:, 0, :, 2] = shift[:, None]
-    averaged = flip_average(maps[:, 0], maps[:, 1]) if len(flips) > 1 and flips[1] else maps[:, 0]
+    averaged = flip_average(maps[:, 0], maps[:, 1], COCO.flip_order) if len(flips) > 1 and flips[1] else maps[:, 0]
     points, heights = (decode_dark if decoder == "dark" else decode_argmax)(averaged)
     expected = (points * 4.0 - shift[:, None, None]) / scale[:, None, None]
     asked, done = set(), []
@@ -40,7 +41,14 @@ def test_predictions_are_in_the_order_of_the_rows_for_any_number_of_threads(maps
 
     found = [
         teacher_predictions(
-            heatmaps, affines, np.array(flips), 4.0, decoder, threads=threads, progress=lambda *now: done.append(now)
+            heatmaps,
+            affines,
+            np.array(flips),
+            4.0,
+            decoder,
+            skeleton=COCO,
+            threads=threads,
+            progress=lambda *now: done.append(now),
         )
         for threads in (1, 3, None)
     ]
@@ -65,6 +73,8 @@ def test_the_first_error_is_raised_and_what_has_not_begun_is_not_read():
         return np.zeros((len(rows), len(views), 17, *SIZE), np.float32)
 
     with pytest.raises(ValueError, match="row 0 is damaged"):
-        teacher_predictions(heatmaps, np.tile(np.eye(2, 3), (100 * BATCH, 1, 1, 1)), np.zeros(1), 4.0, threads=2)
+        teacher_predictions(
+            heatmaps, np.tile(np.eye(2, 3), (100 * BATCH, 1, 1, 1)), np.zeros(1), 4.0, skeleton=COCO, threads=2
+        )
     assert 0 in begun
     assert len(begun) < 50

@@ -10,9 +10,9 @@ from pycocotools.cocoeval import COCOeval
 
 from kdlib.geometry import box_to_region
 from kdlib.metrics.coco import METRICS, instance_scores, keypoint_ap, keypoint_matches, suppress_duplicates
-from kdlib.skeleton import SIGMAS
+from kdlib.skeletons.skeleton import COCO as SKELETON
 
-VARIANCES = (2 * SIGMAS) ** 2
+VARIANCES = (2 * SKELETON.spreads) ** 2
 
 
 def crowded(seed, dtype=np.float64, images=40, labelled=260, others=120):

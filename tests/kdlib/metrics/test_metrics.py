@@ -11,6 +11,7 @@ from pycocotools.cocoeval import COCOeval
 
 from kdlib.metrics.coco import METRICS, instance_scores, keypoint_ap, keypoint_matches, suppress_duplicates
 from kdlib.metrics.keypoints import oks, pck
+from kdlib.skeletons.skeleton import Skeleton
 
 
 def persons(count=30, seed=0):
@@ -55,15 +56,18 @@ def coco_json(columns):
     }
 
 
+FACE = Skeleton("face", ("nose", "left_eye", "right_eye"))
+
+
 def test_pck_counts_joints_within_the_longer_side_and_treats_both_axes_alike():
     keypoints = np.array([[[10, 10, 2], [50, 90, 1], [0, 0, 0]]], np.float32)
     bbox = np.array([[0, 0, 100, 200]], float)  # longer side 200: 0.05 is 10 pixels along x and along y
     for offset, hits in (((9.9, 0), 100), ((0, 9.9), 100), ((10.1, 0), 0), ((0, 10.1), 0), ((7.2, 7.2), 0)):
         predictions = keypoints[..., :2] + np.array(offset)
-        assert pck(predictions, keypoints, bbox, (0.05,))["pck@0.05"] == pytest.approx(hits)
+        assert pck(predictions, keypoints, bbox, (0.05,), FACE)["pck@0.05"] == pytest.approx(hits)
     predictions = keypoints[..., :2].copy()
     predictions[0, 1, 0] += 30
-    result = pck(predictions, keypoints, bbox)
+    result = pck(predictions, keypoints, bbox, skeleton=FACE)
     assert (result["pck@0.05"], result["pck@0.2"]) == (50.0, 100.0)
     assert result["per_joint"]["pck@0.05"]["nose"] == 100.0
     assert result["per_joint"]["pck@0.05"]["left_eye"] == 0.0

@@ -14,7 +14,7 @@ from kdlib.resample.maps import warp_heatmaps
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import Loader
 from kdlib.samples.views import Augmentation
-from kdlib.skeleton import FLIP_ORDER
+from kdlib.skeletons.skeleton import COCO
 from tests.support.stores.people import INPUT_SIZE, make_store, picture
 
 STRONG = Augmentation(flip=0.5, rotation=40.0, rotation_probability=1.0, scale=0.3, half_body=0.2)
@@ -74,10 +74,12 @@ def test_affines_that_lead_nowhere_end_before_compiled_code_follows_them(tmp_pat
         dataset[3]
 
 
-def test_a_store_of_other_joints_than_cocos_is_refused(tmp_path):
+def test_a_store_without_a_skeleton_must_have_cocos_joints(tmp_path):
     store = make_store(tmp_path / "s.zarr")
     store.spec = dataclasses.replace(store.spec, joints=16)
-    with pytest.raises(KdlibError, match=r"s\.zarr holds 16 joints per instance; students learn COCO's 17"):
+    with pytest.raises(
+        KdlibError, match=r"s\.zarr has 16 joints per instance and states no skeleton, which means COCO's, with 17"
+    ):
         StoreDataset(store)
 
 
@@ -122,7 +124,7 @@ def test_a_doubled_stride_is_every_second_pixel_of_the_same_view(store):
             np.testing.assert_allclose(fine["heatmaps"][:, ::2, ::2], coarse["heatmaps"], atol=1e-5)
             np.testing.assert_allclose(fine["keypoints"] / 2, coarse["keypoints"], atol=1e-5)
         in_input = coarse["keypoints"].numpy() * 8
-        order = FLIP_ORDER if np.linalg.det(coarse["affine"][:, :2]) < 0 else range(17)
+        order = COCO.flip_order if np.linalg.det(coarse["affine"][:, :2]) < 0 else range(17)
         known = store.instances["keypoints"][i][list(order)]
         np.testing.assert_allclose(in_input, transform_points(known[:, :2], coarse["affine"].numpy()), atol=1e-3)
         inside = ((in_input >= -4) & (in_input < [72 - 4, 112 - 4])).all(axis=1)  # half a pixel of 8 beyond the first
@@ -142,7 +144,7 @@ def test_the_average_takes_each_view_where_it_sees_and_changes_left_and_right(tm
     sample = StoreDataset(store, None, views="average")[1]
     mirror = compose_affines(store.view_affine[1, 0], invert_affine(store.view_affine[1, 1]))
     mirror = compose_affines(scale_affine(1 / 4), compose_affines(mirror, scale_affine(4)))
-    turned = warp_heatmaps(store.heatmap(1, 1)[FLIP_ORDER].transpose(1, 2, 0), mirror, (24, 32)).transpose(2, 0, 1)
+    turned = warp_heatmaps(store.heatmap(1, 1)[COCO.flip_order].transpose(1, 2, 0), mirror, (24, 32)).transpose(2, 0, 1)
     expected = (store.heatmap(1, 0) + turned) / 2
     np.testing.assert_allclose(sample["heatmaps"].numpy()[:, :, 1:-1], expected[:, :, 1:-1], atol=1e-5)
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from kdlib.geometry import PADDING, region_affine
 from kdlib.samples.views import HALF_BODY_JOINTS, NO_AUGMENTATION, Augmentation, draw_choices, draw_views
-from kdlib.skeleton import UPPER_BODY
+from kdlib.skeletons.skeleton import COCO
 
 INPUT_SIZE = (96, 128)
 COUNT = 20_000
@@ -37,7 +37,9 @@ def seen(views, regions):
 @pytest.fixture(scope="module")
 def drawn():
     regions, keypoints = people(COUNT)
-    views = draw_views(3, 1, np.arange(COUNT), Augmentation(half_body=0.0), regions, keypoints, INPUT_SIZE)
+    views = draw_views(
+        3, 1, np.arange(COUNT), Augmentation(half_body=0.0), regions, keypoints, COCO.is_upper, INPUT_SIZE
+    )
     return views, regions
 
 
@@ -84,7 +86,9 @@ def test_a_view_depends_on_seed_epoch_and_row_alone():
 
     def draw(seed=5, epoch=2, some=slice(None), which=rows):
         few = tuple(column[some] for column in regions)
-        return draw_views(seed, epoch, which[some], Augmentation(), few, keypoints[some], INPUT_SIZE).image_to_input
+        return draw_views(
+            seed, epoch, which[some], Augmentation(), few, keypoints[some], COCO.is_upper, INPUT_SIZE
+        ).image_to_input
 
     whole = draw()
     np.testing.assert_array_equal(draw(some=slice(None, None, -3)), whole[::-3])
@@ -98,7 +102,7 @@ def test_a_view_depends_on_seed_epoch_and_row_alone():
 
 def test_without_augmentation_the_plain_crop_is_shown():
     (centers, sizes), keypoints = people(9)
-    views = draw_views(0, 0, np.arange(9), NO_AUGMENTATION, (centers, sizes), keypoints, INPUT_SIZE)
+    views = draw_views(0, 0, np.arange(9), NO_AUGMENTATION, (centers, sizes), keypoints, COCO.is_upper, INPUT_SIZE)
     assert not views.flips.any()
     for i in range(9):
         np.testing.assert_allclose(views.image_to_input[i], region_affine(centers[i], sizes[i], INPUT_SIZE), atol=1e-9)
@@ -109,7 +113,7 @@ def half_body(keypoints, region_width, upper_first):
     labelled = [k for k in range(17) if keypoints[k, 2] > 0]
     if len(labelled) <= HALF_BODY_JOINTS:
         return None
-    halves = [[k for k in labelled if UPPER_BODY[k] == upper] for upper in (upper_first, not upper_first)]
+    halves = [[k for k in labelled if COCO.is_upper[k] == upper] for upper in (upper_first, not upper_first)]
     chosen = halves[0] if len(halves[0]) > 2 else halves[1]
     if len(chosen) < 2:
         return None
@@ -124,7 +128,7 @@ def test_half_bodies_are_those_of_hrnet(labelled):
     """Of 11 labelled joints all belong to the upper body; of 12 and 13 too few belong to the lower one."""
     (centers, sizes), keypoints = people(200, labelled)
     always = dataclasses.replace(NO_AUGMENTATION, half_body=1.0)
-    views = draw_views(1, 0, np.arange(200), always, (centers, sizes), keypoints, INPUT_SIZE)
+    views = draw_views(1, 0, np.arange(200), always, (centers, sizes), keypoints, COCO.is_upper, INPUT_SIZE)
     upper = 0
     for i in range(200):
         one, other = (half_body(keypoints[i], float(sizes[i, 0]), first) for first in (True, False))

@@ -15,6 +15,7 @@ from kdlib.geometry import box_to_region, clip_boxes, compose_affines, region_af
 from kdlib.heatmaps import flip_average
 from kdlib.inputs.image_files import ImageFileError, read_image_file
 from kdlib.resample.exact import crop_image
+from kdlib.skeletons.skeleton import COCO
 from precompute.__main__ import main
 from precompute.run import pipeline, provenance
 from precompute.teacher.hrnet import build_hrnet
@@ -78,7 +79,7 @@ def test_a_store_holds_the_average_of_crop_and_mirror_unless_views_are_asked_for
         assert main(command(data, tmp_path / name, "--codec", "float32", *flags)) == 0
         averaged = cache.open_store(tmp_path / name)
         np.testing.assert_allclose(
-            averaged.heatmaps(range(len(store)))[:, 0], flip_average(both[:, 0], both[:, 1]), atol=1e-4
+            averaged.heatmaps(range(len(store)))[:, 0], flip_average(both[:, 0], both[:, 1], COCO.flip_order), atol=1e-4
         )
         assert averaged.view_flip.tolist() == [0]
         assert averaged.manifest["provenance"]["teacher"]["flip_test"] is True

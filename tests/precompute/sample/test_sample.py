@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdlib.inputs.annotations import read_keypoint_annotations
-from kdlib.skeleton import JOINTS
+from kdlib.skeletons.skeleton import COCO
 from precompute.sample import dataset
 from precompute.sample.__main__ import main
 from precompute.sample.dataset import MARKER, SampleError, make_image, write_sample
@@ -27,7 +27,7 @@ SPLITS = ("train", "val")
 
 
 def _joint(name: str) -> int:
-    return JOINTS.index(name)
+    return COCO.joints.index(name)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_pycocotools_and_our_reader_take_the_files(sample: Path) -> None:
     for split in SPLITS:
         path = sample / f"annotations/person_keypoints_{split}.json"
         coco = COCO(str(path))
-        assert coco.loadCats([1])[0]["keypoints"] == list(JOINTS)
+        assert coco.loadCats([1])[0]["keypoints"] == list(COCO.joints)
         read = read_keypoint_annotations(path)
         assert len(read.ground_truth) == len(coco.anns)
         assert set(read.ground_truth.image_id) <= set(coco.imgs)
@@ -218,14 +218,14 @@ def test_about_a_third_of_the_train_joints_is_unlabelled_and_val_is_clean(scenes
 
 def test_annotators_scatter_as_coco_measured() -> None:
     """Mean squared distance over area is sigma², COCO's definition of its constants."""
-    from kdlib.skeleton import SIGMAS
+    from kdlib.skeletons.skeleton import COCO
 
     rng, area = np.random.default_rng(1), 4000.0
     truth = np.tile([500.0, 500.0, 2.0], (17, 1))
     only_scatter = LabelNoise(blank_person=0, skip_visible=0, skip_hidden=0, swap=0)
     drawn = np.array([noisy_keypoints(rng, truth, area, (1000, 1000), only_scatter) for _ in range(2000)])
     squares = ((drawn[..., :2] - 500) ** 2).sum(-1).mean(0) / area
-    np.testing.assert_allclose(np.sqrt(squares), SIGMAS, rtol=0.06)
+    np.testing.assert_allclose(np.sqrt(squares), COCO.spreads, rtol=0.06)
 
 
 def test_swapped_arms_exchange_left_and_right_and_nothing_else() -> None:

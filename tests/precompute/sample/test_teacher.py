@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from kdlib.geometry import transform_points
 from kdlib.inputs.annotations import Annotations, read_keypoint_annotations
-from kdlib.skeleton import FLIP_ORDER
+from kdlib.skeletons.skeleton import COCO
 from precompute.sample import train_teacher
 from precompute.sample.dataset import write_sample
 from precompute.sample.spec import SampleSpec
@@ -115,7 +115,7 @@ def test_a_random_view_moves_joints_with_the_pixels(views: InstanceViews, val: A
             for j in same
         )
         for i, k in np.argwhere(seen)
-        for same in [(k, FLIP_ORDER[k])]
+        for same in [(k, COCO.flip_order[k])]
     ]
     assert np.median(differences) < 15
 

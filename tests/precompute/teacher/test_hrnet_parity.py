@@ -14,6 +14,7 @@ import torch
 from kdlib.geometry import box_to_region, clip_boxes, invert_affine, region_affine, scale_affine, transform_points
 from kdlib.heatmaps import decode_argmax, flip_average
 from kdlib.resample.exact import crop_image
+from kdlib.skeletons.skeleton import COCO
 from precompute.teacher.loading import load_teacher, mirror
 from tests.support.checkpoint_layouts import LAYOUTS, official_flat
 from tests.support.shared_data import COCO_REAL, PARITY, needs_coco, needs_parity
@@ -79,7 +80,7 @@ def test_maps_are_the_official_ones_from_every_layout(write, weights, reference,
 
 def test_the_flip_average_is_the_official_one(teacher, maps, reference):
     assert difference(maps, reference["heatmap"]) < 1e-4
-    average = flip_average(maps, teacher(mirror(reference["crop_rgb"])))
+    average = flip_average(maps, teacher(mirror(reference["crop_rgb"])), COCO.flip_order)
     assert difference(average, reference["heatmap_flip_avg"]) < 1e-4
 
 
@@ -122,7 +123,7 @@ def test_from_the_photograph_to_the_point_everything_is_official(crops_and_affin
     crops, affines = crops_and_affines
     maps = teacher(crops)
     assert difference(maps, reference["heatmap"]) < 1e-4
-    average = flip_average(maps, teacher(mirror(crops)))
+    average = flip_average(maps, teacher(mirror(crops)), COCO.flip_order)
     points, scores = decode_argmax(average)
     found = np.stack([in_image(*pair) for pair in zip(points, affines, strict=True)])
     np.testing.assert_allclose(found, reference["preds_flip"], atol=1e-3)

@@ -17,6 +17,7 @@ from kdlib.inputs.annotations import read_keypoint_annotations
 from kdlib.machine.device import choose_device, choose_precision
 from kdlib.metrics.keypoints import pck
 from kdlib.resample.exact import crop_image
+from kdlib.skeletons.skeleton import COCO
 from precompute.teacher.checkpoint import CheckpointError
 from precompute.teacher.hrnet import build_hrnet, fold_batch_norm
 from precompute.teacher.loading import load_teacher, mirror
@@ -141,7 +142,7 @@ def test_the_flip_view_is_the_raw_output_on_the_mirrored_crop(checkpoint, crops)
     teacher = open_small(checkpoint)
     maps, mirrored = teacher(crops), teacher(mirror(crops))
     np.testing.assert_array_equal(mirrored, teacher(crops[:, :, ::-1].copy()))
-    average = flip_average(maps, mirrored)
+    average = flip_average(maps, mirrored, COCO.flip_order)
     left_eye, right_eye = 1, 2
     np.testing.assert_allclose(
         average[:, left_eye, :, 1:], (maps[:, left_eye, :, 1:] + mirrored[:, right_eye, :, :0:-1]) / 2, rtol=1e-6

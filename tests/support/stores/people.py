@@ -6,7 +6,7 @@ import numpy as np
 import cache
 from kdlib.geometry import box_to_region, compose_affines, invert_affine, region_affine, scale_affine, transform_points
 from kdlib.heatmaps import gaussian_heatmaps
-from kdlib.skeleton import FLIP_ORDER
+from kdlib.skeletons.skeleton import COCO
 
 IMAGE_SIZE = (200, 150)
 INPUT_SIZE = (96, 128)
@@ -104,7 +104,7 @@ def make_store(  # noqa: PLR0913 - everything in which the stores of the tests d
 
 
 def _maps(points, image_to_input, mirrored, shift):
-    ordered = points[FLIP_ORDER] if mirrored else points
+    ordered = points[COCO.flip_order] if mirrored else points
     at = transform_points(ordered, compose_affines(scale_affine(0.25), image_to_input))
     at[:, 0] += -shift if mirrored else shift
     return gaussian_heatmaps(at, np.ones(17), HEATMAP_SIZE, 1.5)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from kdlib.readout import Readout
+from kdlib.skeletons.skeleton import COCO
 from kdlib.students.loading import OnnxStudent, TorchStudent
 from kdlib.students.networks import build_student
 from train.deploy.agreement import noise_crops
@@ -47,7 +48,7 @@ def student_of(backbone, head, stride, loss):
         spread = model(torch.randn(2, 3, SIZE[1], SIZE[0])).std()
     with torch.no_grad():
         last.weight.mul_(3 / spread.item())
-    return TorchStudent(model, Readout(loss, 2.0, 0.5), SIZE, backbone=backbone, head=head)
+    return TorchStudent(model, Readout(loss, 2.0, 0.5), SIZE, COCO, backbone=backbone, head=head)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))

@@ -16,7 +16,7 @@ import pytest
 import cache
 from kdlib.metrics.coco import instance_scores
 from kdlib.metrics.keypoints import oks
-from kdlib.skeleton import JOINTS, LIMBS
+from kdlib.skeletons.skeleton import COCO
 from tests.support.stores.people import IMAGE_SIZE, make_store
 from train.__main__ import main
 from train.errors import TrainError
@@ -80,8 +80,8 @@ def test_coco_reads_the_files_and_measures_what_the_store_measures(store, folder
     evaluation.summarize()
     assert 100 * evaluation.stats[0] == pytest.approx(measure(store, cached_teacher(store))["ap"], abs=1e-3)
     (category,) = truth.loadCats([1])
-    assert category["keypoints"] == list(JOINTS)
-    assert [(a - 1, b - 1) for a, b in category["skeleton"]] == list(LIMBS)
+    assert category["keypoints"] == list(COCO.joints)
+    assert [(a - 1, b - 1) for a, b in category["skeleton"]] == list(COCO.limbs)
 
 
 def test_every_person_has_its_oks_and_its_share_of_right_joints(store):
@@ -274,7 +274,7 @@ def test_fiftyone_sorts_persons_from_worst_to_best(store, folder, images, tmp_pa
         "dataset.delete()"  # FiftyOne attaches to a database that already runs, whatever its folder
     )
     found = json.loads(in_fiftyone(program, tmp_path)[-1])
-    assert found["joints"] == list(JOINTS)
+    assert found["joints"] == list(COCO.joints)
     assert (found["images"], found["boxes"]) == (3, PEOPLE)
     assert found["unlabelled"] == (store.instances["keypoints"][..., 2] == 0).sum()
     expected = sorted(entry["oks"] for entry in results(store, cached_teacher(store)))
@@ -288,7 +288,7 @@ def scarce(store, folder, tmp_path):
     """A gallery whose first person has five labelled joints and the lowest OKS; `baseline` is its better student."""
     truth = json.loads((folder / "ground_truth.json").read_text())
     person = truth["annotations"][0]
-    person["keypoints"][2::3] = [2] * (MIN_LABELS - 1) + [0] * (len(JOINTS) - MIN_LABELS + 1)
+    person["keypoints"][2::3] = [2] * (MIN_LABELS - 1) + [0] * (len(COCO.joints) - MIN_LABELS + 1)
     person["num_keypoints"] = MIN_LABELS - 1
     entries = json.loads((folder / "teacher.json").read_text())
     for name, quality in (("teacher", 1.0), ("baseline", 0.8), ("distilled", 0.5)):
@@ -322,7 +322,7 @@ def test_fiftyone_shows_each_of_the_worst_with_its_own_joints_and_opens_with_the
     known = {entry["annotation_id"]: entry["oks"] for entry in json.loads((scarce / "distilled.json").read_text())[1:]}
     assert found["boxes"] == sorted(known, key=known.__getitem__)
     assert found["joints"] == found["limbs"] == [[annotation_id] for annotation_id in found["boxes"]]
-    assert [len(points) for (points,) in found["points"]] == [len(JOINTS)] * len(known)
+    assert [len(points) for (points,) in found["points"]] == [len(COCO.joints)] * len(known)
     keypoints = dict(zip(store.instances["annotation_id"].tolist(), store.instances["keypoints"], strict=True))
     for annotation_id, (lines,) in zip(found["boxes"], found["lines"], strict=True):
         drawn = {tuple(np.round(np.multiply(point, IMAGE_SIZE), 1)) for line in lines for point in line}

@@ -7,6 +7,7 @@ import torch
 
 from kdlib.geometry import STRIDE
 from kdlib.readout import Readout
+from kdlib.skeletons.skeleton import COCO
 from kdlib.students.loading import TorchStudent
 from kdlib.students.networks import build_student
 from tests.support.stores.people import INPUT_SIZE, make_store
@@ -41,7 +42,7 @@ class Constant(torch.nn.Module):
 
 
 def student_of(model):
-    return TorchStudent(model, Readout("mse", 1.0), INPUT_SIZE)
+    return TorchStudent(model, Readout("mse", 1.0), INPUT_SIZE, COCO)
 
 
 def constant_student(maps):

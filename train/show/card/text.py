@@ -9,7 +9,6 @@ from typing import Any, Final
 from kdcli.front_matter import front_matter
 from kdcli.words import counted
 from kdlib.machine.cost import multiply_adds, parameter_count
-from kdlib.skeleton import JOINTS
 from train.show.card.facts import RunFacts, store_name
 from train.show.card.markdown import code, fact_table, plain, table
 from train.show.card.numbers import numbers
@@ -236,15 +235,13 @@ points = {stride} * np.stack([x, y], axis=1)  # pixels of the resized crop
 
 
 def _input_and_output(run: RunFacts) -> list[str]:
-    names = JOINTS if run.student.joints == len(JOINTS) else ()
-    joints = ", ".join(name.replace("_", " ") for name in names)
-    listed = f"The joints, in order: {joints}. Left and right are the person's own." if joints else ""
+    joints = ", ".join(name.replace("_", " ") for name in run.student.skeleton.joints)
     return [
         "## Input and output",
         f"Input: RGB crops of {_input(run)} pixels (height {TIMES} width). `predict` makes them: it extends the box to "
         "this aspect, enlarges it by 25 %, and scales the crop. Output: one heatmap per joint. The height of its peak "
         "serves as confidence; it is not a probability and may exceed 1.",
-        listed,
+        f"The joints, in order: {joints}. Left and right are the person's own.",
     ]
 
 

@@ -15,7 +15,7 @@ from kdcli.files import replacing
 from kdcli.progress import show_progress
 from kdlib.metrics.coco import instance_scores
 from kdlib.metrics.keypoints import normalised_distances, oks
-from kdlib.skeleton import JOINTS, LIMBS
+from kdlib.samples.dataset import store_skeleton
 from kdlib.students.loading import load_checkpoint
 from train.errors import TrainError
 from train.evaluate import Predictions, cached_teacher, check_joints, predict, student_loader
@@ -41,12 +41,12 @@ def predictions_by_name(
         Predictions by names that are valid for files and fields.
 
     Raises:
-        KdlibError: If a file is not a student, or (`TrainError`) a student has another number of joints.
+        KdlibError: If a file is not a student, or (`TrainError`) a student has other joints.
     """
     predictions = {"teacher": cached_teacher(store)} if teacher else {}
     for path in students:
         student = load_checkpoint(path, str(device))
-        check_joints(store, student.joints, str(path))
+        check_joints(store, student.skeleton, str(path))
         loader = student_loader(store, student.input_size, 64, device, None if store.has_frames else images)
         name = _free_name(student.name, path, predictions)
         with show_progress(f"evaluate {name}", "batches") as progress:
@@ -90,14 +90,15 @@ def write_gallery(store: Store, predictions: Mapping[str, Predictions], out: Pat
 
 def annotations(store: Store) -> dict[str, Any]:
     """Convert the store's persons to COCO's annotation format, including joints and skeleton."""
-    columns = store.instances
+    columns, skeleton = store.instances, store_skeleton(store)
     rows = [int(row) for row in np.flatnonzero(store.written)]
     images = {int(columns["image_id"][row]): row for row in rows}
+    limbs = [[a + 1, b + 1] for a, b in skeleton.limbs]  # COCO numbers the joints from 1
     return {
         "info": {"description": _title(store), "content_sha256": store.manifest["content_sha256"]},
         "images": [_image(columns, image_id, row) for image_id, row in images.items()],
         "annotations": [_annotation(columns, row) for row in rows],
-        "categories": [{"id": 1, "name": "person", "keypoints": list(JOINTS), "skeleton": _skeleton()}],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(skeleton.joints), "skeleton": limbs}],
     }
 
 
@@ -105,11 +106,6 @@ def _title(store: Store) -> str:
     """The folder and name of the store, e.g. ``coco-val``, without characters that are special in an address."""
     path = PurePath(str(store.path))  # may be a URL
     return re.sub(r"[^\w-]+", "-", f"{path.parent.name}-{path.stem}".strip("-"))
-
-
-def _skeleton() -> list[list[int]]:
-    """The limbs as pairs of joints, which COCO numbers from 1."""
-    return [[a + 1, b + 1] for a, b in LIMBS]
 
 
 def _image(columns: Mapping[str, Any], image_id: int, row: int) -> dict[str, Any]:
@@ -140,7 +136,7 @@ def results(store: Store, predictions: Predictions) -> list[dict[str, Any]]:
     columns = {
         name: np.asarray(store.instances[name])[predictions.rows] for name in ("keypoints", "bbox", "area", "score")
     }
-    similarity = oks(predictions.points, columns["keypoints"], columns["area"])
+    similarity = oks(predictions.points, columns["keypoints"], columns["area"], store_skeleton(store))
     correct = _share_correct(predictions.points, columns["keypoints"], columns["bbox"])
     scores = instance_scores(columns["score"], predictions.scores, predictions.threshold)
     joints = np.concatenate([predictions.points, predictions.scores[..., None]], axis=2)

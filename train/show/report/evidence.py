@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cache import Store
 from kdcli.progress import show_progress
 from kdlib.metrics.keypoints import oks
+from kdlib.samples.dataset import store_skeleton
 from kdlib.students.checkpoint import LEGACY_DEFAULTS
 from kdlib.students.cost import complexity
 from kdlib.students.loading import TorchStudent, load_checkpoint
@@ -95,7 +96,7 @@ def _student(store: Store, run: Path, name: str, images: Path | None) -> Trained
     student = load_checkpoint(run / "best.pt")
     config = read_json(run / "config.json")
     config["recipe"] = LEGACY_DEFAULTS | config["recipe"]
-    check_joints(store, config["joints"], str(run))
+    check_joints(store, student.skeleton, str(run))
     loader = student_loader(store, student.input_size, 64, torch.device("cpu"), images)
     with show_progress(f"evaluate {name}", "batches") as progress:
         predictions = predict(student, loader, progress=progress)
@@ -117,7 +118,7 @@ def _student(store: Store, run: Path, name: str, images: Path | None) -> Trained
 
 def _oks(store: Store, predictions: Predictions) -> NDArray[np.float64]:
     columns, rows = store.instances, predictions.rows
-    return oks(predictions.points, columns["keypoints"][rows], columns["area"][rows])
+    return oks(predictions.points, columns["keypoints"][rows], columns["area"][rows], store_skeleton(store))
 
 
 def _names(runs: list[Path]) -> list[str]:

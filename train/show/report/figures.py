@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.metrics.keypoints import normalised_distances
-from kdlib.skeleton import JOINTS
+from kdlib.samples.dataset import store_skeleton
+from kdlib.skeletons.skeleton import Skeleton, without_side
 from train.show.report.charts import NO_LABELS, Dot, Line, Style, dot_plot, line_chart, picture
 from train.show.report.comparison import joint_hits
 from train.show.report.evidence import Evidence, Subject, Trained
@@ -104,21 +105,23 @@ def joints(evidence: Evidence, series: Sequence[str]) -> Markup:
     """Draw the PCK@0.05 of each joint, left and right together; hovering shows each side."""
     subjects = [evidence.teacher, *evidence.students]
     hits = [joint_hits(evidence.store, subject) for subject in subjects]
-    rows = []
-    for name, members in _merged_joints().items():
+    rows, skeleton = [], store_skeleton(evidence.store)
+    for name, members in _merged_joints(skeleton).items():
         dots = [
-            Dot(c, _share(*found, members), _joint_text(s, members))
+            Dot(c, _share(*found, members), _joint_text(s, members, skeleton))
             for s, c, found in zip(subjects, series, hits, strict=True)
         ]
         rows.append((name, dots))
     return dot_plot("PCK@0.05 of each joint", rows)
 
 
-def _merged_joints() -> dict[str, list[int]]:
-    """Joint numbers by name without the side: ``{"nose": [0], "eye": [1, 2], ...}``."""
+def _merged_joints(skeleton: Skeleton) -> dict[str, list[int]]:
+    """Joint numbers by name, pairs by their name without the side: ``{"nose": [0], "eye": [1, 2], ...}``."""
+    pair = {k: min(pair) for pair in skeleton.flip_pairs for k in pair}
     merged: dict[str, list[int]] = {}
-    for k, joint in enumerate(JOINTS):
-        merged.setdefault(joint.removeprefix("left_").removeprefix("right_"), []).append(k)
+    for k in range(len(skeleton)):
+        name = without_side(skeleton.joints[pair[k]]) if k in pair else skeleton.joints[k]
+        merged.setdefault(name, []).append(k)
     return merged
 
 
@@ -127,9 +130,10 @@ def _share(hits: NDArray[np.bool_], labelled: NDArray[np.bool_], members: Sequen
     return 100 * float(hits[:, members].sum()) / count if count else float("nan")
 
 
-def _joint_text(subject: Subject, members: Sequence[int]) -> str:
+def _joint_text(subject: Subject, members: Sequence[int], skeleton: Skeleton) -> str:
     each: dict[str, Any] = subject.metrics["per_joint"]["pck@0.05"]
-    sides = [f"{JOINTS[k].replace('_', ' ')} {fixed(each[JOINTS[k]])}" for k in members]
+    names = [skeleton.joints[k] for k in members]
+    sides = [f"{name.replace('_', ' ')} {fixed(each[name])}" for name in names]
     return f"{subject.name}: {', '.join(sides)}"
 
 

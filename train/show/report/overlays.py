@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.geometry import compose_affines
-from kdlib.skeleton import LIMBS
-from train.show.drawing import SIDES, heat_pixels, limb_side
+from kdlib.skeletons.skeleton import Skeleton
+from train.show.drawing import heat_pixels
 from train.show.report.markup import Markup, compact, element, join
 
 
@@ -38,8 +38,12 @@ def data_uri(content: bytes, kind: str) -> str:
 # --- skeletons --------------------------------------------------------------------------------------------------------
 
 
-def skeleton(
-    points: NDArray[np.floating], counted: NDArray[np.bool_], drawn: NDArray[np.bool_], scale: float
+def draw_skeleton(
+    points: NDArray[np.floating],
+    counted: NDArray[np.bool_],
+    drawn: NDArray[np.bool_],
+    scale: float,
+    skeleton: Skeleton,
 ) -> Markup:
     """Draw the limbs and joints of one person.
 
@@ -48,18 +52,19 @@ def skeleton(
         counted: (K,) joints that are labelled; limbs of unlabelled joints are faint.
         drawn: (K,) joints to draw at all.
         scale: Thickness of a limb in frame pixels.
+        skeleton: The K joints.
     """
-    solid = [(a, b) for a, b in LIMBS if drawn[a] and drawn[b] and counted[a] and counted[b]]
-    faint = [(a, b) for a, b in LIMBS if drawn[a] and drawn[b] and not (counted[a] and counted[b])]
-    paths = [_limbs(points, faint, side, "faint") for side in ("left", "right", "mid")]
+
+    def limbs(chosen: Sequence[tuple[int, int]], side: str, kind: str) -> Markup | None:
+        return _path(points, [limb for limb in chosen if skeleton.limb_side(*limb) == side], f"{kind} {side}")
+
+    solid = [(a, b) for a, b in skeleton.limbs if drawn[a] and drawn[b] and counted[a] and counted[b]]
+    faint = [(a, b) for a, b in skeleton.limbs if drawn[a] and drawn[b] and not (counted[a] and counted[b])]
+    paths = [limbs(faint, side, "faint") for side in ("left", "right", "mid")]
     paths += [_path(points, solid, "under", stroke_width=1.7 * scale)]
-    paths += [_limbs(points, solid, side, "limb") for side in ("mid", "left", "right")]
-    joints = [_joint(points[k], SIDES[k], 0.85 * scale) for k in np.flatnonzero(drawn & counted)]
+    paths += [limbs(solid, side, "limb") for side in ("mid", "left", "right")]
+    joints = [_joint(points[k], skeleton.sides[k], 0.85 * scale) for k in np.flatnonzero(drawn & counted)]
     return element("g", *paths, *joints, transform="translate(.5 .5)", stroke_width=float(scale))
-
-
-def _limbs(points: NDArray[np.floating], limbs: Sequence[tuple[int, int]], side: str, kind: str) -> Markup | None:
-    return _path(points, [limb for limb in limbs if limb_side(*limb) == side], f"{kind} {side}")
 
 
 def _path(
@@ -77,17 +82,18 @@ def _joint(point: NDArray[np.floating], side: str, radius: float) -> Markup:
 # --- heatmaps ---------------------------------------------------------------------------------------------------------
 
 
-def heat_layer(heatmaps: NDArray[np.floating], to_frame: NDArray[np.float64]) -> Markup:
+def heat_layer(heatmaps: NDArray[np.floating], to_frame: NDArray[np.float64], skeleton: Skeleton) -> Markup:
     """Draw the maximum of heatmaps over the joints.
 
     Args:
         heatmaps: (K, H, W).
         to_frame: (2, 3) affine from heatmap to frame pixels.
+        skeleton: The K joints.
     """
     height, width = heatmaps.shape[-2:]
     return element(
         "image",
-        href=data_uri(heat_png(heatmaps), "png"),
+        href=data_uri(heat_png(heatmaps, skeleton), "png"),
         width=width,
         height=height,
         transform=_matrix(to_frame),
@@ -95,9 +101,9 @@ def heat_layer(heatmaps: NDArray[np.floating], to_frame: NDArray[np.float64]) ->
     )
 
 
-def heat_png(heatmaps: NDArray[np.floating]) -> bytes:
+def heat_png(heatmaps: NDArray[np.floating], skeleton: Skeleton) -> bytes:
     """Encode `train.show.drawing.heat_pixels` of heatmaps (K, H, W) as a PNG file."""
-    pixels = heat_pixels(heatmaps)[..., [2, 1, 0, 3]]
+    pixels = heat_pixels(heatmaps, skeleton)[..., [2, 1, 0, 3]]
     return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
 
 

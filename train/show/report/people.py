@@ -12,12 +12,13 @@ from cache import Store
 from kdlib.geometry import compose_affines, invert_affine, scale_affine, transform_points
 from kdlib.heatmaps import flip_average
 from kdlib.resample.exact import warp_image
+from kdlib.samples.dataset import store_skeleton
 from kdlib.samples.pixels import decode, image_pixels
 from train.evaluate import student_loader
 from train.show import MIN_LABELS
 from train.show.report.evidence import Evidence, Subject, Trained
 from train.show.report.markup import Markup, compact, element, fixed
-from train.show.report.overlays import data_uri, heat_layer, panel, skeleton
+from train.show.report.overlays import data_uri, draw_skeleton, heat_layer, panel
 
 SHOWN: Final = 10
 """Number of persons spread over the ranking."""
@@ -93,7 +94,8 @@ def _teacher(evidence: Evidence, rows: NDArray[np.int64], series: str) -> Drawn:
     store, about = evidence.store, evidence.store.manifest["provenance"]["teacher"]
     maps = store.heatmaps(rows)
     mirrored = len(store.view_flip) > 1 and bool(store.view_flip[1])
-    averaged = flip_average(maps[:, 0], maps[:, 1]) if mirrored else maps[:, 0]
+    order = store_skeleton(store).flip_order
+    averaged = flip_average(maps[:, 0], maps[:, 1], order) if mirrored else maps[:, 0]
     affines = compose_affines(store.view_affine[rows, 0], store.frame_affine[rows])
     stride = about["input_size"][0] / about["heatmap_size"][0]
     return Drawn(evidence.teacher, series, averaged, _to_image(affines, stride))
@@ -161,7 +163,7 @@ def _ground_truth(evidence: Evidence, row: int) -> Markup:
     keypoints = store.instances["keypoints"][row]
     labelled = keypoints[:, 2] > 0
     points = transform_points(keypoints[:, :2], store.frame_affine[row])
-    lines = skeleton(points, labelled, labelled, window.limb)
+    lines = draw_skeleton(points, labelled, labelled, window.limb, store_skeleton(evidence.store))
     return element(
         "figure",
         panel([_reference(row), lines], window.view_box, "labels"),
@@ -176,8 +178,9 @@ def _prediction(store: Store, drawn: Drawn, number: int, place: int) -> Markup:
     window, to_frame = _window(store, row), store.frame_affine[row]
     labelled = store.instances["keypoints"][row][:, 2] > 0
     points = transform_points(subject.predictions.points[place], to_frame)
-    lines = skeleton(points, labelled, np.ones_like(labelled), window.limb)
-    heat = heat_layer(drawn.heatmaps[number], compose_affines(to_frame, drawn.to_image[number]))
+    skeleton = store_skeleton(store)
+    lines = draw_skeleton(points, labelled, np.ones_like(labelled), window.limb, skeleton)
+    heat = heat_layer(drawn.heatmaps[number], compose_affines(to_frame, drawn.to_image[number]), skeleton)
     shade = element("rect", x=window.left, y=window.top, width="100%", height="100%", class_="shade")
     return element(
         "figure",

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from kdlib.skeleton import JOINTS
+from kdlib.samples.dataset import store_skeleton
 from train.show.report.comparison import Intervals, Pair
 from train.show.report.evidence import Evidence, Subject
 from train.show.report.markup import (
@@ -123,7 +123,8 @@ def all_numbers(evidence: Evidence, series: Sequence[str]) -> Markup:
     parts = [_plain_table("", subjects, series, rows)]
     for name in evidence.teacher.metrics["per_joint"]:
         of_joints = [
-            (joint.replace("_", " "), [s.metrics["per_joint"][name][joint] for s in subjects]) for joint in JOINTS
+            (joint.replace("_", " "), [s.metrics["per_joint"][name][joint] for s in subjects])
+            for joint in store_skeleton(evidence.store).joints
         ]
         parts.append(_plain_table(name.upper(), subjects, series, of_joints))
     return element("div", *parts, class_="columns of-tables")

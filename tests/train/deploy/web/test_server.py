@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from kdlib.skeleton import JOINTS, LIMBS
+from kdlib.skeletons.skeleton import COCO
 from kdlib.students.loading import OnnxStudent
 from train.__main__ import main
 from train.deploy.web import runtime
@@ -29,7 +29,7 @@ FACTS = {
     "heatmaps": "regressed: Gaussians of height 1, as HRNet puts them out",
     "sigma": "2.0",
     "temperature": "1.0",
-    "joints": json.dumps(JOINTS),
+    "joints": json.dumps(COCO.joints),
     "mean": "[0.5, 0.5, 0.5]",
     "std": "[0.25, 0.25, 0.25]",
 }
@@ -230,8 +230,8 @@ def test_the_page_gets_what_the_file_states(folder, tmp_path):
     found = describe(OnnxStudent(folder / "student.onnx"))
     assert found["input_size"] == [48, 64]
     assert (found["input"], found["mean"], found["std"]) == ("uint8", [0.5] * 3, [0.25] * 3)
-    assert found["joints"] == list(JOINTS)
-    assert [(a, b) for a, b, _ in found["limbs"]] == list(LIMBS)
+    assert found["joints"] == list(COCO.joints)
+    assert [(a, b) for a, b, _ in found["limbs"]] == list(COCO.limbs)
     kernel = cv2.getGaussianKernel(3, 0)[:, 0]  # 6 sigma - 1 pixels for sigma = 16 / 32 is 2; at least 3
     np.testing.assert_array_equal(found["blur"], kernel)
     assert found["decoder"] == "dark"
