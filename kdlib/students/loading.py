@@ -26,7 +26,7 @@ from kdlib.machine.device import choose_device
 from kdlib.metrics.evaluation import decode_to_image
 from kdlib.readout import DECODER, Readout
 from kdlib.resample.exact import warp_image
-from kdlib.skeletons.reading import ENTRY, numbered, skeleton_of
+from kdlib.skeletons.reading import ENTRY, flip_pairs_by_name, numbered, skeleton_of
 from kdlib.skeletons.skeleton import COCO, Skeleton
 from kdlib.students.checkpoint import LEGACY_DEFAULTS, read
 from kdlib.students.networks import Student, build_student
@@ -217,14 +217,25 @@ class OnnxStudent(LoadedStudent):
 
 
 def _exported_skeleton(metadata: Mapping[str, str], joints: int, path: Path) -> Skeleton:
-    """The skeleton of an exported student; numbered joints if its file names neither a skeleton nor COCO's joints."""
+    """The skeleton of an exported student: the stated one, else that of the names, else numbered joints.
+
+    Files that state none are of COCO's joints, or were written before students of other joints could be exported.
+    """
     try:
-        entries = {ENTRY: json.loads(metadata[ENTRY])} if ENTRY in metadata else {}
-    except ValueError as error:
-        raise KdlibError(f"the metadata of {path} are damaged: {ENTRY} is not JSON: {error}") from error
-    if not entries and joints != len(COCO):
+        stated = {ENTRY: json.loads(metadata[ENTRY])} if ENTRY in metadata else {}
+        names = json.loads(metadata.get("joints", "null"))
+        limbs = tuple((int(a), int(b)) for a, b in json.loads(metadata.get("limbs", "[]")))
+    except (ValueError, TypeError) as error:
+        raise KdlibError(f"the metadata of {path} are damaged: {error}") from error
+    if stated:
+        return skeleton_of(stated, joints, str(path))
+    if not isinstance(names, list) or len(names) != joints:
         return numbered(joints)
-    return skeleton_of(entries, joints, str(path))
+    known = tuple(map(str, names))
+    if known == COCO.joints:
+        return COCO
+    inside = tuple(limb for limb in limbs if all(0 <= end < joints for end in limb))
+    return Skeleton("exported", known, flip_pairs_by_name(known), inside)
 
 
 def load_student(path: str | Path, device: str = "auto") -> LoadedStudent:

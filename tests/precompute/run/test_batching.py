@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 import cache
+from kdlib.skeletons.skeleton import COCO
 from precompute.__main__ import main
 from precompute.data.views import ViewPlan
 from precompute.run import batching, job, provenance, store
@@ -35,7 +36,7 @@ class Gpu(DeviceNetwork):
     device = "cuda:0"
 
     def __init__(self, launching=0.0, each=0.0, memory=0, total=100 * GB, graph_fails=None):
-        super().__init__()
+        super().__init__(COCO)
         self.launching, self.each, self.memory, self.total = launching, each, memory, total
         self.now, self.used, self.sizes, self.graph_fails, self.graph_of = 0.0, 0, [], graph_fails, None
 

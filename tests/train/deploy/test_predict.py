@@ -11,6 +11,7 @@ from kdlib.inputs.boxes import Boxes
 from kdlib.inputs.folders import find_images
 from kdlib.inputs.image_files import ImageFileError
 from kdlib.readout import Readout
+from kdlib.skeletons.skeleton import COCO
 from kdlib.students.loading import LoadedStudent
 from tests.support.trained_student import make_checkpoint
 from train.__main__ import main
@@ -21,7 +22,7 @@ from train.show.drawing import COLOURS, draw_persons
 class DotFinder(LoadedStudent):
     """A student that finds the one bright dot of a crop: its heatmaps are the crop's brightness at the map's size."""
 
-    name, input_size, joints, readout = "dots", (96, 128), 17, Readout("kl", 1.0)
+    name, input_size, joints, skeleton, readout = "dots", (96, 128), 17, COCO, Readout("kl", 1.0)
 
     def __init__(self, stride=4):
         self.stride = stride
@@ -77,12 +78,12 @@ def test_a_drawing_leaves_its_picture_alone_and_colours_the_sides():
     people.points[0] = np.stack([np.linspace(10, 150, 17), np.full(17, 30.0)], axis=1)
     before = image.copy()
     shown = people.boxes, people.points, people.joint_scores
-    drawn = draw_persons(image, *shown, 0.5)
+    drawn = draw_persons(image, *shown, 0.5, COCO)
     assert (image == before).all()
     for joint, side in ((0, "mid"), (9, "left"), (16, "right")):
         x, y = people.points[0, joint].round().astype(int)
         assert tuple(drawn[y, x][::-1]) == COLOURS[side]
-    assert (draw_persons(image, *shown, 1.5) == image).all()
+    assert (draw_persons(image, *shown, 1.5, COCO) == image).all()
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import pytest
 
 import cache
 from kdlib.errors import KdlibError
+from kdlib.skeletons.skeleton import COCO
 from tests.support.stores.people import HEATMAP_SIZE, INPUT_SIZE, make_store
 from train.__main__ import main
 from train.errors import TrainError
 from train.evaluate import cached_teacher, measure
 from train.show import MIN_LABELS
-from train.show.drawing import SIDES, limb_side
 from train.show.report.charts import Line, Style, line_chart, nice_ticks, spread
 from train.show.report.comparison import _ends, checks, intervals, pairs
 from train.show.report.confidence import calibration_error, ranking_quality, reliability
@@ -227,9 +227,9 @@ def test_a_heatmap_is_opaque_where_it_is_high_and_has_the_colour_of_its_side():
     import cv2
 
     maps = np.zeros((17, 8, 6), np.float32)
-    maps[SIDES.index("left"), 2, 1] = 1
-    maps[SIDES.index("right"), 5, 4] = 1
-    pixels = cv2.imdecode(np.frombuffer(heat_png(maps), np.uint8), cv2.IMREAD_UNCHANGED)
+    maps[COCO.sides.index("left"), 2, 1] = 1
+    maps[COCO.sides.index("right"), 5, 4] = 1
+    pixels = cv2.imdecode(np.frombuffer(heat_png(maps, COCO), np.uint8), cv2.IMREAD_UNCHANGED)
     assert pixels.shape == (8, 6, 4)
     assert (pixels[..., 3] > 0).sum() == 2
     left, right = pixels[2, 1].astype(int), pixels[5, 4].astype(int)
@@ -239,7 +239,13 @@ def test_a_heatmap_is_opaque_where_it_is_high_and_has_the_colour_of_its_side():
 
 
 def test_a_limb_has_the_side_of_its_joints():
-    assert (limb_side(5, 7), limb_side(6, 8), limb_side(5, 6), limb_side(0, 1), limb_side(0, 2)) == (
+    assert (
+        COCO.limb_side(5, 7),
+        COCO.limb_side(6, 8),
+        COCO.limb_side(5, 6),
+        COCO.limb_side(0, 1),
+        COCO.limb_side(0, 2),
+    ) == (
         "left",
         "right",
         "mid",

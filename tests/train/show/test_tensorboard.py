@@ -11,7 +11,7 @@ from kdlib.skeletons.skeleton import COCO
 from kdlib.students.loading import TorchStudent
 from kdlib.students.networks import build_student
 from tests.support.stores.people import INPUT_SIZE, make_store
-from train.show.drawing import COLOURS, SIDES
+from train.show.drawing import COLOURS
 from train.show.tensorboard import GAP, MARGIN, ROWS, TILE_HEIGHT, Pictures
 
 COUNT = 3
@@ -76,7 +76,7 @@ def test_only_the_students_rows_change_with_the_student(pictures):
 
 @pytest.mark.parametrize(("stride", "x", "y"), [(4, 16.0, 8.0), (8, 6.0, 9.0), (2, 20.0, 35.0)])
 def test_a_joint_is_drawn_where_the_student_says_it_is_and_its_heat_lies_around_it(store, stride, x, y):
-    joint = SIDES.index("left")
+    joint = COCO.sides.index("left")
     pictures = Pictures(store, INPUT_SIZE, count=COUNT, stride=stride)
     grid = pictures.draw(constant_student(one_joint(joint, x, y, stride)))
     scale = TILE_HEIGHT / INPUT_SIZE[1]

@@ -240,10 +240,8 @@ def test_the_page_gets_what_the_file_states(folder, tmp_path):
 
 
 def test_a_limb_has_the_side_of_its_joints_as_in_the_drawings(folder):
-    from train.show.drawing import limb_side
-
     for a, b, side in describe(OnnxStudent(folder / "student.onnx"))["limbs"]:
-        assert side == limb_side(a, b)
+        assert side == COCO.limb_side(a, b)
 
 
 def test_joints_that_are_not_cocos_get_no_limbs_of_coco(tmp_path):
@@ -257,7 +255,7 @@ def test_joints_that_are_not_cocos_get_no_limbs_of_coco(tmp_path):
     stated = described(joints=json.dumps(names), limbs="[[0, 1], [1, 16], [3, 17]]")
     assert stated["limbs"] == [[0, 1, "left"], [1, 16, "left"]]
     numbered = described(count=5, joints="5")
-    assert (numbered["joints"], numbered["limbs"]) == ([f"joint {i}" for i in range(5)], [])
+    assert (numbered["joints"], numbered["limbs"]) == ([f"joint_{i}" for i in range(1, 6)], [])
 
 
 # --- onnxruntime-web --------------------------------------------------------------------------------------------------
