@@ -102,9 +102,9 @@ def arrange(
 ) -> Arranged:
     """Find the skeleton of a file from the names of its joints.
 
-    Names are compared without case and separators, and ``l`` equals ``left``. A file that has the joints of a built-in
-    skeleton in another order has that skeleton. Other joints make a skeleton of their own: with the flip pairs of
-    `flip_pairs_by_name`, and with `kdlib.skeletons.skeleton.DEFAULT_SIGMA`.
+    Names are compared without case and separators, and ``l`` equals ``left``; aliases of a skeleton count. A file that
+    has the joints of a built-in skeleton in another order has that skeleton. Other joints make a skeleton of their own:
+    with the flip pairs of `flip_pairs_by_name`, and with `kdlib.skeletons.skeleton.DEFAULT_SIGMA`.
 
     Args:
         joints: K names in the order of the file.
@@ -171,11 +171,16 @@ def _known() -> tuple[Skeleton, ...]:
 
 def _order(joints: Sequence[str], skeleton: Skeleton) -> tuple[int, ...] | None:
     """Where the names are that a skeleton's joints have; None if these are not its joints."""
-    place = {_plain(joint): number for number, joint in enumerate(joints)}
-    names = [_plain(joint) for joint in skeleton.joints]
-    if len(joints) != len(names) or place.keys() != set(names):
+    if tuple(joints) == skeleton.joints:
+        return tuple(range(len(joints)))
+    if len(joints) != len(skeleton):
         return None
-    return tuple(place[name] for name in names)
+    numbers = {_plain(alias): number for alias, number in skeleton.aliases}
+    numbers |= {_plain(joint): number for number, joint in enumerate(skeleton.joints)}
+    place = {numbers.get(_plain(joint)): number for number, joint in enumerate(joints)}
+    if None in place or len(place) != len(joints):
+        return None
+    return tuple(place[joint] for joint in range(len(joints)))
 
 
 def _plain(joint: str) -> str:

@@ -23,8 +23,8 @@ Pairs = tuple[tuple[int, int], ...]
 """Pairs of numbers of joints."""
 SIDES: Final = {"left": "left", "l": "left", "lt": "left", "right": "right", "r": "right", "rt": "right"}
 """Words at the ends of a joint's name that state its side."""
-ENTRIES: Final = ("name", "joints", "flip_pairs", "limbs", "upper_body", "sigmas", "sigmas_source", "head")
-"""The entries of `Skeleton.to_json`."""
+ENTRIES: Final = ("name", "joints", "flip_pairs", "limbs", "upper_body", "sigmas", "sigmas_source", "head", "aliases")
+"""The entries that `Skeleton.from_json` reads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Skeleton:
     """Where the sigmas were published; empty if they were not: an OKS from them is no data set's official metric."""
     head: tuple[int, int] | None = None
     """The ends of the head segment, for PCKh; None if the skeleton has none."""
+    aliases: tuple[tuple[str, int], ...] = dataclasses.field(default=(), compare=False)
+    """Other names of joints, each with the joint's number, that files of annotations may use. `to_json` omits them."""
 
     def __post_init__(self) -> None:
         if not self.sigmas:
@@ -119,6 +121,7 @@ class Skeleton:
             upper_body=tuple(place[joint] for joint in self.upper_body if joint in place),
             sigmas=tuple(self.sigmas[joint] for joint in joints),
             head=head[0] if head else None,
+            aliases=tuple((alias, place[joint]) for alias, joint in self.aliases if joint in place),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -174,6 +177,7 @@ class Skeleton:
                 sigmas=_sigmas(entries.get("sigmas"), len(joints), where),
                 sigmas_source=source,
                 head=None if head is None else _pair(head, numbers, f"{where}: head"),
+                aliases=_aliases(entries.get("aliases", {}), numbers, f"{where}: aliases"),
             )
         except SkeletonError as error:
             raise SkeletonError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
@@ -188,8 +192,9 @@ class Skeleton:
             raise SkeletonError(f"skeleton {self.name} has {len(self)} joints and {len(self.sigmas)} sigmas")
         if not all(0 < sigma < np.inf for sigma in self.sigmas):
             raise SkeletonError(f"skeleton {self.name} has a sigma that is not a positive number: {self.sigmas}")
-        used = [*self.upper_body, *(joint for pair in (*self.flip_pairs, *self.limbs) for joint in pair)]
-        if any(not 0 <= joint < len(self) for joint in (*used, *(self.head or ()))):
+        pairs = (*self.flip_pairs, *self.limbs, self.head or ())
+        used = [*self.upper_body, *(joint for _, joint in self.aliases), *(joint for pair in pairs for joint in pair)]
+        if any(not 0 <= joint < len(self) for joint in used):
             raise SkeletonError(f"skeleton {self.name} refers to a joint that it does not have; it has {len(self)}")
         flipped = [joint for pair in self.flip_pairs for joint in pair]
         several = next((self.joints[joint] for joint in flipped if flipped.count(joint) > 1), None)
@@ -217,10 +222,10 @@ def without_side(joint: str) -> str:
 
 
 def split_words(joint: str) -> list[str]:
-    """The words of a joint's name in small letters: ``L_FrontPaw`` and ``l-front paw`` give ``l front paw``."""
+    """The words of a joint's name in small letters: ``L_FrontPaw``, ``LFrontPaw`` and ``l-front paw`` have the same."""
     spaced = "".join(
-        f" {c}" if c.isupper() and before and (before.islower() or before.isdigit()) else c
-        for before, c in zip(("", *joint), joint, strict=False)
+        f" {c}" if c.isupper() and (before.islower() or before.isdigit() or after.islower()) else c
+        for before, c, after in zip(("", *joint), joint, (*joint[1:], ""), strict=False)
     )
     return "".join(c if c.isalnum() else " " for c in spaced).casefold().split()
 
@@ -251,6 +256,16 @@ def _number(joint: Any, numbers: Mapping[str, int], where: str) -> int:
     if not isinstance(joint, str) or joint not in numbers:
         raise SkeletonError(f"{where}: {joint!r:.80} is not one of the joints {', '.join(numbers):.200}")
     return numbers[joint]
+
+
+def _aliases(given: Any, numbers: Mapping[str, int], where: str) -> tuple[tuple[str, int], ...]:
+    if not isinstance(given, Mapping) or not all(isinstance(others, list) for others in given.values()):
+        raise SkeletonError(f"{where} must be a table of lists of names, one list per joint, got {given!r:.80}")
+    found = [(alias, _number(joint, numbers, where)) for joint, others in given.items() for alias in others]
+    odd = next((alias for alias, _ in found if not isinstance(alias, str) or not alias), None)
+    if odd is not None:
+        raise SkeletonError(f"{where}: {odd!r:.80} is not a name")
+    return tuple(found)
 
 
 def _sigmas(given: Any, count: int, where: str) -> tuple[float, ...]:

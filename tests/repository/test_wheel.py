@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
+from kdlib.skeletons.reading import BUILT_IN
 from tests.support.stores.people import make_store
 from tests.support.trained_student import make_checkpoint
 
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/interop.md"
 PACKAGES = ("cache", "kdcli", "kdlib", "precompute", "train")
 DATA_FILES = {
+    *(f"kdlib/skeletons/known/{path.name}" for path in BUILT_IN.iterdir()),
     "precompute/sample/hrnet_w16_sample.safetensors",
     *("train/show/report/charts.css", "train/show/report/report.css"),
     *(f"train/deploy/web/{name}" for name in ("package.json", "package-lock.json")),
@@ -228,7 +230,7 @@ def test_with_p_our_commands_run_beside_files_of_their_names(command, python, tm
             "ImportError: kdlib.samples needs the package 'cache'",
         ),
         ("kdlib", "from kdlib.losses import spatial_kl", "ModuleNotFoundError: No module named 'kdlib.losses'"),
-        ("kdcli", "import kdlib.students.loading", "ModuleNotFoundError: No module named 'kdcli.progress'"),
+        ("kdcli", "import kdlib.students.loading", "ModuleNotFoundError: No module named 'kdcli.words'"),
     ],
 )
 def test_the_names_that_still_collide_end_in_one_line_that_names_the_file_or_the_package(
