@@ -80,11 +80,11 @@ def test_clean_train_changes_labels_and_not_pixels() -> None:
 
 
 def test_pycocotools_and_our_reader_take_the_files(sample: Path) -> None:
-    from pycocotools.coco import COCO
+    from pycocotools import coco as pycoco
 
     for split in SPLITS:
         path = sample / f"annotations/person_keypoints_{split}.json"
-        coco = COCO(str(path))
+        coco = pycoco.COCO(str(path))
         assert coco.loadCats([1])[0]["keypoints"] == list(COCO.joints)
         read = read_keypoint_annotations(path)
         assert len(read.ground_truth) == len(coco.anns)
@@ -218,8 +218,6 @@ def test_about_a_third_of_the_train_joints_is_unlabelled_and_val_is_clean(scenes
 
 def test_annotators_scatter_as_coco_measured() -> None:
     """Mean squared distance over area is sigma², COCO's definition of its constants."""
-    from kdlib.skeletons.skeleton import COCO
-
     rng, area = np.random.default_rng(1), 4000.0
     truth = np.tile([500.0, 500.0, 2.0], (17, 1))
     only_scatter = LabelNoise(blank_person=0, skip_visible=0, skip_hidden=0, swap=0)
