@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from kdcli.packages import describe_import_error
+from kdcli.system import print_in_utf8
 from kdcli.words import did_you_mean
 
 DEVICE: Final = "auto, cpu, cuda or cuda:N (default: auto)"
@@ -108,6 +109,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
 
     If an installed package cannot be imported, exit with code 1 and one line that names it.
     """
+    print_in_utf8()
     try:
         try:
             code = main()

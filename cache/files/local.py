@@ -4,8 +4,8 @@
 wraps one of them as a Python file object, for libraries that need one.
 
 `Files` reads by position, is safe to use from threads and after a fork, and keeps few files open. It uses `pread`
-rather than mapped memory: the memory of the process does not grow while it reads a large store at random, and a file
-that shrinks raises an error instead of crashing the process.
+(where there is one, see `kdcli.system.read_at`) rather than mapped memory: the memory of the process does not grow
+while it reads a large store at random, and a file that shrinks raises an error instead of crashing the process.
 """
 
 import functools
@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, ClassVar, Protocol
 from cache.errors import StoreError, StoreFormatError, StoreNotFoundError
 from cache.files.location import Place
 from cache.files.per_process import PerProcess
+from kdcli import system
 
 MAX_OPEN_FILES = 512
 _BLOCK = 1 << 18  # bytes that a `RangeFile` reads at once
@@ -84,7 +85,7 @@ class Files(PerProcess):
 
     def _pread(self, key: str, file: FileIO, nbytes: int, offset: int) -> bytes:
         try:
-            return os.pread(file.fileno(), nbytes, offset)
+            return system.read_at(file.fileno(), nbytes, offset)
         except (OSError, OverflowError) as error:
             raise StoreFormatError(f"{self.path(key)}: cannot be read at {offset}: {error}") from error
 
@@ -109,6 +110,11 @@ class Files(PerProcess):
         """The path of the root."""
         return nullcontext(self.root)
 
+    def close(self) -> None:
+        """Close all files that are not being read; they are opened again when needed."""
+        with self._lock:
+            self._open.clear()
+
     def _file(self, key: str) -> FileIO:
         """The open file; the caller's reference keeps it open when the table drops it."""
         self._renew_after_fork()
@@ -125,9 +131,8 @@ class Files(PerProcess):
 
 def _open_regular(path: Path, follow: bool) -> FileIO:
     """Open a regular file for reading; refuse pipes, devices and, unless `follow`, links."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
-        file = FileIO(os.open(path, flags), "rb")
+        file = FileIO(system.open_to_read(path, follow=follow), "rb")
     except FileNotFoundError:
         raise StoreNotFoundError(f"{path}: missing; the store is incomplete or damaged") from None
     except OSError as error:

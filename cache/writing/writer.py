@@ -13,7 +13,6 @@ the same content. Several processes may write different shards of one staging di
 publishes the store, the others pass `join=True`.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -180,7 +179,7 @@ class Writer:
             manifest["provenance"] = {**manifest["provenance"], "noticed": plain_json(noticed, "noticed")}
         _layout_writer(self._layout).write_manifest(self._staged, with_manifest_hash(manifest))
         move_into_place(self._staged, self.path)
-        shutil.rmtree(self._staging)
+        self._lock.remove(self._staging)
         return self.path
 
     def _combine_errors(self, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
