@@ -7,6 +7,7 @@ is missing for another reason, such as `os.O_NOFOLLOW`, the part itself is looke
 
 import errno
 import os
+import platform
 import re
 import shutil
 import signal
@@ -237,6 +238,22 @@ def describe_crash(code: int) -> str | None:
     return f"0x{code:08x}" if code >= _CRASH else None
 
 
+def processor_name() -> str:
+    """The model of this machine's CPU, or its architecture if the system does not tell the model."""
+    models: list[str] = []
+    if sys.platform == "darwin":
+        import subprocess
+
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        with suppress(OSError):
+            models = [subprocess.run(command, capture_output=True, encoding="utf-8", check=False).stdout.strip()]
+    else:
+        with suppress(OSError):
+            lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+            models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, (*models, platform.processor(), platform.machine())), "an unknown CPU")
+
+
 def print_in_utf8() -> None:
     """Let stdout and stderr of Windows take every character where they are a file or a pipe; elsewhere they do."""
     for stream in () if POSIX else (sys.stdout, sys.stderr):
@@ -268,15 +285,19 @@ def split_suffix(text: str) -> tuple[str, str]:
     return path, suffix
 
 
-def path_of_url(path: str, *, posix: bool = POSIX) -> str:
-    """The path on this machine that the decoded path of a ``file://`` URL names: on Windows without its first slash."""
+def path_of_url(path: str, *, separator: str = os.sep) -> str:
+    """The path that the decoded path of a ``file://`` URL names: on Windows, a drive has no slash before it."""
     on_drive = path[:1] == "/" and path[2:3] == ":" and is_drive(path[1:2])
-    return path[1:] if on_drive and not posix else path
+    return path[1:] if on_drive and separator == "\\" else path
 
 
 def long_path(path: Path) -> Path:
-    """The path of a store in the form that Windows takes for any length; unchanged on other systems."""
-    return path if POSIX else Path(extended(PureWindowsPath(os.path.abspath(path))))
+    """The path of a store in a form that Windows takes for any length; unchanged if it is short, or elsewhere."""
+    if os.sep == "/":
+        return path
+    absolute = PureWindowsPath(os.path.abspath(path))
+    prefixed = extended(absolute)
+    return path if prefixed == absolute else Path(prefixed)
 
 
 def extended(path: PureWindowsPath) -> PurePath:

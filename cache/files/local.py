@@ -56,6 +56,9 @@ class ReadableFiles(Protocol):
     def source(self) -> AbstractContextManager[Path | BinaryIO]:
         """The path of a store that is one file, or that file opened, for a library such as h5py."""
 
+    def close(self) -> None:
+        """Close the files of this machine that are open; a later read opens them again."""
+
 
 class Files(PerProcess):
     """The local files below `root` (or, for a store of one file, at `root`), opened when needed, once per process."""
@@ -111,7 +114,7 @@ class Files(PerProcess):
         return nullcontext(self.root)
 
     def close(self) -> None:
-        """Close all files that are not being read; they are opened again when needed."""
+        """Close all files, except those that another thread is reading; a later read opens them again."""
         with self._lock:
             self._open.clear()
 
@@ -154,9 +157,11 @@ class RangeFile(io.RawIOBase):
         self._where, self._size, self._limit, self._position = str(files.path(key)), files.size(key), limit, 0
         self.failure: StoreError | None = None
 
+        size = self._size  # a reference to `self` would be a cycle, which keeps the file open for a while
+
         def block(number: int) -> bytes:
             start = number * _BLOCK
-            return files.read(key, start, min(_BLOCK, self._size - start))
+            return files.read(key, start, min(_BLOCK, size - start))
 
         self._block = functools.lru_cache(_BLOCKS_KEPT)(block)
 

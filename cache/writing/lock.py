@@ -33,7 +33,7 @@ class StagingLock:
     def remove(self, directory: Path) -> None:
         """Delete the staging directory, and end the lock. On Windows, it must end before its file can be deleted."""
         if not system.POSIX:
-            for entry in directory.iterdir():
+            for entry in sorted(directory.iterdir(), key=Path.is_file):  # a killed process leaves the plan to the next
                 if entry.is_dir():
                     system.remove_tree(entry)
                 elif entry.name != LOCK:
