@@ -140,6 +140,13 @@ def _msvcrt(fcntl: Any) -> types.ModuleType:
     return module  # type: ignore[no-any-return]
 
 
+def missing() -> list[str]:
+    """What this process lacks, of a selection."""
+    modules = [name for name in ("fcntl", "resource") if sys.modules.get(name) is None]
+    functions = [name for name in ("fork", "pread", "sched_getaffinity") if not hasattr(os, name)]
+    return [*modules, *functions, *(() if hasattr(signal, "SIGKILL") else ("SIGKILL",))]
+
+
 def import_all() -> int:
     """Import every module of the project; returns their number."""
     files = [file for room in ROOMS for file in sorted((_ROOT / room).rglob("*.py"))]
