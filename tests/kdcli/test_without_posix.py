@@ -1,4 +1,4 @@
-"""The commands in a process that lacks what Windows lacks, and whose files behave as there: `tests.support.windows`."""
+"""The commands in a process that lacks what Windows lacks, and whose files behave as there, see `machines.windows`."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ START = """
 import sys
 from pathlib import Path
 
-from tests.support import windows
+from tests.support.machines import windows
 
 windows.pretend()
 out = Path(sys.argv[1])

@@ -8,7 +8,7 @@ from precompute.teacher.architecture import TorchNetwork
 from precompute.teacher.hrnet import HRNET, build_hrnet
 from precompute.teacher.loading import Teacher
 from precompute.teacher.onnx import _choose_device
-from tests.support.fake_mps import MPS, fake_mps
+from tests.support.machines.fake_mps import MPS, fake_mps
 
 SIZE = (64, 96)
 """Width and height of the crops."""

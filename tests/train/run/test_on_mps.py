@@ -12,7 +12,7 @@ from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import Loader
 from kdlib.students.loading import TorchStudent
 from kdlib.students.networks import build_student
-from tests.support.fake_mps import MPS, fake_mps
+from tests.support.machines.fake_mps import MPS, fake_mps
 from tests.support.stores.people import make_store
 from train.errors import TrainError
 from train.recipe import Recipe

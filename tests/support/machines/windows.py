@@ -1,6 +1,6 @@
 """Makes a Linux process behave like one on Windows, as far as it concerns this project.
 
-    python -X warn_default_encoding -c "from tests.support import windows; windows.pretend(); ..."
+    python -X warn_default_encoding -c "from tests.support.machines import windows; windows.pretend(); ..."
 
 Call `pretend` before any module of the project is imported, and in a process of its own: nothing is restored. Missing
 afterwards are what Windows lacks: `fcntl`, `resource`, `os.pread`, `os.fork`, `os.sched_getaffinity`, most signals, and
@@ -37,7 +37,7 @@ FUNCTIONS = ("pread", "pwrite", "preadv", "sched_getaffinity", "fork", "mkfifo")
 FLAGS = ("O_CLOEXEC", "O_NONBLOCK", "O_NOFOLLOW", "O_DIRECTORY")
 SIGNALS = ("SIGKILL", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGXFSZ", "SIGHUP", "SIGALRM")
 ROOMS = ("kdcli", "cache", "kdlib", "precompute", "train")
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 _LOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
 
 
