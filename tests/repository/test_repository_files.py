@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
+import yaml  # a dependency of huggingface_hub
 
 from tests.repository.test_makefile import plain_commands
 

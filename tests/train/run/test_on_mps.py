@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import cache
+from kdcli.flags import run_command
 from kdlib.readout import Readout
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import Loader
@@ -26,10 +27,8 @@ SIZE = (48, 64)
 """Width and height of the student's input."""
 CASES = {
     "default": {},
-    "mse and head deconv": {"loss": "mse", "head": "deconv"},
-    "kl and mse, average": {"mse_weight": 100.0, "gt_weight": 0.5, "ema": 0.999},
-    "raw logits": {"logits": "raw", "temperature": 4.0, "kd_schedule": "linear", "gt_weight": 1.0},
-    "labelled joints": {"joints": "labelled", "accumulate": 2, "clip": 0.0},
+    "mse and head deconv": {"loss": "mse", "head": "deconv", "clip": 0.0},
+    "every term, average, parts": {"mse_weight": 9.0, "gt_weight": 0.5, "ema": 0.9, "logits": "raw", "accumulate": 2},
 }
 
 
@@ -117,3 +116,16 @@ def test_several_processes_train_on_the_cpu_of_a_mac_or_not_at_all(monkeypatch):
     assert ranks.join("auto", {}).device == torch.device("mps")
     with pytest.raises(TrainError, match="several processes cannot train on the GPU of a Mac"):
         ranks.join("mps", environment)
+
+
+def test_a_full_gpu_of_a_mac_is_one_line(capsys):
+    """Torch raises a plain `RuntimeError` for it."""
+
+    def fail():
+        raise RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, max allowed: 9.07 GB).\nmore")
+
+    assert run_command(fail, ()) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "MPS backend out of memory" in error
+    assert "give smaller batches or --device cpu" in error
