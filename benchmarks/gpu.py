@@ -310,7 +310,8 @@ def losses(setting: Setting) -> Iterator[Line]:
     resumed = _run([*command, "--out", str(killed), "--resume"])
     if done.returncode or resumed.returncode:
         raise RuntimeError(_last_line(done) if done.returncode else _last_line(resumed))
-    last = [json.loads((run / "history.jsonl").read_text().splitlines()[-1])["loss"] for run in (whole, killed)]
+    lines = [(run / "history.jsonl").read_text(encoding="utf-8").splitlines() for run in (whole, killed)]
+    last = [json.loads(of_run[-1])["loss"] for of_run in lines]
     yield Line("gpu", "losses.resumed", abs(last[1] / last[0] - 1), "relative", 2)
 
 
@@ -424,7 +425,7 @@ def _repeated(setting: Setting, count: int) -> Path:
             annotations.append({**annotation, "id": len(annotations) + 1, "image_id": number})
     (folder / "annotations").mkdir()
     content = {**document, "images": images, "annotations": annotations}
-    (folder / "annotations/people.json").write_text(json.dumps(content))
+    (folder / "annotations/people.json").write_text(json.dumps(content), encoding="utf-8", newline="\n")
     return folder
 
 

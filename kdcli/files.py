@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from kdcli import system
+
 TEMPORARY_FILES: Final = ".*.tmp*"
 """Glob pattern of the temporary files that `replacing` leaves behind if the process is killed."""
 
@@ -28,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         yield temporary
-        temporary.replace(path)
+        system.replace(temporary, path)
     finally:
         with suppress(OSError):  # the folder itself may be the cause of the failure
             temporary.unlink()

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from kdcli.packages import describe_import_error
+from kdcli.system import print_in_utf8
 from kdcli.words import did_you_mean
 
-DEVICE: Final = "auto, cpu, cuda or cuda:N (default: auto)"
+DEVICE: Final = "auto, cpu, mps (GPU of a Mac), cuda or cuda:N (default: auto)"
 """Help text of ``--device``."""
 PIPE_CLOSED: Final = 141
 """The exit code that a shell reports for a program that was ended by SIGPIPE."""
+_MPS_FULL: Final = "MPS backend out of memory"
+"""Beginning of torch's error, a plain `RuntimeError`, for the GPU of a Mac."""
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+")
 _FLAG = re.compile(
     r"--?[a-zA-Z][^\s=]*(?==|$)"
@@ -88,7 +91,7 @@ def run_command(
         return refuse(interrupted)
     except RuntimeError as error:
         torch = sys.modules.get("torch")  # not imported here: --help is fast
-        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        if torch is None or not (isinstance(error, torch.OutOfMemoryError) or _MPS_FULL in str(error)):
             raise
         reason = str(error).strip().partition("\n")[0]
         return refuse(
@@ -108,6 +111,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
 
     If an installed package cannot be imported, exit with code 1 and one line that names it.
     """
+    print_in_utf8()
     try:
         try:
             code = main()

@@ -59,7 +59,7 @@ def _read(store: cache.Store, order: NDArray[np.intp]) -> float:
 
 
 def _serve(folder: Path, port: Connection) -> None:
-    from tests.support.range_server import RangeServer
+    from tests.support.servers.range_server import RangeServer
 
     with RangeServer(folder).running() as server:
         port.send(server.port)

@@ -278,9 +278,9 @@ def write_page(page: Path, columns: Sequence[Figures], rounds: int, day: datetim
     """Replace the tables between the markers of the page."""
     source = f"Measured on `{machine()}`, {day.isoformat()}: medians of {rounds} rounds (quartiles)."
     block = f"{BEGIN}\n\n{source}\n\n{tables(columns)}\n\n{END}"
-    text, found = re.subn(f"{BEGIN}.*{END}", lambda _: block, page.read_text(), flags=re.DOTALL)
+    text, found = re.subn(f"{BEGIN}.*{END}", lambda _: block, page.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert found == 1, f"{page} must mark the place of the tables once"  # noqa: S101 - a page of this repository
-    page.write_text(text)
+    page.write_text(text, encoding="utf-8", newline="\n")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -55,7 +55,7 @@ def train(flags: str, seed: int, out: Path, options: argparse.Namespace) -> dict
         print(shlex.join(command), file=sys.stderr, flush=True)
         if subprocess.run(command, check=False).returncode:
             return None
-    return json.loads(metrics.read_text())
+    return json.loads(metrics.read_text(encoding="utf-8"))
 
 
 def table(rows: dict[str, list[dict[str, float] | None]]) -> str:

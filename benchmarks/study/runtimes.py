@@ -167,7 +167,7 @@ def cpu_seconds(root: int) -> float:
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # the process has ended
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+            parents[int(stat.parent.name)] = int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
     family, size = {root}, 0
     while size < len(family):
         size = len(family)
@@ -176,7 +176,7 @@ def cpu_seconds(root: int) -> float:
     for process in family:
         for thread in Path(f"/proc/{process}/task").glob("*/schedstat"):
             with contextlib.suppress(OSError):
-                nanoseconds += int(thread.read_text().split()[0])
+                nanoseconds += int(thread.read_text(encoding="utf-8").split()[0])
     return nanoseconds / 1e9
 
 

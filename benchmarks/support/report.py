@@ -79,7 +79,7 @@ def write_results(lines: list[dict[str, Any]], folder: Path, day: datetime.date)
     while True:
         path = folder / f"{day.isoformat()}-{machine()}{f'-{number}' if number > 1 else ''}.jsonl"
         try:
-            with path.open("x") as file:
+            with path.open("x", encoding="utf-8", newline="\n") as file:
                 file.write(content)
         except FileExistsError:
             number += 1

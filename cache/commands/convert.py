@@ -105,6 +105,7 @@ def convert_store(
                 put = partial(copy_record if wanted == store.codec else _encode_record, store, shard)
                 list(pool.map(put, writer.shard_range(number)))
             advance(len(writer.shard_range(number)))
+    store.close()  # it may be the store that is replaced
     return _publish_copy(store, writer) if wanted == store.codec else _publish_converted(store, writer)
 
 

@@ -5,10 +5,11 @@ that the library crashes (2 of 416 such files in the longest run of `tests.suppo
 code cannot turn a crash into an error. `python -m cache verify` therefore runs this module first.
 """
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from kdcli.system import describe_crash
 
 
 def find_crash(path: str | Path) -> str | None:
@@ -17,10 +18,10 @@ def find_crash(path: str | Path) -> str | None:
         return None
     command = [sys.executable, "-m", "cache.commands.hdf5_probe", str(path)]
     code = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode
-    if code >= 0:
+    crash = describe_crash(code)
+    if crash is None:
         return None
-    name = signal.Signals(-code).name
-    return f"{path}: the HDF5 library crashes on this file ({name}); the file may be malicious: do not open it"
+    return f"{path}: the HDF5 library crashes on this file ({crash}); the file may be malicious: do not open it"
 
 
 def _is_hdf5(path: Path) -> bool:

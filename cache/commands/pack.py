@@ -14,13 +14,14 @@ from pathlib import Path
 
 from cache.commands.arguments import add_overwrite
 from cache.errors import StoreError
-from cache.files.durable import disk_errors, sync
+from cache.files.durable import disk_errors
 from cache.files.location import Location, local_target, redact
 from cache.reading.opening import open_store
 from cache.reading.store import Store
 from cache.writing.staging import target_of
 from kdcli.files import replacing
 from kdcli.progress import Advance, no_advance, show_count
+from kdcli.system import sync
 
 FAT32_LIMIT = (1 << 32) - 1  # bytes of a file
 _PIECE = 1 << 23  # bytes copied at a time

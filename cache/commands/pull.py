@@ -33,6 +33,7 @@ from cache.reading.store import Store
 from cache.writing.lock import StagingLock, lock
 from cache.writing.staging import has_no_plan, target_of
 from cache.writing.target import LAYOUTS, move_into_place, refuse_foreign
+from kdcli import system
 from kdcli.progress import Advance, no_advance, show_count
 
 PLAN = "pull.json"  # in the staging directory: which store is being copied
@@ -126,11 +127,10 @@ def pull_store(
     staged = staging / ("store" + target.suffix)
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         list(pool.map(lambda key: _copy(parts, key, staged / key if key else staged, advance), parts.keys))
-    _check(staged, content, parts, store)
+    _check(staged, content, parts, store, held)
     sync_tree(staging)
     move_into_place(staged, target)
-    shutil.rmtree(staging)
-    del held  # holds the lock until here
+    held.remove(staging)
     return target
 
 
@@ -169,7 +169,7 @@ def _begin(staging: Path, store: Store, overwrite: bool) -> StagingLock:
         make_folder(staging)
     held = lock(staging)
     if begun not in (None, content):
-        shutil.rmtree(staging)
+        held.remove(staging)
         return _begin(staging, store, overwrite=False)
     plan = {"format": FORMAT_NAME, "pull": str(store.path), "content_sha256": content}
     write_atomically(staging / PLAN, [json_bytes(plan)])
@@ -214,7 +214,7 @@ def _fetch(files: ReadableFiles, key: str, size: int, target: Path, advance: Adv
             while (done := out.seek(0, os.SEEK_END)) < size:
                 out.write(files.read(key, done, min(_PIECE, size - done)))
                 advance(out.tell() - done)
-        part.replace(target)
+        system.replace(part, target)
     except OSError as error:
         if isinstance(error, StoreError):
             raise
@@ -228,7 +228,7 @@ def _fetch(files: ReadableFiles, key: str, size: int, target: Path, advance: Adv
         raise StoreError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
-def _check(staged: Path, content: str, parts: Parts, source: Store) -> None:
+def _check(staged: Path, content: str, parts: Parts, source: Store, held: StagingLock) -> None:
     """Check that the copy equals the source; delete damaged files, so that the same command fetches them again."""
     if parts.listed is None:
         problems = verify_store(staged)
@@ -241,7 +241,7 @@ def _check(staged: Path, content: str, parts: Parts, source: Store) -> None:
             )
     found = open_store(staged).manifest["content_sha256"]
     if found != content:
-        shutil.rmtree(staged.parent)
+        held.remove(staged.parent)
         raise StoreError(f"{source.path}: replaced by another store during the copy; run the same command again")
 
 

@@ -8,7 +8,6 @@ damaged is fetched again. If the folder cannot be written, blocks are fetched ag
 are needed.
 """
 
-import fcntl
 import os
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import ClassVar
 from cache.errors import StoreError
 from cache.files.per_process import PerProcess
 from cache.format.compress import crc32c
+from kdcli import system
 from kdcli.files import replacing
 from kdcli.locks import lock_file
 
@@ -78,18 +78,18 @@ class BlockFolder(PerProcess):
 
     def _read_kept(self, name: str, offset: int, nbytes: int) -> bytes | None:
         """The range, if the block is kept and intact; its checksum is verified once per process."""
-        now = time.monotonic()
+        now, path = time.monotonic(), f"{self.folder}/{name[:2]}/{name[2:]}"
         try:
-            handle = os.open(f"{self.folder}/{name[:2]}/{name[2:]}", os.O_RDONLY | os.O_CLOEXEC)
+            handle = system.open_to_read(path)
         except OSError:
             return None
         try:
             if name not in self._used and not _is_intact(handle):
                 return None
             if now - self._used.get(name, -_TOUCH_SECONDS) >= _TOUCH_SECONDS:
-                os.utime(handle)
+                os.utime(path)
                 self._used[name] = now
-            data = os.pread(handle, nbytes, offset)
+            data = system.read_at(handle, nbytes, offset)
         except OSError:
             return None
         finally:
@@ -110,20 +110,19 @@ class BlockFolder(PerProcess):
     def _reserve(self, needed: int) -> None:
         """Add `needed` bytes to the total, after deleting blocks if there is not enough room."""
         with self._locked_total() as total:
-            text = os.pread(total, 32, 0)
+            text = system.read_at(total, 32, 0)
             kept = int(text) if text.isdigit() else self._make_room(self.limit)
             if kept + needed > self.limit:
                 kept = self._make_room(int(self.limit * _KEPT_SHARE) - needed)
-            os.ftruncate(total, 0)
-            os.pwrite(total, str(kept + needed).encode(), 0)
+            system.overwrite(total, str(kept + needed).encode())
 
     @contextmanager
     def _locked_total(self) -> Iterator[int]:
         """The handle of the file `bytes`, locked; without locks, the total of several processes is approximate."""
-        handle = os.open(self.folder / "bytes", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = system.open_to_update(self.folder / "bytes", 0o600)
         try:
             with self._total:
-                lock_file(handle, fcntl.LOCK_EX)
+                lock_file(handle, wait=True)
                 yield handle
         finally:
             os.close(handle)
@@ -138,9 +137,10 @@ class BlockFolder(PerProcess):
         for _, size, path in sorted(found):
             if kept <= limit:
                 break
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-            kept -= size
+            with suppress(PermissionError):  # of Windows: another process is reading it
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+                kept -= size
         return kept
 
     def _path(self, name: str) -> Path:
@@ -150,6 +150,6 @@ class BlockFolder(PerProcess):
 def _is_intact(handle: int) -> bool:
     """Whether the block matches its checksum."""
     size = os.fstat(handle).st_size
-    data = os.pread(handle, size, 0)
+    data = system.read_at(handle, size, 0)
     stored = int.from_bytes(data[-_CHECKSUM_BYTES:], "little")
     return len(data) == size >= _CHECKSUM_BYTES and crc32c(data[:-_CHECKSUM_BYTES]) == stored

@@ -15,6 +15,7 @@ from typing import Any
 
 from cache.errors import StoreError, StoreSpaceError
 from kdcli.files import TEMPORARY_FILES, replacing
+from kdcli.system import sync
 
 
 def write_atomically(path: Path, parts: Iterable[bytes], *, durable: bool = True) -> None:
@@ -56,15 +57,6 @@ def sync_tree(root: Path) -> None:
         for name in files:
             sync(Path(folder, name))
         sync(Path(folder))
-
-
-def sync(path: Path) -> None:
-    """Sync the bytes of a file, or the entries of a folder, to the disk; a rename is durable after the latter."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -4,8 +4,8 @@
 wraps one of them as a Python file object, for libraries that need one.
 
 `Files` reads by position, is safe to use from threads and after a fork, and keeps few files open. It uses `pread`
-rather than mapped memory: the memory of the process does not grow while it reads a large store at random, and a file
-that shrinks raises an error instead of crashing the process.
+(where there is one, see `kdcli.system.read_at`) rather than mapped memory: the memory of the process does not grow
+while it reads a large store at random, and a file that shrinks raises an error instead of crashing the process.
 """
 
 import functools
@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, ClassVar, Protocol
 from cache.errors import StoreError, StoreFormatError, StoreNotFoundError
 from cache.files.location import Place
 from cache.files.per_process import PerProcess
+from kdcli import system
 
 MAX_OPEN_FILES = 512
 _BLOCK = 1 << 18  # bytes that a `RangeFile` reads at once
@@ -55,6 +56,9 @@ class ReadableFiles(Protocol):
     def source(self) -> AbstractContextManager[Path | BinaryIO]:
         """The path of a store that is one file, or that file opened, for a library such as h5py."""
 
+    def close(self) -> None:
+        """Close the files of this machine that are open; a later read opens them again."""
+
 
 class Files(PerProcess):
     """The local files below `root` (or, for a store of one file, at `root`), opened when needed, once per process."""
@@ -84,7 +88,7 @@ class Files(PerProcess):
 
     def _pread(self, key: str, file: FileIO, nbytes: int, offset: int) -> bytes:
         try:
-            return os.pread(file.fileno(), nbytes, offset)
+            return system.read_at(file.fileno(), nbytes, offset)
         except (OSError, OverflowError) as error:
             raise StoreFormatError(f"{self.path(key)}: cannot be read at {offset}: {error}") from error
 
@@ -109,6 +113,11 @@ class Files(PerProcess):
         """The path of the root."""
         return nullcontext(self.root)
 
+    def close(self) -> None:
+        """Close all files, except those that another thread is reading; a later read opens them again."""
+        with self._lock:
+            self._open.clear()
+
     def _file(self, key: str) -> FileIO:
         """The open file; the caller's reference keeps it open when the table drops it."""
         self._renew_after_fork()
@@ -125,9 +134,8 @@ class Files(PerProcess):
 
 def _open_regular(path: Path, follow: bool) -> FileIO:
     """Open a regular file for reading; refuse pipes, devices and, unless `follow`, links."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
-        file = FileIO(os.open(path, flags), "rb")
+        file = FileIO(system.open_to_read(path, follow=follow), "rb")
     except FileNotFoundError:
         raise StoreNotFoundError(f"{path}: missing; the store is incomplete or damaged") from None
     except OSError as error:
@@ -149,9 +157,11 @@ class RangeFile(io.RawIOBase):
         self._where, self._size, self._limit, self._position = str(files.path(key)), files.size(key), limit, 0
         self.failure: StoreError | None = None
 
+        size = self._size  # a reference to `self` would be a cycle, which keeps the file open for a while
+
         def block(number: int) -> bytes:
             start = number * _BLOCK
-            return files.read(key, start, min(_BLOCK, self._size - start))
+            return files.read(key, start, min(_BLOCK, size - start))
 
         self._block = functools.lru_cache(_BLOCKS_KEPT)(block)
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from urllib.parse import unquote, urlsplit
 
 from cache.errors import StoreError
+from kdcli import system
 
 SCHEMES = ("http", "https", "s3", "hf")
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://+(?=[^/])", re.IGNORECASE)
@@ -78,15 +79,15 @@ def locate(place: "str | Path | Location") -> Place:
     """The path or location that an argument names; a `file://` URL is a path. `StoreError` for other URLs."""
     if isinstance(place, Location):
         return place
-    text = str(place)
-    if isinstance(place, Path):  # `Path` removed a slash of a URL
+    text = place.as_posix() if isinstance(place, PurePath) else place
+    if isinstance(place, PurePath):  # `Path` removed a slash of a URL
         text = _COLLAPSED.sub(r"\1://", text) if _COLLAPSED.match(text) else text
         text = "file:///" + text[6:] if _COLLAPSED_FILE.match(text) else text
     if text.lower().startswith("file:///"):
-        return Path(unquote(urlsplit(text).path))
+        return system.long_path(Path(system.path_of_url(unquote(urlsplit(text).path))))
     url = _URL.match(text)
     if url is None:
-        return Path(text)
+        return system.long_path(Path(place))
     if url[1].lower() not in SCHEMES:
         raise StoreError(f"{redact(text)}: a store is a path, or a URL that begins with {', '.join(SCHEMES)} or file")
     return Location(text)
@@ -102,14 +103,14 @@ def local_target(place: str | Path, command: str = "") -> Path:
     Raises:
         StoreError: It is another URL. The message has the commands that get the store there.
     """
-    text = str(place)
-    if isinstance(place, Path) and _COLLAPSED_OTHER.match(text) and not Path(text.partition("/")[0]).exists():
+    text = place.as_posix() if isinstance(place, PurePath) else place
+    if isinstance(place, PurePath) and _COLLAPSED_OTHER.match(text) and not Path(text.partition("/")[0]).exists():
         text = text.replace(":/", "://", 1)
     if text.lower().startswith("file:/"):
         found = locate(place)
     else:
         url = _URL.match(text)
-        found = Location(text) if url else Path(place)
+        found = Location(text) if url else system.long_path(Path(place))
     if isinstance(found, Path):
         return found
     name = found.name if found.suffix in (".zarr", ".h5", ".hdf5", ".zip") else "NAME.zarr"

@@ -73,6 +73,9 @@ class RemoteFiles(PerProcess):
         repository_files = REPOSITORY_FILES if self.root.scheme == "hf" else ()
         return ((key, True) for key in self.remote.listing() if key and key not in repository_files)
 
+    def close(self) -> None:
+        """Do nothing: blocks are open only while they are read."""
+
     @contextmanager
     def source(self) -> Iterator[BinaryIO]:
         """A store that is one file, as an open file."""

@@ -61,6 +61,10 @@ class ZipFiles:
         """The archive, for a library that needs a path or an open file."""
         return self.archive.source()
 
+    def close(self) -> None:
+        """Close the archive; a later read opens it again."""
+        self.archive.close()
+
     def _member(self, key: str) -> tuple[int, int]:
         """(offset in the archive, size) of a member's bytes."""
         member = self._members.get(key)

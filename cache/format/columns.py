@@ -6,7 +6,7 @@ UTF-8, padded with zeros to the longest name (`encode_text`, `decode_text`).
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from cache.format.spec import (
     TEXT_COLUMN,
     StoreSpec,
 )
+from kdcli.system import DEVICE_NAMES
 
 Column = npt.NDArray[Any]
 
@@ -125,6 +126,8 @@ def _table(
             columns[path] = _rows(path, encode_text(values), rows)
         elif name in required:
             columns[path] = _cast(path, values, *required[name], spec, rows)
+        elif name.lower() in DEVICE_NAMES:
+            raise StoreError(f"{path}: Windows has no files named {name}; give the column another name")
         else:
             columns[path] = _rows(path, _numeric(path, values), rows)
     return columns
@@ -166,6 +169,6 @@ def _rows(path: str, column: Column, rows: int) -> Column:
 
 def _check_name(name: str) -> str:
     parts = PurePosixPath(name.replace("\\", "/")).parts
-    if not parts or parts[0] == "/" or ".." in parts or "\0" in name:
+    if not parts or parts[0] == "/" or PureWindowsPath(name).drive or ".." in parts or "\0" in name:
         raise StoreFormatError(f"file name {name!r}: must be a relative path inside the image folder")
     return name

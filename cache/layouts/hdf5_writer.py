@@ -14,13 +14,14 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cache.files.durable import disk_errors, sync
+from cache.files.durable import disk_errors
 from cache.files.local import Files
 from cache.format.compress import DEFLATE_LEVEL
 from cache.format.spec import FORMAT_NAME, FORMAT_VERSION, StoreSpec, element_encoding
 from cache.layouts import zarr_metadata
 from cache.layouts.zarr_reader import CODES, FRAMES, codes_key, frames_key
 from kdcli.files import replacing
+from kdcli.system import sync
 
 _VERSIONS = ("v110", "v110")  # readable by HDF5 1.10 and later; the chunk index is smaller than in older versions
 

@@ -88,6 +88,10 @@ class Store:
         """The files of the store."""
         return self._layout.files
 
+    def close(self) -> None:
+        """Close the files that are open, so that Windows lets them be replaced; a later read opens them again."""
+        self.files.close()
+
     def file_keys(self) -> list[str]:
         """The keys of the store's files, sorted; for a store that is one file, the empty key."""
         return sorted(self._layout.file_keys(self.spec, self._columns))

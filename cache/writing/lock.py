@@ -5,7 +5,6 @@ starts or resumes a run takes the lock exclusively for a moment, and then shares
 run; a second run is refused. On file systems without locks, a second run is not detected.
 """
 
-import fcntl
 import os
 import socket
 from io import FileIO
@@ -13,20 +12,35 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from cache.errors import StoreBusyError, StoreError
+from kdcli import system
 from kdcli.locks import lock_file
 
 LOCK = "lock"  # file in the staging directory, with the name of the process that holds it
 
 
 class StagingLock:
-    """A lock that is held until this object is deleted, or until its process ends."""
+    """A lock that is held until `remove` deletes what it locks, this object is deleted, or its process ends."""
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
 
     def is_of(self, path: Path) -> bool:
         """Whether the locked file is the one that is now at `path`; it may have been deleted and made again."""
-        return path.exists() and os.path.samestat(os.fstat(self._file.fileno()), path.stat())
+        if self._file.closed or not path.exists():
+            return False
+        return os.path.samestat(os.fstat(self._file.fileno()), path.stat())
+
+    def remove(self, directory: Path) -> None:
+        """Delete the staging directory, and end the lock. On Windows, it must end before its file can be deleted."""
+        if not system.POSIX:
+            for entry in sorted(directory.iterdir(), key=Path.is_file):  # a killed process leaves the plan to the next
+                if entry.is_dir():
+                    system.remove_tree(entry)
+                elif entry.name != LOCK:
+                    entry.unlink()
+            self._file.close()
+        system.remove_tree(directory)
+        self._file.close()
 
 
 _held: WeakValueDictionary[str, StagingLock] = WeakValueDictionary()  # by path: the locks that this process holds
@@ -53,14 +67,13 @@ def lock(directory: Path, *, join: bool = False) -> StagingLock:
 
 
 def _lock_file(path: Path, join: bool) -> FileIO:
-    file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b")
+    file = FileIO(system.open_to_update(path, 0o644), "r+b")
     try:
-        if not join and lock_file(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB):
-            os.ftruncate(file.fileno(), 0)
-            os.pwrite(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        lock_file(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if not join and lock_file(file.fileno()):
+            system.overwrite(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+        lock_file(file.fileno(), shared=True)
     except BlockingIOError:
-        holder = os.pread(file.fileno(), 200, 0).decode(errors="replace") or "another process"
+        holder = system.read_at(file.fileno(), 200, 0).decode(errors="replace") or "another process"
         raise StoreBusyError(f"{path.parent}: being written by {holder}; let it finish, or stop it first") from None
     except OSError as error:
         raise StoreError(f"{path}: cannot be locked: {error.strerror}") from error

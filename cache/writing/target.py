@@ -1,13 +1,13 @@
 """The target path of a new store: checks of what is there, and the move of the finished store."""
 
-import shutil
 from pathlib import Path
 
 from cache.errors import StoreError, StoreFormatError
-from cache.files import durable
+from cache.files.durable import disk_errors
 from cache.reading.opening import find_layout
 from cache.writing import staging
 from cache.writing.lock import lock
+from kdcli import system
 
 LAYOUTS = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5"}  # suffix -> layout
 ROOT_ENTRIES = {"zarr.json", "heatmaps", "frames", "views", "instances", "ground_truth", "integrity"}
@@ -36,9 +36,7 @@ def prepare_target(path: Path, *, resume: bool, overwrite: bool) -> None:
     if directory.exists() and not staging.has_no_plan(directory):
         staging.read_plan(directory)
         if overwrite and not resume:
-            held = lock(directory)
-            shutil.rmtree(directory)
-            del held
+            lock(directory).remove(directory)
         elif not resume:
             raise StoreError(
                 f"{directory} is an unfinished run; continue it with --resume, or start again with --overwrite"
@@ -61,14 +59,14 @@ def move_into_place(staged: Path, path: Path) -> None:
     """
     path = staging.target_of(path)
     old = path.with_name(path.name + ".replaced")
-    with durable.disk_errors(path.parent, 0):
+    with disk_errors(path.parent, 0):
         if path.is_dir():
             if old.exists() or old.is_symlink():
                 _remove(old)  # left by a run that was killed in the last line of this function
             refuse_foreign(path)
-            path.rename(old)
-        staged.rename(path)
-        durable.sync(path.parent)
+            system.replace(path, old)
+        system.replace(staged, path)
+        system.sync(path.parent)
         if old.exists() or old.is_symlink():
             _remove(old)
 
@@ -78,7 +76,7 @@ def _remove(path: Path) -> None:
         path.unlink()
         return
     refuse_foreign(path)
-    shutil.rmtree(path)
+    system.remove_tree(path)
 
 
 def refuse_foreign(path: Path) -> None:

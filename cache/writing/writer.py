@@ -13,7 +13,6 @@ the same content. Several processes may write different shards of one staging di
 publishes the store, the others pass `join=True`.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,6 +122,7 @@ class Writer:
         self._staging = staging.staging_path(path)
         self._damaged: Mapping[str, Any] = staging.read_plan(self._staging).get(staging.REPAIR) or {}
         self._manifest: dict[str, Any] | None = None
+        self._assembled: Store | None = None
 
     @property
     def replaces(self) -> str | None:
@@ -154,7 +154,8 @@ class Writer:
         columns = {**self._columns, **record_columns(self.spec, self._layout, receipts)}
         self._manifest = self._describe(columns, receipts)
         _layout_writer(self._layout).complete(self._staging / "store", self._staged, self.spec, columns, self._manifest)
-        return open_store(self._staged, allow_incomplete=True)
+        self._assembled = open_store(self._staged, allow_incomplete=True)
+        return self._assembled
 
     def publish(
         self,
@@ -171,8 +172,8 @@ class Writer:
             noticed: What the run changed or left out, with counts; becomes the entry `noticed` of the provenance, if
                 there is any.
         """
-        if self._manifest is None:
-            self.assemble()
+        assembled = self.assemble() if self._assembled is None else self._assembled
+        assembled.close()
         assert self._manifest is not None  # noqa: S101 - assemble sets it
         manifest = {**self._manifest, "teacher_metrics": plain_json(metrics, "metrics"), "complete": True}
         manifest["codec_error"] = codec_error or self._combine_errors(manifest)
@@ -180,7 +181,7 @@ class Writer:
             manifest["provenance"] = {**manifest["provenance"], "noticed": plain_json(noticed, "noticed")}
         _layout_writer(self._layout).write_manifest(self._staged, with_manifest_hash(manifest))
         move_into_place(self._staged, self.path)
-        shutil.rmtree(self._staging)
+        self._lock.remove(self._staging)
         return self.path
 
     def _combine_errors(self, manifest: Mapping[str, Any]) -> Mapping[str, Any]:

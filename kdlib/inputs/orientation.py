@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Self
 
+from kdcli import system
 from kdlib.errors import KdlibError
 from kdlib.inputs.notices import Notices
 
@@ -222,15 +223,15 @@ def survey(paths: Iterable[tuple[str, Path, Size | None]], mode: str, fallback: 
 def read_orientation(path: Path) -> Orientation | None:
     """The orientation of an image file; None if it is upright, or cannot be read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = system.open_to_read(path)
     except (OSError, ValueError):
         return None
     try:
-        start = os.pread(descriptor, _BLOCK, 0)
+        start = system.read_at(descriptor, _BLOCK, 0)
 
         def read(position: int, count: int) -> bytes:
             inside = start[position : position + count]
-            return inside if len(inside) == count else os.pread(descriptor, count, position)
+            return inside if len(inside) == count else system.read_at(descriptor, count, position)
 
         return _find(read)
     except OSError:

@@ -15,7 +15,7 @@ def project_version() -> str:
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
     if (root / ".git").exists():
         try:
-            commit = subprocess.run(git, capture_output=True, text=True, check=False)
+            commit = subprocess.run(git, capture_output=True, encoding="utf-8", check=False)
         except OSError:  # git is not installed
             return version
         return f"{version} ({commit.stdout.strip()})" if commit.returncode == 0 else version

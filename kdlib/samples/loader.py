@@ -146,11 +146,14 @@ class Loader:
         for part in parts:
             self.bad |= part.result()
         tensors = as_tensors(batch)
-        if self.device.type != "cuda":
+        if self.device.type == "cpu":
             return tensors
         host = ("affine", "row")  # never used on the device
+        pinned = self.device.type == "cuda"
         return {
-            name: tensor if name in host else tensor.pin_memory().to(self.device, non_blocking=True)
+            name: tensor
+            if name in host
+            else (tensor.pin_memory() if pinned else tensor).to(self.device, non_blocking=pinned)
             for name, tensor in tensors.items()
         }
 

@@ -245,7 +245,7 @@ def load_student(path: str | Path, device: str = "auto") -> LoadedStudent:
         path: A file or a release folder. A file whose name ends in ``.onnx`` is read as an exported student, any other
             as a checkpoint. Of a release folder, all checksums are verified and its checkpoint is loaded; to load
             another of its files, give the file.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes a GPU if there is one.
+        device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``; ``auto`` takes a GPU if there is one.
 
     Returns:
         The student; `LoadedStudent.predict` returns keypoints in image pixels.
@@ -372,6 +372,8 @@ def _providers(device: str, onnxruntime: Any) -> list[Any]:
     has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if device == "cpu" or (device == "auto" and not has_cuda):
         return ["CPUExecutionProvider"]
+    if device.startswith("mps"):
+        raise KdlibError("exported students do not run on the GPU of a Mac; give --device cpu, or the run's best.pt")
     if not has_cuda:
         raise KdlibError(f"this onnxruntime does not support CUDA; for {device} install onnxruntime-gpu, or use cpu")
     index = choose_device(device).index or 0

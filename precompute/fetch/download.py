@@ -15,12 +15,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from filelock import FileLock
 
+from kdcli import system
 from kdcli.locks import WITHOUT_LOCKS
 from kdcli.progress import Progress, show_progress
 from precompute.errors import PrecomputeError
@@ -83,7 +84,8 @@ def download(remote: RemoteFile, path: Path) -> Path:
             else:
                 _verify(remote, path, path)
         finally:
-            lock.unlink(missing_ok=True)  # deleted while it is held; waiting processes create it again
+            with suppress(PermissionError):  # of Windows, where an open file stays; the lock deletes it
+                lock.unlink(missing_ok=True)  # deleted while it is held; waiting processes create it again
     return path
 
 
@@ -123,7 +125,7 @@ def _fetch(remote: RemoteFile, path: Path) -> None:
     _verify(remote, part, path)
     with part.open("rb+") as file:
         os.fsync(file.fileno())
-    part.replace(path)
+    system.replace(part, path)
     _version_file(part).unlink(missing_ok=True)
 
 
@@ -183,9 +185,8 @@ def _request(remote: RemoteFile, part: Path, progress: Progress) -> None:
         with part.open("r+b" if start else "wb") as file:
             file.seek(start)
             file.truncate()
-            _version_file(part).write_text(
-                json.dumps({"version": version, "total": total})
-            )  # they describe the part as it is now
+            described = json.dumps({"version": version, "total": total})  # the part as it is now
+            _version_file(part).write_text(described, encoding="utf-8")
             done = start
             while chunk := response.read(CHUNK):
                 file.write(chunk)
@@ -216,7 +217,7 @@ def _version_file(part: Path) -> Path:
 def _read_version(part: Path) -> dict[str, Any]:
     """Read version and size of the part's file. If they are unknown, return {}: the part is then not used."""
     try:
-        known: dict[str, Any] = json.loads(_version_file(part).read_text())
+        known: dict[str, Any] = json.loads(_version_file(part).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return known if known.get("version") else {}

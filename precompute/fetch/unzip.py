@@ -1,6 +1,5 @@
 """Unpacks one folder of a zip archive, completely or not at all; checks CRCs, writes nothing outside the target."""
 
-import os
 import stat
 import zipfile
 import zlib
@@ -8,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from kdcli import system
 from kdcli.progress import show_progress
 from precompute.errors import PrecomputeError
 from precompute.fetch.download import CHUNK, MEGABYTE
@@ -123,8 +123,8 @@ def _publish(partial: Path, target: Path, names: list[str]) -> list[Path]:
     """Rename the folder to its target, or move its files into a target that exists."""
     if target.exists():
         for name in names:
-            (partial / name).replace(target / name)
+            system.replace(partial / name, target / name)
         partial.rmdir()
     else:
-        os.replace(partial, target)
+        system.replace(partial, target)
     return [target / name for name in names]

@@ -11,6 +11,7 @@ import cv2
 import torch
 
 from kdcli.files import file_sha256
+from kdcli.system import processor_name
 from kdlib.geometry import PADDING
 from kdlib.inputs.orientation import ENTRY, Orientations
 from kdlib.losses import DEFAULT_FLOOR
@@ -127,6 +128,8 @@ def _device(name: str) -> str:
     """The model of a device. Two devices of the same model compute the same values."""
     if name.startswith("cuda"):
         return str(torch.cuda.get_device_name(name))
+    if name.startswith("mps"):
+        return f"MPS, {processor_name()}"
     return f"CPU, {torch.backends.cpu.get_cpu_capability()}"
 
 

@@ -10,7 +10,6 @@ differ in the last bits.
 """
 
 import json
-import os
 import shutil
 import signal
 import tempfile
@@ -27,6 +26,7 @@ import cv2
 import numpy as np
 
 from cache.format.manifest import differences
+from kdcli import system
 from kdcli.progress import Progress, no_progress
 from kdlib.skeletons.skeleton import COCO
 from precompute.sample.drawing.scene import draw_scene
@@ -141,14 +141,14 @@ def _replacing_folder(out: Path) -> Iterator[Path]:
 def _put_in_place(folder: Path, out: Path) -> None:
     """Rename a folder to `out`. An existing `out` is deleted after that."""
     if not out.exists():
-        os.replace(folder, out)
+        system.replace(folder, out)
         return
     old = folder.with_name(folder.name + ".old")
-    os.replace(out, old)
+    system.replace(out, old)
     try:
-        os.replace(folder, out)
+        system.replace(folder, out)
     except BaseException:
-        os.replace(old, out)
+        system.replace(old, out)
         raise
     shutil.rmtree(old)
 
@@ -167,8 +167,9 @@ def _fill(folder: Path, spec: SampleSpec, workers: int, progress: Progress) -> N
                 done += 1
                 progress(done, total)
             document = _document(spec, split, images, annotations)
-            (folder / "annotations" / f"person_keypoints_{split}.json").write_text(json.dumps(document))
-    (folder / MARKER).write_text(json.dumps(spec.marker(), indent=2) + "\n")
+            file = folder / "annotations" / f"person_keypoints_{split}.json"
+            file.write_text(json.dumps(document), encoding="utf-8")
+    (folder / MARKER).write_text(json.dumps(spec.marker(), indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 @contextmanager

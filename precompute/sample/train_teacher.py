@@ -221,7 +221,7 @@ def _metadata(arguments: argparse.Namespace, numbers: dict[str, float]) -> dict[
         "model": MODEL,
         "input_size": f"{INPUT_SIZE[0]}x{INPUT_SIZE[1]} (width x height)",
         "command": command,
-        "data": json.dumps(json.loads((arguments.data / "sample.json").read_text())),
+        "data": json.dumps(json.loads((arguments.data / "sample.json").read_text(encoding="utf-8"))),
         "metrics": json.dumps(numbers),
         "torch": torch.__version__,
         "license": "Apache-2.0",

@@ -255,6 +255,8 @@ def _choose_device(name: str, provider: str, available: Sequence[str]) -> tuple[
         if provider != "auto":
             raise ValueError(f"--onnx-provider {provider} needs a GPU; give --device cuda, or leave one of them out")
         return wanted, "cpu"
+    if wanted.type == "mps":
+        raise ValueError("ONNX teachers do not run on the GPU of a Mac; give --device cpu, or leave --device out")
     if not has_cuda:
         raise ValueError(
             f"this onnxruntime has no CUDA ({', '.join(available)}); install onnxruntime-gpu, or give --device cpu"

@@ -1,6 +1,8 @@
 """Tests of the Makefile with a fake Python that records its arguments: folders with spaces, early refusals."""
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -151,3 +153,55 @@ def test_the_list_of_targets_shows_folders_with_spaces(clone):
     shown = make(clone, "help", "DATA=sets/my people").stdout
     assert "(stores/my people, runs/my people)" in shown
     assert "sample, coco, or the path of a data folder (sets/my people)" in shown
+
+
+ELSEWHERE = {"help", "demo", "fiftyone", "clean"}
+"""Targets that the page describes in words."""
+
+
+def plain_commands():
+    """Target -> the commands of docs/platforms.md, without the interpreter."""
+    page = (ROOT / "docs/platforms.md").read_text(encoding="utf-8")
+    block = re.search(r"```text\n(# setup.*?)```", page, re.DOTALL)[1]
+    found = {}
+    for part in block.strip().split("\n\n"):
+        title, *commands = part.splitlines()
+        words = [shlex.split(command) for command in commands]
+        assert all(command[0] == "python" for command in words)
+        targets = title.removeprefix("# ").partition(":")[0].split(", ")
+        found |= {target: [command[1:] for command in words] for target in targets}
+    return found
+
+
+def test_the_page_for_those_without_make_has_every_target(clone):
+    """With a sample, stores, runs and an exported student in place, as after the targets before."""
+    for name in ("stores/sample/train.zarr", "stores/sample/val.zarr", "data/sample/images"):
+        (clone / name).mkdir(parents=True)
+    for name in ("baseline/best.pt", "distilled/best.pt", "student.onnx"):
+        (clone / "runs/sample" / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone / "runs/sample" / name).touch()
+    page = plain_commands()
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert page.keys() == targets - ELSEWHERE
+    for target in sorted(page.keys() - {"setup"}):
+        done = make(clone, target, "SOURCE=photo.jpg" if target == "predict" else "SOURCE=")
+        assert done.returncode == 0, done.stderr
+        run = [json.loads(line) for line in (clone / "calls").read_text().splitlines()]
+        (clone / "calls").unlink()
+        expected = page["sample"] + page[target] if target == "cache" else page[target]
+        assert run == expected, target
+
+
+def test_the_setup_of_the_page_installs_what_make_installs():
+    (extras,) = re.findall(r"\$\$install -e '(.*?)'", (ROOT / "Makefile").read_text())
+    assert plain_commands()["setup"] == [["-m", "venv", ".venv"], ["-m", "pip", "install", "-e", extras]]
+
+
+def test_the_demo_is_the_targets_that_the_page_names(clone):
+    for run in ("baseline", "distilled"):
+        (clone / "runs/sample" / run).mkdir(parents=True)
+        (clone / "runs/sample" / run / "best.pt").touch()
+    page = plain_commands()
+    order = ("sample", "cache", "baseline", "distill", "evaluate", "report")
+    expected = [command[1:] for target in order for command in page[target]]
+    assert [[word for word in words if word != "--overwrite"] for words in calls(clone, "demo")] == expected

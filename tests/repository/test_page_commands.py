@@ -29,10 +29,10 @@ from precompute.fetch import coco
 from tests.cache.commands.test_repair import damage
 from tests.cache.files.test_object_stores import bucket, endpoint  # noqa: F401
 from tests.support import tiny_precompute
-from tests.support.range_server import RangeServer
+from tests.support.servers.range_server import RangeServer
+from tests.support.servers.web_server import serve
 from tests.support.stores.people import IMAGE_SIZE, make_store
 from tests.support.trained_student import make_run
-from tests.support.web_server import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("precompute", "training", "coco", "students", "sharing", "looking")

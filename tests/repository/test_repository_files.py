@@ -1,10 +1,15 @@
-"""Tests of the files for other programs (Docker, citation managers): they agree with pyproject.toml."""
+"""Tests of the files for Docker, citation managers and GitHub: they agree with pyproject.toml and the Makefile."""
 
+import os
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml  # a dependency of huggingface_hub
+
+from tests.repository.test_makefile import plain_commands
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -28,3 +33,22 @@ def test_the_image_has_the_packages_and_the_ranges_of_the_project(file):
     assert set(ranges) <= set(PROJECT["dependencies"])
     extras = re.search(r"\.\[(.*?)\]", dockerfile)[1].split(",")
     assert set(extras) <= set(PROJECT["optional-dependencies"])
+
+
+def test_continuous_integration_runs_the_checks_and_tests_on_three_systems():
+    """`on` is true in YAML 1.1. The workflow was linted with actionlint."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    assert set(workflow[True]) == {"push", "pull_request"}
+    assert workflow["permissions"] == {"contents": "read"}
+    posix, windows = workflow["jobs"]["posix"], workflow["jobs"]["windows"]
+    assert [entry["os"] for entry in posix["strategy"]["matrix"]["include"]] == ["ubuntu-latest", "macos-latest"]
+    assert windows["runs-on"] == "windows-latest"
+    (script,) = [step["run"] for step in posix["steps"] if "run" in step]
+    assert os.access(ROOT / script, os.X_OK)
+    targets = re.findall(r"^make ([a-z-]+)$", (ROOT / script).read_text(), re.MULTILINE)
+    made = [command for target in targets for command in plain_commands()[target]]
+    run = [shlex.split(step["run"]) for step in windows["steps"] if "run" in step]
+    assert all(command[0] == "python" for command in run)
+    installed = [command for command in run if command[1:4] == ["-m", "pip", "install"]]
+    assert installed[-1][1:] == plain_commands()["setup"][-1]
+    assert [command[1:] for command in run[len(installed) :]] == made

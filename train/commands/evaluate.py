@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(evaluate.to_json(metrics, indent=2) + "\n")
+        arguments.out.write_text(evaluate.to_json(metrics, indent=2) + "\n", encoding="utf-8", newline="\n")
     print(summary(metrics))
     return 0
 

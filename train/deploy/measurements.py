@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from kdcli.files import file_sha256, replacing
 from kdcli.progress import say
+from kdcli.system import processor_name
 from kdcli.words import counted
-from kdlib.machine.device import processor_name
 from kdlib.students.loading import LoadedStudent, OnnxStudent
 from train.deploy.agreement import check_agreement, compare, noise_crops
 from train.deploy.formats import FORMATS

@@ -55,7 +55,7 @@ def write_results(results: list[dict[str, Any]], path: Path) -> None:
     """
     try:
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(results, allow_nan=False) + "\n")
+            temporary.write_text(json.dumps(results, allow_nan=False) + "\n", encoding="utf-8", newline="\n")
     except OSError as error:
         raise TrainError(f"cannot write {path}: {error.strerror}") from error
 

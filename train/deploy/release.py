@@ -1,15 +1,15 @@
 """Writes a release folder (`kdlib.students.release`): it appears under its name only when it is complete."""
 
-import fcntl
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from cache.files.durable import sync, sync_tree
+from cache.files.durable import sync_tree
+from kdcli import system
 from kdcli.files import file_sha256
 from kdcli.locks import lock_file
 from kdlib.errors import KdlibError
@@ -63,29 +63,30 @@ def building(target: Path) -> Iterator[Path]:
     """
     unique = f"{os.getpid()}.{secrets.token_hex(4)}.tmp"
     temporary, old = (target.with_name(f".{target.name}.{what}{unique}") for what in ("", "replaced."))
+    opened = ExitStack()
     try:
         temporary.mkdir(parents=True)
-        handle = os.open(temporary, os.O_RDONLY)
+        handle = opened.enter_context(system.open_folder(temporary))
     except OSError as error:
         raise TrainError(f"cannot create a folder beside --out {target}: {error.strerror}") from error
     try:
-        lock_file(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(handle)
         yield temporary
         _write_checksums(temporary)
         sync_tree(temporary)
         if target.exists():
-            target.rename(old)
+            system.replace(target, old)
         try:
-            temporary.rename(target)
+            system.replace(temporary, target)
         except OSError:
             if old.exists():
-                old.rename(target)
+                system.replace(old, target)
             raise
-        sync(target.parent)
+        system.sync(target.parent)
     except OSError as error:
         raise TrainError(f"could not write the release {target}: {error.strerror or error}") from error
     finally:
-        os.close(handle)
+        opened.close()
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
     _delete_leftovers(target)
@@ -96,16 +97,12 @@ def _delete_leftovers(target: Path) -> None:
     name = re.compile(rf"\.{re.escape(target.name)}\.(replaced\.)?[0-9]+\.[0-9a-f]{{8}}\.tmp")
     for folder in target.parent.iterdir():
         if name.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
-            with suppress(OSError):  # one that is in use, or not ours to delete
-                handle = os.open(folder, os.O_RDONLY)
-                try:
-                    if lock_file(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                        shutil.rmtree(folder, ignore_errors=True)
-                finally:
-                    os.close(handle)
+            with suppress(OSError), system.open_folder(folder) as handle:  # one that is in use, or not ours to delete
+                if lock_file(handle):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_checksums(folder: Path) -> None:
     """Write the checksums in the format of ``sha256sum``, sorted by name."""
-    lines = [f"{file_sha256(file)}  {file.name}\n" for file in sorted(folder.iterdir())]
-    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+    lines = [f"{file_sha256(file)}  {file.name}\n" for file in sorted(folder.iterdir(), key=lambda file: file.name)]
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8", newline="\n")

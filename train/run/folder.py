@@ -203,7 +203,7 @@ def _create_folder(out: Path) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     with _writing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ from train.supervision import Batch
 
 SHOWN_IDS: Final = 16
 """Number of annotation ids of a batch that a message lists."""
-READ_EVERY: Final = {"cpu": 1, "cuda": 20}
+READ_EVERY: Final = {"cpu": 1, "mps": 1, "cuda": 20}
 """Steps between two readings of the losses, by device: a GPU is idle while the host waits for a reading."""
 
 

@@ -147,7 +147,7 @@ def join(device: str, environment: Mapping[str, str] = os.environ) -> Ranks:
     A scheduler may show each process all GPUs of its machine, or one of its own, which is then ``cuda:0`` in each.
 
     Args:
-        device: ``auto``, ``cpu`` or ``cuda``; with one process also ``cuda:N``.
+        device: ``auto``, ``cpu`` or ``cuda``; with one process also ``mps`` and ``cuda:N``.
         environment: Holds RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, as ``torchrun`` sets them.
 
     Raises:
@@ -159,6 +159,10 @@ def join(device: str, environment: Mapping[str, str] = os.environ) -> Ranks:
         for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
     )
     chosen = choose_device(device)
+    if world > 1 and chosen.type == "mps":
+        if device != "auto":
+            raise TrainError("several processes cannot train on the GPU of a Mac: give --device cpu, or start one")
+        chosen = torch.device("cpu")
     if world > 1 and chosen.type == "cuda":
         if chosen.index is not None:
             raise TrainError(f"--device {device} would put {local_world} processes on one GPU: give --device cuda")

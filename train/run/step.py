@@ -73,7 +73,7 @@ class Stepper:
         self.optimizer = torch.optim.AdamW(_parameter_groups(model, recipe.weight_decay), fused=True)
         self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
         self._autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16)
-        self.skips_on_device = ranks.device.type != "cpu"
+        self.skips_on_device = ranks.device.type == "cuda"  # the optimisers of other devices may not skip
         self._parallel: DistributedDataParallel | None = None
         self._network: Callable[[Tensor], Tensor] = model
 

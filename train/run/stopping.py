@@ -12,10 +12,10 @@ from typing import Final
 
 from cache.errors import StoreError
 from kdcli.progress import say
+from kdcli.system import STOP_SIGNALS
 from kdlib.errors import KdlibError
 from kdlib.samples.loader import is_bad_record
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 REPEAT_SECONDS: Final = 2.0
 """A signal within this time counts as the same request: a terminal and ``torchrun`` both forward Ctrl-C."""
 COMPLETE_MESSAGES: Final = (KdlibError, StoreError, OSError)
@@ -33,7 +33,7 @@ class Vote(enum.IntEnum):
 
 
 class StopRequest:
-    """Records the signals SIGINT and SIGTERM.
+    """Records the signals SIGINT, SIGTERM and, on Windows, SIGBREAK.
 
     Args:
         announce: Print a line on stderr at the first signal.
@@ -52,7 +52,7 @@ class StopRequest:
         Raises:
             KeyboardInterrupt: At the next signal, `REPEAT_SECONDS` later or more.
         """
-        before = {number: signal.signal(number, self._record) for number in SIGNALS}
+        before = {number: signal.signal(number, self._record) for number in STOP_SIGNALS}
         try:
             yield
         finally:

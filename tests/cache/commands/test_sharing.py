@@ -21,7 +21,7 @@ from cache.commands.push import push_store
 from cache.commands.subset import pull_part
 from cache.commands.verify import verify_store
 from cache.files import client as remote
-from tests.support.range_server import RangeServer
+from tests.support.servers.range_server import RangeServer
 from tests.support.stores import small as small_store
 
 pytest.importorskip("aiohttp", reason="needs the extra [share]")

@@ -14,7 +14,7 @@ from cache.files import client as remote
 from cache.sharing.finding import find_stores
 from tests.cache.commands.test_sharing import tree
 from tests.cache.reading.test_processes import digest
-from tests.support.hub import Hub
+from tests.support.servers.hub import Hub
 from tests.support.stores import small as small_store
 
 

@@ -18,7 +18,7 @@ from cache.files import remote as remote_files
 from cache.files.block_cache import BlockFolder
 from cache.files.location import Location, locate, redact
 from tests.cache.reading.test_processes import digest, send_digest
-from tests.support.range_server import RangeServer
+from tests.support.servers.range_server import RangeServer
 from tests.support.stores import small as small_store
 
 pytest.importorskip("aiohttp", reason="needs the extra [share]")

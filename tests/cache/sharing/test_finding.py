@@ -14,7 +14,7 @@ from cache.commands.pack import pack_store
 from cache.files import client
 from cache.sharing import finding
 from cache.sharing.finding import find_stores, group_keys
-from tests.support.range_server import RangeServer
+from tests.support.servers.range_server import RangeServer
 from tests.support.stores import small as small_store
 
 

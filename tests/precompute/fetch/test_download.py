@@ -16,7 +16,7 @@ from precompute.data.folder import Split, find_split
 from precompute.fetch import coco, download
 from precompute.fetch.download import DownloadError, RemoteFile
 from precompute.fetch.unzip import ArchiveError, unzip
-from tests.support.web_server import serve
+from tests.support.servers.web_server import serve
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

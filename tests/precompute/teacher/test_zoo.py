@@ -16,7 +16,7 @@ from precompute.teacher.hrnet import HRNET, HRNETS, build_hrnet
 from precompute.teacher.loading import load_teacher
 from precompute.teacher.zoo import Published
 from tests.support.checkpoint_layouts import mmpose_1
-from tests.support.web_server import serve
+from tests.support.servers.web_server import serve
 
 
 def test_names_sizes_and_digests_are_those_of_the_published_files():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import cache
+from kdcli import system
 from kdlib.samples.dataset import StoreDataset
 from kdlib.students.checkpoint import read
 from tests.support.stores.people import IMAGE_SIZE, make_store
@@ -108,12 +109,12 @@ def test_a_store_of_bad_records_is_not_skipped_through(stores, tmp_path, monkeyp
 @pytest.mark.parametrize("skip", [{}, {"skip_bad_records": True}])
 def test_a_store_that_vanishes_ends_the_run_with_a_checkpoint(stores, tmp_path, monkeypatch, capsys, skip):
     """A network file system that disappears: every read fails, and no failure is a bad record."""
-    pread, fill, gone = os.pread, StoreDataset.fill, []
+    read_at, fill, gone = system.read_at, StoreDataset.fill, []
 
     def stale(handle, *where):
         if gone:
             raise OSError(errno.ESTALE, "Stale file handle")
-        return pread(handle, *where)
+        return read_at(handle, *where)
 
     def vanish(self, batch, slot, row, epoch):
         if epoch == 1:
@@ -121,7 +122,7 @@ def test_a_store_that_vanishes_ends_the_run_with_a_checkpoint(stores, tmp_path, 
         fill(self, batch, slot, row, epoch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "pread", stale)
+        patched.setattr(system, "read_at", stale)
         patched.setattr(StoreDataset, "fill", vanish)
         assert main(command(stores, tmp_path / "run", **skip)) == 1
     error = error_of(capsys)

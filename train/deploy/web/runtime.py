@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from kdcli import system
 from train.errors import TrainError
 
 PACKAGE: Final = "onnxruntime-web"
@@ -23,7 +24,7 @@ _HERE: Final = Path(__file__).resolve().parent
 
 def pinned_version() -> str:
     """The version of onnxruntime-web that package.json names."""
-    version: str = json.loads((_HERE / "package.json").read_text())["devDependencies"][PACKAGE]
+    version: str = json.loads((_HERE / "package.json").read_text(encoding="utf-8"))["devDependencies"][PACKAGE]
     return version
 
 
@@ -87,7 +88,7 @@ def install(folder: Path) -> None:
             for file in (*(installed / "dist" / name for name in FILES), installed / "package.json"):
                 shutil.copy(file, kept)
             shutil.rmtree(folder, ignore_errors=True)  # an incomplete copy
-            kept.rename(folder)
+            system.replace(kept, folder)
     except OSError as error:
         raise TrainError(f"cannot install {wanted} in {folder}: {error.strerror or error}") from error
 
@@ -95,7 +96,9 @@ def install(folder: Path) -> None:
 def _run_npm(npm: str, folder: Path, wanted: str) -> None:
     """Install the packages of a folder's package-lock.json; their scripts are not run."""
     flags = ["--include=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
-    done = subprocess.run([npm, "ci", *flags], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [npm, "ci", *flags], cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode:
         lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if "error" in line.lower()]
         reason = lines[0] if lines else f"exit code {done.returncode}"

@@ -39,7 +39,7 @@ def check_database(python: str) -> None:
         TrainError: If it cannot; the message names the package to install.
     """
     command = [python, "-m", "train.show.gallery.database", "--check"]
-    done = subprocess.run(command, env=_environment(), check=False, capture_output=True, text=True)
+    done = subprocess.run(command, env=_environment(), check=False, capture_output=True, encoding="utf-8")
     if done.returncode:
         raise TrainError(done.stderr.strip().rpartition("\n")[2].removeprefix("error: "))
 

@@ -88,7 +88,7 @@ def find_problem(environment: Path) -> str | None:
     if not program.is_file():
         return f"{program} does not exist"
     try:
-        done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+        done = subprocess.run([program, "--version"], capture_output=True, encoding="utf-8", check=False)
     except OSError as error:
         return f"{program} does not run: {error.strerror}"
     if done.returncode == 0:

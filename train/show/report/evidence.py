@@ -135,7 +135,7 @@ def read_json(path: Path) -> dict[str, Any]:
         TrainError: If the file is missing or is not a JSON object.
     """
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise TrainError(f"{path.parent} is not a run folder: it has no {path.name}") from error
     except (ValueError, TypeError) as error:
@@ -147,6 +147,6 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return [dict(json.loads(line)) for line in path.read_text().splitlines() if line.strip()]
+        return [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (ValueError, TypeError) as error:
         raise TrainError(f"{path} is not a file that a run wrote: {error}") from error
