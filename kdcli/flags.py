@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from kdcli.packages import describe_import_error
 from kdcli.words import did_you_mean
@@ -20,32 +20,39 @@ DEVICE: Final = "auto, cpu, cuda or cuda:N (default: auto)"
 PIPE_CLOSED: Final = 141
 """The exit code that a shell reports for a program that was ended by SIGPIPE."""
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+")
+_WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
+_SERVER = re.compile(rf"{_SCHEME.pattern}://[^/]*")  # a number after it is a port
 _FLAG = re.compile(
     r"--?[a-zA-Z][^\s=]*(?==|$)"
 )  # what argparse takes for a flag: not a number, and no text with spaces
 
 
+class Repeated(argparse._AppendAction):
+    """The action of a flag that collects the values of several uses; a TOML file gives one value or a list."""
+
+
 class Parser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` without abbreviations and with one-line errors; its subparsers are of this class.
 
-    Abbreviations are off because a flag that is added later can make them ambiguous.
+    Abbreviations are off because a flag that is added later can make them ambiguous. A flag that keeps one value cannot
+    be given twice, because the second value would replace the first one.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse as `argparse.ArgumentParser` does, but exit with code 2 on an unknown command or flag first."""
-        self._refuse_unknown(sys.argv[1:] if args is None else args)
+        """Parse as `argparse.ArgumentParser` does, but exit with code 2 on an unknown or repeated flag first."""
+        self._check_words(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 and one line, where argparse would print the whole usage."""
         self._exit(f"{self.prog}: {message}; see --help")
 
-    def _refuse_unknown(self, words: Sequence[str]) -> None:
+    def _check_words(self, words: Sequence[str]) -> None:
         """Check the flags before argparse does, which would report a missing flag instead of the misspelt one."""
-        known = self._option_string_actions
+        known, given = self._option_string_actions, dict[str, str]()
         commands = [
             name for action in self._actions if action.nargs == argparse.PARSER for name in action.choices or ()
         ]
@@ -55,11 +62,30 @@ class Parser(argparse.ArgumentParser):
             if commands and not word.startswith("-"):
                 self._exit(no_command(self.prog, word, commands))
             found = _FLAG.match(word)
-            if found and found[0] not in known:
+            if not found:
+                continue
+            if found[0] not in known:
                 self._exit(no_flag(self.prog, found[0], [name for name in known if name.startswith("--")]))
+            action = known[found[0]]
+            if _keeps_one_value(action) and action.dest in given:
+                self._exit(f"{self.prog}: {_describe_repetition(action, given[action.dest], found[0])}")
+            given[action.dest] = found[0]
 
     def _exit(self, line: str) -> NoReturn:
         self.exit(2, f"error: {line}\n")
+
+
+def _keeps_one_value(action: argparse.Action) -> bool:
+    """Whether the value of a flag's second use would replace that of the first one."""
+    return isinstance(action, (argparse._StoreAction, argparse.BooleanOptionalAction))
+
+
+def _describe_repetition(action: argparse.Action, first: str, second: str) -> str:
+    if first != second:
+        return f"{first} and {second} contradict each other; give one of them"
+    if action.nargs is not None and not isinstance(action, argparse.BooleanOptionalAction):
+        return f"{first} is given twice; give all its values after one {first}"
+    return f"{first} is given twice; give it once"
 
 
 def run_command(
@@ -155,6 +181,30 @@ def local_path(text: str) -> Path:
         f"a path on this machine is needed, not a URL ({scheme}://...); write there first, then copy the result, e.g. "
         "with `aws s3 cp` or `rclone copy`"
     )
+
+
+class Weighted(NamedTuple):
+    """A path or URL with a weight."""
+
+    place: str
+    weight: float = 1.0
+
+
+def weighted(text: str) -> Weighted:
+    r"""Split ``PLACE:WEIGHT``, as the ``type`` of an argparse argument; without a weight, it is 1.
+
+    Only a number at the end is a weight: in ``C:\a.zarr`` and ``s3://bucket/a.zarr`` there is none, and in
+    ``http://host:8000`` the number is a port. An existing path wins: a file ``a:2`` is that file.
+
+    Raises:
+        argparse.ArgumentTypeError: If the weight is not above 0.
+    """
+    found = _WEIGHTED.fullmatch(text)
+    if found is None or _SERVER.fullmatch(found[1]) or os.path.lexists(text):
+        return Weighted(text)
+    if not float(found[2]) > 0:
+        raise argparse.ArgumentTypeError(f"the weight of {found[1]} must be above 0, got {found[2]}")
+    return Weighted(found[1], float(found[2]))
 
 
 def no_command(program: str, given: str, names: Collection[str]) -> str:

@@ -24,6 +24,7 @@ from kdcli.flags import Parser
 from kdlib.machine.device import choose_device
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import Loader
+from kdlib.samples.mixture import Part
 from kdlib.samples.placement import Placer
 from kdlib.samples.views import AugmentedViews, Epoch
 from precompute.teacher.loading import Teacher, load_teacher
@@ -79,6 +80,8 @@ class LiveLoader(Loader):
 
     def __init__(self, stored: Loader, teacher: Teacher) -> None:
         dataset = stored.dataset
+        if not isinstance(dataset, StoreDataset):
+            raise SystemExit("error: give one --store")
         self.teacher, self.factor = teacher, teacher.input_size[0] // dataset.input_size[0]
         if tuple(side * self.factor for side in dataset.input_size) != tuple(teacher.input_size):
             sizes = f"{teacher.input_size} is not a multiple of the student's {dataset.input_size}"
@@ -122,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     add_arguments(parser)
     options = parser.parse_args(argv)
     run = Run(
-        cache.open_store(options.store),
+        (Part(cache.open_store(options.store)),),
         cache.open_store(options.val_store),
         options.out,
         Recipe.from_arguments(options),

@@ -96,6 +96,33 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.fill(batch, np.zeros(1, np.int64), self.rows[[index]], self.epoch)
         return {name: tensor[0] for name, tensor in as_tensors(batch).items()}
 
+    @property
+    def floor(self) -> float:
+        """The heatmap value below which the ``log`` transform removes a pixel."""
+        return float(self.store.manifest["provenance"]["logits"]["floor"])
+
+    def locate(
+        self, indices: NDArray[np.int64], epochs: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Find the rows (n,) of samples (n,) and the epochs (n,) that their augmented views are drawn for.
+
+        Args:
+            indices: Indices in the dataset.
+            epochs: Epoch of each sample.
+
+        Raises:
+            IndexError: If an index is out of range.
+        """
+        return self.rows[indices], epochs
+
+    def shards(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of the shard (n,) that holds each row (n,)."""
+        return self.store.shard_of(rows)
+
+    def annotation_ids(self, rows: NDArray[np.int64]) -> str:
+        """The annotation ids of some rows (n,), in their order, for a message."""
+        return ", ".join(map(str, self.store.instances["annotation_id"][rows]))
+
     def empty_batch(self, size: int) -> dict[str, NDArray[Any]]:
         """Uninitialised arrays for a batch of ``size`` samples.
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kdlib.samples.loader import WINDOW, epoch_order
+from kdlib.samples.mixture import Part
 from kdlib.students.loading import load_checkpoint
 from kdlib.students.norms import fold_norms
 from tests.support.stores.people import make_store
@@ -24,7 +25,9 @@ def store(tmp_path_factory):
 
 
 def trainer(store, tmp_path, **settings):
-    run = Run(store, store, tmp_path, Recipe(**(TINY | settings)), distil=True, device=torch.device("cpu"), threads=1)
+    run = Run(
+        (Part(store),), store, tmp_path, Recipe(**(TINY | settings)), distil=True, device=torch.device("cpu"), threads=1
+    )
     return Trainer(run)
 
 
