@@ -159,13 +159,23 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             BadRecordError: If the frame, image or affines of a row cannot be used.
             cache.StoreFormatError: If a record is damaged.
         """
-        if not len(rows):
-            return
-        placement = self.placer.place(rows, epoch)
-        self._fill_images(batch["image"], slots, placement)
-        batch["affine"][slots], batch["row"][slots] = placement.image_to_input, rows
+        if len(rows):
+            placement = self.placer.place(rows, epoch)
+            self.fill_images(batch, slots, placement)
+            self.fill_labels(batch, slots, placement)
+            self.fill_maps(batch, slots, placement)
+
+    def fill_images(self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], placement: Placement) -> None:
+        """The part of `fill` that writes ``image``."""
+        images, sources = batch["image"], self._sources(placement.rows.tolist())
+        for source, affine, slot in zip(sources, placement.input_to_source, slots.tolist(), strict=True):
+            warp_packed(source, affine, images[slot])
+
+    def fill_labels(self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], placement: Placement) -> None:
+        """The part of `fill` that writes ``affine``, ``row``, ``keypoints`` and ``labelled``."""
+        batch["affine"][slots], batch["row"][slots] = placement.image_to_input, placement.rows
         _fill_labels(
-            self.keypoints[rows],
+            self.keypoints[placement.rows],
             self._flip_order,
             placement.flips,
             placement.image_to_heatmap,
@@ -174,13 +184,11 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             batch["keypoints"],
             batch["labelled"],
         )
+
+    def fill_maps(self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], placement: Placement) -> None:
+        """The part of `fill` that writes ``heatmaps``, unless ``views`` is None."""
         if self.views is not None:
             self.maps.fill(batch["heatmaps"], slots, placement)
-
-    def _fill_images(self, images: NDArray[np.uint8], slots: NDArray[np.int64], placement: Placement) -> None:
-        sources = self._sources(placement.rows.tolist())
-        for source, affine, slot in zip(sources, placement.input_to_source, slots.tolist(), strict=True):
-            warp_packed(source, affine, images[slot])
 
     def _sources(self, rows: list[int]) -> Iterator[NDArray[np.uint8]]:
         """Pixels (H, W, 4) of the frame, or of the original image, of each row."""

@@ -106,8 +106,8 @@ class Loader:
 
     def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epochs: NDArray[np.int64]) -> _Pending:
         batch = self.dataset.empty_batch(len(rows))
-        slots, count = np.arange(len(rows)), min(self.threads, len(rows))
-        return batch, [pool.submit(self._fill, batch, slots[part::count], rows, epochs) for part in range(count)]
+        groups = np.array_split(np.argsort(rows), min(self.threads, len(rows)))  # rows of one store stay together
+        return batch, [pool.submit(self._fill, batch, slots, rows, epochs) for slots in groups]
 
     def _fill(
         self,

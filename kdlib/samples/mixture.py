@@ -212,18 +212,33 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     def fill(
         self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], rows: NDArray[np.int64], epoch: Epoch
     ) -> None:
-        """Write the samples of rows (n,) to slots (n,) of a batch, store after store; see `StoreDataset.fill`."""
-        epochs = np.broadcast_to(np.asarray(epoch, np.int64), rows.shape)
-        for number, chosen in self._by_store(rows, self._first_row):
-            first = self._first_row[number]
-            self.datasets[number].fill(batch, slots[chosen], rows[chosen] - first, epochs[chosen])
-            batch["row"][slots[chosen]] += first
+        """Write the samples of rows (n,) to slots (n,) of a batch, see `StoreDataset.fill`.
 
-    @staticmethod
-    def _by_store(values: NDArray[np.int64], firsts: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
+        Each step is done for the samples of all stores before the next one begins, as there.
+        """
+        groups = [
+            (
+                self.datasets[number],
+                slots[chosen],
+                self.datasets[number].placer.place(
+                    rows[chosen] - self._first_row[number], epoch[chosen] if isinstance(epoch, np.ndarray) else epoch
+                ),
+            )
+            for number, chosen in self._by_store(rows, self._first_row)
+        ]
+        for dataset, of_store, placement in groups:
+            dataset.fill_images(batch, of_store, placement)
+        for dataset, of_store, placement in groups:
+            dataset.fill_labels(batch, of_store, placement)
+        for dataset, of_store, placement in groups:
+            dataset.fill_maps(batch, of_store, placement)
+        batch["row"][slots] = rows
+
+    def _by_store(self, values: NDArray[np.int64], firsts: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
         """The stores that values (n,) belong to, with the positions of their values; store i begins at firsts[i]."""
-        of_store = np.searchsorted(firsts, values, side="right") - 1
-        return [(int(number), np.flatnonzero(of_store == number)) for number in np.unique(of_store)]
+        of_store = firsts.searchsorted(values, side="right") - 1
+        positions = [(number, (of_store == number).nonzero()[0]) for number in range(len(self.parts))]
+        return [(number, chosen) for number, chosen in positions if len(chosen)]
 
 
 def check_agreement(stores: Sequence[cache.Store]) -> None:
