@@ -34,8 +34,9 @@ class Repeated(argparse._AppendAction):
 class Parser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` without abbreviations and with one-line errors; its subparsers are of this class.
 
-    Abbreviations are off because a flag that is added later can make them ambiguous. A flag that keeps one value cannot
-    be given twice, because the second value would replace the first one.
+    Abbreviations are off because a flag that is added later can make them ambiguous. A flag that names a file cannot be
+    given twice, because the second file would replace the first one. Of other flags the last one counts, so that a
+    script can append changes to a command.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -52,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
     def _check_words(self, words: Sequence[str]) -> None:
         """Check the flags before argparse does, which would report a missing flag instead of the misspelt one."""
-        known, given = self._option_string_actions, dict[str, str]()
+        known, given = self._option_string_actions, set[argparse.Action]()
         commands = [
             name for action in self._actions if action.nargs == argparse.PARSER for name in action.choices or ()
         ]
@@ -67,25 +68,17 @@ class Parser(argparse.ArgumentParser):
             if found[0] not in known:
                 self._exit(no_flag(self.prog, found[0], [name for name in known if name.startswith("--")]))
             action = known[found[0]]
-            if _keeps_one_value(action) and action.dest in given:
-                self._exit(f"{self.prog}: {_describe_repetition(action, given[action.dest], found[0])}")
-            given[action.dest] = found[0]
+            if action in given and _names_one_file(action):
+                self._exit(f"{self.prog}: {found[0]} is given twice, but only one of the two could be used")
+            given.add(action)
 
     def _exit(self, line: str) -> NoReturn:
         self.exit(2, f"error: {line}\n")
 
 
-def _keeps_one_value(action: argparse.Action) -> bool:
-    """Whether the value of a flag's second use would replace that of the first one."""
-    return isinstance(action, (argparse._StoreAction, argparse.BooleanOptionalAction))
-
-
-def _describe_repetition(action: argparse.Action, first: str, second: str) -> str:
-    if first != second:
-        return f"{first} and {second} contradict each other; give one of them"
-    if action.nargs is not None and not isinstance(action, argparse.BooleanOptionalAction):
-        return f"{first} is given twice; give all its values after one {first}"
-    return f"{first} is given twice; give it once"
+def _names_one_file(action: argparse.Action) -> bool:
+    """Whether a flag keeps one path, or one list of paths."""
+    return isinstance(action, argparse._StoreAction) and action.type in (Path, local_path)
 
 
 def run_command(
