@@ -55,7 +55,7 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     Several stores are mixed as in `kdlib.samples.mixture.MixedDataset`: they must have the same joints and heatmap
     size, and a person that is in several of them is used once. Each person of a store with weight w has w samples. If w
-    is not a whole number, some samples show a random person of the store: each has w samples on average.
+    is not a whole number, a sample shows one of several persons, drawn at each access, and each has w on average.
 
     Args:
         store: A path, a URL, or an opened store (`cache.open_store`); or a list of these. A weight is written

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 import cache
 from kdlib.errors import KdlibError
 from kdlib.geometry import STRIDE
-from kdlib.samples.dataset import StoreDataset, as_tensors
+from kdlib.samples.dataset import StoreDataset, as_tensors, store_skeleton
 from kdlib.samples.views import Augmentation, Epoch
 
 MAX_WEIGHT: Final = 1000.0
@@ -96,13 +96,14 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     Attributes:
         parts: The stores with their weights.
         datasets: The dataset of each store, without the persons that are used from another store.
+        skeleton: The skeleton of the first store; all have its joints and flip pairs.
         rows: The rows that are used, ascending.
         sizes: M of each store, samples per epoch.
         shared: One sentence per store that shares persons with another one and does not use them.
 
     Raises:
-        KdlibError: If there is no store; if two stores differ in joints or heatmap size; if their teachers' input sizes
-            differ and ``input_size`` is None; if all persons of a store are used from others; and as for
+        KdlibError: If there is no store; if two stores differ in joints, flip pairs or heatmap size; if their teachers'
+            input sizes differ and ``input_size`` is None; if all persons of a store are used from others; and as for
             `StoreDataset`.
     """
 
@@ -133,7 +134,8 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             )
             for number, part in enumerate(parts)
         ]
-        self.input_size, self.heatmap_size = self.datasets[0].input_size, self.datasets[0].heatmap_size
+        first = self.datasets[0]
+        self.skeleton, self.input_size, self.heatmap_size = first.skeleton, first.input_size, first.heatmap_size
         self.shared = _drop_repeated(self.parts, self.datasets)
         self.sizes = [max(1, round(part.weight * len(of.rows))) for part, of in zip(parts, self.datasets, strict=True)]
         self._first_index, self._first_row, self._first_shard = (
@@ -154,11 +156,6 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         rows, epochs = self.locate(np.array([index]), np.array([self.epoch]))
         self.fill(batch, np.zeros(1, np.int64), rows, epochs)
         return {name: tensor[0] for name, tensor in as_tensors(batch).items()}
-
-    @property
-    def joints(self) -> int:
-        """K, the number of joints."""
-        return self.datasets[0].joints
 
     @property
     def floor(self) -> float:
@@ -242,24 +239,25 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
 
 def check_agreement(stores: Sequence[cache.Store]) -> None:
-    """Check that stores can be mixed: that they have the same joints and the same heatmap size.
+    """Check that stores can be mixed: that they have the same joints, flip pairs and heatmap size.
 
     Raises:
         KdlibError: If a store differs from the first one; the message names the field, both values and both stores.
     """
-    first = _common_fields(stores[0])
+    first, skeleton = stores[0], store_skeleton(stores[0])
     for store in stores[1:]:
-        for name, value in _common_fields(store).items():
-            if value != first[name]:
-                raise KdlibError(
-                    f"{store.path} cannot be mixed with {stores[0].path}: {name} is {value} in the former and "
-                    f"{first[name]} in the latter; train on one of them, or make the store again"
-                )
-
-
-def _common_fields(store: cache.Store) -> dict[str, Any]:
-    """What must be equal in all stores of a training set, by its name in messages."""
-    return {"the number of joints": store.spec.joints, "the heatmap size": f"{store.spec.height}x{store.spec.width}"}
+        own = store_skeleton(store)
+        differing = own.difference(skeleton)
+        if differing is None and set(map(frozenset, own.flip_pairs)) != set(map(frozenset, skeleton.flip_pairs)):
+            differing = f"the flip pairs of its skeleton are {own.flip_pairs}, not {skeleton.flip_pairs}"
+        size, wanted = (f"{of.spec.height}x{of.spec.width}" for of in (store, first))
+        if differing is None and size != wanted:
+            differing = f"its heatmap size is {size}, not {wanted}"
+        if differing is not None:
+            raise KdlibError(
+                f"{store.path} cannot be mixed with {first.path}: {differing}; the stores of one training set need the "
+                "same joints and heatmap size"
+            )
 
 
 def common_input_size(stores: Sequence[cache.Store]) -> tuple[int, int]:
