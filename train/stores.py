@@ -54,7 +54,7 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
 def training(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The identities of the training stores in a configuration, each with its weight; empty if none was recorded."""
     found = [of for name, of in recorded(config).items() if name != VAL_STORE and of]
-    return [{"weight": 1.0, **of} for of in found]
+    return [{**of, "weight": of.get("weight", 1.0)} for of in found]
 
 
 def argument(of: Mapping[str, Any]) -> str:

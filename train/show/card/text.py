@@ -274,9 +274,9 @@ def _stores(run: RunFacts) -> list[str]:
         title = "Training store" if trained_on else "Validation store"
         parts.append(f"### {title} {code(identity.get('name', 'unknown'))}")
         if "weight" in identity:
+            often = "once" if identity["weight"] == 1 else f"{identity['weight']:g} times"
             parts.append(
-                f"Of this store, {counted(identity['instances'], 'person')} were used, each "
-                f"{identity['weight']:g} times per epoch."
+                f"Of this store, {counted(identity['instances'], 'person')} were used, each {often} per epoch."
             )
         if manifest is None:
             content = (
