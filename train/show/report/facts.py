@@ -136,7 +136,7 @@ def training_stores(students: Sequence[Trained]) -> Markup | None:
     rows = [row for student in students for row in _training_rows(student)]
     if not rows:
         return None
-    names = ("run", "store", "persons", "weight", "teacher", "weights", "annotations", "codec", "content")
+    names = ("run", "store", "persons", "weight", "teacher", "teacher's weights", "annotations", "codec", "content")
     head = element("thead", element("tr", *(element("th", name, scope="col") for name in names)))
     return wide(element("table", head, element("tbody", *rows)))
 
