@@ -246,7 +246,8 @@ def test_a_file_cannot_be_replaced_by_a_second_one_unnoticed(capsys):
     parser.add_argument("--runs", type=Path, nargs="+", action="extend")
     parser.add_argument("--images", type=Path, action=Repeated)
     parser.add_argument("--epochs", type=int)
-    kept = parser.parse_args(["--epochs", "1", "--runs", "a", "b", "--images", "c", "--epochs=2", "--runs", "d", "--images", "e"])
+    once, again = ["--epochs", "1", "--runs", "a", "b", "--images", "c"], ["--epochs=2", "--runs", "d", "--images", "e"]
+    kept = parser.parse_args([*once, *again])
     assert (kept.epochs, kept.runs, kept.images) == (2, [*map(Path, "abd")], [*map(Path, "ce")])
     for words in ("--out a --out b", "--out=a -o b", "--boxes a --boxes b"):
         with pytest.raises(SystemExit) as stopped:
