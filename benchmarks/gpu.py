@@ -53,7 +53,6 @@ from cache import Store
 from kdcli.flags import Parser
 from kdlib.heatmaps import peaks
 from kdlib.machine.device import choose_device
-from kdlib.samples.mixture import Part
 from precompute.run.check import CONFIDENT
 from precompute.teacher.architecture import TorchNetwork
 from precompute.teacher.hrnet import HRNET, build_hrnet
@@ -399,7 +398,7 @@ def _sample_network(device: torch.device, precision: str) -> TorchNetwork:
 def _trainer(setting: Setting, store: Store, **settings: Any) -> Trainer:
     recipe = Recipe(pretrained="none", **settings)
     out = setting.workspace.folder / "run"
-    return Trainer(Run((Part(store),), store, out, recipe, distil=True, device=setting.device))
+    return Trainer(Run(store, store, out, recipe, distil=True, device=setting.device))
 
 
 def _repeated(setting: Setting, count: int) -> Path:

@@ -43,7 +43,6 @@ from benchmarks.support.workspace import ROOT, Workspace
 from cache.commands.info import describe
 from kdcli.flags import Parser
 from kdlib.images import normalise_images
-from kdlib.samples.mixture import Part
 from train.recipe import Recipe
 from train.run.loop import Run, Trainer
 from train.supervision import Batch, Supervision
@@ -184,7 +183,7 @@ def _contenders(workspace: Workspace, case: Case, store: cache.Store, stack: con
     memory = MemoryBatches([next(maps) for _ in range(2)])
     teacher = OnlineTeacher(case.teacher, CPU)
     recipe = Recipe(pretrained="none", batch_size=size)
-    trainer = Trainer(Run((Part(store),), store, workspace.folder / "run", recipe, distil=True, device=CPU, threads=1))
+    trainer = Trainer(Run(store, store, workspace.folder / "run", recipe, distil=True, device=CPU, threads=1))
     return {
         "teacher": Turn(memory, 1, CPU, lambda batch: teacher(batch["image"])),
         "step": Turn(memory, 1, CPU, trainer.train_step),

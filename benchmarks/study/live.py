@@ -24,7 +24,6 @@ from kdcli.flags import Parser
 from kdlib.machine.device import choose_device
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import Loader
-from kdlib.samples.mixture import Part
 from kdlib.samples.placement import Placer
 from kdlib.samples.views import AugmentedViews, Epoch
 from precompute.teacher.loading import Teacher, load_teacher
@@ -125,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     add_arguments(parser)
     options = parser.parse_args(argv)
     run = Run(
-        (Part(cache.open_store(options.store)),),
+        cache.open_store(options.store),
         cache.open_store(options.val_store),
         options.out,
         Recipe.from_arguments(options),

@@ -23,7 +23,6 @@ from benchmarks.support.timing import interleave_on
 from benchmarks.support.turn import Turn
 from benchmarks.support.workspace import Workspace
 from kdlib.machine.device import choose_device
-from kdlib.samples.mixture import Part
 from train.recipe import Recipe
 from train.run.loop import Run, Trainer
 from train.run.step import compiler_problem
@@ -48,7 +47,7 @@ def run(workspace: Workspace, input_size: tuple[int, int] = INPUT_SIZE) -> Itera
             return
         recipe = Recipe(pretrained="none", batch_size=size)
         trainers = {
-            name: Trainer(Run((Part(store),), store, workspace.folder / name, recipe, distil=False, device=device))
+            name: Trainer(Run(store, store, workspace.folder / name, recipe, distil=False, device=device))
             for name in ("eager", "compiled")
         }
         trainers["compiled"].state.stepper.wrap(compiled=True)

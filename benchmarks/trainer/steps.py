@@ -43,7 +43,6 @@ from benchmarks.support.turn import Turn
 from benchmarks.support.workspace import Workspace
 from cache import Store
 from kdlib.machine.device import choose_device
-from kdlib.samples.mixture import Part
 from train.recipe import Recipe
 from train.run.loop import Run, Trainer
 from train.supervision import Batch
@@ -150,7 +149,7 @@ def _contenders(
 
 def _step(store: Store, folder: Path, batch_size: int, *, distil: bool) -> Callable[[Batch], object]:
     recipe = Recipe(pretrained="none", batch_size=batch_size)
-    trainer = Trainer(Run((Part(store),), store, folder / "run", recipe, distil=distil, device=choose_device("auto")))
+    trainer = Trainer(Run(store, store, folder / "run", recipe, distil=distil, device=choose_device("auto")))
     return trainer.train_step
 
 

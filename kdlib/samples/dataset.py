@@ -101,19 +101,17 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         """The heatmap value below which the ``log`` transform removes a pixel."""
         return float(self.store.manifest["provenance"]["logits"]["floor"])
 
-    def locate(
-        self, indices: NDArray[np.int64], epochs: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Find the rows (n,) of samples (n,) and the epochs (n,) that their augmented views are drawn for.
+    def locate(self, indices: NDArray[np.int64], epoch: Epoch) -> tuple[NDArray[np.int64], Epoch]:
+        """Find the rows (n,) of samples (n,) and the epochs that their augmented views are drawn for.
 
         Args:
             indices: Indices in the dataset.
-            epochs: Epoch of each sample.
+            epoch: Epoch of the samples; one number, or one for each, (n,).
 
         Raises:
             IndexError: If an index is out of range.
         """
-        return self.rows[indices], epochs
+        return self.rows[indices], epoch
 
     def shards(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The number of the shard (n,) that holds each row (n,)."""

@@ -23,7 +23,7 @@ from kdlib.samples.collation import split_batch
 from kdlib.samples.loader import SAMPLES_PER_STEP
 from kdlib.samples.mixture import Part, training_set
 from kdlib.samples.targets import fill_gaussians, fill_logits, fill_normalised
-from kdlib.samples.views import Augmentation
+from kdlib.samples.views import Augmentation, Epoch, epoch_of
 
 Source = str | Path | cache.Store | Part
 """A store of a dataset: its place, with or without a weight, or an opened store."""
@@ -120,7 +120,7 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         batch = self._empty_batch(len(rows))
         for start in range(0, len(rows), SAMPLES_PER_STEP):
             part = slice(start, start + SAMPLES_PER_STEP)
-            self._fill({name: array[part] for name, array in batch.items()}, rows[part], epochs[part])
+            self._fill({name: array[part] for name, array in batch.items()}, rows[part], epoch_of(epochs, part))
         batch["index"] = chosen
         return split_batch({name: torch.from_numpy(array) for name, array in batch.items()})
 
@@ -138,7 +138,7 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
             "confidence": np.empty((size, joints), np.float32),
         }
 
-    def _fill(self, batch: dict[str, NDArray[Any]], rows: NDArray[np.int64], epochs: NDArray[np.int64]) -> None:
+    def _fill(self, batch: dict[str, NDArray[Any]], rows: NDArray[np.int64], epochs: Epoch) -> None:
         """Fill a batch with the samples of some rows of the store (n,), each in an epoch of its own."""
         read = self.samples.empty_batch(len(rows))
         if not self._normalise:

@@ -19,6 +19,7 @@ from kdlib.errors import BadRecordError
 from kdlib.machine.process import available_cores
 from kdlib.samples.dataset import StoreDataset, as_tensors
 from kdlib.samples.mixture import MixedDataset
+from kdlib.samples.views import Epoch, epoch_of
 
 BATCHES_AHEAD = 3
 SAMPLES_PER_STEP = 32
@@ -76,16 +77,18 @@ class Loader:
             return len(self.dataset) // self.batch_size
         return len(self._batches(0))
 
-    def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
-        """This rank's part of every batch of an epoch, (2, n): rows, and the epochs that their views are drawn for."""
+    def _batches(self, epoch: int) -> list[tuple[NDArray[np.int64], Epoch]]:
+        """This rank's part of every batch of an epoch: its rows (n,), and the epochs that their views are drawn for."""
         size, (rank, ranks) = len(self.dataset), self.part
-        samples = np.stack(self.dataset.locate(np.arange(size), np.full(size, epoch)))
-        if not self.shuffle:
+        rows, epochs = self.dataset.locate(np.arange(size), epoch)
+        if self.shuffle:
+            order = epoch_order(np.arange(size), self.order, self.dataset.shards(rows), (self.dataset.seed, epoch))
+            whole = order[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
+            batches = list(np.array_split(whole, ranks, axis=1)[rank])
+        else:
             starts = range(0, size, self.batch_size)
-            return [samples[:, start : start + self.batch_size] for start in starts][rank::ranks]
-        order = epoch_order(self.dataset.shards(samples[0]), self.order, (self.dataset.seed, epoch))
-        whole = samples[:, order[: len(self) * self.batch_size]].reshape(2, len(self), self.batch_size)
-        return list(np.array_split(whole, ranks, axis=2)[rank].swapaxes(0, 1))
+            batches = [np.arange(size)[start : start + self.batch_size] for start in starts][rank::ranks]
+        return [(rows[batch], epoch_of(epochs, batch)) for batch in batches]
 
     def epoch(self, number: int = 0, first: int = 0) -> Iterator[dict[str, torch.Tensor]]:
         """The batches of an epoch from batch ``first`` on, as dicts of tensors (see `StoreDataset`) with a batch axis.
@@ -97,45 +100,36 @@ class Loader:
         cv2.setNumThreads(0)  # samples are prepared in parallel; OpenCV must not use threads on top of that
         with ThreadPoolExecutor(self.threads, thread_name_prefix="loader") as pool:
             pending: collections.deque[_Pending] = collections.deque()
-            for rows, epochs in self._batches(number)[first:]:
-                pending.append(self._submit(pool, rows, epochs))
+            for rows, epoch in self._batches(number)[first:]:
+                pending.append(self._submit(pool, rows, epoch))
                 if len(pending) > BATCHES_AHEAD:
                     yield self._finish(pending.popleft())
             while pending:
                 yield self._finish(pending.popleft())
 
-    def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epochs: NDArray[np.int64]) -> _Pending:
+    def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epoch: Epoch) -> _Pending:
         batch = self.dataset.empty_batch(len(rows))
         groups = np.array_split(np.argsort(rows), min(self.threads, len(rows)))  # rows of one store stay together
-        return batch, [pool.submit(self._fill, batch, slots, rows, epochs) for slots in groups]
+        return batch, [pool.submit(self._fill, batch, slots, rows, epoch) for slots in groups]
 
     def _fill(
-        self,
-        batch: dict[str, NDArray[Any]],
-        slots: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        epochs: NDArray[np.int64],
+        self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], rows: NDArray[np.int64], epoch: Epoch
     ) -> dict[int, str]:
         """Fill some slots of a batch; returns the bad records that were replaced."""
         bad: dict[int, str] = {}
         for start in range(0, len(slots), SAMPLES_PER_STEP):
             part = slots[start : start + SAMPLES_PER_STEP]
             try:
-                self.dataset.fill(batch, part, rows[part], epochs[part])
+                self.dataset.fill(batch, part, rows[part], epoch_of(epoch, part))
             except (StoreFormatError, BadRecordError):
                 if not self.skip_bad:
                     raise
                 for slot in part:
-                    self._fill_or_replace(batch, slot, rows[slot], epochs[[slot]], bad)
+                    self._fill_or_replace(batch, slot, rows[slot], epoch_of(epoch, np.array([slot])), bad)
         return bad
 
     def _fill_or_replace(
-        self,
-        batch: dict[str, NDArray[Any]],
-        slot: np.int64,
-        row: np.int64,
-        epoch: NDArray[np.int64],
-        bad: dict[int, str],
+        self, batch: dict[str, NDArray[Any]], slot: np.int64, row: np.int64, epoch: Epoch, bad: dict[int, str]
     ) -> None:
         """Fill one slot with the sample of a row, or of the next good row; adds the bad ones to ``bad``."""
         rows = self.dataset.rows
@@ -176,18 +170,22 @@ def is_bad_record(error: BaseException | None) -> bool:
     return True
 
 
-def epoch_order(shards: NDArray[np.int64], order: str, seed: tuple[int, int]) -> NDArray[np.int64]:
-    """A permutation of the samples 0 to n - 1 of an epoch, which depends on the arguments alone.
+def epoch_order(
+    rows: NDArray[np.int64], order: str, shard: int | NDArray[np.int64], seed: tuple[int, int]
+) -> NDArray[np.int64]:
+    """A permutation of rows that depends on the arguments alone.
 
     Args:
-        shards: (n,) the shard that holds each sample.
-        order: ``instances``, a uniformly random permutation; or ``shards``, shards in random order, and samples in
-            random order within each group of `WINDOW` shards, so that a remote store is read a few shards at a time.
+        rows: (n,) ascending, rows of a store or positions in an epoch.
+        order: ``instances``, a uniformly random permutation; or ``shards``, shards in random order, and rows in random
+            order within each group of `WINDOW` shards, so that a remote store is read a few shards at a time.
+        shard: Rows per shard of the store, or the shard of each row, (n,).
         seed: Seed of the run, and the epoch.
     """
     rng = np.random.default_rng(seed)
     if order == "instances":
-        return rng.permutation(len(shards))
-    drawn = rng.permutation(np.unique(shards))
-    windows = [drawn[start : start + WINDOW] for start in range(0, len(drawn), WINDOW)]
-    return np.concatenate([rng.permutation(np.flatnonzero(np.isin(shards, window))) for window in windows])
+        return rng.permutation(rows)
+    shard_of = shard if isinstance(shard, np.ndarray) else rows // shard
+    shards = rng.permutation(np.unique(shard_of))
+    windows = [shards[start : start + WINDOW] for start in range(0, len(shards), WINDOW)]
+    return np.concatenate([rng.permutation(rows[np.isin(shard_of, window)]) for window in windows])

@@ -26,7 +26,7 @@ import cache
 from kdlib.errors import KdlibError
 from kdlib.geometry import STRIDE
 from kdlib.samples.dataset import StoreDataset, as_tensors, store_skeleton
-from kdlib.samples.views import Augmentation, Epoch
+from kdlib.samples.views import Augmentation, Epoch, epoch_of
 
 MAX_WEIGHT: Final = 1000.0
 _LARGEST_UINT64: Final = 2**64 - 1
@@ -153,7 +153,7 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         batch = self.empty_batch(1)
-        rows, epochs = self.locate(np.array([index]), np.array([self.epoch]))
+        rows, epochs = self.locate(np.array([index]), self.epoch)
         self.fill(batch, np.zeros(1, np.int64), rows, epochs)
         return {name: tensor[0] for name, tensor in as_tensors(batch).items()}
 
@@ -162,14 +162,12 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         """The largest of the stores' floors: below it, not every store holds the teacher's values."""
         return max(of.floor for of in self.datasets)
 
-    def locate(
-        self, indices: NDArray[np.int64], epochs: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def locate(self, indices: NDArray[np.int64], epoch: Epoch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Find the rows (n,) of samples (n,) and the epochs (n,) that their augmented views are drawn for.
 
         Args:
             indices: Indices in the dataset.
-            epochs: Epoch of each sample.
+            epoch: Epoch of the samples; one number, or one for each, (n,).
 
         Raises:
             IndexError: If an index is out of range.
@@ -180,7 +178,7 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             raise IndexError(f"index {indices[wrong.argmax()]} is out of range for a dataset of {size} samples")
         places, rows, views = indices % size, np.empty(len(indices), np.int64), np.empty(len(indices), np.int64)
         for number, chosen in self._by_store(places, self._first_index):
-            place = epochs[chosen] * self.sizes[number] + places[chosen] - self._first_index[number]
+            place = epoch_of(epoch, chosen) * self.sizes[number] + places[chosen] - self._first_index[number]
             circle = self._circles[number]
             rows[chosen] = circle[place % len(circle)] + self._first_row[number]
             views[chosen] = place // len(circle)
@@ -217,9 +215,7 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             (
                 self.datasets[number],
                 slots[chosen],
-                self.datasets[number].placer.place(
-                    rows[chosen] - self._first_row[number], epoch[chosen] if isinstance(epoch, np.ndarray) else epoch
-                ),
+                self.datasets[number].placer.place(rows[chosen] - self._first_row[number], epoch_of(epoch, chosen)),
             )
             for number, chosen in self._by_store(rows, self._first_row)
         ]

@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         val_store = cache.open_store(arguments.val_store)
     run = Run(
-        parts=tuple(parts),
+        store=tuple(parts),
         val_store=val_store,
         out=arguments.out,
         recipe=settings,

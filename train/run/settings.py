@@ -48,7 +48,7 @@ class Run:
     """The inputs of one training run.
 
     Attributes:
-        parts: The stores to train on, with their weights and image folders.
+        store: Store to train on; several, or one with a weight or an image folder, as a tuple of `Part`.
         val_store: Store to validate on.
         out: Run folder.
         recipe: Settings of the training.
@@ -64,7 +64,7 @@ class Run:
         ranks: The processes that share the run.
     """
 
-    parts: tuple[Part, ...]
+    store: Store | tuple[Part, ...]
     val_store: Store
     out: Path
     recipe: Recipe
@@ -78,6 +78,11 @@ class Run:
     compile: bool = False
     checkpoint_every: Interval = FIVE_MINUTES
     ranks: Ranks = dataclasses.field(default_factory=lambda: Ranks(torch.device("cpu")))
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The stores to train on, with their weights and image folders."""
+        return (Part(self.store),) if isinstance(self.store, Store) else self.store
 
     @property
     def name(self) -> str:

@@ -12,7 +12,6 @@ from torch import nn
 from cache.errors import StoreFormatError
 from kdlib.images import normalise_images
 from kdlib.samples.dataset import StoreDataset
-from kdlib.samples.mixture import Part
 from kdlib.students.checkpoint import read
 from kdlib.students.loading import load_checkpoint
 from kdlib.students.networks import STUDENTS, build_student
@@ -55,7 +54,7 @@ def normed(name="squeezenet1_1"):
 
 def run_of(store, out, **knobs):
     recipe = Recipe(**(TINY | knobs))
-    return Run((Part(store),), store, out, recipe, distil=True, device=torch.device("cpu"), threads=1, overwrite=True)
+    return Run(store, store, out, recipe, distil=True, device=torch.device("cpu"), threads=1, overwrite=True)
 
 
 @pytest.mark.parametrize("name", STUDENTS)

@@ -14,7 +14,6 @@ import torch
 import cache
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import Loader
-from kdlib.samples.mixture import Part
 from kdlib.students.checkpoint import read
 from kdlib.students.heads import FusedHead
 from tests.support.stores.people import make_store
@@ -60,7 +59,7 @@ def start_weights(stores, run):
     """The initial weights of a run."""
     recipe = Recipe(**json.loads((run / "config.json").read_text())["recipe"])
     train, val = cache.open_store(stores / "train.zarr"), cache.open_store(stores / "val.h5")
-    made = Trainer(Run((Part(train),), val, run / "nowhere", recipe, distil=True, device=torch.device("cpu")))
+    made = Trainer(Run(train, val, run / "nowhere", recipe, distil=True, device=torch.device("cpu")))
     return made.state.model.state_dict()
 
 

@@ -11,7 +11,6 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cache
-from kdlib.samples.mixture import Part
 from kdlib.students.checkpoint import read
 from kdlib.students.loading import load_checkpoint
 from tests.support.stores.people import make_store
@@ -101,7 +100,7 @@ def test_the_time_left_is_that_of_the_steps_and_of_the_ends_of_epochs():
 def test_steps_on_one_batch_learn_it(stores, tmp_path, settings):
     recipe = Recipe(input_size="64x48", pretrained="none", batch_size=8, epochs=100, precision="fp32", **settings)
     train, val = cache.open_store(stores / "train.zarr"), cache.open_store(stores / "val.h5")
-    trainer = Trainer(Run((Part(train),), val, tmp_path, recipe, distil=True, device=torch.device("cpu"), threads=1))
+    trainer = Trainer(Run(train, val, tmp_path, recipe, distil=True, device=torch.device("cpu"), threads=1))
     batch = next(trainer.loader.epoch(0))
     losses = [trainer.train_step(batch).read()["loss"] for _ in range(60)]
     assert min(losses[-5:]) < 0.9 * losses[0]
