@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdcli.flags import no_flag
+from kdcli.flags import Repeated, no_flag
 
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -101,6 +101,8 @@ def _is_negation(action: argparse.Action, option: str) -> bool:
 
 def _convert(action: argparse.Action, value: Any) -> Any:
     """The value that the parser would return for the same text on the command line."""
+    if isinstance(action, Repeated):
+        return [_convert_one(action, item) for item in (value if isinstance(value, list) else [value])]
     if isinstance(action.default, list):
         if not isinstance(value, list):
             raise ValueError(f"a list is needed, got {_as_toml(value)}")

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from kdcli.packages import describe_import_error
 from kdcli.system import print_in_utf8
@@ -23,32 +23,40 @@ PIPE_CLOSED: Final = 141
 _MPS_FULL: Final = "MPS backend out of memory"
 """Beginning of torch's error, a plain `RuntimeError`, for the GPU of a Mac."""
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+")
+_WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
+_SERVER = re.compile(rf"{_SCHEME.pattern}://[^/]*")  # a number after it is a port
 _FLAG = re.compile(
     r"--?[a-zA-Z][^\s=]*(?==|$)"
 )  # what argparse takes for a flag: not a number, and no text with spaces
 
 
+class Repeated(argparse._AppendAction):
+    """The action of a flag that collects the values of several uses; a TOML file gives one value or a list."""
+
+
 class Parser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` without abbreviations and with one-line errors; its subparsers are of this class.
 
-    Abbreviations are off because a flag that is added later can make them ambiguous.
+    Abbreviations are off because a flag that is added later can make them ambiguous. A flag that names a file cannot be
+    given twice, because the second file would replace the first one. Of other flags the last one counts, so that a
+    script can append changes to a command.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse as `argparse.ArgumentParser` does, but exit with code 2 on an unknown command or flag first."""
-        self._refuse_unknown(sys.argv[1:] if args is None else args)
+        """Parse as `argparse.ArgumentParser` does, but exit with code 2 on an unknown or repeated flag first."""
+        self._check_words(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 and one line, where argparse would print the whole usage."""
         self._exit(f"{self.prog}: {message}; see --help")
 
-    def _refuse_unknown(self, words: Sequence[str]) -> None:
+    def _check_words(self, words: Sequence[str]) -> None:
         """Check the flags before argparse does, which would report a missing flag instead of the misspelt one."""
-        known = self._option_string_actions
+        known, given = self._option_string_actions, set[argparse.Action]()
         commands = [
             name for action in self._actions if action.nargs == argparse.PARSER for name in action.choices or ()
         ]
@@ -58,11 +66,22 @@ class Parser(argparse.ArgumentParser):
             if commands and not word.startswith("-"):
                 self._exit(no_command(self.prog, word, commands))
             found = _FLAG.match(word)
-            if found and found[0] not in known:
+            if not found:
+                continue
+            if found[0] not in known:
                 self._exit(no_flag(self.prog, found[0], [name for name in known if name.startswith("--")]))
+            action = known[found[0]]
+            if action in given and _names_one_file(action):
+                self._exit(f"{self.prog}: {found[0]} is given twice, but only one of the two could be used")
+            given.add(action)
 
     def _exit(self, line: str) -> NoReturn:
         self.exit(2, f"error: {line}\n")
+
+
+def _names_one_file(action: argparse.Action) -> bool:
+    """Whether a flag keeps one path, or one list of paths."""
+    return isinstance(action, argparse._StoreAction) and action.type in (Path, local_path)
 
 
 def run_command(
@@ -159,6 +178,30 @@ def local_path(text: str) -> Path:
         f"a path on this machine is needed, not a URL ({scheme}://...); write there first, then copy the result, e.g. "
         "with `aws s3 cp` or `rclone copy`"
     )
+
+
+class Weighted(NamedTuple):
+    """A path or URL with a weight."""
+
+    place: str
+    weight: float = 1.0
+
+
+def weighted(text: str) -> Weighted:
+    r"""Split ``PLACE:WEIGHT``, as the ``type`` of an argparse argument; without a weight, it is 1.
+
+    Only a number at the end is a weight: in ``C:\a.zarr`` and ``s3://bucket/a.zarr`` there is none, and in
+    ``http://host:8000`` the number is a port. An existing path wins: a file ``a:2`` is that file.
+
+    Raises:
+        argparse.ArgumentTypeError: If the weight is not above 0.
+    """
+    found = _WEIGHTED.fullmatch(text)
+    if found is None or _SERVER.fullmatch(found[1]) or os.path.lexists(text):
+        return Weighted(text)
+    if not float(found[2]) > 0:
+        raise argparse.ArgumentTypeError(f"the weight of {found[1]} must be above 0, got {found[2]}")
+    return Weighted(found[1], float(found[2]))
 
 
 def no_command(program: str, given: str, names: Collection[str]) -> str:

@@ -66,7 +66,7 @@ def predict(
         decoder: ``argmax`` or ``dark``.
         progress: Called with the number of finished batches and of all batches.
     """
-    joints = loader.dataset.store.spec.joints
+    joints = len(loader.dataset.skeleton)
     rows, points, scores = (  # a rank may have no batch
         [np.empty(0, np.int64)],
         [np.empty((0, joints, 2))],

@@ -79,6 +79,8 @@ class LiveLoader(Loader):
 
     def __init__(self, stored: Loader, teacher: Teacher) -> None:
         dataset = stored.dataset
+        if not isinstance(dataset, StoreDataset):
+            raise SystemExit("error: give one --store")
         self.teacher, self.factor = teacher, teacher.input_size[0] // dataset.input_size[0]
         if tuple(side * self.factor for side in dataset.input_size) != tuple(teacher.input_size):
             sizes = f"{teacher.input_size} is not a multiple of the student's {dataset.input_size}"

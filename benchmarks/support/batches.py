@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cache import Store
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import Loader
-from kdlib.samples.views import Augmentation
+from kdlib.samples.views import Augmentation, Epoch
 from train.recipe import Recipe
 from train.supervision import Batch
 
@@ -105,7 +105,7 @@ class _RecordingLoader(Loader):
         super().__init__(*arguments, **options)
         self.futures: list[Future[dict[int, str]]] = []
 
-    def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epoch: int) -> Any:
+    def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epoch: Epoch) -> Any:
         pending = super()._submit(pool, rows, epoch)
         self.futures += pending[1]
         return pending

@@ -9,6 +9,7 @@ if not hasattr(cache, "open_store"):
     )
 
 from kdlib.samples.distillation import DistillationDataset
+from kdlib.samples.mixture import Part
 from kdlib.samples.views import Augmentation
 
-__all__ = ["Augmentation", "DistillationDataset"]
+__all__ = ["Augmentation", "DistillationDataset", "Part"]

@@ -96,6 +96,31 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.fill(batch, np.zeros(1, np.int64), self.rows[[index]], self.epoch)
         return {name: tensor[0] for name, tensor in as_tensors(batch).items()}
 
+    @property
+    def floor(self) -> float:
+        """The heatmap value below which the ``log`` transform removes a pixel."""
+        return float(self.store.manifest["provenance"]["logits"]["floor"])
+
+    def locate(self, indices: NDArray[np.int64], epoch: Epoch) -> tuple[NDArray[np.int64], Epoch]:
+        """Find the rows (n,) of samples (n,) and the epochs that their augmented views are drawn for.
+
+        Args:
+            indices: Indices in the dataset.
+            epoch: Epoch of the samples; one number, or one for each, (n,).
+
+        Raises:
+            IndexError: If an index is out of range.
+        """
+        return self.rows[indices], epoch
+
+    def shards(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of the shard (n,) that holds each row (n,)."""
+        return self.store.shard_of(rows)
+
+    def annotation_ids(self, rows: NDArray[np.int64]) -> str:
+        """The annotation ids of some rows (n,), in their order, for a message."""
+        return ", ".join(map(str, self.store.instances["annotation_id"][rows]))
+
     def empty_batch(self, size: int) -> dict[str, NDArray[Any]]:
         """Uninitialised arrays for a batch of ``size`` samples.
 
@@ -132,13 +157,23 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             BadRecordError: If the frame, image or affines of a row cannot be used.
             cache.StoreFormatError: If a record is damaged.
         """
-        if not len(rows):
-            return
-        placement = self.placer.place(rows, epoch)
-        self._fill_images(batch["image"], slots, placement)
-        batch["affine"][slots], batch["row"][slots] = placement.image_to_input, rows
+        if len(rows):
+            placement = self.placer.place(rows, epoch)
+            self.fill_images(batch, slots, placement)
+            self.fill_labels(batch, slots, placement)
+            self.fill_maps(batch, slots, placement)
+
+    def fill_images(self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], placement: Placement) -> None:
+        """The part of `fill` that writes ``image``."""
+        images, sources = batch["image"], self._sources(placement.rows.tolist())
+        for source, affine, slot in zip(sources, placement.input_to_source, slots.tolist(), strict=True):
+            warp_packed(source, affine, images[slot])
+
+    def fill_labels(self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], placement: Placement) -> None:
+        """The part of `fill` that writes ``affine``, ``row``, ``keypoints`` and ``labelled``."""
+        batch["affine"][slots], batch["row"][slots] = placement.image_to_input, placement.rows
         _fill_labels(
-            self.keypoints[rows],
+            self.keypoints[placement.rows],
             self._flip_order,
             placement.flips,
             placement.image_to_heatmap,
@@ -147,13 +182,11 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             batch["keypoints"],
             batch["labelled"],
         )
+
+    def fill_maps(self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], placement: Placement) -> None:
+        """The part of `fill` that writes ``heatmaps``, unless ``views`` is None."""
         if self.views is not None:
             self.maps.fill(batch["heatmaps"], slots, placement)
-
-    def _fill_images(self, images: NDArray[np.uint8], slots: NDArray[np.int64], placement: Placement) -> None:
-        sources = self._sources(placement.rows.tolist())
-        for source, affine, slot in zip(sources, placement.input_to_source, slots.tolist(), strict=True):
-            warp_packed(source, affine, images[slot])
 
     def _sources(self, rows: list[int]) -> Iterator[NDArray[np.uint8]]:
         """Pixels (H, W, 4) of the frame, or of the original image, of each row."""

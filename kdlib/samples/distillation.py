@@ -1,8 +1,10 @@
-"""A store as a plain torch dataset for any training loop: image, label target, teacher's logits and weights.
+"""Stores as a plain torch dataset for any training loop: image, label target, teacher's logits and weights.
 
 It works with torch's ``DataLoader``, with forked and spawned workers and with the default collation.
 """
 
+import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,21 +15,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import cache
+from kdcli.flags import weighted
 from kdlib.errors import KdlibError
 from kdlib.geometry import STRIDE
 from kdlib.losses import TRANSFORMS, default_sigma
 from kdlib.samples.collation import split_batch
-from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import SAMPLES_PER_STEP
+from kdlib.samples.mixture import Part, training_set
 from kdlib.samples.targets import fill_gaussians, fill_logits, fill_normalised
-from kdlib.samples.views import Augmentation
+from kdlib.samples.views import Augmentation, Epoch, epoch_of
 
+Source = str | Path | cache.Store | Part
+"""A store of a dataset: its place, with or without a weight, or an opened store."""
 _EPOCHS = 2**31
 """Each sample's view is drawn for a random epoch below this."""
 
 
 class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Samples of a store: image, label target and teacher's logits in the same augmented view.
+    """Samples of one or several stores: image, label target and teacher's logits in the same augmented view.
 
     Each sample is a dict of tensors:
 
@@ -48,25 +53,32 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     ``DataLoader`` asks for whole batches (`__getitems__`), which takes half of the time of single samples. A batch has
     exactly the samples that single accesses in the same order give from the same state of the random generator.
 
+    Several stores are mixed as in `kdlib.samples.mixture.MixedDataset`: they must have the same joints and heatmap
+    size, and a person that is in several of them is used once. Each person of a store with weight w has w samples. If w
+    is not a whole number, a sample shows one of several persons, drawn at each access, and each has w on average.
+
     Args:
-        store: A path, a URL, or an opened store (`cache.open_store`).
+        store: A path, a URL, or an opened store (`cache.open_store`); or a list of these. A weight is written
+            ``PATH:WEIGHT``; for an opened store, give a `Part`.
         input_size: Width and height of the image in pixels; None takes the teacher's.
         augmentation: How augmented views are drawn; None gives the plain crop.
         stride: Input pixels per heatmap pixel: 2, 4 or 8.
         logits: How logits are made from heatmaps: ``log`` (their logarithm) or ``raw`` (unchanged).
-        images: Folder of the original images, for a store without frames.
+        images: Folder of the original images, for stores without frames. One store is read from it even if it holds
+            frames.
         normalise: False leaves images as (H, W, 3) uint8: a quarter of the bytes to copy, and
             `kdlib.images.normalise_images` makes the student's input of a batch (B, H, W, 3) on any device.
 
     Raises:
         cache.StoreError: If the store cannot be opened.
-        KdlibError: If ``stride`` or ``logits`` has another value, the store does not hold the joints that its
-            manifest states, no record of it was written, or it holds no frames and ``images`` is None.
+        KdlibError: If ``stride`` or ``logits`` has another value; if a store does not hold the joints that its manifest
+            states, no record of it was written, or it holds no frames and ``images`` is None; or if the stores cannot
+            be mixed.
     """
 
     def __init__(
         self,
-        store: str | Path | cache.Store,
+        store: Source | Sequence[Source],
         input_size: tuple[int, int] | None = None,
         augmentation: Augmentation | None = None,
         *,
@@ -77,11 +89,11 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     ) -> None:
         if logits not in TRANSFORMS:
             raise KdlibError(f"logits are made with one of {', '.join(TRANSFORMS)}, got {logits!r}")
-        opened = cache.open_store(store) if isinstance(store, str | Path) else store
+        sources = [store] if isinstance(store, str | Path | cache.Store | Part) else store
         folder = None if images is None else Path(images)
-        self.samples = StoreDataset(opened, input_size, augmentation, stride=stride, images=folder)
-        self._transform, self._normalise = logits, normalise
-        self._floor = float(opened.manifest["provenance"]["logits"]["floor"])
+        parts = _parts(sources, folder)
+        self.samples = training_set(parts, input_size, augmentation, stride=stride)
+        self._transform, self._normalise, self._floor = logits, normalise, self.samples.floor
         self._sigma = default_sigma(self.samples.heatmap_size[1])
 
     def __len__(self) -> int:
@@ -104,11 +116,11 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def _read(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
         chosen = np.array([int(index) for index in indices], np.int64)
-        rows, epochs = self.samples.rows[chosen], torch.randint(_EPOCHS, (len(chosen),)).numpy()
+        rows, epochs = self.samples.locate(chosen, torch.randint(_EPOCHS, (len(chosen),)).numpy())
         batch = self._empty_batch(len(rows))
         for start in range(0, len(rows), SAMPLES_PER_STEP):
             part = slice(start, start + SAMPLES_PER_STEP)
-            self._fill({name: array[part] for name, array in batch.items()}, rows[part], epochs[part])
+            self._fill({name: array[part] for name, array in batch.items()}, rows[part], epoch_of(epochs, part))
         batch["index"] = chosen
         return split_batch({name: torch.from_numpy(array) for name, array in batch.items()})
 
@@ -126,7 +138,7 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
             "confidence": np.empty((size, joints), np.float32),
         }
 
-    def _fill(self, batch: dict[str, NDArray[Any]], rows: NDArray[np.int64], epochs: NDArray[np.int64]) -> None:
+    def _fill(self, batch: dict[str, NDArray[Any]], rows: NDArray[np.int64], epochs: Epoch) -> None:
         """Fill a batch with the samples of some rows of the store (n,), each in an epoch of its own."""
         read = self.samples.empty_batch(len(rows))
         if not self._normalise:
@@ -138,3 +150,26 @@ class DistillationDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         batch["weight"][...] = read["labelled"]
         fill_logits(read["heatmaps"], self._transform, self._floor, batch["logits"], batch["confidence"])
         batch["confidence"].clip(0, 1, out=batch["confidence"])
+
+
+def _parts(sources: Sequence[Source], images: Path | None) -> list[Part]:
+    """Open the stores; an image folder is for those without frames, or for a single store."""
+    opened = [_open(source) for source in sources]
+    return [
+        part if part.images or (part.store.has_frames and len(opened) > 1) else dataclasses.replace(part, images=images)
+        for part in opened
+    ]
+
+
+def _open(source: Source) -> Part:
+    if isinstance(source, Part):
+        return source
+    if isinstance(source, cache.Store):
+        return Part(source)
+    if isinstance(source, Path):
+        return Part(cache.open_store(source))
+    try:
+        place, weight = weighted(source)
+    except argparse.ArgumentTypeError as error:
+        raise KdlibError(str(error)) from error
+    return Part(cache.open_store(place), weight)

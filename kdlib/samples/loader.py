@@ -18,6 +18,8 @@ from cache.errors import StoreFormatError
 from kdlib.errors import BadRecordError
 from kdlib.machine.process import available_cores
 from kdlib.samples.dataset import StoreDataset, as_tensors
+from kdlib.samples.mixture import MixedDataset
+from kdlib.samples.views import Epoch, epoch_of
 
 BATCHES_AHEAD = 3
 SAMPLES_PER_STEP = 32
@@ -53,7 +55,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: StoreDataset,
+        dataset: StoreDataset | MixedDataset,
         batch_size: int,
         *,
         shuffle: bool,
@@ -75,16 +77,18 @@ class Loader:
             return len(self.dataset) // self.batch_size
         return len(self._batches(0))
 
-    def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
-        """This rank's rows of every batch of an epoch."""
-        rows, (rank, ranks) = self.dataset.rows, self.part
-        if not self.shuffle:
-            starts = range(0, len(rows), self.batch_size)
-            return [rows[start : start + self.batch_size] for start in starts][rank::ranks]
-        shard = self.dataset.store.spec.shard_instances
-        rows = epoch_order(rows, self.order, shard, (self.dataset.seed, epoch))
-        whole = rows[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
-        return list(np.array_split(whole, ranks, axis=1)[rank])
+    def _batches(self, epoch: int) -> list[tuple[NDArray[np.int64], Epoch]]:
+        """This rank's part of every batch of an epoch: its rows (n,), and the epochs that their views are drawn for."""
+        size, (rank, ranks) = len(self.dataset), self.part
+        rows, epochs = self.dataset.locate(np.arange(size), epoch)
+        if self.shuffle:
+            order = epoch_order(np.arange(size), self.order, self.dataset.shards(rows), (self.dataset.seed, epoch))
+            whole = order[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
+            batches = list(np.array_split(whole, ranks, axis=1)[rank])
+        else:
+            starts = range(0, size, self.batch_size)
+            batches = [np.arange(size)[start : start + self.batch_size] for start in starts][rank::ranks]
+        return [(rows[batch], epoch_of(epochs, batch)) for batch in batches]
 
     def epoch(self, number: int = 0, first: int = 0) -> Iterator[dict[str, torch.Tensor]]:
         """The batches of an epoch from batch ``first`` on, as dicts of tensors (see `StoreDataset`) with a batch axis.
@@ -96,36 +100,36 @@ class Loader:
         cv2.setNumThreads(0)  # samples are prepared in parallel; OpenCV must not use threads on top of that
         with ThreadPoolExecutor(self.threads, thread_name_prefix="loader") as pool:
             pending: collections.deque[_Pending] = collections.deque()
-            for rows in self._batches(number)[first:]:
-                pending.append(self._submit(pool, rows, number))
+            for rows, epoch in self._batches(number)[first:]:
+                pending.append(self._submit(pool, rows, epoch))
                 if len(pending) > BATCHES_AHEAD:
                     yield self._finish(pending.popleft())
             while pending:
                 yield self._finish(pending.popleft())
 
-    def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epoch: int) -> _Pending:
+    def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epoch: Epoch) -> _Pending:
         batch = self.dataset.empty_batch(len(rows))
-        slots, count = np.arange(len(rows)), min(self.threads, len(rows))
-        return batch, [pool.submit(self._fill, batch, slots[part::count], rows, epoch) for part in range(count)]
+        groups = np.array_split(np.argsort(rows), min(self.threads, len(rows)))  # rows of one store stay together
+        return batch, [pool.submit(self._fill, batch, slots, rows, epoch) for slots in groups]
 
     def _fill(
-        self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], rows: NDArray[np.int64], epoch: int
+        self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], rows: NDArray[np.int64], epoch: Epoch
     ) -> dict[int, str]:
         """Fill some slots of a batch; returns the bad records that were replaced."""
         bad: dict[int, str] = {}
         for start in range(0, len(slots), SAMPLES_PER_STEP):
             part = slots[start : start + SAMPLES_PER_STEP]
             try:
-                self.dataset.fill(batch, part, rows[part], epoch)
+                self.dataset.fill(batch, part, rows[part], epoch_of(epoch, part))
             except (StoreFormatError, BadRecordError):
                 if not self.skip_bad:
                     raise
                 for slot in part:
-                    self._fill_or_replace(batch, slot, rows[slot], epoch, bad)
+                    self._fill_or_replace(batch, slot, rows[slot], epoch_of(epoch, np.array([slot])), bad)
         return bad
 
     def _fill_or_replace(
-        self, batch: dict[str, NDArray[Any]], slot: np.int64, row: np.int64, epoch: int, bad: dict[int, str]
+        self, batch: dict[str, NDArray[Any]], slot: np.int64, row: np.int64, epoch: Epoch, bad: dict[int, str]
     ) -> None:
         """Fill one slot with the sample of a row, or of the next good row; adds the bad ones to ``bad``."""
         rows = self.dataset.rows
@@ -169,20 +173,22 @@ def is_bad_record(error: BaseException | None) -> bool:
     return True
 
 
-def epoch_order(rows: NDArray[np.int64], order: str, shard: int, seed: tuple[int, int]) -> NDArray[np.int64]:
+def epoch_order(
+    rows: NDArray[np.int64], order: str, shard: int | NDArray[np.int64], seed: tuple[int, int]
+) -> NDArray[np.int64]:
     """A permutation of rows that depends on the arguments alone.
 
     Args:
-        rows: Rows of a store, ascending.
+        rows: (n,) ascending, rows of a store or positions in an epoch.
         order: ``instances``, a uniformly random permutation; or ``shards``, shards in random order, and rows in random
             order within each group of `WINDOW` shards, so that a remote store is read a few shards at a time.
-        shard: Rows per shard of the store.
+        shard: Rows per shard of the store, or the shard of each row, (n,).
         seed: Seed of the run, and the epoch.
     """
     rng = np.random.default_rng(seed)
     if order == "instances":
         return rng.permutation(rows)
-    shard_of = rows // shard
+    shard_of = shard if isinstance(shard, np.ndarray) else rows // shard
     shards = rng.permutation(np.unique(shard_of))
     windows = [shards[start : start + WINDOW] for start in range(0, len(shards), WINDOW)]
     return np.concatenate([rng.permutation(rows[np.isin(shard_of, window)]) for window in windows])

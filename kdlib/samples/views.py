@@ -27,6 +27,11 @@ _SPLITMIX_STEP: Final = np.uint64(0x9E3779B97F4A7C15)
 _LARGEST_UINT64: Final = 2**64 - 1
 
 
+def epoch_of(epoch: Epoch, chosen: NDArray[np.int64] | slice) -> Epoch:
+    """The epochs of some of n samples, by their positions; one epoch for all stays one number."""
+    return epoch[chosen] if isinstance(epoch, np.ndarray) else epoch
+
+
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """The random changes by which augmented views differ from the plain crop."""

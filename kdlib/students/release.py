@@ -6,7 +6,7 @@
     student.onnx         the exported student
     student.int8.onnx    the exported student in 8-bit integers
     report.html          the report
-    store.json           the manifest of the training store
+    store.json           the manifest of the training store; of several: store_1.json, store_2.json, ...
     val_store.json       the manifest of the validation store
 
 A release always holds the card, the checkpoint and the checksums. The card says which of the other files were left out,

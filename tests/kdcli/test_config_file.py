@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdcli.config_file import ConfigError, parse
+from kdcli.flags import Weighted
 from precompute import __main__ as precompute
 from tests.support import tiny_precompute, tiny_training
 from tests.support.stores import people as people_store
@@ -94,7 +95,7 @@ def test_what_is_typed_wins_wherever_it_stands(tmp_path):
     command = ["distill", "--val-store", "v", "--out", "o"]
     for typed in (["--epochs", "20", "--config", str(file)], ["--config", str(file), "--epochs=20"]):
         arguments = parse(train._parser(), [*command, *typed])
-        assert (arguments.epochs, arguments.store, arguments.clip) == (20, Path("file"), 1.0)
+        assert (arguments.epochs, arguments.store, arguments.clip) == (20, [Weighted("file")], 1.0)
         assert type(arguments.clip) is float
 
 
@@ -168,7 +169,27 @@ def test_a_file_of_another_editor_and_a_path_at_home_are_taken(tmp_path, monkeyp
     arguments = parse(
         train._parser(), [*REQUIRED["train"][:1], "--val-store", "v", "--out", "o", "--config", str(file)]
     )
-    assert (arguments.epochs, arguments.store) == (3, tmp_path / "home/stores/train.zarr")
+    assert (arguments.epochs, arguments.store) == (3, [Weighted(str(tmp_path / "home/stores/train.zarr"))])
+
+
+def test_stores_in_a_file_are_one_or_a_list_and_typed_ones_replace_them(tmp_path):
+    one, several = tmp_path / "one.toml", tmp_path / "several.toml"
+    one.write_text('store = "a.zarr"\n')
+    several.write_text('store = ["a.zarr", "b.h5:0.5"]\n')
+
+    def stores(*words):
+        return parse(train._parser(), ["distill", "--val-store", "v", "--out", "o", *map(str, words)]).store
+
+    assert stores("--config", one) == [Weighted("a.zarr")]
+    assert stores("--config", several) == [Weighted("a.zarr"), Weighted("b.h5", 0.5)]
+    assert stores("--config", several, "--config", one) == [Weighted("a.zarr")]
+    assert stores("--config", one, "--config", several, "--store", "c:2") == [Weighted("c", 2.0)]
+    several.write_text('store = ["a.zarr", 3]\n')
+    with pytest.raises(ConfigError, match=r"several\.toml: store: text in quotes is needed, got 3"):
+        stores("--config", several)
+    several.write_text('store = ["a.zarr:0"]\n')
+    with pytest.raises(ConfigError, match=r"several\.toml: store: the weight of a\.zarr must be above 0, got 0"):
+        stores("--config", several)
 
 
 def test_a_list_is_asked_for_where_a_flag_may_be_given_again(tmp_path):

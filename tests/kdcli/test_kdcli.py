@@ -4,12 +4,13 @@ import importlib
 import io
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 import tqdm.std
 
-from kdcli.flags import Parser, run_command
+from kdcli.flags import Parser, Repeated, local_path, run_command, weighted
 from kdcli.progress import LINES, show_count, show_progress
 from kdcli.words import duration
 
@@ -195,6 +196,66 @@ def test_a_mistake_in_the_flags_ends_in_one_line_with_the_nearest_flag(capsys, m
     assert line.startswith("error: ")
     assert message in line
     assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "weight"),
+    [
+        ("a.zarr", "a.zarr", 1),
+        ("a.zarr:2", "a.zarr", 2),
+        ("a.zarr:.25", "a.zarr", 0.25),
+        ("a.zarr:1e-1", "a.zarr", 0.1),
+        (r"C:\stores\a.zarr", r"C:\stores\a.zarr", 1),
+        (r"C:\stores\a.zarr:2", r"C:\stores\a.zarr", 2),
+        ("s3://bucket/a.zarr:2.5", "s3://bucket/a.zarr", 2.5),
+        ("http://host:8000", "http://host:8000", 1),
+        ("http://host:8000/a.zarr", "http://host:8000/a.zarr", 1),
+        ("http://host:8000/a.zarr:3", "http://host:8000/a.zarr", 3),
+        ("a:b", "a:b", 1),
+        ("12", "12", 1),
+        (":3", ":3", 1),
+    ],
+)
+def test_only_a_number_after_the_last_colon_is_a_weight(text, place, weight):
+    assert weighted(text) == (place, weight)
+
+
+def test_an_existing_path_is_taken_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a:2").mkdir()
+    assert weighted("a:2") == ("a:2", 1)
+    assert weighted("a:2:3") == ("a:2", 3)
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "0.0", "-2.5e3"])
+def test_a_weight_that_is_not_above_zero_is_a_usage_error(capsys, number):
+    parser = Parser(prog="p")
+    parser.add_argument("--store", type=weighted, action=Repeated)
+    with pytest.raises(SystemExit) as stopped:
+        parser.parse_args(["--store", f"a.zarr:{number}"])
+    assert stopped.value.code == 2
+    text = f"error: p: argument --store: the weight of a.zarr must be above 0, got {number}; see --help\n"
+    assert capsys.readouterr().err == text
+
+
+def test_a_file_cannot_be_replaced_by_a_second_one_unnoticed(capsys):
+    """Numbers and words may be given again, so that a script can append changes to a command."""
+    parser = Parser(prog="p")
+    parser.add_argument("--out", "-o", type=local_path)
+    parser.add_argument("--boxes", type=Path, nargs="+")
+    parser.add_argument("--runs", type=Path, nargs="+", action="extend")
+    parser.add_argument("--images", type=Path, action=Repeated)
+    parser.add_argument("--epochs", type=int)
+    once, again = ["--epochs", "1", "--runs", "a", "b", "--images", "c"], ["--epochs=2", "--runs", "d", "--images", "e"]
+    kept = parser.parse_args([*once, *again])
+    assert (kept.epochs, kept.runs, kept.images) == (2, [*map(Path, "abd")], [*map(Path, "ce")])
+    for words in ("--out a --out b", "--out=a -o b", "--boxes a --boxes b"):
+        with pytest.raises(SystemExit) as stopped:
+            parser.parse_args(words.split())
+        assert stopped.value.code == 2
+        assert re.fullmatch(
+            r"error: p: \S+ is given twice, but only one of the two could be used\n", capsys.readouterr().err
+        )
 
 
 def test_values_that_only_look_like_flags_are_left_to_argparse():

@@ -22,11 +22,11 @@ FAST = {
 
 
 def command(stores, out, name="distill", **flags):
-    """Arguments of a run; a flag whose value is True gets no value."""
-    given = FAST | {"--" + key.replace("_", "-"): value for key, value in flags.items()}
-    options = [part for key, value in given.items() for part in ((key,) if value is True else (key, str(value)))]
-    paths = ("--store", stores / "train.zarr", "--val-store", stores / "val.h5", "--out", out)
-    return [name, *map(str, paths), *options]
+    """Arguments of a run; a flag whose value is True gets no value, and one whose value is a list is repeated."""
+    paths = {"--store": stores / "train.zarr", "--val-store": stores / "val.h5", "--out": out}
+    given = paths | FAST | {"--" + key.replace("_", "-"): value for key, value in flags.items()}
+    pairs = [(key, value) for key, of in given.items() for value in (of if isinstance(of, list) else [of])]
+    return [name, *(part for key, value in pairs for part in ((key,) if value is True else (key, str(value))))]
 
 
 def weights(path):

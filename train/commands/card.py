@@ -27,7 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="card to write, NAME.md (default: beside --student, else RUN/card.md)",
     )
     parser.add_argument(
-        "--student", type=Path, nargs="+", default=[], metavar="FILE", help="exported files of this run, to list first"
+        "--student",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="exported files of this run, to list first",
     )
     add_source_arguments(parser)
 
@@ -35,7 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that name the sources of a card, and the licence."""
     parser.add_argument(
-        "--store", type=Path, nargs="+", default=[], metavar="STORE", help="training and validation store of the run"
+        "--store",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="STORE",
+        help="training and validation store of the run",
     )
     parser.add_argument(
         "--report",

@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("--store", type=Path, required=True, help="validation store")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the original images")
-    parser.add_argument("--student", type=Path, nargs="+", default=[], metavar="FILE", help="checkpoints: RUN/best.pt")
+    parser.add_argument(
+        "--student", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help="checkpoints: RUN/best.pt"
+    )
     parser.add_argument("--teacher", action="store_true", help="include the predictions of the store's teacher")
     parser.add_argument(
         "--out",

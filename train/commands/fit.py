@@ -1,20 +1,25 @@
 """The commands `distill` and `baseline`: one training run, on the teacher's heatmaps or on the labels alone."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kdcli.config_file import add_config
-from kdcli.flags import DEVICE, local_path, positive
+from kdcli.flags import DEVICE, Repeated, local_path, positive, weighted
 from train import recipe
 from train.commands.evaluate import summary
 from train.errors import TrainError
+
+if TYPE_CHECKING:
+    from cache import Store
 
 DISTILL: Final = """\
 Train a student on the teacher's heatmaps in a store; the teacher itself is not needed.
 
     python -m train distill --store train.zarr --val-store val.zarr --out runs/distilled
     python -m train distill --config configs/coco.toml --out runs/coco     # flags from a file
+    python -m train distill --store coco.zarr --store mine.h5:3 ... # several stores; persons of mine.h5 three times
     python -m train distill ... --temperature 2 --gt-weight 0.5     # softer targets, and also the labels
     python -m train distill ... --resume                            # continue an interrupted run
     torchrun --nproc-per-node 2 -m train distill ...                # two processes train one student
@@ -38,14 +43,29 @@ Give it the flags of the distilled run, including --seed. The two runs then diff
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of both commands."""
     add_config(parser)
-    parser.add_argument("--store", type=Path, required=True, help="store to train on")
+    parser.add_argument(
+        "--store",
+        type=weighted,
+        action=Repeated,
+        required=True,
+        metavar="STORE[:WEIGHT]",
+        help="store to train on; several --store are mixed. WEIGHT is how often each person of the store is seen per "
+        "epoch, e.g. 3 or 0.5 (default: 1)",
+    )
     parser.add_argument(
         "--val-store", type=Path, required=True, help="store to validate on after each epoch, to choose best.pt"
     )
     parser.add_argument("--out", type=local_path, required=True, metavar="DIR", help="run folder")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out and start again")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a --store without frames")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        action=Repeated,
+        metavar="DIR",
+        help="image folder, for a --store without frames; with several, for all --store without frames, or one folder "
+        "for each of them, in their order",
+    )
     parser.add_argument("--val-images", type=Path, metavar="DIR", help="image folder, for a --val-store without frames")
     parser.add_argument("--threads", type=positive, metavar="N", help="threads that load batches")
     parser.add_argument("--device", default="auto", help=DEVICE)
@@ -69,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         TrainError: If the flags contradict each other, the folder cannot be used, or the run ends early.
     """
     import cache
+    from kdlib.samples.mixture import Part
     from train.run.folder import check_overwritable, check_writable
     from train.run.loop import fit
     from train.run.ranks import join
@@ -82,9 +103,15 @@ def run(arguments: argparse.Namespace) -> int:
         check_overwritable(arguments.out)
     ranks = join(arguments.device)
     with ranks.fail_together():
-        store, val_store = cache.open_store(arguments.store), cache.open_store(arguments.val_store)
+        opened = [cache.open_store(place) for place, _ in arguments.store]
+        folders = image_folders(opened, arguments.images or [])
+        parts = [
+            Part(store, weight, images)
+            for store, (_, weight), images in zip(opened, arguments.store, folders, strict=True)
+        ]
+        val_store = cache.open_store(arguments.val_store)
     run = Run(
-        store=store,
+        store=tuple(parts),
         val_store=val_store,
         out=arguments.out,
         recipe=settings,
@@ -92,7 +119,6 @@ def run(arguments: argparse.Namespace) -> int:
         device=ranks.device,
         resume=arguments.resume,
         overwrite=arguments.overwrite,
-        images=arguments.images,
         val_images=arguments.val_images,
         threads=arguments.threads,
         skip_bad_records=arguments.skip_bad_records,
@@ -104,3 +130,25 @@ def run(arguments: argparse.Namespace) -> int:
     if ranks.first:
         print(summary(metrics))
     return 0
+
+
+def image_folders(stores: Sequence["Store"], given: Sequence[Path]) -> list[Path | None]:
+    """The image folder of each training store; None for a store whose frames are read.
+
+    One store is read from its folder even if it holds frames. Of several, only those without frames have a folder.
+
+    Raises:
+        TrainError: If the number of folders does not fit the number of stores that need one.
+    """
+    if len(stores) == 1 and len(given) <= 1:
+        return [*given] or [None]
+    bare = [store for store in stores if not store.has_frames]
+    if not bare and given:
+        raise TrainError(f"--images {given[0]} is not used: every --store holds frames; leave it out")
+    if len(given) not in (0, 1, len(bare)):
+        raise TrainError(
+            f"--images is given {len(given)} times, but {len(bare)} of the stores hold no frames: give one folder for "
+            "all of them, or one for each in the order of --store"
+        )
+    folders = iter(given if len(given) == len(bare) else [*given] * len(bare))
+    return [None if store.has_frames else next(folders, None) for store in stores]

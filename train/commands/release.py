@@ -5,9 +5,10 @@
     python -m train release runs/distilled --out release --overwrite    # replace a release
 
 The folder holds README.md (the card) with training.svg, student.pt (the checkpoint), student.onnx, student.int8.onnx,
-report.html, store.json and val_store.json (the manifests of the stores), and SHA256SUMS. What cannot be made is left
-out, and the command and the card say why. The folder appears under its name only when it is complete. `predict`,
-`evaluate` and kdlib.students.load_student take the folder.
+report.html, store.json and val_store.json (the manifests of the stores; of several training stores store_1.json,
+store_2.json and so on), and SHA256SUMS. What cannot be made is left out, and the command and the card say why. The
+folder appears under its name only when it is complete. `predict`, `evaluate` and kdlib.students.load_student take the
+folder.
 """
 
 import argparse
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from train.show.card.facts import RunFacts
 
 PICTURE: Final = "training.svg"
-MANIFESTS: Final = {"store": "store.json", "val_store": "val_store.json"}
-"""File of each store's manifest."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     stores = [cache.open_store(store) for store in arguments.store]
     facts = read_run(arguments.run, stores, arguments.report)
     opened = {store.manifest["content_sha256"]: store for store in stores}
-    by_name = {name: opened.get((facts.config.get(name) or {}).get("content_sha256")) for name in MANIFESTS}
+    by_name = {name: opened.get(of.get("content_sha256")) for name, of in facts.stores.items()}
     left_out: dict[str, str] = {}
     with building(target) as folder:
         shutil.copyfile(facts.checkpoint, folder / CHECKPOINT)
@@ -92,10 +91,12 @@ def _export(
     from kdlib.students.release import EXPORTED, INT8
     from train.deploy.network import Deployable, describe
 
-    val_store, train_store = stores["val_store"], stores["store"]
+    val_store = stores["val_store"]
+    train_stores = [stores[name] for name in facts.training_stores]
+    calibration = next((store for store in train_stores if store and store.has_frames), None)
     options = argparse.Namespace(
         **vars(arguments) | {"out": folder / EXPORTED, "store": val_store and val_store.path, "normalised": False},
-        calibrate=train_store.path if train_store and train_store.has_frames else None,
+        calibrate=calibration and calibration.path,
     )
     network, properties = Deployable(facts.student), describe(facts.student, normalised=False)
     try:
@@ -145,8 +146,8 @@ def _with_report(
 def _write_manifests(facts: "RunFacts", folder: Path, left_out: dict[str, str]) -> None:
     from cache.files.durable import json_bytes
 
-    for name, file in MANIFESTS.items():
-        manifest: Mapping[str, Any] | None = facts.manifests[name]
+    for name, manifest in facts.manifests.items():
+        file = f"{name}.json"
         if manifest:
             (folder / file).write_bytes(json_bytes(dict(manifest)))
         else:

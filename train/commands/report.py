@@ -16,7 +16,9 @@ from kdcli.flags import local_path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument("--store", type=Path, required=True, help="validation store")
-    parser.add_argument("--runs", type=Path, nargs="+", required=True, metavar="DIR", help="run folders")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", action="extend", required=True, metavar="DIR", help="run folders"
+    )
     parser.add_argument("--out", type=local_path, required=True, metavar="FILE", help="HTML file to write")
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a store without frames")
 

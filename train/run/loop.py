@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from kdcli.progress import show_progress
@@ -87,6 +88,7 @@ class Trainer:
     def train(self) -> None:
         """Train the remaining epochs; a signal ends the run with a checkpoint from which it can be resumed."""
         self._reporter = Reporter(self.state)
+        self._reporter.report_stores()
         self._reporter.report_choice()
         with contextlib.closing(self._reporter), self._stop.listening():
             try:
@@ -241,7 +243,7 @@ class Trainer:
         if math.isfinite(value):
             return
         rows = [row for rows in self.ranks.gather(measured.rows.tolist()) for row in rows]
-        ids = ", ".join(map(str, self.run.store.instances["annotation_id"][rows[:SHOWN_IDS]]))
+        ids = self.loader.dataset.annotation_ids(np.array(rows[:SHOWN_IDS]))
         more = f" and {len(rows) - SHOWN_IDS} more" if len(rows) > SHOWN_IDS else ""
         self.ranks.fail(
             f"the {name} is {value} at step {measured.step}, before the optimiser used it; the annotation ids "

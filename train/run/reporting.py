@@ -5,9 +5,11 @@ from typing import Any
 
 from kdcli.progress import say
 from kdcli.words import duration, percentage
+from kdlib.samples.dataset import StoreDataset
+from kdlib.samples.mixture import MixedDataset
 from kdlib.students.loading import TorchStudent
 from train.evaluate import labels_of
-from train.run.state import State
+from train.run.state import State, has_labels
 from train.show.tensorboard import Board, Pictures
 
 
@@ -35,6 +37,15 @@ class Durations:
         if not (steps and self.steps and self.ends):
             return None
         return steps * self.seconds_of_steps / self.steps + ends * self.seconds_of_ends / self.ends
+
+
+def describe_mixture(dataset: MixedDataset) -> str:
+    """Describe in one line how many persons each training store gives, and how often they are seen."""
+    stores = [
+        f"{len(of.rows):,} of {part.store.path.name}" + ("" if part.weight == 1 else f" with weight {part.weight:g}")
+        for part, of in zip(dataset.parts, dataset.datasets, strict=True)
+    ]
+    return f"training on {len(dataset.rows):,} persons, {len(dataset):,} samples per epoch: {', '.join(stores)}"
 
 
 class Reporter:
@@ -66,6 +77,17 @@ class Reporter:
             }
             say(f"{store.path}: {ways[has_ap, has_pck]}")
 
+    def report_stores(self) -> None:
+        """Print how several training stores are mixed, and which of them teach nothing."""
+        run, dataset = self.state.run, self.state.loader.dataset
+        if not self.state.ranks.first or isinstance(dataset, StoreDataset):
+            return
+        for line in [describe_mixture(dataset), *dataset.shared]:
+            say(line)
+        unlabelled = [part.store for part in run.parts if not has_labels(part.store)]
+        for store in unlabelled if self.state.supervision.needs_labels else ():
+            say(f"{store.path} holds no labelled joint: its persons teach nothing in this run")
+
     def report_step(self, losses: dict[str, float], step: int) -> None:
         """Add the losses of a step to TensorBoard; ``step`` counts the steps done."""
         self._board.add("train", losses, step)
@@ -80,6 +102,8 @@ class Reporter:
         known = {name: metrics[name] for name in ("ap", "pck@0.05") if metrics[name] is not None}
         self._board.add("val", known, step)
         if self._pictures is None:
+            if isinstance(dataset := self.state.loader.dataset, MixedDataset):
+                self._board.write("stores", "\n\n".join([describe_mixture(dataset), *dataset.shared]), step)
             self._pictures = Pictures(run.val_store, run.input_size, run.val_images, stride=run.recipe.stride)
         self._board.show("val/people", self._pictures.draw(student), step)
 

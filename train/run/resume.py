@@ -11,6 +11,7 @@ from kdcli.progress import say
 from kdlib.errors import BadRecordError, KdlibError
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.loader import is_bad_record
+from kdlib.samples.mixture import MixedDataset, training_set
 from kdlib.students import checkpoint
 from kdlib.students.checkpoint import LEGACY_DEFAULTS
 from kdlib.students.norms import start_norms
@@ -20,7 +21,10 @@ from train.run.folder import RunFolder
 from train.run.progress import Progress
 from train.run.state import State
 from train.run.step import compiler_problem
+from train.stores import training
 
+FOLLOWING: Final = ("name", "instances")
+"""Entries of a store's identity that do not identify it, or that follow from the others."""
 NORM_SAMPLES: Final = 64
 """Number of instances whose crops give added norms their first statistics."""
 
@@ -51,13 +55,13 @@ def _load_start(state: State) -> None:
     state.progress.start, is_pretrained = load_pretrained(state.model, recipe.student, recipe.pretrained)
     say(state.progress.start)
     if is_pretrained:
-        crops = _sample_crops(StoreDataset(state.run.store, state.run.input_size, views=None, images=state.run.images))
+        crops = _sample_crops(training_set(state.run.parts, state.run.input_size, views=None))
         if crops:
             start_norms(state.model, torch.stack(crops))
 
 
-def _sample_crops(dataset: StoreDataset) -> list[torch.Tensor]:
-    """Plain crops of `NORM_SAMPLES` instances spread over the store; the training reports damaged records later."""
+def _sample_crops(dataset: StoreDataset | MixedDataset) -> list[torch.Tensor]:
+    """Plain crops of `NORM_SAMPLES` instances spread over the stores; the training reports damaged records later."""
     crops = []
     for index in np.linspace(0, len(dataset) - 1, min(NORM_SAMPLES, len(dataset))).astype(int):
         try:
@@ -75,7 +79,11 @@ def _read_last(state: State, folder: RunFolder) -> dict[str, Any]:
         raise TrainError(f"{error}; {_describe_without_last(folder)}") from error
     recipe = LEGACY_DEFAULTS | content.get("recipe", {})
     found = {key: content.get(key) for key in state.config} | {"recipe": recipe}
-    differing = differences(found, state.config, ignore=("store.name", "val_store.name"))
+    given, ignored = dict(state.config), ["store.name", "val_store.name"]
+    if isinstance(found["store"], list) or isinstance(given["store"], list):  # name each store by its number
+        found["store"], given["store"] = training(found), training(given)
+        ignored += [f"store[{i}].{name}" for i in range(len(found["store"] + given["store"])) for name in FOLLOWING]
+    differing = differences(found, given, ignored)
     if differing:
         raise TrainError(
             f"{folder.last} belongs to another run, and resuming would change {'; '.join(differing)}: give the "

@@ -9,6 +9,7 @@ import torch
 
 from cache import Store
 from kdlib.geometry import parse_size
+from kdlib.samples.mixture import Part, common_input_size
 from train.errors import TrainError
 from train.recipe import Recipe
 from train.run.ranks import Ranks
@@ -47,14 +48,15 @@ class Run:
     """The inputs of one training run.
 
     Attributes:
-        store, val_store: Stores to train on and to validate on.
+        store: Store to train on; several, or one with a weight or an image folder, as a tuple of `Part`.
+        val_store: Store to validate on.
         out: Run folder.
         recipe: Settings of the training.
-        distil: Train on the store's teacher; if False, on the labels alone.
+        distil: Train on the stores' teachers; if False, on the labels alone.
         device: Device of this rank.
         resume: Continue the run in ``out``, if there is one.
         overwrite: Delete the run in ``out``, if there is one.
-        images, val_images: Folders of the original images, for stores without frames.
+        val_images: Folder of the original images, for a ``val_store`` without frames.
         threads: Threads that load batches; None chooses a number for the machine.
         skip_bad_records: Replace corrupt records by other records, and count them.
         compile: Use ``torch.compile``.
@@ -62,7 +64,7 @@ class Run:
         ranks: The processes that share the run.
     """
 
-    store: Store
+    store: Store | tuple[Part, ...]
     val_store: Store
     out: Path
     recipe: Recipe
@@ -70,13 +72,17 @@ class Run:
     device: torch.device
     resume: bool = False
     overwrite: bool = False
-    images: Path | None = None
     val_images: Path | None = None
     threads: int | None = None
     skip_bad_records: bool = False
     compile: bool = False
     checkpoint_every: Interval = FIVE_MINUTES
     ranks: Ranks = dataclasses.field(default_factory=lambda: Ranks(torch.device("cpu")))
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The stores to train on, with their weights and image folders."""
+        return (Part(self.store),) if isinstance(self.store, Store) else self.store
 
     @property
     def name(self) -> str:
@@ -88,5 +94,4 @@ class Run:
         """Width and height of the student's input."""
         if self.recipe.input_size:
             return parse_size(self.recipe.input_size)
-        width, height = self.store.manifest["provenance"]["teacher"]["input_size"]
-        return width, height
+        return common_input_size([part.store for part in self.parts])

@@ -2,14 +2,16 @@
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
 
 from cache import Store
 from kdlib.machine.device import choose_precision
-from kdlib.samples.dataset import StoreDataset, store_skeleton
+from kdlib.samples.dataset import store_skeleton
 from kdlib.samples.loader import Loader
+from kdlib.samples.mixture import training_set
 from kdlib.samples.views import Augmentation
 from kdlib.skeletons.reading import stated
 from kdlib.students.loading import TorchStudent
@@ -21,6 +23,7 @@ from train.run.progress import Progress
 from train.run.ranks import Ranks
 from train.run.settings import Run
 from train.run.step import Stepper
+from train.stores import identities, identity, manifests
 from train.supervision import Supervision, supervision_of
 
 VAL_BATCH: Final = 64
@@ -73,7 +76,7 @@ class State:
             self.folded.eval(),
             self.supervision.readout,
             self.run.input_size,
-            store_skeleton(self.run.store),
+            self.loader.dataset.skeleton,
             name=self.run.name,
         )
 
@@ -86,16 +89,16 @@ class State:
             "recipe": dataclasses.asdict(self.run.recipe),
             "supervision": dataclasses.asdict(self.supervision),
             "input_size": f"{height}x{width}",
-            "joints": self.run.store.spec.joints,
-            **stated(store_skeleton(self.run.store)),
-            "store": _identity(self.run.store),
-            "val_store": _identity(self.run.val_store),
+            "joints": len(self.loader.dataset.skeleton),
+            **stated(self.loader.dataset.skeleton),
+            "store": identities(self.loader.dataset),
+            "val_store": identity(self.run.val_store),
         }
 
     @property
     def manifests(self) -> dict[str, Any]:
         """The manifests of the stores. They hold no path of this machine."""
-        return {"store": dict(self.run.store.manifest), "val_store": dict(self.run.val_store.manifest)}
+        return {"store": manifests(self.run.parts), "val_store": dict(self.run.val_store.manifest)}
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -117,11 +120,12 @@ def build_state(run: Run) -> State:
     """
     recipe = run.recipe
     torch.manual_seed(recipe.seed)
-    floor = run.store.manifest["provenance"]["logits"]["floor"]
+    stores = [part.store for part in run.parts]
+    floor = max(store.manifest["provenance"]["logits"]["floor"] for store in stores)
     supervision = supervision_of(recipe, run.input_size, floor, distil=run.distil)
-    _check_labels(run.store, supervision)
-    check_joints(run.val_store, store_skeleton(run.store), str(run.store.path))
-    model = build_student(recipe.student, recipe.head, run.store.spec.joints, run.input_size, recipe.stride)
+    _check_labels(stores, supervision)
+    check_joints(run.val_store, store_skeleton(stores[0]), str(stores[0].path))
+    model = build_student(recipe.student, recipe.head, stores[0].spec.joints, run.input_size, recipe.stride)
     model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     folded = copy.deepcopy(model)
     if recipe.backbone_norm == "batch":
@@ -135,23 +139,28 @@ def build_state(run: Run) -> State:
     return State(run, supervision, loader, val_loader, stepper, folded, precision)
 
 
-def _check_labels(store: Store, supervision: Supervision) -> None:
-    if supervision.needs_labels and not (store.instances["keypoints"][..., 2] > 0).any():
+def _check_labels(stores: Sequence[Store], supervision: Supervision) -> None:
+    if supervision.needs_labels and not any(has_labels(store) for store in stores):
         raise TrainError(
-            f"{store.path} holds no labelled joint, but this run uses labelled joints only. To train on the store's "
-            "teacher, run python -m train distill without --kd-weight 0 and --joints labelled"
+            f"{' and '.join(str(store.path) for store in stores)} holds no labelled joint, but this run uses labelled "
+            "joints only. To train on the store's teacher, run python -m train distill without --kd-weight 0 and "
+            "--joints labelled"
         )
+
+
+def has_labels(store: Store) -> bool:
+    """Whether a joint of a store is labelled."""
+    return bool((store.instances["keypoints"][..., 2] > 0).any())
 
 
 def _build_loader(run: Run, supervision: Supervision) -> Loader:
     recipe, ranks = run.recipe, run.ranks
-    dataset = StoreDataset(
-        run.store,
+    dataset = training_set(
+        run.parts,
         run.input_size,
         Augmentation(recipe.flip, recipe.rotation, scale=recipe.scale, half_body=recipe.half_body),
         stride=recipe.stride,
         views=recipe.views if supervision.kd_weight > 0 else None,
-        images=run.images,
         seed=recipe.seed,
     )
     loader = Loader(
@@ -170,7 +179,3 @@ def _build_loader(run: Run, supervision: Supervision) -> Loader:
             f"{recipe.accumulate}: give a larger --batch-size"
         )
     return loader
-
-
-def _identity(store: Store) -> dict[str, Any]:
-    return {"name": store.path.name, "content_sha256": store.manifest["content_sha256"]}

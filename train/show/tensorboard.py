@@ -52,7 +52,7 @@ class Board:
         step: Steps done; events of later steps, written before the run was resumed, are hidden.
 
     Raises:
-        TrainError: From `add`, `show` and `flush`, if the events cannot be written.
+        TrainError: From `add`, `write`, `show` and `flush`, if the events cannot be written.
     """
 
     def __init__(self, out: Path | None, step: int) -> None:
@@ -84,6 +84,12 @@ class Board:
             if self._writer is not None:
                 for name, value in values.items():
                     self._writer.add_scalar(f"{group}/{name}", value, step)
+
+    def write(self, name: str, text: str, step: int) -> None:
+        """Add a text of a step, in Markdown."""
+        with self._translate_errors():
+            if self._writer is not None:
+                self._writer.add_text(name, text, step)
 
     def show(self, name: str, image: NDArray[np.uint8], step: int) -> None:
         """Add an image (H, W, 3) RGB of a step."""

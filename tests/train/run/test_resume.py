@@ -245,8 +245,8 @@ def test_a_store_is_known_by_its_content_and_not_by_its_name(stores, whole, tmp_
     (tmp_path / "run/metrics.json").unlink()
 
     def again(train, val):
-        paths = ["--store", str(moved / train), "--val-store", str(moved / val)]
-        return main([*command(stores, tmp_path / "run", resume=True, **EVERY), *paths])
+        paths = {"store": moved / train, "val_store": moved / val}
+        return main(command(stores, tmp_path / "run", resume=True, **EVERY, **paths))
 
     assert again("persons.zarr", "judges.h5") == 0
     assert history(tmp_path / "run") == history(whole)

@@ -15,11 +15,10 @@ from kdlib.students.release import CARD, CHECKSUMS
 from train.errors import TrainError
 from train.show.report.comparison import read_numbers
 from train.show.report.evidence import read_history, read_json
+from train.stores import VAL_STORE, recorded
 
 BEST: Final = "best.pt"
 REPORT: Final = "report.html"
-STORES: Final = ("store", "val_store")
-"""Entries of a run's configuration: the training store and the validation store."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,7 @@ class RunFacts:
     cost: dict[str, Any]
     """Entries of evaluation.json about the cost, e.g. cpu_ms."""
     manifests: dict[str, Mapping[str, Any] | None]
-    """Manifest of each of `STORES`; None if it is not known."""
+    """Manifest of each of ``stores``; None if it is not known."""
     numbers: dict[str, Any] | None
     """The numbers of a report that measured this checkpoint on the validation store."""
     report: Path | None
@@ -60,10 +59,21 @@ class RunFacts:
         return bool(self.config["supervision"].get("gt_weight", 0) > 0)
 
     @property
-    def teacher(self) -> str | None:
-        """Name of the teacher of the training store, if it is known."""
-        manifest = self.manifests["store"]
-        return str(manifest["provenance"]["teacher"]["name"]) if manifest else None
+    def stores(self) -> dict[str, dict[str, Any]]:
+        """The identities of the stores by name, see `train.stores.recorded`; empty for one that was not recorded."""
+        return {name: of or {} for name, of in recorded(self.config).items()}
+
+    @property
+    def training_stores(self) -> list[str]:
+        """The names in ``stores`` of the training stores."""
+        return [name for name in self.stores if name != VAL_STORE]
+
+    @property
+    def teachers(self) -> list[str]:
+        """Names of the teachers of the training stores, without repetition; empty if a manifest is not known."""
+        manifests = [self.manifests[name] for name in self.training_stores]
+        names = [str(manifest["provenance"]["teacher"]["name"]) for manifest in manifests if manifest]
+        return list(dict.fromkeys(names)) if len(names) == len(manifests) else []
 
     @property
     def epoch(self) -> int | None:
@@ -114,7 +124,7 @@ def read_run(path: Path, stores: Sequence[Store] = (), report: Path | None = Non
 def stores_of(path: Path, stores: Sequence[Store]) -> list[Store]:
     """Those of some stores that the run of a checkpoint used, by their content."""
     config = checkpoint.read(path)
-    contents = {(config.get(name) or {}).get("content_sha256") for name in STORES}
+    contents = {(of or {}).get("content_sha256") for of in recorded(config).values()}
     return [store for store in stores if store.manifest["content_sha256"] in contents]
 
 
@@ -136,20 +146,21 @@ def _find_checkpoint(path: Path) -> Path:
 
 def _manifests(folder: Path, config: Mapping[str, Any], stores: Sequence[Store]) -> dict[str, Mapping[str, Any] | None]:
     """The manifest of each store: of an opened store, or as the run recorded it, whichever has the same content."""
-    wanted = {name: (config.get(name) or {}).get("content_sha256") for name in STORES}
+    identities = {name: of or {} for name, of in recorded(config).items()}
+    wanted = {name: of.get("content_sha256") for name, of in identities.items()}
     if stores and not all(wanted.values()):
         raise TrainError(f"{folder} does not record the content of its stores, so --store cannot be compared with it")
-    recorded = _optional(folder / "config.json").get("manifests") or {}
+    written = recorded(_optional(folder / "config.json").get("manifests") or {})
     found: dict[str, Mapping[str, Any] | None] = {}
-    for name in STORES:
-        manifest = recorded.get(name)
-        fits = isinstance(manifest, Mapping) and manifest.get("content_sha256") == wanted[name] is not None
+    for name, sha256 in wanted.items():
+        manifest = written.get(name)
+        fits = isinstance(manifest, Mapping) and manifest.get("content_sha256") == sha256 is not None
         found[name] = manifest if fits else None
     for store in stores:
         content = store.manifest["content_sha256"]
-        names = [name for name in STORES if wanted[name] == content]
+        names = [name for name, sha256 in wanted.items() if sha256 == content]
         if not names:
-            listed = " and ".join(f"{config[name]['name']} ({str(wanted[name])[:12]})" for name in STORES)
+            listed = " and ".join(f"{of['name']} ({str(wanted[name])[:12]})" for name, of in identities.items())
             raise TrainError(
                 f"{store.path} is not a store of {folder}: its content_sha256 begins with {content[:12]}, but the run "
                 f"used {listed}; give its stores, or none: a run records their manifests"
@@ -209,5 +220,5 @@ def _optional(path: Path) -> dict[str, Any]:
 
 
 def store_name(run: RunFacts, name: str) -> str:
-    """The name of one of the `STORES` of a run."""
-    return str((run.config.get(name) or {}).get("name", "an unknown store"))
+    """The name of one of a run's stores."""
+    return str(run.stores[name].get("name", "an unknown store"))

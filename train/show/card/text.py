@@ -118,7 +118,7 @@ def _input(run: RunFacts) -> str:
 def _source(run: RunFacts) -> str:
     if not run.distilled:
         return "trained on labels"
-    return f"distilled from {run.teacher}" if run.teacher else "distilled from a teacher's heatmaps"
+    return f"distilled from {' and '.join(run.teachers)}" if run.teachers else "distilled from a teacher's heatmaps"
 
 
 # --- header -----------------------------------------------------------------------------------------------------------
@@ -154,7 +154,8 @@ def _header(card: Card) -> dict[str, Any]:
 
 
 def _introduction(run: RunFacts) -> str:
-    teachers = f"the heatmaps of the teacher {code(run.teacher)}" if run.teacher else "a teacher's heatmaps"
+    names, plural = " and ".join(map(code, run.teachers)), "s" if len(run.teachers) > 1 else ""
+    teachers = f"the heatmaps of the teacher{plural} {names}" if names else "a teacher's heatmaps"
     sources = [*(["labels"] if run.labels or not run.distilled else []), *([teachers] if run.distilled else [])]
     model = run.student.model
     return (
@@ -247,7 +248,7 @@ def _input_and_output(run: RunFacts) -> list[str]:
 
 def _training(run: RunFacts) -> list[str]:
     config = run.config
-    known = all((config.get(name) or {}).get("name") for name in ("store", "val_store"))
+    known = all(of.get("name") for of in run.stores.values())
     command = f"```bash\n{training_command(config, run.folder.name, distilled=run.distilled)}\n```" if known else ""
     start = (config.get("resolved") or {}).get("start")
     return [
@@ -268,9 +269,15 @@ def _sentence(text: str) -> str:
 
 def _stores(run: RunFacts) -> list[str]:
     parts = ["## Origin of the data"]
-    for name, title in (("store", "Training store"), ("val_store", "Validation store")):
-        identity, manifest = run.config.get(name) or {}, run.manifests[name]
+    for name, identity in run.stores.items():
+        manifest, trained_on = run.manifests[name], name in run.training_stores
+        title = "Training store" if trained_on else "Validation store"
         parts.append(f"### {title} {code(identity.get('name', 'unknown'))}")
+        if "weight" in identity:
+            often = "once" if identity["weight"] == 1 else f"{identity['weight']:g} times"
+            parts.append(
+                f"Of this store, {counted(identity['instances'], 'person')} were used, each {often} per epoch."
+            )
         if manifest is None:
             content = (
                 f" Its content_sha256 is {code(identity['content_sha256'])}." if "content_sha256" in identity else ""
@@ -281,9 +288,9 @@ def _stores(run: RunFacts) -> list[str]:
             )
             continue
         content_fact: Fact = ("content sha256", Hash(manifest["content_sha256"]))
-        parts.append(fact_table("teacher", [*teacher_facts(manifest), *_members(manifest)]) if name == "store" else "")
-        codec = codec_facts(manifest) if name == "store" else []
-        if name == "store" and not run.distilled:
+        parts.append(fact_table("teacher", [*teacher_facts(manifest), *_members(manifest)]) if trained_on else "")
+        codec = codec_facts(manifest) if trained_on else []
+        if trained_on and not run.distilled:
             parts.append("The student was trained on the frames and labels of this store, not on its heatmaps.")
         parts.append(fact_table("data", [*data_facts(manifest), *codec, content_fact]))
     return parts
@@ -335,16 +342,21 @@ def _licences(card: Card) -> list[str]:
         else ("Student: not stated. Whoever publishes it decides, within the licences of teacher, images and labels.")
     )
     points = [own]
-    manifest = run.manifests["store"]
-    about = manifest["provenance"] if manifest else {}
-    for part, title in (("teacher", "Teacher"), ("dataset", "Images and labels")):
-        stated = _stated(about.get(part) or {})
-        unknown = (
-            "not stated in the store's manifest" if manifest else "not known: the store's manifest was not available"
-        )
-        points.append(f"{title}: {plain(stated) if stated else unknown}.")
-    if note := about.get("licence"):
-        points.append(f"The store's manifest says: {plain(note)}")
+    for name in run.training_stores:
+        manifest = run.manifests[name]
+        about = manifest["provenance"] if manifest else {}
+        of = f" of {code(store_name(run, name))}" if len(run.training_stores) > 1 else ""
+        for part, title in (("teacher", "Teacher"), ("dataset", "Images and labels")):
+            stated = _stated(about.get(part) or {})
+            unknown = (
+                "not stated in the store's manifest"
+                if manifest
+                else "not known: the store's manifest was not available"
+            )
+            points.append(f"{title}{of}: {plain(stated) if stated else unknown}.")
+        if note := about.get("licence"):
+            manifest_name = f"The manifest{of}" if of else "The store's manifest"
+            points.append(f"{manifest_name} says: {plain(note)}")
     points.append(
         f"The code of {LIBRARY} has the licence Apache-2.0, which does not cover the weights of this student."
     )

@@ -19,6 +19,7 @@ from train.errors import TrainError
 from train.evaluate import match
 from train.show.report.evidence import Evidence, Subject, Trained
 from train.show.report.markup import fixed, has_value
+from train.stores import training
 
 TEACHER_SETTINGS: Final = {"gt_weight", "kd_weight", "kd_schedule", "temperature", "logits", "joints", "views"}
 """Settings that matter for distilled students only, or may differ from the baseline's in a fair comparison."""
@@ -237,8 +238,11 @@ def _check_reported(store: Store, student: Trained) -> Check:
 
 def _check_fair(pair: Pair) -> Check:
     names = f"{pair.distilled.name} and {pair.baseline.name}"
-    same = pair.distilled.config["store"]["content_sha256"] == pair.baseline.config["store"]["content_sha256"]
-    unequal = pair.unequal + ([] if same else ["store"])
+    ours, theirs = (
+        [(of["content_sha256"], of["weight"]) for of in training(student.config)]
+        for student in (pair.distilled, pair.baseline)
+    )
+    unequal = pair.unequal + ([] if ours == theirs else ["store"])
     if unequal:
         return Check(False, f"{names} differ in more than the teacher: {', '.join(unequal)}.")
     return Check(True, f"{names}: same store, student, schedule and seed; they differ in the teacher only.")

@@ -12,6 +12,7 @@ from train.show.report.comparison import TEACHER_SETTINGS
 from train.show.report.evidence import Evidence, Trained
 from train.show.report.markup import DASH, TIMES, Markup, element, fixed, join, power, size
 from train.show.report.tables import column_heads, wide
+from train.stores import argument, recorded, training
 
 Fact = tuple[str, Any]
 """Name and value."""
@@ -127,6 +128,42 @@ def _shown(value: Any) -> Any:
     return element("code", value, title=value, class_="hash") if isinstance(value, Hash) else value
 
 
+# --- training stores --------------------------------------------------------------------------------------------------
+
+
+def training_stores(students: Sequence[Trained]) -> Markup | None:
+    """Tabulate the training stores of the runs that had several; None if there is no such run."""
+    rows = [row for student in students for row in _training_rows(student)]
+    if not rows:
+        return None
+    names = ("run", "store", "persons", "weight", "teacher", "teacher's weights", "annotations", "codec", "content")
+    head = element("thead", element("tr", *(element("th", name, scope="col") for name in names)))
+    return wide(element("table", head, element("tbody", *rows)))
+
+
+def _training_rows(student: Trained) -> list[Markup]:
+    """A row per training store of a run; none if it had one store."""
+    manifests = recorded(student.config.get("manifests") or {})
+    rows = []
+    for name, of in recorded(student.config).items():
+        if of is None or "weight" not in of:
+            continue
+        manifest = manifests.get(name)
+        facts = {**dict(teacher_facts(manifest)), **dict(codec_facts(manifest))} if manifest else {}
+        cells = [
+            f"{of['instances']:,}",
+            f"{of['weight']:g}",
+            facts.get("name", DASH),
+            facts.get("weights", DASH),
+            annotations(manifest)[0] if manifest else DASH,
+            facts.get("codec", DASH),
+            _hash(of["content_sha256"]),
+        ]
+        heads = element("th", student.name, scope="row"), element("td", of["name"])
+        rows.append(element("tr", *heads, *(element("td", _shown(cell)) for cell in cells)))
+    return rows
+
+
 # --- recipes ----------------------------------------------------------------------------------------------------------
 
 
@@ -194,10 +231,11 @@ def training_command(config: Mapping[str, Any], folder: str, *, distilled: bool)
         folder: Name of the run folder.
         distilled: Whether the student was trained on a teacher.
     """
-    store, val_store = (shlex.quote(config[name]["name"]) for name in ("store", "val_store"))
+    stores = " ".join(f"--store {shlex.quote(argument(of))}" for of in training(config))
+    val_store = shlex.quote(config["val_store"]["name"])
     recipe = {name: value for name, value in config["recipe"].items() if value != DEFAULTS.get(name)}
     flags = [f"--{name.replace('_', '-')} {shlex.quote(_text(name, value))}" for name, value in recipe.items()]
-    places = [f"--store {store} --val-store {val_store}", f"--out {shlex.quote(folder)}"]
+    places = [f"{stores} --val-store {val_store}", f"--out {shlex.quote(folder)}"]
     command = "distill" if distilled else "baseline"
     lines = [f"python -m train {command} {places[0]}", *places[1:], *([" ".join(flags)] if flags else [])]
     return " \\\n    ".join(lines)

@@ -22,6 +22,7 @@ from train.show.report.confidence import MIN_JOINTS, confidence
 from train.show.report.evidence import Evidence, Subject, Trained, gather
 from train.show.report.markup import MINUS, TIMES, Markup, element, fixed, signed, whole
 from train.show.report.people import WORST, cards, choose, frames, worst_first
+from train.stores import argument, training
 
 COLOURS: Final = 6
 """Number of student colours in report.css; further students start again with the first colour."""
@@ -101,6 +102,7 @@ def _sections(evidence: Evidence, paired: Sequence[Pair], ends: Sequence[Interva
         _confidence(evidence, series),
         *_people(evidence, series, ranked, places),
         _section("The store", "store", facts.store_facts(evidence)),
+        *_training_stores(evidence),
         _section(
             "Recipes",
             "recipes",
@@ -115,6 +117,16 @@ def _sections(evidence: Evidence, paired: Sequence[Pair], ends: Sequence[Interva
         ),
         element("details", element("summary", "All numbers"), tables.all_numbers(evidence, series), id="all"),
     ]
+
+
+def _training_stores(evidence: Evidence) -> list[Markup]:
+    """The section on the training stores, if a run had several."""
+    table = facts.training_stores(evidence.students)
+    lead = (
+        "The stores of the runs that were trained on several. Each person of a store is seen as often per epoch as its "
+        "weight; a person that is in several stores is counted in one."
+    )
+    return [] if table is None else [_section("Training stores", "training-stores", table, lead)]
 
 
 def _learning(evidence: Evidence, series: list[str]) -> Markup:
@@ -208,7 +220,8 @@ def _about(student: Trained) -> str:
     if supervision.gt_weight == 0:
         sources = "stored heatmaps only"
     epochs = counted(recipe["epochs"], "epoch")
-    return f" {network}, {epochs} of {student.config['store']['name']}, trained on {sources}"
+    stores = " and ".join(map(argument, training(student.config)))
+    return f" {network}, {epochs} of {stores}, trained on {sources}"
 
 
 def _scope(evidence: Evidence) -> Markup:
