@@ -41,7 +41,7 @@ def test_the_api_page_has_signatures_docstrings_and_no_foreign_names(site):
         "kdlib.losses.spatial_kl",
     ):
         assert f'id="{name}"' in page
-    assert "Samples of a store: image, label target and" in page
+    assert "Samples of one or several stores: image, label target and" in page
     assert 'id="numpy' not in page
 
 
