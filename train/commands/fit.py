@@ -47,7 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out and start again")
     parser.add_argument("--images", type=Path, metavar="DIR", help="image folder, for a --store without frames")
     parser.add_argument("--val-images", type=Path, metavar="DIR", help="image folder, for a --val-store without frames")
-    parser.add_argument("--threads", type=positive, metavar="N", help="threads that load batches")
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="threads that load batches, for training and evaluation, per process (default: one per core)",
+    )
     parser.add_argument("--device", default="auto", help=DEVICE)
     parser.add_argument("--compile", action="store_true", help="use torch.compile, if it works on this machine")
     parser.add_argument(

@@ -39,7 +39,7 @@ class Ranks:
     @property
     def threads(self) -> int:
         """Threads for the loader: the ranks of one machine share its cores."""
-        return max(1, min(8, available_cores() // self._local_world))
+        return max(1, available_cores() // self._local_world)
 
     def total(self, values: Tensor) -> Tensor:
         """Sum a tensor over all ranks, in place and without gradient."""

@@ -55,7 +55,7 @@ class Run:
         resume: Continue the run in ``out``, if there is one.
         overwrite: Delete the run in ``out``, if there is one.
         images, val_images: Folders of the original images, for stores without frames.
-        threads: Threads that load batches; None chooses a number for the machine.
+        threads: Threads that load batches; None takes all cores, which the ranks of one machine share.
         skip_bad_records: Replace corrupt records by other records, and count them.
         compile: Use ``torch.compile``.
         checkpoint_every: Interval between checkpoints within an epoch.
@@ -82,6 +82,11 @@ class Run:
     def name(self) -> str:
         """Name of the student in reports."""
         return "distilled" if self.distil else "baseline"
+
+    @property
+    def loader_threads(self) -> int:
+        """Threads of this rank that load batches, for training and for evaluation."""
+        return self.threads or self.ranks.threads
 
     @property
     def input_size(self) -> tuple[int, int]:

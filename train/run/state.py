@@ -127,8 +127,15 @@ def build_state(run: Run) -> State:
     if recipe.backbone_norm == "batch":
         model.add_norms()
     loader = _build_loader(run, supervision)
-    part = (run.ranks.rank, run.ranks.world)
-    val_loader = student_loader(run.val_store, run.input_size, VAL_BATCH, run.device, run.val_images, part=part)
+    val_loader = student_loader(
+        run.val_store,
+        run.input_size,
+        VAL_BATCH,
+        run.device,
+        run.val_images,
+        part=(run.ranks.rank, run.ranks.world),
+        threads=run.loader_threads,
+    )
     precision = choose_precision(recipe.precision, run.device)
     steps = recipe.epochs * len(loader)
     stepper = Stepper(model, supervision, recipe, steps, run.ranks, bf16=precision == "bf16")
@@ -158,7 +165,7 @@ def _build_loader(run: Run, supervision: Supervision) -> Loader:
         dataset,
         recipe.batch_size,
         shuffle=True,
-        threads=run.threads or ranks.threads,
+        threads=run.loader_threads,
         device=run.device,
         order=recipe.order,
         part=(ranks.rank, ranks.world),

@@ -59,3 +59,9 @@ def test_a_numbered_gpu_is_for_one_process(monkeypatch):
     with pytest.raises(TrainError, match="give --device cuda"):
         machine.join(0, "cuda:1")
     assert str(machine.join(0, "cuda:1", world=1).device) == "cuda:1"
+
+
+def test_ranks_of_one_machine_share_all_its_cores(monkeypatch):
+    monkeypatch.setattr(ranks, "available_cores", lambda: 48)
+    shared = [ranks.Ranks(torch.device("cpu"), rank=0, world=8, local_world=of).threads for of in (1, 4, 64)]
+    assert shared == [48, 12, 1]
