@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from kdcli.memory import describe_out_of_memory, is_out_of_memory
 from kdcli.packages import describe_import_error
 from kdcli.words import did_you_mean
 
@@ -65,7 +66,7 @@ class Parser(argparse.ArgumentParser):
 def run_command(
     run: Callable[[], int | None], errors: tuple[type[Exception], ...], interrupted: str = "interrupted"
 ) -> int:
-    """Run a command; an error of the given classes, a full GPU, or Ctrl-C ends in one line on stderr and exit code 1.
+    """Run a command; an error of the given classes, full memory, or Ctrl-C ends in one line on stderr and exit code 1.
 
     Args:
         run: The command; returns its exit code, or None for 0.
@@ -86,14 +87,11 @@ def run_command(
         return refuse(describe_import_error(error) or error)
     except KeyboardInterrupt:
         return refuse(interrupted)
-    except RuntimeError as error:
-        torch = sys.modules.get("torch")  # not imported here: --help is fast
-        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
-        reason = str(error).strip().partition("\n")[0]
         return refuse(
-            f"too little free memory on the device ({reason}); end other programs there, or give smaller batches or "
-            "--device cpu"
+            f"{describe_out_of_memory(error)}; end other programs there, or give smaller batches or --device cpu"
         )
 
 

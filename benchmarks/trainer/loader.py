@@ -7,8 +7,8 @@ loader.dataset    milliseconds of CPU time per instance of `DistillationDataset`
                   `paired` is the median of the ratios within each round
 loader.target     the cost of an instance with the teacher's maps in units of a peer (`of`), median of the ratios within
                   each round, over the target, which is an upper limit; a `ratio` above 1 misses the target
-loader.groups     milliseconds of CPU time per instance of the trainer's loader with batches of 16 and 8 threads, each of
-                  which fills a whole batch, over the same loader with every batch split over the threads
+loader.groups     milliseconds of CPU time per instance of the trainer's loader with batches of 16 and 8 threads, each
+                  of which fills a whole batch, over the same loader with every batch split over the threads
 loader.rate       instances per second of wall time that the loader delivers with all its threads, over one thread;
                   `per_core` is per thread, `per_core_cpu` per second of CPU time, which depends less on other load
 

@@ -14,13 +14,12 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-import torch
-
+from kdcli.memory import describe_out_of_memory, is_out_of_memory
 from kdcli.progress import show_progress
 from kdlib.errors import KdlibError
 from kdlib.samples.loader import Loader
 from kdlib.students.loading import TorchStudent
-from train.errors import TrainError
+from train.errors import LESS_MEMORY, TrainError
 from train.evaluate import in_store_order, measure, predict, to_json
 from train.run.folder import RunFolder
 from train.run.progress import Progress
@@ -45,14 +44,19 @@ def fit(run: Run) -> dict[str, Any]:
         The content of ``metrics.json``.
 
     Raises:
-        TrainError: If the folder holds a run, a checkpoint belongs to another run, a record is damaged, the disk is
-            full, the loss is not finite, or a signal stops the run.
+        TrainError: If the folder holds a run, a checkpoint belongs to another run, a record is damaged, the disk or
+            the memory is full, the loss is not finite, or a signal stops the run.
     """
-    with run.ranks.fail_together():
-        trainer = Trainer(run)
-    trainer.start()
-    trainer.train()
-    return trainer.finish()
+    try:
+        with run.ranks.fail_together():
+            trainer = Trainer(run)
+        trainer.start()
+        trainer.train()
+        return trainer.finish()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainError(f"{describe_out_of_memory(error)}; {LESS_MEMORY}") from error
 
 
 class Trainer:
@@ -128,10 +132,12 @@ class Trainer:
         """
         try:
             return self.state.stepper.step(batch, self.progress.step)
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             raise TrainError(
-                f"the memory of {self.run.device} is too small for a step of {len(batch['row'])} instances; give a "
-                "smaller --batch-size, or split each batch with --accumulate (the result is the same up to rounding)"
+                f"the memory of {self.run.device} is too small for a step of {len(batch['row'])} instances; "
+                f"{LESS_MEMORY} (the result is the same up to rounding)"
             ) from error
 
     def _read_losses(self) -> None:

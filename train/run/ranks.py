@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cache.errors import StoreError
+from kdcli.memory import is_out_of_memory
 from kdlib.errors import KdlibError
 from kdlib.machine.device import choose_device
 from kdlib.machine.process import available_cores
@@ -125,7 +126,7 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            if self.world == 1 or not _is_broken_connection(error):
+            if self.world == 1 or is_out_of_memory(error) or not _is_broken_connection(error):
                 raise
             reason = str(error).strip().splitlines()[0]
             self.fail(f"lost the connection to the other processes: one of them failed or was killed ({reason})")
