@@ -62,6 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="interval between checkpoints within an epoch, e.g. 500 or 5m (default: 5m)",
     )
     parser.add_argument(
+        "--timeout",
+        type=positive,
+        default=recipe.TIMEOUT,
+        metavar="SECONDS",
+        help=f"how long each of several processes waits for the others (default: {recipe.TIMEOUT})",
+    )
+    parser.add_argument(
         "--skip-bad-records", action="store_true", help="replace corrupt records by other records, and count them"
     )
     recipe.add_arguments(parser)
@@ -85,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(arguments.out)
     if arguments.overwrite:
         check_overwritable(arguments.out)
-    ranks = join(arguments.device)
+    ranks = join(arguments.device, timeout=arguments.timeout)
     with ranks.fail_together():
         store, val_store = cache.open_store(arguments.store), cache.open_store(arguments.val_store)
     run = Run(

@@ -147,7 +147,8 @@ class Trainer:
         """
         unread, self._unread = self._unread, []
         for measured in unread:
-            losses = measured.read()
+            with self.ranks.limit_wait():
+                losses = measured.read()
             self._check_finite("loss", losses["loss"], measured)
             self._check_finite("gradient's norm", float(measured.norm), measured)
             if measured.step == 1:
@@ -156,15 +157,21 @@ class Trainer:
             self._reporter.report_step(losses, measured.step)
 
     def _end_epoch(self) -> None:
-        """Evaluate, keep the best student, and write the checkpoint and then the history that it holds."""
+        """Evaluate, keep the best student, and write the checkpoint and then the history that it holds.
+
+        With ``--evaluate-every``, most epochs end with the checkpoint and the history only.
+        """
         began = time.perf_counter()
-        student = self.state.current_student()
-        metrics = self._evaluate(student)
+        done, recipe = self.progress.epoch + 1, self.run.recipe
+        is_evaluated = done % recipe.evaluate_every == 0 or done == recipe.epochs
+        student = self.state.current_student() if is_evaluated else None
+        metrics = None if student is None else self._evaluate(student)
         more = {"bad_records": len(self.progress.bad_records)} if self.run.skip_bad_records else {}
         line = self.progress.close_epoch(self.loader.batch_size, metrics, more)
         if self.ranks.first:
-            self._reporter.report_evaluation(student, metrics)
-            self.folder.save_best(student, metrics)
+            if student is not None and metrics is not None:
+                self._reporter.report_evaluation(student, metrics)
+                self.folder.save_best(student, metrics)
             self._save()
             self.folder.write_history(self.progress.history)
             self._reporter.report_epoch(line, time.perf_counter() - began)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import torch
 
 from cache import Store
-from kdlib.machine.device import choose_precision
+from kdlib.machine.device import choose_precision, uses_tf32
 from kdlib.samples.dataset import StoreDataset, store_skeleton
 from kdlib.samples.loader import Loader
 from kdlib.samples.views import Augmentation
@@ -103,6 +103,7 @@ class State:
         return {
             "device": str(self.run.device),
             "precision": self.precision,
+            "tf32": uses_tf32(),
             "start": self.progress.start,
             "processes": self.ranks.world,
         }
