@@ -156,10 +156,14 @@ class Stepper:
                 with self._autocast:
                     maps = self._network(normalise_images(part["image"]))
                 terms = self.supervision.terms(maps, part, step / self.steps)
-                values = torch.stack([value * shares[i].get(name, 1.0) for name, value in terms.items()])
+                values = torch.stack(
+                    [value * shares[i][name] if name in shares[i] else value for name, value in terms.items()]
+                )
                 values.sum().backward()
                 losses.append(values.detach())
-        of_terms = self.ranks.total(torch.stack(losses).sum(0)) / self.ranks.world
+        of_terms = losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
+        if self.ranks.world > 1:
+            of_terms = self.ranks.total(of_terms) / self.ranks.world
         return dict(zip(terms, of_terms, strict=True))
 
     def clip(self) -> Tensor:
