@@ -136,9 +136,15 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             return
         placement = self.placer.place(rows, epoch)
         self._fill_images(batch["image"], slots, placement)
-        batch["affine"][slots], batch["row"][slots] = placement.image_to_input, rows
+        self.fill_labels(batch, slots, placement)
+        if self.views is not None:
+            self.maps.fill(batch["heatmaps"], slots, placement)
+
+    def fill_labels(self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], placement: Placement) -> None:
+        """The part of `fill` that writes ``affine``, ``row``, ``keypoints`` and ``labelled``."""
+        batch["affine"][slots], batch["row"][slots] = placement.image_to_input, placement.rows
         _fill_labels(
-            self.keypoints[rows],
+            self.keypoints[placement.rows],
             self._flip_order,
             placement.flips,
             placement.image_to_heatmap,
@@ -147,8 +153,6 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             batch["keypoints"],
             batch["labelled"],
         )
-        if self.views is not None:
-            self.maps.fill(batch["heatmaps"], slots, placement)
 
     def _fill_images(self, images: NDArray[np.uint8], slots: NDArray[np.int64], placement: Placement) -> None:
         sources = self._sources(placement.rows.tolist())

@@ -19,6 +19,7 @@ from cache.errors import StoreFormatError
 from kdlib.errors import BadRecordError
 from kdlib.machine.process import available_cores
 from kdlib.samples.dataset import StoreDataset, with_maps_as_planes
+from kdlib.samples.resident import ResidentDataset
 from kdlib.samples.uploads import CudaUploads, HostBatch, HostBatches, Upload, Uploads
 
 BATCHES_AHEAD = 3
@@ -216,6 +217,8 @@ class Loader:
             tensors = self._upload(first).take()
             if pending and pending[0].is_filled:
                 self._upload(pending[0])
+        if isinstance(self.dataset, ResidentDataset):
+            return self.dataset.complete(tensors)
         return with_maps_as_planes(tensors)
 
     def _upload(self, filled: Pending) -> Upload:
