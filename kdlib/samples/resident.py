@@ -60,18 +60,18 @@ def resident_bytes(dataset: StoreDataset) -> int:
 
 
 def why_not_resident(dataset: StoreDataset, device: torch.device) -> str | None:
-    """The reason, in one line, why a dataset's store cannot live in a device's memory; None if it can."""
+    """The reason why a dataset's store cannot live in a device's memory, a sentence without an end; None if it can."""
     store = dataset.store
     if dataset.images is not None:
-        return f"{store.path} holds no frames, and only frames can live in device memory: leave --resident out"
+        return f"{store.path} holds no frames, and only frames can live in device memory"
     if device.type not in ("cpu", "cuda"):
-        return f"--resident computes in float64, which {device.type} does not: leave it out"
+        return f"--resident needs float64, in which {device.type} cannot compute"
     needed, free = resident_bytes(dataset), free_memory(device)
     if free is None or needed <= SHARE * free:
         return None
     return (
         f"{store.path} does not fit into the memory of {device}: --resident needs {needed / 1e9:.1f} GB for frames and "
-        f"codes, {free / 1e9:.1f} GB are free, and training needs a quarter of that; leave --resident out"
+        f"codes, {free / 1e9:.1f} GB are free, and a quarter of that stays free for training"
     )
 
 

@@ -56,6 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help=DEVICE)
     parser.add_argument("--compile", action="store_true", help="use torch.compile, if it works on this machine")
     parser.add_argument(
+        "--resident",
+        choices=["off", "auto", "on"],
+        default="off",
+        help="keep the store's frames and heatmaps in the memory of the device: on, or auto (on a GPU, if they fit) "
+        "(default: off)",
+    )
+    parser.add_argument(
         "--checkpoint-every",
         default="5m",
         metavar="STEPS|MINUTESm",
@@ -109,6 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         skip_bad_records=arguments.skip_bad_records,
         compile=arguments.compile,
+        resident=arguments.resident,
         checkpoint_every=interval,
         ranks=ranks,
     )

@@ -58,6 +58,8 @@ class Run:
         threads: Threads that load batches; None takes all cores, which the ranks of one machine share.
         skip_bad_records: Replace corrupt records by other records, and count them.
         compile: Use ``torch.compile``.
+        resident: Keep the training store in the memory of the device: ``off``, ``on``, or ``auto`` (on a GPU, if it
+            fits).
         checkpoint_every: Interval between checkpoints within an epoch.
         ranks: The processes that share the run.
     """
@@ -75,6 +77,7 @@ class Run:
     threads: int | None = None
     skip_bad_records: bool = False
     compile: bool = False
+    resident: str = "off"
     checkpoint_every: Interval = FIVE_MINUTES
     ranks: Ranks = dataclasses.field(default_factory=lambda: Ranks(torch.device("cpu")))
 

@@ -1,15 +1,21 @@
 """Builds the parts of a training run from its settings: loss, batches, student, optimiser, progress."""
 
+import contextlib
 import copy
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
 
 from cache import Store
+from cache.errors import StoreFormatError
+from kdcli.progress import say, show_progress
+from kdlib.errors import BadRecordError
 from kdlib.machine.device import choose_precision, uses_tf32
 from kdlib.samples.dataset import StoreDataset, store_skeleton
 from kdlib.samples.loader import Loader
+from kdlib.samples.resident import ResidentDataset, why_not_resident
 from kdlib.samples.views import Augmentation
 from kdlib.skeletons.reading import stated
 from kdlib.students.loading import TorchStudent
@@ -21,6 +27,7 @@ from train.run.progress import Progress
 from train.run.ranks import Ranks
 from train.run.settings import Run
 from train.run.step import Stepper
+from train.run.stopping import describe_loader_problem
 from train.supervision import Supervision, supervision_of
 
 VAL_BATCH: Final = 64
@@ -106,6 +113,7 @@ class State:
             "tf32": uses_tf32(),
             "start": self.progress.start,
             "processes": self.ranks.world,
+            "resident": isinstance(self.loader.dataset, ResidentDataset),
         }
 
 
@@ -178,6 +186,46 @@ def _build_loader(run: Run, supervision: Supervision) -> Loader:
             f"{recipe.accumulate}: give a larger --batch-size"
         )
     return loader
+
+
+def make_resident(state: State) -> None:
+    """Read the training store into the memory of the device, if ``--resident`` demands it and, for ``auto``, it fits.
+
+    All ranks call this, and either all or none of them keep the store.
+
+    Raises:
+        TrainError: On rank 0, if the store does not fit, or a record is bad; the other ranks exit without a message.
+    """
+    run, ranks, loader = state.run, state.ranks, state.loader
+    if run.resident == "off" or (run.resident == "auto" and run.device.type == "cpu"):
+        return
+    with ranks.fail_together(), _named_records():
+        own = why_not_resident(loader.dataset, run.device)
+    problem = next((found for found in ranks.gather(own) if found is not None), None)
+    if problem is not None and run.resident == "on":
+        ranks.fail(f"{problem}: leave --resident out, or give --resident auto")
+    elif problem is not None:
+        if ranks.first:
+            say(f"{problem}: continuing without --resident")
+        return
+    bar = show_progress("read into device memory", "instances", shown=ranks.first, transient=True)
+    with ranks.fail_together(), _named_records(), bar as progress:
+        loader.dataset = ResidentDataset(
+            loader.dataset,
+            run.device,
+            threads=run.loader_threads,
+            skip_bad=run.skip_bad_records,
+            progress=progress,
+        )
+
+
+@contextlib.contextmanager
+def _named_records() -> Iterator[None]:
+    """Add to the error of a bad record how to train without it."""
+    try:
+        yield
+    except (BadRecordError, StoreFormatError) as error:
+        raise TrainError(describe_loader_problem(error)) from error
 
 
 def _identity(store: Store) -> dict[str, Any]:

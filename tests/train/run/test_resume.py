@@ -291,6 +291,38 @@ def test_evaluating_every_few_epochs_changes_no_weight_and_resumes_exactly(store
     assert [event.step for event in events.Scalars("val/pck@0.05")] == [6, 12, 15]
 
 
+def test_a_resident_store_gives_the_same_run_which_resumes_exactly(stores, tmp_path, capsys, monkeypatch):
+    assert main(command(stores, tmp_path / "loaded")) == 0
+    assert main(command(stores, tmp_path / "resident", resident="on", checkpoint_every=1)) == 0
+    loaded, kept = history(tmp_path / "loaded"), history(tmp_path / "resident")
+    assert [line["loss"] for line in kept] == pytest.approx([line["loss"] for line in loaded], rel=1e-3)
+    assert json.loads((tmp_path / "resident/config.json").read_text())["resolved"]["resident"] is True
+    assert json.loads((tmp_path / "loaded/config.json").read_text())["resolved"]["resident"] is False
+
+    step = Trainer.train_step
+
+    def signalled(self, batch):
+        if self.progress.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "train_step", signalled)
+        assert main(command(stores, tmp_path / "stopped", resident="on")) == 1
+    assert main(command(stores, tmp_path / "stopped", resident="on", resume=True)) == 0
+    assert results(tmp_path / "stopped") == results(tmp_path / "resident")
+    assert same_weights(tmp_path / "stopped/last.pt", tmp_path / "resident/last.pt")
+
+
+def test_a_store_that_does_not_fit_is_refused_in_one_line(stores, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("kdlib.samples.resident.free_memory", lambda device: 1000)
+    assert main(command(stores, tmp_path / "run", resident="on")) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "does not fit into the memory of cpu: --resident needs" in line
+    assert "GB are free" in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_checkpoints_hold_what_the_run_resolved_and_where_its_sampler_is(whole):
     content = read(whole / "last.pt")
     config = json.loads((whole / "config.json").read_text())
