@@ -4,6 +4,8 @@
 `kdlib.resample.maps.mean_heatmaps`. Every operation is one of torch's, so both run on a GPU; nothing waits for the
 device. The compiled kernels compute only what a pixel needs; here every pixel takes the same path, and `torch.where`
 chooses. Coordinates are float64 where theirs are.
+
+A frame has a border of black pixels for this, as a map has one of zeros, so that no neighbour needs a bounds check.
 """
 
 import torch
@@ -16,11 +18,21 @@ _UNIT = 65536.0
 """Steps per pixel of `kdlib.resample.packed`."""
 
 
+def bordered_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of a frame with its border; (width, height) is the size without."""
+    return size[0] + BEFORE + AFTER, size[1] + BEFORE + AFTER
+
+
+def without_border(frames: Tensor) -> Tensor:
+    """(..., H, W, 3): frames (..., H + 3, W + 3, 3) without their border, in the same memory."""
+    return frames[..., BEFORE:-AFTER, BEFORE:-AFTER, :]
+
+
 def warp_frames(frames: Tensor, which: Tensor, inverses: Tensor, output_size: tuple[int, int]) -> Tensor:
     """Resample frames bilinearly; see `kdlib.resample.packed.warp_packed`.
 
     Args:
-        frames: (N, H, W, 3) uint8.
+        frames: (N, H + 3, W + 3, 3) uint8, contiguous, the frames with a border of black pixels, `without_border`.
         which: (B,) int64, the frame of each sample.
         inverses: (B, 2, 3) float64, pixels of the result to pixels of the frame.
         output_size: Width and height of the result.
@@ -28,58 +40,69 @@ def warp_frames(frames: Tensor, which: Tensor, inverses: Tensor, output_size: tu
     Returns:
         (B, height, width, 3) uint8.
     """
-    (count, rows, columns, _), (width, height) = frames.shape, output_size
+    (count, lines, pixels, _), (width, height) = frames.shape, output_size
+    rows, columns = lines - BEFORE - AFTER, pixels - BEFORE - AFTER
     u = torch.arange(width, device=frames.device, dtype=torch.float64)
     v = torch.arange(height, device=frames.device, dtype=torch.float64)[:, None]
-    top, left, fast_y, fast_x, is_fast, is_black = _fast_path(inverses, u, v, rows, columns)
-    a, b, c, d, y0, y1, x0, x1 = _taps(inverses, u, v, rows, columns)
-
-    corner = ((fast_x * fast_y + 128) >> 8).float()
-    right, down = fast_x.float() - corner, fast_y.float() - corner
-    fast = (256 - fast_x.float() - down, right, down, corner)
-    a, b, c, d = (torch.where(is_fast, w / 256, t) for w, t in zip(fast, (a, b, c, d), strict=True))
-    y0, y1 = torch.where(is_fast, top, y0), torch.where(is_fast, top + 1, y1)
-    x0, x1 = torch.where(is_fast, left, x0), torch.where(is_fast, left + 1, x1)
-
-    pixels, base = frames.view(count * rows * columns, 3), (which * (rows * columns))[:, None, None]
-    upper, lower = base + y0 * columns, base + y1 * columns
-    north = _times(pixels[upper + x0], a) + _times(pixels[upper + x1], b)
-    south = _times(pixels[lower + x0], c) + _times(pixels[lower + x1], d)
-    values = (north + south + 0.5).to(torch.uint8)
-    return values.masked_fill_(is_black[..., None], 0)
-
-
-def _times(pixels: Tensor, weights: Tensor) -> Tensor:
-    return pixels.float() * weights[..., None]
-
-
-def _fast_path(
-    inverses: Tensor, u: Tensor, v: Tensor, rows: int, columns: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The pixels whose four neighbours are all in the frame, in fixed point, as in `kdlib.resample.packed`.
-
-    Returns:
-        All (B, h, w): row and column of the upper left neighbour, int64, 0 outside the fast path; fractions of y and x
-        in 1/256, int64; whether a pixel is on the fast path; whether it has no neighbour in the frame.
-    """
-    width, height = len(u), len(v)
     slope_x, slope_y = inverses[:, 0, 0, None, None], inverses[:, 1, 0, None, None]
     start_x = inverses[:, 0, 1, None, None] * v + inverses[:, 0, 2, None, None]  # (B, h, 1)
     start_y = inverses[:, 1, 1, None, None] * v + inverses[:, 1, 2, None, None]
+
+    # Pixels whose four neighbours are all in the frame: positions in 1/65536 pixel, fractions in 1/256.
+    first, last = _inside(inverses, (slope_x, slope_y), (start_x, start_y), (columns, rows), output_size)
+    along = torch.arange(width, device=frames.device, dtype=torch.int32)
+    is_inside = (along >= first) & (along <= last)
+    x, y = (
+        _fixed(start + slope * first) + _fixed(slope) * (along - first)
+        for start, slope in ((start_x, slope_x), (start_y, slope_y))
+    )
+    # All others: positions rounded to float32. Outside, they lie on the border.
+    near_x = (start_x + slope_x * u).float().clamp(-BEFORE, columns)
+    near_y = (start_y + slope_y * u).float().clamp(-BEFORE, rows)
+    column, row = (torch.where(is_inside, at >> 16, near.floor().int()) for at, near in ((x, near_x), (y, near_y)))
+    right, down = (
+        torch.where(is_inside, (at >> 8 & 255) / 256, near - place)
+        for at, near, place in ((x, near_x, column), (y, near_y, row))
+    )
+    corner = right * down
+    corner = torch.where(is_inside, (corner * 256 + 0.5).floor() / 256, corner)
+    right, down = right - corner, down - corner
+    weights = torch.stack([1 - right - down - corner, right, down, corner])
+
+    place = (row + BEFORE) * pixels + (column + BEFORE) + which[:, None, None] * (lines * pixels)
+    taps = frames.view(count * lines * pixels, 3)[torch.stack([place, place + 1, place + pixels, place + pixels + 1])]
+    return (taps * weights[..., None]).sum(0).add_(0.5).to(torch.uint8)
+
+
+def _fixed(values: Tensor) -> Tensor:
+    """Numbers of pixels in 1/65536 pixel, int32."""
+    return (values * _UNIT).round().int()
+
+
+def _inside(
+    inverses: Tensor,
+    slopes: tuple[Tensor, Tensor],
+    starts: tuple[Tensor, Tensor],
+    sizes: tuple[int, int],
+    output_size: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """First and last column of each line whose four neighbours are all in the frame, (B, h, 1) int32.
+
+    As in `kdlib.resample.packed`, where the first column matters for the rounding of the positions.
+    """
+    (slope_x, slope_y), (start_x, start_y), (columns, rows), (width, height) = slopes, starts, sizes, output_size
     margin = 0.01 + width / _UNIT
-    begin, end = torch.zeros_like(start_x), torch.full_like(start_x, width - 1)
-    begin, end = _span(slope_x, start_x, -1.01, columns + 0.01, begin, end)
-    begin, end = _span(slope_y, start_y, -1.01, rows + 0.01, begin, end)
-    first, last = _span(slope_x, start_x, margin, columns - 1 - margin, begin, end)
-    first, last = _span(slope_y, start_y, margin, rows - 1 - margin, first, last)
+    first, last = torch.zeros_like(start_x), torch.full_like(start_x, width - 1)
+    for slope, start, low, high in (
+        (slope_x, start_x, -1.01, columns + 0.01),
+        (slope_y, start_y, -1.01, rows + 0.01),
+        (slope_x, start_x, margin, columns - 1 - margin),
+        (slope_y, start_y, margin, rows - 1 - margin),
+    ):
+        first, last = _span(slope, start, low, high, first, last)
     reach = inverses[..., 0].abs() * width + inverses[..., 1].abs() * height + inverses[..., 2].abs()
-    exact = (reach < 1e9).all(-1)[:, None, None]
-    is_fast = exact & (u >= first) & (u <= last)
-    step_x, step_y = ((slope * _UNIT).round().long() for slope in (slope_x, slope_y))
-    along = (u - first).long()
-    x = torch.where(is_fast, ((start_x + slope_x * first) * _UNIT).round().long() + step_x * along, 0)
-    y = torch.where(is_fast, ((start_y + slope_y * first) * _UNIT).round().long() + step_y * along, 0)
-    return y >> 16, x >> 16, (y >> 8) & 255, (x >> 8) & 255, is_fast, (u < begin) | (u > end)
+    is_exact = (reach < 1e9).all(-1)[:, None, None]
+    return first.int(), torch.where(is_exact, last, -1.0).int()
 
 
 def _span(slope: Tensor, start: Tensor, low: float, high: float, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,31 +118,6 @@ def _span(slope: Tensor, start: Tensor, low: float, high: float, first: Tensor, 
     begin, end = torch.where(level, first, begin), torch.where(level, last, end)
     empty = (begin > end) | (last < first) | (level & ((start < low) | (start > high)))
     return torch.where(empty, first, begin), torch.where(empty, first - 1, end)
-
-
-def _taps(inverses: Tensor, u: Tensor, v: Tensor, rows: int, columns: int) -> tuple[Tensor, ...]:
-    """Four weights (B, h, w) float32, 0 outside the frame, and the rows and columns that they belong to, int64.
-
-    As `kdlib.resample.exact.taps`.
-    """
-    x, y = (
-        (inverses[:, axis, 0, None, None] * u + inverses[:, axis, 1, None, None] * v + inverses[:, axis, 2, None, None])
-        .float()
-        .clamp(-1, size)
-        for axis, size in ((0, columns), (1, rows))
-    )
-    (left, right, x0, x1), (up, down, y0, y1) = (_neighbours(x, columns), _neighbours(y, rows))
-    return up * left, up * right, down * left, down * right, y0, y1, x0, x1
-
-
-def _neighbours(at: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The weights of the two whole positions around each one, 0 outside 0..size - 1, and these positions, limited."""
-    floor = at.floor()
-    after = at - floor
-    before = torch.where((floor >= 0) & (floor < size), 1 - after, 0.0)
-    after = torch.where(floor + 1 < size, after, 0.0)
-    place = floor.long()
-    return before, after, place.clamp(0, size - 1), (place + 1).clamp(0, size - 1)
 
 
 def mean_maps(views: Tensor, inverses: Tensor, output_size: tuple[int, int]) -> Tensor:
@@ -161,11 +159,13 @@ def mean_maps(views: Tensor, inverses: Tensor, output_size: tuple[int, int]) -> 
         (down * (1 - right), corner + pixels),
         (down * right, corner + pixels + 1),
     )
-    total = torch.zeros((), device=views.device)
+    total: Tensor | None = None
     for view in range(count):
         for share, place in taps:
             values = flat[:, view].gather(-1, place[:, view].expand(-1, joints, -1))
-            total = total + values * share[:, view].reshape(batch, 1, -1)
+            shares = share[:, view].reshape(batch, 1, -1)
+            total = values * shares if total is None else total.addcmul_(values, shares)
+    assert total is not None  # noqa: S101 - there is a view
     return total.view(batch, joints, height, width)
 
 

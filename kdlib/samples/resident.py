@@ -27,7 +27,7 @@ from cache.errors import StoreFormatError
 from kdlib.errors import BadRecordError, KdlibError
 from kdlib.machine.memory import free_memory
 from kdlib.machine.process import available_cores
-from kdlib.resample.on_device import mean_maps, warp_frames
+from kdlib.resample.on_device import bordered_size, mean_maps, warp_frames, without_border
 from kdlib.samples.dataset import StoreDataset
 from kdlib.samples.pixels import frame_pixels
 from kdlib.samples.views import Epoch
@@ -50,7 +50,7 @@ def resident_bytes(dataset: StoreDataset) -> int:
         BadRecordError: If no frame can be decoded.
         cache.StoreFormatError: If a record is damaged.
     """
-    width, height = _frame_size(dataset)
+    width, height = bordered_size(_frame_size(dataset))
     per_row = 3 * width * height
     if dataset.views is not None:
         spec = dataset.store.spec
@@ -105,9 +105,10 @@ class ResidentDataset(StoreDataset):
         self.__dict__.update(source.__dict__)
         self._device, self._skip_bad = device, skip_bad
         self._problems: dict[int, StoreFormatError | BadRecordError] = {}
-        width, height = self._frame_size = _frame_size(source)
+        self._frame_size = _frame_size(source)
         count, spec = len(self.rows), self.store.spec
-        self._frames = torch.empty((count, height, width, 3), dtype=torch.uint8, device=device)
+        columns, lines = bordered_size(self._frame_size)
+        self._frames = torch.zeros((count, lines, columns, 3), dtype=torch.uint8, device=device)
         views = spec.views if self.views is not None else 0
         dtype = _TORCH_DTYPES[_dtype(self.store.codec).name]
         self._codes = torch.empty((count, views, *spec.map_shape), dtype=dtype, device=device)
@@ -125,12 +126,13 @@ class ResidentDataset(StoreDataset):
         with ThreadPoolExecutor(threads, thread_name_prefix="resident") as pool:
             for start in range(0, len(self.rows), _ROWS_AT_ONCE):
                 places = range(start, min(start + _ROWS_AT_ONCE, len(self.rows)))
-                frames = np.zeros((len(places), *self._frames.shape[1:]), np.uint8)
+                frames = np.zeros((len(places), *self._frame_size[::-1], 3), np.uint8)
                 codes = np.zeros((len(places), *self._codes.shape[1:]), _dtype(self.store.codec))
                 peaks = np.zeros((len(places), *self._peaks.shape[1:]), np.float32)
                 for _ in pool.map(self._read, self.rows[places.start : places.stop].tolist(), frames, codes, peaks):
                     pass
-                for target, read in ((self._frames, frames), (self._codes, codes), (self._peaks, peaks)):
+                pixels = without_border(self._frames)
+                for target, read in ((pixels, frames), (self._codes, codes), (self._peaks, peaks)):
                     target[places.start : places.stop] = torch.from_numpy(read)
                 progress(places.stop, len(self.rows))
 

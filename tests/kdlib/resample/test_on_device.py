@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kdlib.resample.maps import bordered_shape, interior, mean_heatmaps
-from kdlib.resample.on_device import mean_maps, warp_frames
+from kdlib.resample.on_device import bordered_size, mean_maps, warp_frames, without_border
 from kdlib.resample.packed import warp_packed
 
 SIZE = (40, 52)
@@ -34,7 +34,9 @@ def test_frames_have_the_pixels_of_the_loaders_kernel():
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (5, 60, 50, 3), dtype=np.uint8)  # noise: a wrong neighbour is a wrong pixel
     affines, which = inverses(rng, 60, (50, 60)), rng.integers(0, 5, 60)
-    found = warp_frames(*map(torch.from_numpy, (frames, which, affines)), SIZE)
+    bordered = torch.zeros(5, *bordered_size((50, 60))[::-1], 3, dtype=torch.uint8)
+    without_border(bordered)[:] = torch.from_numpy(frames)
+    found = warp_frames(bordered, torch.from_numpy(which), torch.from_numpy(affines), SIZE)
     assert found.shape == (60, SIZE[1], SIZE[0], 3)
     expected = np.empty(found.shape, np.uint8)
     for affine, frame, out in zip(affines, which, expected, strict=True):

@@ -164,5 +164,5 @@ def test_on_a_gpu_only_places_labels_and_affines_are_copied_and_nothing_waits(tm
 
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64}
-KERNELS = 400
+KERNELS = 324
 """Operators that make one batch of three averaged views on a GPU."""
