@@ -85,6 +85,7 @@ class ResidentDataset(StoreDataset):
         source: The dataset that this one replaces, of a store with frames.
         device: The device; the CPU is possible, and slow.
         threads: Threads that read the store; None takes one per core.
+        compiled: Use ``torch.compile``, which makes few kernels of the operations.
         skip_bad: Keep going where a record is bad. `fill` then raises the error for its rows.
         progress: Called with the number of rows read and of all rows.
 
@@ -99,11 +100,15 @@ class ResidentDataset(StoreDataset):
         device: torch.device,
         *,
         threads: int | None = None,
+        compiled: bool = False,
         skip_bad: bool = False,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.__dict__.update(source.__dict__)
         self._device, self._skip_bad = device, skip_bad
+        self._warp = torch.compile(warp_frames) if compiled else warp_frames
+        self._mean = torch.compile(mean_maps) if compiled else mean_maps
+        self._decode = torch.compile(decode_codes) if compiled else decode_codes
         self._problems: dict[int, StoreFormatError | BadRecordError] = {}
         self._frame_size = _frame_size(source)
         count, spec = len(self.rows), self.store.spec
@@ -209,10 +214,12 @@ class ResidentDataset(StoreDataset):
         """Make the samples of a batch from `fill` that was copied to the device; does not wait for the device."""
         with torch.no_grad():
             made = {name: batch[name] for name in ("keypoints", "labelled", "affine", "row")}
-            made["image"] = warp_frames(self._frames, batch["place"], batch["input_to_frame"], self.input_size)
+            made["image"] = self._warp(self._frames, batch["place"], batch["input_to_frame"], self.input_size)
             if self._used_views:
-                maps = self._decode(batch["place"], batch["view"], self._order[batch["mirrored"]])
-                made["heatmaps"] = mean_maps(maps, batch["heatmap_to_maps"], self.heatmap_size)
+                order = self._order[batch["mirrored"]]  # (B, v, K)
+                where = (batch["place"][:, None, None], batch["view"][..., None], order)
+                maps = self._decode(self._codes[where], self._peaks[where], self.store.codec)
+                made["heatmaps"] = self._mean(maps, batch["heatmap_to_maps"], self.heatmap_size)
         return made
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -221,14 +228,12 @@ class ResidentDataset(StoreDataset):
         on_device = {name: torch.from_numpy(array).to(self._device) for name, array in batch.items()}
         return {name: tensor[0] for name, tensor in self.complete(on_device).items()}
 
-    def _decode(self, places: Tensor, views: Tensor, order: Tensor) -> Tensor:
-        """The heatmaps (B, v, K, H, W) float32 of stored views (B, v) of rows at places (B,), in an order (B, v, K)."""
-        where = (places[:, None, None], views[..., None], order)
-        codes, peaks, codec = self._codes[where], self._peaks[where], self.store.codec
-        if not isinstance(codec, RootCodec):
-            return codes.float()
-        tables = code_values(peaks, codec)
-        return tables.gather(-1, codes.flatten(-2).long()).view(codes.shape)
+
+def decode_codes(codes: Tensor, peaks: Tensor, codec: cache.Codec) -> Tensor:
+    """Heatmaps (..., H, W) float32 of the codes (..., H, W) and peaks (...) that live on a device."""
+    if not isinstance(codec, RootCodec):
+        return codes.float()
+    return code_values(peaks, codec).gather(-1, codes.flatten(-2).long()).view(codes.shape)
 
 
 def code_values(peaks: Tensor, codec: RootCodec) -> Tensor:

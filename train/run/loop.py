@@ -26,7 +26,7 @@ from train.run.progress import Progress
 from train.run.reporting import Reporter
 from train.run.resume import start_or_resume
 from train.run.settings import Run
-from train.run.state import build_state, make_resident
+from train.run.state import build_state
 from train.run.step import Measurements
 from train.run.stopping import StopRequest, Vote, describe_loader_problem, describe_problem
 from train.supervision import Batch
@@ -87,7 +87,6 @@ class Trainer:
     def start(self) -> None:
         """Load the start weights or the checkpoint of a run that is resumed and, with ``--resident``, the store."""
         start_or_resume(self.state, self.folder)
-        make_resident(self.state)
 
     def train(self) -> None:
         """Train the remaining epochs; a signal ends the run with a checkpoint from which it can be resumed."""

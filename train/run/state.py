@@ -188,10 +188,11 @@ def _build_loader(run: Run, supervision: Supervision) -> Loader:
     return loader
 
 
-def make_resident(state: State) -> None:
+def make_resident(state: State, *, compiled: bool) -> None:
     """Read the training store into the memory of the device, if ``--resident`` demands it and, for ``auto``, it fits.
 
-    All ranks call this, and either all or none of them keep the store.
+    All ranks call this, and either all or none of them keep the store. With ``compiled``, samples are made by compiled
+    code.
 
     Raises:
         TrainError: On rank 0, if the store does not fit, or a record is bad; the other ranks exit without a message.
@@ -214,6 +215,7 @@ def make_resident(state: State) -> None:
             loader.dataset,
             run.device,
             threads=run.loader_threads,
+            compiled=compiled,
             skip_bad=run.skip_bad_records,
             progress=progress,
         )
