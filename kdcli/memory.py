@@ -33,9 +33,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def describe_out_of_memory(error: BaseException) -> str:
     """Where memory is too small, and the first line of the error, e.g. for a sentence that ends with a remedy."""
     text = str(error).strip()
-    on_host = isinstance(error, MemoryError) or any(part in text for part in _OF_THIS_MACHINE)
-    where = "on this machine" if on_host else "on the device"
-    return f"too little free memory {where} ({text.partition(chr(10))[0] or type(error).__name__})"
+    reason = text.partition("\n")[0] or type(error).__name__
+    if isinstance(error, MemoryError) or any(part in text for part in _OF_THIS_MACHINE):
+        return f"too little free memory on this machine ({reason})"
+    return f"too little free memory on the device ({reason})"
 
 
 def _is_torch_out_of_memory(error: BaseException) -> bool:
