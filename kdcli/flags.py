@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
+from kdcli.memory import describe_out_of_memory, is_out_of_memory
 from kdcli.packages import describe_import_error
 from kdcli.system import print_in_utf8
 from kdcli.words import did_you_mean
@@ -20,8 +21,6 @@ DEVICE: Final = "auto, cpu, mps (GPU of a Mac), cuda or cuda:N (default: auto)"
 """Help text of ``--device``."""
 PIPE_CLOSED: Final = 141
 """The exit code that a shell reports for a program that was ended by SIGPIPE."""
-_MPS_FULL: Final = "MPS backend out of memory"
-"""Beginning of torch's error, a plain `RuntimeError`, for the GPU of a Mac."""
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+")
 _WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
 _SERVER = re.compile(rf"{_SCHEME.pattern}://[^/]*")  # a number after it is a port
@@ -87,7 +86,7 @@ def _names_one_file(action: argparse.Action) -> bool:
 def run_command(
     run: Callable[[], int | None], errors: tuple[type[Exception], ...], interrupted: str = "interrupted"
 ) -> int:
-    """Run a command; an error of the given classes, a full GPU, or Ctrl-C ends in one line on stderr and exit code 1.
+    """Run a command; an error of the given classes, full memory, or Ctrl-C ends in one line on stderr and exit code 1.
 
     Args:
         run: The command; returns its exit code, or None for 0.
@@ -108,14 +107,11 @@ def run_command(
         return refuse(describe_import_error(error) or error)
     except KeyboardInterrupt:
         return refuse(interrupted)
-    except RuntimeError as error:
-        torch = sys.modules.get("torch")  # not imported here: --help is fast
-        if torch is None or not (isinstance(error, torch.OutOfMemoryError) or _MPS_FULL in str(error)):
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
-        reason = str(error).strip().partition("\n")[0]
         return refuse(
-            f"too little free memory on the device ({reason}); end other programs there, or give smaller batches or "
-            "--device cpu"
+            f"{describe_out_of_memory(error)}; end other programs there, or give smaller batches or --device cpu"
         )
 
 

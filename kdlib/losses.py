@@ -16,15 +16,21 @@ are computed in float32, or in float64 if either input is float64.
 `LOSSES` names the losses that a training run can choose; docs/extending.md shows how to add one.
 """
 
+import functools
 import math
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 DEFAULT_FLOOR: Final = 0.003
 """Heatmap value below which a pixel counts as background."""
+_SMALLEST_TOTAL: Final = 1e-20
+"""Sum of weights below which a mean is 0, far below that of one joint that counts."""
+_LOWEST: Final = -1e30
+"""Stands for a logit of -inf: far below every logit, and finite."""
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -43,7 +49,13 @@ def log_logits(maps: Tensor, floor: float = DEFAULT_FLOOR) -> Tensor:
         Same shape; float32, or float64 where the maps are float64.
     """
     maps = at_least_float32(maps)
-    return torch.where(maps >= floor, maps.clamp_min(floor).log(), -math.inf)
+    return keep_from(maps, floor).log()
+
+
+def keep_from(values: Tensor, floor: float) -> Tensor:
+    """The float32 or float64 values that are at least a positive floor; 0 instead of the others."""
+    as_compared = np.float64(floor) if values.dtype == torch.float64 else np.float32(floor)
+    return torch.nn.functional.threshold(values, float(np.nextafter(as_compared, as_compared.dtype.type(0))), 0.0)
 
 
 def raw_logits(maps: Tensor, floor: float = DEFAULT_FLOOR) -> Tensor:
@@ -106,8 +118,7 @@ def density_heatmaps(logits: Tensor, sigma: float, temperature: float = 1.0) -> 
 def _weighted_mean(per_joint: Tensor, weight: Tensor) -> Tensor:
     """Mean of (B, K) values with (B, K) weights; 0 where all weights are 0."""
     weight = weight.to(per_joint.dtype)
-    total = weight.sum()
-    return (per_joint * weight).sum() / torch.where(total > 0, total, torch.ones_like(total))
+    return (per_joint * weight).sum() / weight.sum().clamp_min(_SMALLEST_TOTAL)
 
 
 def spatial_kl(student: Tensor, teacher: Tensor, weight: Tensor, temperature: float = 1.0) -> Tensor:
@@ -122,12 +133,13 @@ def spatial_kl(student: Tensor, teacher: Tensor, weight: Tensor, temperature: fl
     Returns:
         Scalar in nats (times T^2), at least 0 up to rounding; 0 if no map has weight.
     """
-    log_p = log_softmax(teacher, temperature).flatten(-2).detach()
-    # A student's logits are finite, so none of its maps is -inf everywhere and the plain log_softmax is safe.
+    # A GPU starts every operation separately, so these are few. The probability of _LOWEST is exactly 0, and so is its
+    # product with a finite number, where that with -inf would be NaN.
+    scaled = (at_least_float32(teacher.detach()).flatten(-2) / temperature).clamp_min(_LOWEST)
+    log_p = scaled.log_softmax(dim=-1)
     log_q = (at_least_float32(student).flatten(-2) / temperature).log_softmax(dim=-1)
-    supported = ~torch.isneginf(log_p)
-    divergence = (log_p.exp() * (torch.where(supported, log_p, 0.0) - log_q)).sum(dim=-1)
-    return temperature**2 * _weighted_mean(divergence, weight * supported.any(dim=-1))
+    divergence = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    return temperature**2 * _weighted_mean(divergence, weight * (scaled.amax(dim=-1) > _LOWEST))
 
 
 def heatmap_mse(student: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -145,15 +157,29 @@ def heatmap_mse(student: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return _weighted_mean(difference.square().mean(dim=(-2, -1)), weight)
 
 
-class Target(NamedTuple):
-    """The maps that a loss compares a student's maps with."""
+class Target:
+    """The maps that a loss compares a student's maps with. Each form of them is computed when a loss first uses it.
 
-    logits: Tensor
-    """(B, K, H, W); -inf means probability 0."""
-    heatmaps: Tensor
-    """(B, K, H, W) the same maps as heatmaps, whose peaks are about 1."""
-    weight: Tensor
-    """(B, K), at least 0."""
+    Args:
+        logits: (B, K, H, W); -inf means probability 0.
+        heatmaps: (B, K, H, W) the same maps as heatmaps, whose peaks are about 1.
+        weight: (B, K), at least 0.
+    """
+
+    def __init__(
+        self, logits: Tensor | Callable[[], Tensor], heatmaps: Tensor | Callable[[], Tensor], weight: Tensor
+    ) -> None:
+        self._logits, self._heatmaps, self.weight = logits, heatmaps, weight
+
+    @functools.cached_property
+    def logits(self) -> Tensor:
+        """(B, K, H, W); -inf means probability 0."""
+        return self._logits() if callable(self._logits) else self._logits
+
+    @functools.cached_property
+    def heatmaps(self) -> Tensor:
+        """(B, K, H, W) the same maps as heatmaps, whose peaks are about 1."""
+        return self._heatmaps() if callable(self._heatmaps) else self._heatmaps
 
 
 class Loss(Protocol):

@@ -3,8 +3,12 @@
 import errno
 import shutil
 from pathlib import Path
+from typing import Final
 
 from kdlib.errors import KdlibError
+
+LESS_MEMORY: Final = "give a smaller --batch-size, or split each batch with --accumulate"
+"""The remedy when the memory of a device is too small for training."""
 
 
 class TrainError(KdlibError):

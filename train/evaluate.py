@@ -100,6 +100,7 @@ def student_loader(
     images: Path | None = None,
     *,
     part: tuple[int, int] = (0, 1),
+    threads: int | None = None,
 ) -> Loader:
     """Build a loader of the plain crops of a store, in its order.
 
@@ -110,9 +111,10 @@ def student_loader(
         device: Device of the batches.
         images: Folder of the original images, for a store without frames.
         part: Rank and number of ranks; each rank gets whole batches.
+        threads: Threads that prepare crops; None takes one per core.
     """
     dataset = StoreDataset(store, input_size, views=None, images=images)
-    return Loader(dataset, batch_size, shuffle=False, device=device, part=part)
+    return Loader(dataset, batch_size, shuffle=False, threads=threads, device=device, part=part)
 
 
 def cached_teacher(store: Store, decoder: str = "argmax") -> Predictions:

@@ -12,8 +12,13 @@ from typing import Any, Final, Self
 from kdlib.geometry import MAP_STRIDES, STRIDE, check_stride, parse_size
 from train.errors import TrainError
 
+TIMEOUT: Final = 600
+"""Seconds that each of several processes waits for the others. Rank 0 may download weights in this time."""
 _RANGES: Final[dict[str, tuple[Callable[[float], bool], tuple[str, ...]]]] = {
-    "positive": (lambda value: value > 0, ("epochs", "batch_size", "accumulate", "learning_rate", "temperature")),
+    "positive": (
+        lambda value: value > 0,
+        ("epochs", "evaluate_every", "batch_size", "accumulate", "learning_rate", "temperature"),
+    ),
     "0 or more": (
         lambda value: value >= 0,
         ("gt_weight", "kd_weight", "mse_weight", "weight_decay", "sigma", "clip", "rotation", "seed"),
@@ -52,6 +57,9 @@ class Recipe:
     )
 
     epochs: int = _setting(160, "passes over the store")
+    evaluate_every: int = _setting(
+        1, "epochs between two evaluations, of which the best gives best.pt; the last epoch is always evaluated"
+    )
     batch_size: int = _setting(16, "instances per step, over all processes")
     accumulate: int = _setting(1, "parts into which the batch of a step is split to save memory")
     learning_rate: float = _setting(2e-3, "peak learning rate of AdamW")

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from kdlib.losses import LOSSES, TRANSFORMS, Loss, Target, default_sigma, gaussian_logits, heatmap_mse
+from kdlib.losses import LOSSES, TRANSFORMS, Loss, Target, default_sigma, gaussian_logits, heatmap_mse, keep_from
 from kdlib.readout import Readout
 from train.errors import TrainError
 from train.recipe import Recipe
@@ -70,10 +70,10 @@ class Supervision:
         """
         terms = {}
         if self.gt_weight:
-            terms["gt"] = self.gt_weight * self._label_term(maps, batch)
+            terms["gt"] = _times(self.gt_weight, self._label_term(maps, batch))
         if self.kd_weight:
             remaining = 1 - progress if self.kd_schedule == "linear" else 1.0
-            terms["kd"] = remaining * self.kd_weight * self._teacher_term(maps, batch)
+            terms["kd"] = _times(remaining * self.kd_weight, self._teacher_term(maps, batch))
         return terms
 
     def weights(self, batch: Batch) -> dict[str, Tensor]:
@@ -102,11 +102,14 @@ class Supervision:
     def _label_term(self, maps: Tensor, batch: Batch) -> Tensor:
         size = (maps.shape[-1], maps.shape[-2])
         logits = gaussian_logits(batch["keypoints"], size, self.sigma)
-        return self._distance(maps, Target(logits, logits.exp(), batch["labelled"]), 1.0)
+        return self._distance(maps, Target(logits, logits.exp, batch["labelled"]), 1.0)
 
     def _teacher_term(self, maps: Tensor, batch: Batch) -> Tensor:
         heatmaps = batch["heatmaps"]
-        logits = TRANSFORMS[self.logits](heatmaps, self.floor)
+
+        def logits() -> Tensor:
+            return TRANSFORMS[self.logits](heatmaps, self.floor)
+
         return self._distance(maps, Target(logits, heatmaps, self._teacher_weights(batch)), self.temperature)
 
     def _distance(self, maps: Tensor, target: Target, temperature: float) -> Tensor:
@@ -119,12 +122,18 @@ class Supervision:
 
     def _teacher_weights(self, batch: Batch) -> Tensor:
         """(B, K) the weight of each joint in the teacher's term."""
-        heatmaps, labelled = batch["heatmaps"], batch["labelled"]
-        peaks = heatmaps.amax(dim=(-2, -1))
-        weight = {"labelled": labelled, "all": torch.ones_like(labelled), "confidence": peaks.clamp(0, 1)}[self.joints]
-        if self.logits == "raw" or not self._loss.is_density:
-            return weight
-        return weight * (peaks >= self.floor)  # a heatmap without a value above the floor has no logits
+        labelled, needs_support = batch["labelled"], self.logits != "raw" and self._loss.is_density
+        if not needs_support and self.joints != "confidence":
+            return labelled if self.joints == "labelled" else torch.ones_like(labelled)
+        peaks = batch["heatmaps"].amax(dim=(-2, -1))
+        if self.joints == "confidence":
+            return keep_from(peaks, self.floor).clamp_max(1) if needs_support else peaks.clamp(0, 1)
+        # A heatmap without a value above the floor has no logits.
+        return labelled * (peaks >= self.floor) if self.joints == "labelled" else (peaks >= self.floor).to(peaks.dtype)
+
+
+def _times(factor: float, term: Tensor) -> Tensor:
+    return term if factor == 1 else factor * term
 
 
 def supervision_of(recipe: Recipe, input_size: tuple[int, int], floor: float, *, distil: bool) -> Supervision:

@@ -19,7 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from cache.codec.root4 import RootCodec
 from kdcli.flags import Parser, exit_with
+from kdlib.resample.on_device import bordered_size, mean_maps, warp_frames
+from kdlib.samples.resident import decode_codes
 from kdlib.skeletons.skeleton import COCO
 from kdlib.students.networks import build_student
 from precompute.teacher.architecture import TorchNetwork
@@ -145,6 +148,25 @@ def count_step(input_size: tuple[int, int], batch_size: int) -> Counted:
     return counted._replace(peak=counted.peak + missing * weights)
 
 
+def count_samples(input_size: tuple[int, int], batch_size: int) -> Counted:
+    """Count how ``--resident`` makes the images and heatmaps of a batch, from one stored view of each instance."""
+    width, height = input_size
+    maps = (batch_size, 1, len(COCO.flip_order), height // 4, width // 4)
+    columns, rows = bordered_size((width * 5 // 4, height * 5 // 4))
+    frames = torch.empty(batch_size, rows, columns, 3, dtype=torch.uint8, device=META)
+    codes, peaks = torch.empty(maps, dtype=torch.uint8, device=META), torch.empty(maps[:3], device=META)
+    places = torch.empty(batch_size, dtype=torch.int64, device=META)
+    affines = torch.empty(batch_size, 2, 3, dtype=torch.float64, device=META)
+
+    def make() -> tuple[Tensor, Tensor]:
+        heatmaps = decode_codes(codes[places], peaks[places], RootCodec())
+        return mean_maps(heatmaps, affines[:, None], (width // 4, height // 4)), warp_frames(
+            frames, places, affines, input_size
+        )
+
+    return _count(make, [frames, codes])
+
+
 def _count(run: Callable[[], object], held: Sequence[Tensor]) -> Counted:
     counter = Counter()
     counter.hold(held)
@@ -155,7 +177,7 @@ def _count(run: Callable[[], object], held: Sequence[Tensor]) -> Counted:
 
 def tables() -> str:
     """The tables of docs/coco.md."""
-    return "\n".join([*_teachers(), "", *student_table()])
+    return "\n".join([*_teachers(), "", *student_table(), "", *samples_table()])
 
 
 def _teachers() -> list[str]:
@@ -174,6 +196,13 @@ def student_table() -> list[str]:
     batches = [(batch, count_step((192, 256), batch)) for batch in (16, 128, 512)]
     head = _head(f"{RECIPE.student} at 256x192, an epoch of {INSTANCES:,} instances", batches)
     return [*head, *(_row(gpu, batches, INSTANCES) for gpu in GPUS), _limit(STUDENT_RATE, INSTANCES, len(batches))]
+
+
+def samples_table() -> list[str]:
+    """The table of ``--resident``."""
+    batches = [(batch, count_samples((192, 256), batch)) for batch in (16, 128, 512)]
+    head = _head(f"samples at 256x192 with `--resident`, an epoch of {INSTANCES:,} instances", batches)
+    return [*head[:2], *(_row(gpu, batches, INSTANCES) for gpu in GPUS)]
 
 
 def _head(title: str, batches: Sequence[tuple[int, Counted]]) -> list[str]:

@@ -107,5 +107,5 @@ class _RecordingLoader(Loader):
 
     def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epoch: Epoch) -> Any:
         pending = super()._submit(pool, rows, epoch)
-        self.futures += pending[1]
+        self.futures += pending.futures
         return pending

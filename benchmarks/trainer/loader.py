@@ -7,14 +7,16 @@ loader.dataset    milliseconds of CPU time per instance of `DistillationDataset`
                   `paired` is the median of the ratios within each round
 loader.target     the cost of an instance with the teacher's maps in units of a peer (`of`), median of the ratios within
                   each round, over the target, which is an upper limit; a `ratio` above 1 misses the target
+loader.groups     milliseconds of CPU time per instance of the trainer's loader with batches of 16 and 8 threads, each
+                  of which fills a whole batch, over the same loader with every batch split over the threads
 loader.rate       instances per second of wall time that the loader delivers with all its threads, over one thread;
                   `per_core` is per thread, `per_core_cpu` per second of CPU time, which depends less on other load
 
 The trainer's loader, with the recipe's augmentation, reads and decodes the frame, warps it, makes the targets and
 assembles the batch (in pinned memory and on the GPU if there is one). It also reads, decodes and warps the teacher's
 maps. `maps` names the store: `flip test`, as `precompute` makes it by default; `two views`, crop and mirror, averaged
-by the loader; or `none`, no heatmaps. The loader uses one thread, except for the rates; CPU time is that of all threads
-together.
+by the loader; or `none`, no heatmaps. The loader uses one thread, except for the groups and rates; CPU time is that of
+all threads together.
 """
 
 import contextlib
@@ -56,6 +58,8 @@ PEOPLE_OF_NOTEBOOK = 2 * BATCH_SIZE
 """The notebook's loader is slow, so it loads fewer instances."""
 BATCHES = 4
 """Batches per turn where rates are measured."""
+SMALL_BATCH, MANY_THREADS = 16, 8
+"""The case in which a batch split over the threads would leave each of them two samples."""
 
 
 def run(workspace: Workspace) -> Iterator[Line]:
@@ -75,8 +79,27 @@ def run(workspace: Workspace) -> Iterator[Line]:
             blocks = {name: timed(work, time.process_time) for name, work in contenders.items()}
             about = {"source": source, "input_size": _as_text(size), "teacher_size": _as_text(stored)}
             yield from _lines(interleave(blocks, workspace.effort.rounds), about)
+            if (source, stored) == ("sample", size):
+                yield _groups(workspace, size)
             if stored == size:
                 yield from (_rate(workspace, source, size, maps) for maps in MAPS)
+
+
+def _groups(workspace: Workspace, size: tuple[int, int]) -> Line:
+    store, views = _store_and_views(workspace, "sample", size, "flip test")
+    ways = {"whole": Loader, "split": _SplittingLoader}
+    work = {name: Epochs(store, views, SMALL_BATCH, size, MANY_THREADS, kind) for name, kind in ways.items()}
+    timings = interleave({name: timed(of, time.process_time) for name, of in work.items()}, workspace.effort.rounds)
+    extra = {
+        "source": "sample",
+        "input_size": _as_text(size),
+        "batch_size": SMALL_BATCH,
+        "threads": MANY_THREADS,
+        "paired": timings.paired("whole", "split"),
+        "spread": timings.spread("whole", "split"),
+    }
+    ours, theirs = (timings.median(name) * 1e3 for name in ways)
+    return Line("loader", "groups", ours, "ms", timings.items["whole"], "batches split over threads", theirs, extra)
 
 
 def _rate(workspace: Workspace, source: str, size: tuple[int, int], maps: str) -> Line:
@@ -147,12 +170,28 @@ def _dataset_lines(timings: Timings, about: dict[str, Any]) -> Iterator[Line]:
         yield Line("loader", "dataset", ours, "ms", timings.items[images], "the trainer's loader", theirs, extra)
 
 
-class Epochs:
-    """Successive epochs of the trainer's loader, made by one thread."""
+class _SplittingLoader(Loader):
+    """A loader whose threads share every batch."""
 
-    def __init__(self, store: Store, views: str | None, batch_size: int, size: tuple[int, int]) -> None:
+    def groups(self, size: int) -> int:
+        """Return the number of parts of a batch of that size."""
+        return min(self.threads, size)
+
+
+class Epochs:
+    """Successive epochs of the trainer's loader, made by one thread unless more are given."""
+
+    def __init__(
+        self,
+        store: Store,
+        views: str | None,
+        batch_size: int,
+        size: tuple[int, int],
+        threads: int = 1,
+        kind: type[Loader] = Loader,
+    ) -> None:
         dataset = StoreDataset(store, size, recipe_augmentation(), views=views)
-        self._loader = Loader(dataset, batch_size, shuffle=True, device=choose_device("auto"), threads=1)
+        self._loader = kind(dataset, batch_size, shuffle=True, device=choose_device("auto"), threads=threads)
         self._epoch = 0
 
     def __call__(self) -> int:

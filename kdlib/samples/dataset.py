@@ -4,7 +4,7 @@
 `StoreDataset.fill`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -237,9 +237,12 @@ def _fill_labels(
             points[slot, k, 0], points[slot, k, 1], labelled[slot, k] = u, v, visibility > 0 and inside
 
 
-def as_tensors(batch: dict[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
+def as_tensors(batch: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
     """A filled batch as tensors that share its memory; ``heatmaps`` becomes (B, K, H / stride, W / stride)."""
-    tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
-    if "heatmaps" in tensors:
-        tensors["heatmaps"] = tensors["heatmaps"].permute(0, 3, 1, 2)
-    return tensors
+    return with_maps_as_planes({name: torch.from_numpy(array) for name, array in batch.items()})
+
+
+def with_maps_as_planes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A batch whose ``heatmaps`` (B, H, W, K) are seen as (B, K, H, W), in the same memory."""
+    planes = {"heatmaps": tensors["heatmaps"].permute(0, 3, 1, 2)} if "heatmaps" in tensors else {}
+    return {**tensors, **planes}

@@ -5,7 +5,8 @@ nothing is forked, nothing is pickled, and memory does not grow with the number 
 """
 
 import collections
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -17,19 +18,40 @@ from numpy.typing import NDArray
 from cache.errors import StoreFormatError
 from kdlib.errors import BadRecordError
 from kdlib.machine.process import available_cores
-from kdlib.samples.dataset import StoreDataset, as_tensors
+from kdlib.samples.dataset import StoreDataset, with_maps_as_planes
 from kdlib.samples.mixture import MixedDataset
+from kdlib.samples.resident import ResidentDataset
+from kdlib.samples.uploads import ON_HOST, CudaUploads, HostBatch, HostBatches, Upload, Uploads
 from kdlib.samples.views import Epoch, epoch_of
 
 BATCHES_AHEAD = 3
+"""Batches that are prepared ahead of the one in use, at least."""
 SAMPLES_PER_STEP = 32
 """Samples that a thread takes through each step together; the bytes of their frames are in memory at the same time."""
 MAX_REPLACEMENTS = 16
 """After this many consecutive bad records the error is raised: more than single records is damaged."""
 WINDOW = 8
 """Shards whose rows are mixed with each other under the order ``shards``."""
-_Pending = tuple[dict[str, NDArray[Any]], list["Future[dict[int, str]]"]]
-"""A batch that is being filled, and what its threads will return: the bad records that they found."""
+
+
+@dataclasses.dataclass
+class Pending:
+    """A batch that is being filled.
+
+    Attributes:
+        tensors: Entries of the batch, in the memory that the threads fill.
+        futures: What each thread will return: the bad records that it found.
+        source: The memory that is used again for other batches, where batches are copied to a GPU.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    futures: list[Future[dict[int, str]]]
+    source: HostBatch | None = None
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether all threads are done, without an error."""
+        return all(future.done() and future.exception() is None for future in self.futures)
 
 
 class Loader:
@@ -42,8 +64,9 @@ class Loader:
         dataset: The dataset of the samples.
         batch_size: Samples per batch, over all ranks.
         shuffle: True gives a random order without the last incomplete batch; False gives the store's order, complete.
-        threads: Threads that prepare samples; None takes one per core, at most 8.
-        device: The device of the batches; None is the CPU. For a GPU they are pinned and copied asynchronously.
+        threads: Threads that prepare samples; None takes one per core.
+        device: The device of the batches; None is the CPU. For a GPU they are filled in page-locked memory, and each
+            is copied one batch ahead of its use, see `kdlib.samples.uploads`.
         order: How to shuffle, see `epoch_order`.
         part: Rank and number of ranks. A rank gets its part of every batch of a shuffled epoch, and whole batches of
             one that is not shuffled.
@@ -67,9 +90,11 @@ class Loader:
     ) -> None:
         self.dataset, self.shuffle, self.device = dataset, shuffle, device or torch.device("cpu")
         self.batch_size = min(batch_size, len(dataset)) if shuffle else batch_size
-        self.threads = threads or min(8, available_cores())
+        self.threads = threads or available_cores()
         self.order, self.part, self.skip_bad = order, part, skip_bad
         self.bad: dict[int, str] = {}
+        self._uploads: Uploads | None = CudaUploads(self.device) if self.device.type == "cuda" else None
+        self._host_batches: HostBatches | None = None
 
     def __len__(self) -> int:
         """Number of batches per epoch."""
@@ -98,19 +123,57 @@ class Loader:
             cache.StoreFormatError: If the bytes of a record are damaged and ``skip_bad`` is False.
         """
         cv2.setNumThreads(0)  # samples are prepared in parallel; OpenCV must not use threads on top of that
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="loader") as pool:
-            pending: collections.deque[_Pending] = collections.deque()
-            for rows, epoch in self._batches(number)[first:]:
-                pending.append(self._submit(pool, rows, epoch))
-                if len(pending) > BATCHES_AHEAD:
-                    yield self._finish(pending.popleft())
-            while pending:
-                yield self._finish(pending.popleft())
+        pending: collections.deque[Pending] = collections.deque()
+        try:
+            with ThreadPoolExecutor(self.threads, thread_name_prefix="loader") as pool:
+                self._prepare_memory()
+                for rows, epoch in self._batches(number)[first:]:
+                    pending.append(self._submit(pool, rows, epoch))
+                    if len(pending) > self.ahead:
+                        yield self._finish(pending)
+                while pending:
+                    yield self._finish(pending)
+        finally:  # after the last thread
+            if self._host_batches is not None:
+                self._host_batches.finish()
 
-    def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epoch: Epoch) -> _Pending:
-        batch = self.dataset.empty_batch(len(rows))
-        groups = np.array_split(np.argsort(rows), min(self.threads, len(rows)))  # rows of one store stay together
-        return batch, [pool.submit(self._fill, batch, slots, rows, epoch) for slots in groups]
+    @property
+    def largest(self) -> int:
+        """Number of samples of this rank's largest batch."""
+        return -(-self.batch_size // self.part[1]) if self.shuffle else min(self.batch_size, len(self.dataset))
+
+    @property
+    def ahead(self) -> int:
+        """Number of batches that are prepared ahead of the one in use: enough work for all threads."""
+        return max(BATCHES_AHEAD, -(-self.threads // self.groups(self.largest)) + 1)
+
+    def groups(self, size: int) -> int:
+        """Number of groups into which a batch of that size is split, each for one thread.
+
+        A thread is faster with many samples at once, so small batches are not split: each thread fills a whole one.
+        """
+        return max(1, min(self.threads, -(-size // SAMPLES_PER_STEP)))
+
+    def _prepare_memory(self) -> None:
+        """For a GPU, allocate the host memory of the batches, once.
+
+        `ahead` + 1 batches are being filled, and the copies of two may be waiting for the steps before them.
+        """
+        if self._uploads is not None and self._host_batches is None:
+            like = _from_numpy(self.dataset.empty_batch(self.largest))
+            self._host_batches = HostBatches(like, self.ahead + 3, self._uploads)
+
+    def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epoch: Epoch) -> Pending:
+        """Let threads fill a batch."""
+        if self._host_batches is None:
+            source, batch = None, self.dataset.empty_batch(len(rows))
+            tensors = _from_numpy(batch)
+        else:
+            source = self._host_batches.take()
+            batch, tensors = source.part(len(rows))
+        groups = np.array_split(np.argsort(rows), self.groups(len(rows)))  # rows of one store stay together
+        futures = [pool.submit(self._fill, batch, slots, rows, epoch) for slots in groups]
+        return Pending(tensors, futures, source)
 
     def _fill(
         self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], rows: NDArray[np.int64], epoch: Epoch
@@ -144,22 +207,38 @@ class Loader:
                 bad[int(chosen[0])] = str(error)
         return None
 
-    def _finish(self, pending: _Pending) -> dict[str, torch.Tensor]:
-        """Wait for the threads of a batch and move it to the device."""
-        batch, parts = pending
-        for part in parts:
-            self.bad |= part.result()
-        tensors = as_tensors(batch)
-        if self.device.type == "cpu":
-            return tensors
-        host = ("affine", "row")  # never used on the device
-        pinned = self.device.type == "cuda"
-        return {
-            name: tensor
-            if name in host
-            else (tensor.pin_memory() if pinned else tensor).to(self.device, non_blocking=pinned)
-            for name, tensor in tensors.items()
-        }
+    def _finish(self, pending: collections.deque[Pending]) -> dict[str, torch.Tensor]:
+        """Take the first batch, after its threads are done, on the device; start to copy the next one if it is filled.
+
+        The copy of the next batch is started before the caller uses this one, so the two overlap.
+        """
+        first = pending.popleft()
+        for future in first.futures:
+            self.bad |= future.result()
+        if first.source is not None:
+            tensors: Mapping[str, torch.Tensor] = self._upload(first).take()
+            if pending and pending[0].is_filled:
+                self._upload(pending[0])
+        elif self.device.type == "cpu":
+            tensors = first.tensors
+        else:  # a Mac: its GPU has no memory or streams of its own that copies could use
+            tensors = {
+                name: tensor if name in ON_HOST else tensor.to(self.device) for name, tensor in first.tensors.items()
+            }
+        if isinstance(self.dataset, ResidentDataset):
+            return self.dataset.complete(tensors)
+        return with_maps_as_planes(tensors)
+
+    def _upload(self, filled: Pending) -> Upload:
+        """The copy of a filled batch, which is started now if it was not before."""
+        assert self._uploads is not None and filled.source is not None  # noqa: S101, PT018 - a batch for a GPU
+        if filled.source.upload is None:
+            filled.source.upload = self._uploads.start(filled.tensors)
+        return filled.source.upload
+
+
+def _from_numpy(batch: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 def is_bad_record(error: BaseException | None) -> bool:

@@ -24,6 +24,7 @@ RECIPE_SETTINGS: Final = frozenset(
         "pretrained",
         "backbone_norm",
         "epochs",
+        "evaluate_every",
         "batch_size",
         "accumulate",
         "learning_rate",
@@ -52,7 +53,7 @@ RECIPE_SETTINGS: Final = frozenset(
 )
 """The entries of ``recipe`` that this version knows: the fields of `train.recipe.Recipe`."""
 
-LEGACY_DEFAULTS: Final[dict[str, Any]] = {"backbone_norm": "none", "stride": STRIDE}
+LEGACY_DEFAULTS: Final[dict[str, Any]] = {"backbone_norm": "none", "stride": STRIDE, "evaluate_every": 1}
 """Values of the settings that are missing in recipes written before these settings existed."""
 
 

@@ -377,4 +377,4 @@ def _providers(device: str, onnxruntime: Any) -> list[Any]:
     if not has_cuda:
         raise KdlibError(f"this onnxruntime does not support CUDA; for {device} install onnxruntime-gpu, or use cpu")
     index = choose_device(device).index or 0
-    return [("CUDAExecutionProvider", {"device_id": index}), "CPUExecutionProvider"]
+    return [("CUDAExecutionProvider", {"device_id": index, "use_tf32": 0}), "CPUExecutionProvider"]

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from kdcli.memory import is_out_of_memory
 from kdcli.progress import say
 from precompute.data.crops import Crops
 from precompute.data.views import ViewPlan
@@ -111,7 +112,9 @@ class Measurement:
             best = max(rates.values(), default=0.0)
             try:
                 rate = self._rate(size)
-            except torch.OutOfMemoryError:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 break
             if free - self._free_memory() > MEMORY_SHARE * free / self._processes:
                 break
@@ -124,7 +127,9 @@ class Measurement:
     def _graph_pays(self, size: int, eager: float) -> bool:
         try:
             return self._rate(size) >= GAIN * eager
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             return False
 
     def _rate(self, size: int) -> float:

@@ -12,11 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cache import StoreFormatError, Writer
 from cache.writing.shard import ShardWriter
+from kdcli.memory import is_out_of_memory
 from precompute.data.crops import Crops, Prepared, stack_crops
 from precompute.errors import PrecomputeError
 from precompute.run.job import Job
@@ -108,7 +108,9 @@ class Pipeline:
         try:
             wait = launched.result()
             return None if wait is None else wait()
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             raise PrecomputeError(
                 f"the memory of {self._job.teacher.device} is too small for batches of {self._job.batch_size} "
                 "instances; continue with --resume and a smaller --batch-size"

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdcli.memory import is_out_of_memory
 from kdlib.images import normalise_images
 from kdlib.machine.device import choose_device
 from kdlib.skeletons.skeleton import COCO, Skeleton
@@ -128,7 +129,7 @@ class OnnxNetwork(DeviceNetwork):
             for piece, result in zip(images.split(most), maps.split(most), strict=True):
                 self._run_bound(piece, result)
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-            if "Failed to allocate memory" in str(error) or "out of memory" in str(error):
+            if is_out_of_memory(error):
                 raise torch.OutOfMemoryError(str(error).splitlines()[0]) from error
             raise
         return maps.float()

@@ -42,4 +42,12 @@ def test_small_batches_wait_for_the_host_and_large_ones_for_the_gpu():
 
 
 def test_the_page_has_the_computed_table():
-    assert "\n".join(gpus.student_table()) in (ROOT / "docs/coco.md").read_text()
+    page = (ROOT / "docs/coco.md").read_text()
+    assert "\n".join(gpus.student_table()) in page
+    assert "\n".join(gpus.samples_table()) in page
+
+
+def test_samples_take_the_same_operators_in_a_batch_of_any_size():
+    one, other = (gpus.count_samples((192, 256), size).operators for size in (2, 4))
+    assert len(one) == len(other)
+    assert sum(size for _, size in other) == pytest.approx(2 * sum(size for _, size in one), rel=0.1)

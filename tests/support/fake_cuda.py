@@ -189,7 +189,7 @@ def fake_cuda() -> Iterator[FakeDevice]:
             (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
             (torch.cuda, "device", contextlib.nullcontext),
             (torch.cuda, "Event", mock.MagicMock()),
-            (torch.cuda, "Stream", mock.MagicMock),
+            (torch.cuda, "Stream", lambda *_, **__: mock.MagicMock()),
             (torch.cuda, "current_stream", lambda *_: mock.MagicMock()),
             (torch.cuda, "stream", contextlib.nullcontext),
             (torch.cuda, "CUDAGraph", FakeGraph),

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import socket
+from pathlib import Path
 
 import torch
 
@@ -77,10 +78,19 @@ def run_quietly(arguments, log, before=None, environment=None):
     raise SystemExit(main(arguments))
 
 
-def run_ranks(world, arguments, folder, before=None):
+def is_stopped(process):
+    """Whether a signal stopped a process, which then exists but does nothing."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
+
+
+def run_ranks(world, arguments, folder, before=None, first_to_end=0):
     """Run a command in ``world`` processes; returns their exit codes and outputs.
 
-    ``before`` has one function per rank, or None, that the process calls first.
+    ``before`` has one function per rank, or None, that the process calls first. A process that is stopped (SIGSTOP)
+    is killed after ``first_to_end`` has ended.
     """
     port, context = free_port(), processes()
     started, logs = [], []
@@ -92,7 +102,10 @@ def run_ranks(world, arguments, folder, before=None):
         hook = before if before is None else before[rank]
         started.append(context.Process(target=run_quietly, args=(arguments, logs[-1], hook, environment)))
         started[-1].start()
+    started[first_to_end].join(120)
     for process in started:
+        if is_stopped(process.pid):
+            process.kill()
         process.join(120)
     hung = [process for process in started if process.is_alive()]
     for process in hung:

@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print one line, and write the metrics if ``--out`` is given; returns 0."""
     import cache
     from kdcli.progress import show_progress
+    from kdlib.machine.device import forbid_tf32
     from kdlib.students.cost import complexity
     from kdlib.students.loading import TorchStudent, load_student
     from train import evaluate
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         name = str(store.manifest["provenance"]["teacher"]["name"])
         predictions = evaluate.cached_teacher(store, decoder)
     else:
+        forbid_tf32()
         student = load_student(arguments.student, arguments.device)
         name, device = student.name, student.device
         if isinstance(student, TorchStudent):

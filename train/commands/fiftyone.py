@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the gallery, then replace this process by one that shows it."""
     import cache
-    from kdlib.machine.device import choose_device
+    from kdlib.machine.device import choose_device, forbid_tf32
     from train.show.gallery.app import check_database, check_fiftyone, check_port_free, exec_gallery
     from train.show.gallery.write import predictions_by_name, write_gallery
 
@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_database(arguments.python)
     store = cache.open_store(arguments.store)
     device = choose_device(arguments.device)
+    forbid_tf32()
     predictions = predictions_by_name(
         store, arguments.student, teacher=arguments.teacher, device=device, images=arguments.images
     )

@@ -67,14 +67,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "for each of them, in their order",
     )
     parser.add_argument("--val-images", type=Path, metavar="DIR", help="image folder, for a --val-store without frames")
-    parser.add_argument("--threads", type=positive, metavar="N", help="threads that load batches")
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="threads that load batches, for training and evaluation, per process (default: one per core)",
+    )
     parser.add_argument("--device", default="auto", help=DEVICE)
     parser.add_argument("--compile", action="store_true", help="use torch.compile, if it works on this machine")
+    parser.add_argument(
+        "--resident",
+        choices=["off", "auto", "on"],
+        default="off",
+        help="keep the store's frames and heatmaps in the memory of the device: on, or auto (on a GPU, if they fit) "
+        "(default: off)",
+    )
     parser.add_argument(
         "--checkpoint-every",
         default="5m",
         metavar="STEPS|MINUTESm",
         help="interval between checkpoints within an epoch, e.g. 500 or 5m (default: 5m)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=positive,
+        default=recipe.TIMEOUT,
+        metavar="SECONDS",
+        help=f"how long each of several processes waits for the others (default: {recipe.TIMEOUT})",
     )
     parser.add_argument(
         "--skip-bad-records", action="store_true", help="replace corrupt records by other records, and count them"
@@ -101,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_writable(arguments.out)
     if arguments.overwrite:
         check_overwritable(arguments.out)
-    ranks = join(arguments.device)
+    ranks = join(arguments.device, timeout=arguments.timeout)
     with ranks.fail_together():
         opened = [cache.open_store(place) for place, _ in arguments.store]
         folders = image_folders(opened, arguments.images or [])
@@ -123,6 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         skip_bad_records=arguments.skip_bad_records,
         compile=arguments.compile,
+        resident=arguments.resident,
         checkpoint_every=interval,
         ranks=ranks,
     )

@@ -88,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     from kdlib.inputs.folders import is_image
     from kdlib.inputs.notices import Notices
     from kdlib.inputs.videos import Video
+    from kdlib.machine.device import forbid_tf32
     from kdlib.students.loading import load_student
 
     silence_opencv()
@@ -99,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     images = _find_images(source, arguments, notices) if has_images else []
     boxes = _read_boxes(arguments) if arguments.boxes else None
     _create_folder(arguments.out)
+    forbid_tf32()
     student = load_student(arguments.student, arguments.device)
     if has_images:
         return _predict_images(arguments, student, images, boxes, notices)

@@ -23,6 +23,22 @@ def share_statistics(model: nn.Module, device: torch.device) -> None:
                 setattr(module, name, synced(child))
 
 
+def has_equal_buffers(model: nn.Module) -> bool:
+    """Whether ranks that start with equal buffers need not exchange them at every step.
+
+    Batch norms do not read their statistics in training, and those that `share_statistics` replaced have the same ones
+    on all ranks. Whole numbers count batches or are constants. Other floating-point buffers may change with the samples
+    of a rank, and a network may read them in training.
+    """
+    of_norms = {
+        id(buffer)
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for buffer in module.buffers(recurse=False)
+    }
+    return all(id(buffer) in of_norms or not buffer.is_floating_point() for buffer in model.buffers())
+
+
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` over the samples of all ranks, whose numbers of samples may differ."""
 

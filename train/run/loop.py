@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
-import torch
 
+from kdcli.memory import describe_out_of_memory, is_out_of_memory
 from kdcli.progress import show_progress
 from kdlib.errors import KdlibError
 from kdlib.samples.loader import Loader
 from kdlib.students.loading import TorchStudent
-from train.errors import TrainError
+from train.errors import LESS_MEMORY, TrainError
 from train.evaluate import in_store_order, measure, predict, to_json
 from train.run.folder import RunFolder
 from train.run.progress import Progress
@@ -46,14 +46,19 @@ def fit(run: Run) -> dict[str, Any]:
         The content of ``metrics.json``.
 
     Raises:
-        TrainError: If the folder holds a run, a checkpoint belongs to another run, a record is damaged, the disk is
-            full, the loss is not finite, or a signal stops the run.
+        TrainError: If the folder holds a run, a checkpoint belongs to another run, a record is damaged, the disk or
+            the memory is full, the loss is not finite, or a signal stops the run.
     """
-    with run.ranks.fail_together():
-        trainer = Trainer(run)
-    trainer.start()
-    trainer.train()
-    return trainer.finish()
+    try:
+        with run.ranks.fail_together():
+            trainer = Trainer(run)
+        trainer.start()
+        trainer.train()
+        return trainer.finish()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainError(f"{describe_out_of_memory(error)}; {LESS_MEMORY}") from error
 
 
 class Trainer:
@@ -82,7 +87,7 @@ class Trainer:
         return self.state.loader
 
     def start(self) -> None:
-        """Load the pretrained weights, or the last checkpoint of a run that is resumed."""
+        """Load the start weights or the checkpoint of a run that is resumed and, with ``--resident``, the store."""
         start_or_resume(self.state, self.folder)
 
     def train(self) -> None:
@@ -130,10 +135,12 @@ class Trainer:
         """
         try:
             return self.state.stepper.step(batch, self.progress.step)
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             raise TrainError(
-                f"the memory of {self.run.device} is too small for a step of {len(batch['row'])} instances; give a "
-                "smaller --batch-size, or split each batch with --accumulate (the result is the same up to rounding)"
+                f"the memory of {self.run.device} is too small for a step of {len(batch['row'])} instances; "
+                f"{LESS_MEMORY} (the result is the same up to rounding)"
             ) from error
 
     def _read_losses(self) -> None:
@@ -143,7 +150,8 @@ class Trainer:
         """
         unread, self._unread = self._unread, []
         for measured in unread:
-            losses = measured.read()
+            with self.ranks.limit_wait():
+                losses = measured.read()
             self._check_finite("loss", losses["loss"], measured)
             self._check_finite("gradient's norm", float(measured.norm), measured)
             if measured.step == 1:
@@ -152,15 +160,21 @@ class Trainer:
             self._reporter.report_step(losses, measured.step)
 
     def _end_epoch(self) -> None:
-        """Evaluate, keep the best student, and write the checkpoint and then the history that it holds."""
+        """Evaluate, keep the best student, and write the checkpoint and then the history that it holds.
+
+        With ``--evaluate-every``, most epochs end with the checkpoint and the history only.
+        """
         began = time.perf_counter()
-        student = self.state.current_student()
-        metrics = self._evaluate(student)
+        done, recipe = self.progress.epoch + 1, self.run.recipe
+        is_evaluated = done % recipe.evaluate_every == 0 or done == recipe.epochs
+        student = self.state.current_student() if is_evaluated else None
+        metrics = None if student is None else self._evaluate(student)
         more = {"bad_records": len(self.progress.bad_records)} if self.run.skip_bad_records else {}
         line = self.progress.close_epoch(self.loader.batch_size, metrics, more)
         if self.ranks.first:
-            self._reporter.report_evaluation(student, metrics)
-            self.folder.save_best(student, metrics)
+            if student is not None and metrics is not None:
+                self._reporter.report_evaluation(student, metrics)
+                self.folder.save_best(student, metrics)
             self._save()
             self.folder.write_history(self.progress.history)
             self._reporter.report_epoch(line, time.perf_counter() - began)

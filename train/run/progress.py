@@ -50,12 +50,12 @@ class Progress:
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def close_epoch(self, batch_size: int, metrics: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    def close_epoch(self, batch_size: int, metrics: dict[str, Any] | None, more: dict[str, Any]) -> dict[str, Any]:
         """End the current epoch.
 
         Args:
             batch_size: Instances per step.
-            metrics: Evaluation at the end of the epoch.
+            metrics: Evaluation at the end of the epoch; None if it was not evaluated, and the line then has no metrics.
             more: Further entries of the line.
 
         Returns:
@@ -66,7 +66,7 @@ class Progress:
             "epoch": self.epoch + 1,
             **{name: value / max(self.steps_of_epoch, 1) for name, value in self.sums.items()},
             "instances_per_second": round(rate, 1),
-            **{name: metrics[name] for name in ("ap", "ap50", "pck@0.05", "pck@0.1")},
+            **({name: metrics[name] for name in ("ap", "ap50", "pck@0.05", "pck@0.1")} if metrics else {}),
             **more,
         }
         self.history.append(line)

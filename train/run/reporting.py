@@ -15,7 +15,7 @@ from train.show.tensorboard import Board, Pictures
 
 @dataclasses.dataclass
 class Durations:
-    """Durations of steps and of ends of epochs (evaluation, pictures, checkpoints), to predict the remaining time."""
+    """Durations of steps and of evaluated ends of epochs, with pictures and checkpoint, to predict the time left."""
 
     steps: int = 0
     seconds_of_steps: float = 0.0
@@ -119,19 +119,22 @@ class Reporter:
             seconds: Time that the end of the epoch took.
         """
         progress = self.state.progress
-        self._durations.add_end(seconds)
+        if "ap" in line:
+            self._durations.add_end(seconds)
         say(self._epoch_line(line) + self._time_left())
         for reason in list(progress.bad_records.values())[:1]:
             say(f"{len(progress.bad_records)} bad records so far were replaced by others, e.g. {reason}")
 
     def _epoch_line(self, line: dict[str, Any]) -> str:
+        was_evaluated = "ap" in line
+        metrics = f"AP {percentage(line['ap'])}, PCK@0.05 {percentage(line['pck@0.05'])}, " if was_evaluated else ""
         return (
             f"{self.state.run.name} epoch {line['epoch']}/{self.state.run.recipe.epochs}: loss {line['loss']:.3f}, "
-            f"AP {percentage(line['ap'])}, PCK@0.05 {percentage(line['pck@0.05'])}, "
-            f"{line['instances_per_second']:.0f} instances/s"
+            f"{metrics}{line['instances_per_second']:.0f} instances/s"
         )
 
     def _time_left(self) -> str:
-        epochs = self.state.run.recipe.epochs - self.state.progress.epoch
-        seconds = self._durations.remaining(self.state.steps - self.state.progress.step, epochs)
+        recipe, done = self.state.run.recipe, self.state.progress.epoch
+        evaluations = -(-recipe.epochs // recipe.evaluate_every) - done // recipe.evaluate_every
+        seconds = self._durations.remaining(self.state.steps - self.state.progress.step, evaluations)
         return "" if seconds is None else f", {duration(seconds)} to go"

@@ -19,7 +19,7 @@ from kdlib.students.pretrained import load_pretrained
 from train.errors import TrainError
 from train.run.folder import RunFolder
 from train.run.progress import Progress
-from train.run.state import State
+from train.run.state import State, make_resident
 from train.run.step import compiler_problem
 from train.stores import training
 
@@ -31,6 +31,8 @@ NORM_SAMPLES: Final = 64
 
 def start_or_resume(state: State, folder: RunFolder) -> None:
     """Load ``last.pt`` if the run is resumed, else the pretrained weights. Rank 0 reads and broadcasts them.
+
+    With ``--resident``, each rank then reads the store into the memory of its device.
 
     Raises:
         TrainError: On rank 0, if the folder holds another run or the checkpoint cannot be used; the other ranks exit.
@@ -47,7 +49,9 @@ def start_or_resume(state: State, folder: RunFolder) -> None:
         state.stepper.load(content)
         state.progress = Progress.from_dict(content["progress"])
         folder.saved_step = state.progress.step
-    state.stepper.wrap(compiled=state.run.compile and can_compile(state))
+    compiled = state.run.compile and can_compile(state)
+    state.stepper.wrap(compiled=compiled)
+    make_resident(state, compiled=compiled)
 
 
 def _load_start(state: State) -> None:

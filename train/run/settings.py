@@ -57,9 +57,11 @@ class Run:
         resume: Continue the run in ``out``, if there is one.
         overwrite: Delete the run in ``out``, if there is one.
         val_images: Folder of the original images, for a ``val_store`` without frames.
-        threads: Threads that load batches; None chooses a number for the machine.
+        threads: Threads that load batches; None takes all cores, which the ranks of one machine share.
         skip_bad_records: Replace corrupt records by other records, and count them.
         compile: Use ``torch.compile``.
+        resident: Keep the training store in the memory of the device: ``off``, ``on``, or ``auto`` (on a GPU, if it
+            fits).
         checkpoint_every: Interval between checkpoints within an epoch.
         ranks: The processes that share the run.
     """
@@ -76,6 +78,7 @@ class Run:
     threads: int | None = None
     skip_bad_records: bool = False
     compile: bool = False
+    resident: str = "off"
     checkpoint_every: Interval = FIVE_MINUTES
     ranks: Ranks = dataclasses.field(default_factory=lambda: Ranks(torch.device("cpu")))
 
@@ -88,6 +91,11 @@ class Run:
     def name(self) -> str:
         """Name of the student in reports."""
         return "distilled" if self.distil else "baseline"
+
+    @property
+    def loader_threads(self) -> int:
+        """Threads of this rank that load batches, for training and for evaluation."""
+        return self.threads or self.ranks.threads
 
     @property
     def input_size(self) -> tuple[int, int]:

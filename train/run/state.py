@@ -1,17 +1,22 @@
 """Builds the parts of a training run from its settings: loss, batches, student, optimiser, progress."""
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import torch
 
 from cache import Store
-from kdlib.machine.device import choose_precision
-from kdlib.samples.dataset import store_skeleton
+from cache.errors import StoreFormatError
+from kdcli.progress import say, show_progress
+from kdlib.errors import BadRecordError
+from kdlib.machine.device import choose_precision, uses_tf32
+from kdlib.samples.dataset import StoreDataset, store_skeleton
 from kdlib.samples.loader import Loader
-from kdlib.samples.mixture import training_set
+from kdlib.samples.mixture import MixedDataset, training_set
+from kdlib.samples.resident import ResidentDataset, why_not_resident
 from kdlib.samples.views import Augmentation
 from kdlib.skeletons.reading import stated
 from kdlib.students.loading import TorchStudent
@@ -23,6 +28,7 @@ from train.run.progress import Progress
 from train.run.ranks import Ranks
 from train.run.settings import Run
 from train.run.step import Stepper
+from train.run.stopping import describe_loader_problem
 from train.stores import identities, identity, manifests
 from train.supervision import Supervision, supervision_of
 
@@ -106,8 +112,10 @@ class State:
         return {
             "device": str(self.run.device),
             "precision": self.precision,
+            "tf32": uses_tf32(),
             "start": self.progress.start,
             "processes": self.ranks.world,
+            "resident": isinstance(self.loader.dataset, ResidentDataset),
         }
 
 
@@ -131,8 +139,15 @@ def build_state(run: Run) -> State:
     if recipe.backbone_norm == "batch":
         model.add_norms()
     loader = _build_loader(run, supervision)
-    part = (run.ranks.rank, run.ranks.world)
-    val_loader = student_loader(run.val_store, run.input_size, VAL_BATCH, run.device, run.val_images, part=part)
+    val_loader = student_loader(
+        run.val_store,
+        run.input_size,
+        VAL_BATCH,
+        run.device,
+        run.val_images,
+        part=(run.ranks.rank, run.ranks.world),
+        threads=run.loader_threads,
+    )
     precision = choose_precision(recipe.precision, run.device)
     steps = recipe.epochs * len(loader)
     stepper = Stepper(model, supervision, recipe, steps, run.ranks, bf16=precision == "bf16")
@@ -167,7 +182,7 @@ def _build_loader(run: Run, supervision: Supervision) -> Loader:
         dataset,
         recipe.batch_size,
         shuffle=True,
-        threads=run.threads or ranks.threads,
+        threads=run.loader_threads,
         device=run.device,
         order=recipe.order,
         part=(ranks.rank, ranks.world),
@@ -179,3 +194,49 @@ def _build_loader(run: Run, supervision: Supervision) -> Loader:
             f"{recipe.accumulate}: give a larger --batch-size"
         )
     return loader
+
+
+def make_resident(state: State, *, compiled: bool) -> None:
+    """Read the training store into the memory of the device, if ``--resident`` demands it and, for ``auto``, it fits.
+
+    All ranks call this, and either all or none of them keep the store. With ``compiled``, samples are made by compiled
+    code.
+
+    Raises:
+        TrainError: On rank 0, if the store does not fit, or a record is bad; the other ranks exit without a message.
+    """
+    run, ranks, loader, dataset = state.run, state.ranks, state.loader, state.loader.dataset
+    if run.resident == "off" or (run.resident == "auto" and run.device.type == "cpu"):
+        return
+    with ranks.fail_together(), _named_records():
+        if isinstance(dataset, MixedDataset):
+            own: str | None = "the memory of the device can hold one store, and this run has several"
+        else:
+            own = why_not_resident(dataset, run.device)
+    problem = next((found for found in ranks.gather(own) if found is not None), None)
+    if problem is not None and run.resident == "on":
+        ranks.fail(f"{problem}: leave --resident out, or give --resident auto")
+    elif problem is not None:
+        if ranks.first:
+            say(f"{problem}: continuing without --resident")
+        return
+    assert isinstance(dataset, StoreDataset)  # noqa: S101 - several stores are a problem
+    bar = show_progress("read into device memory", "instances", shown=ranks.first, transient=True)
+    with ranks.fail_together(), _named_records(), bar as progress:
+        loader.dataset = ResidentDataset(
+            dataset,
+            run.device,
+            threads=run.loader_threads,
+            compiled=compiled,
+            skip_bad=run.skip_bad_records,
+            progress=progress,
+        )
+
+
+@contextlib.contextmanager
+def _named_records() -> Iterator[None]:
+    """Add to the error of a bad record how to train without it."""
+    try:
+        yield
+    except (BadRecordError, StoreFormatError) as error:
+        raise TrainError(describe_loader_problem(error)) from error

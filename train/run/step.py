@@ -9,10 +9,11 @@ unless the student has batch norms, which normalise one part at a time.
 import contextlib
 import copy
 import dataclasses
+import inspect
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -22,9 +23,16 @@ from torch.nn.parallel import DistributedDataParallel
 from kdlib.images import normalise_images
 from kdlib.students.networks import Student
 from train.recipe import Recipe
-from train.run.batch_norm import share_statistics
+from train.run.batch_norm import has_equal_buffers, share_statistics
 from train.run.ranks import Ranks
 from train.supervision import Batch, Supervision
+
+_SYNC_BUFFERS: Final = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")  # the second one is torch's before 2.14
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
+"""The option of DDP that lets every forward pass begin with a broadcast of all buffers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +94,18 @@ class Stepper:
         """Wrap the model for training on all ranks and for the compiler. Its initial weights must be loaded before."""
         if self.ranks.world > 1:
             with self.ranks.watch_connection():
-                self._network = self._parallel = DistributedDataParallel(self.model)
+                for buffer in self.model.buffers():
+                    self.ranks.broadcast(buffer)
+                options: dict[str, Any] = {_SYNC_BUFFERS: not has_equal_buffers(self.model)}
+                self._network = self._parallel = DistributedDataParallel(self.model, **options)
         if compiled:
             self._network = torch.compile(self._network)
 
     def broadcast_buffers(self) -> None:
-        """Copy rank 0's buffers to all ranks: norms that `share_statistics` does not replace differ between ranks."""
+        """Copy rank 0's buffers to all ranks: norms that `share_statistics` does not replace differ between ranks.
+
+        Before each evaluation that is enough, because no batch norm reads its buffers in training.
+        """
         for buffer in self.student.buffers():
             self.ranks.broadcast(buffer)
 
@@ -142,10 +156,14 @@ class Stepper:
                 with self._autocast:
                     maps = self._network(normalise_images(part["image"]))
                 terms = self.supervision.terms(maps, part, step / self.steps)
-                values = torch.stack([value * shares[i].get(name, 1.0) for name, value in terms.items()])
+                values = torch.stack(
+                    [value * shares[i][name] if name in shares[i] else value for name, value in terms.items()]
+                )
                 values.sum().backward()
                 losses.append(values.detach())
-        of_terms = self.ranks.total(torch.stack(losses).sum(0)) / self.ranks.world
+        of_terms = losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
+        if self.ranks.world > 1:
+            of_terms = self.ranks.total(of_terms) / self.ranks.world
         return dict(zip(terms, of_terms, strict=True))
 
     def clip(self) -> Tensor:

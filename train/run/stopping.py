@@ -11,10 +11,12 @@ from types import FrameType
 from typing import Final
 
 from cache.errors import StoreError
+from kdcli.memory import describe_out_of_memory, is_out_of_memory
 from kdcli.progress import say
 from kdcli.system import STOP_SIGNALS
 from kdlib.errors import KdlibError
 from kdlib.samples.loader import is_bad_record
+from train.errors import LESS_MEMORY
 
 REPEAT_SECONDS: Final = 2.0
 """A signal within this time counts as the same request: a terminal and ``torchrun`` both forward Ctrl-C."""
@@ -74,12 +76,18 @@ def describe_loader_problem(problem: Exception) -> str:
     if is_bad_record(problem):
         return f"{problem}; give --skip-bad-records to train without such records"
     text = describe_problem(problem)
-    return text if isinstance(problem, COMPLETE_MESSAGES) else f"a loader thread failed: {text}"
+    return (
+        text
+        if isinstance(problem, COMPLETE_MESSAGES) or is_out_of_memory(problem)
+        else f"a loader thread failed: {text}"
+    )
 
 
 def describe_problem(problem: Exception) -> str:
     """Describe an error in one line, with its file and line number if it is a bug."""
     if isinstance(problem, COMPLETE_MESSAGES):
         return str(problem)
+    if is_out_of_memory(problem):
+        return f"{describe_out_of_memory(problem)}; {LESS_MEMORY}"
     frame = traceback.extract_tb(problem.__traceback__)[-1]
     return f"{type(problem).__name__}: {problem} ({Path(frame.filename).name}, line {frame.lineno})"

@@ -5,7 +5,9 @@ import torch
 
 from kdlib.errors import KdlibError
 from kdlib.machine import device
-from kdlib.machine.device import TEACHER_PRECISIONS, choose_device, choose_precision
+from kdlib.machine.device import TEACHER_PRECISIONS, choose_device, choose_precision, forbid_tf32, uses_tf32
+
+OWNERS = (torch.backends.cudnn, torch.backends.cuda.matmul)
 
 
 @pytest.fixture
@@ -56,3 +58,18 @@ def test_a_mac_computes_in_float32_unless_it_is_asked_for_less(monkeypatch):
     monkeypatch.setattr(device, "_mps_has_bf16", lambda: False)
     with pytest.raises(KdlibError, match="no bf16 on its GPU, which needs macOS 14; give --precision fp32"):
         choose_precision("bf16", mps)
+
+
+@pytest.mark.parametrize("allowed", OWNERS, ids=["convolutions", "products"])
+def test_neither_convolutions_nor_products_use_tf32(allowed):
+    before = [owner.allow_tf32 for owner in OWNERS]
+    try:
+        for owner in OWNERS:
+            owner.allow_tf32 = owner is allowed
+        assert uses_tf32()
+        forbid_tf32()
+        assert [owner.allow_tf32 for owner in OWNERS] == [False, False]
+        assert not uses_tf32()
+    finally:
+        for owner, value in zip(OWNERS, before, strict=True):
+            owner.allow_tf32 = value

@@ -21,6 +21,7 @@ from tests.support.tiny_training import command, history, results, run_ranks, we
 from train.__main__ import main
 from train.evaluate import Predictions, in_store_order, student_loader
 from train.recipe import Recipe
+from train.run.batch_norm import GlobalBatchNorm2d, has_equal_buffers
 from train.run.loop import Trainer
 from train.run.settings import Run
 from train.supervision import Supervision
@@ -155,6 +156,18 @@ def die():
     FusedHead.forward = dying
 
 
+def freeze():
+    """Be silent from the second step on, as a process on a machine that has lost its network."""
+    step = Trainer.train_step
+
+    def freezing(self, batch):
+        if self.progress.step == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return step(self, batch)
+
+    Trainer.train_step = freezing
+
+
 def ask_to_stop():
     step = Trainer.train_step
 
@@ -195,6 +208,35 @@ def test_what_one_process_cannot_open_is_said_once_and_by_whom(stores, tmp_path)
     assert "error: rank 0 of 2: " in logs[0]
     assert "nowhere.zarr" in logs[0]
     assert logs[1] == ""
+
+
+@pytest.mark.parametrize(("lost", "how"), [(1, freeze), (0, die)])
+def test_a_lost_process_ends_the_other_in_one_line_within_the_timeout(stores, tmp_path, lost, how):
+    hooks = [None, None]
+    hooks[lost] = how
+    arguments = command(stores, tmp_path / "run", checkpoint_every=1, batch_size=5, timeout=4)
+    codes, logs = run_ranks(2, arguments, tmp_path, tuple(hooks), first_to_end=1 - lost)
+    assert codes[1 - lost] == 1
+    errors = [line for line in logs[1 - lost].splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, logs
+    assert "lost the connection to the other processes" in errors[0]
+    assert ("rank 1 of 2" in errors[0]) == (lost == 0)
+    assert "Traceback" not in "".join(logs)
+
+
+class Noisy(torch.nn.Module):
+    """A module whose output in training depends on a buffer, which changes with the samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+
+
+def test_buffers_that_training_reads_are_exchanged():
+    norm, plain = torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 3, 1)
+    plain.register_buffer("places", torch.arange(4))
+    assert has_equal_buffers(torch.nn.Sequential(norm, plain, GlobalBatchNorm2d.like(norm)))
+    assert not has_equal_buffers(torch.nn.Sequential(norm, Noisy()))
 
 
 @pytest.mark.slow

@@ -10,22 +10,26 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import cache
 from kdcli import system
 from kdlib.samples.dataset import StoreDataset
 from kdlib.students.checkpoint import read
+from kdlib.students.loading import TorchStudent
 from tests.support.stores.people import IMAGE_SIZE, make_store
 from tests.support.tiny_training import command, history, results
 from train.__main__ import main
 from train.errors import TrainError
 from train.run.folder import check_writable
 from train.run.loop import Trainer
+from train.run.step import Stepper
 
 BAD = (3, 4, 9)
 """Damaged rows of the store; two of them are adjacent, so that one replacement is damaged itself."""
 
 NOBODY = 65534
+CUBLAS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,9 @@ def damaged(stores, tmp_path_factory):
                 found += 1
         assert found == 1
     return folder
+
+
+CUBLAS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
 
 
 def error_of(capsys):
@@ -235,12 +242,12 @@ def test_a_run_folder_that_cannot_be_written_to_is_refused_before_anything_is_co
 
 def test_a_loader_thread_that_fails_is_named_with_its_place(stores, tmp_path, monkeypatch, capsys):
     def broken(*_):
-        raise MemoryError("no more")
+        raise ArithmeticError("no more")
 
     monkeypatch.setattr("kdlib.samples.dataset.warp_packed", broken)
     assert main(command(stores, tmp_path / "run")) == 1
     error = error_of(capsys)
-    assert "a loader thread failed: MemoryError: no more (test_failures.py, line " in error
+    assert "a loader thread failed: ArithmeticError: no more (test_failures.py, line " in error
     assert error.endswith("there is no checkpoint yet")
 
 
@@ -251,3 +258,22 @@ def test_a_disk_too_full_for_tensorboard_ends_the_run_in_one_line(stores, tmp_pa
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
     assert main(command(stores, tmp_path / "run")) == 1
     assert "could not write TensorBoard's events in" in error_of(capsys)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), RuntimeError(CUBLAS)])
+@pytest.mark.parametrize("where", ["step", "build", "evaluation", "loader"])
+def test_full_memory_names_the_flags_that_need_less(stores, tmp_path, monkeypatch, capsys, error, where):
+    def fail(*_, **__):
+        raise error
+
+    owner, name = {
+        "step": (Stepper, "compute_gradients"),
+        "build": (Stepper, "wrap"),
+        "evaluation": (TorchStudent, "points"),
+        "loader": (StoreDataset, "empty_batch"),
+    }[where]
+    monkeypatch.setattr(owner, name, fail)
+    assert main(command(stores, tmp_path / "run")) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "--batch-size" in line
+    assert "--accumulate" in line

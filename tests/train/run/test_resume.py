@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kdlib.students.checkpoint import read
 from tests.support.stores.people import make_store
@@ -260,11 +261,74 @@ def test_a_store_is_known_by_its_content_and_not_by_its_name(stores, whole, tmp_
         assert ".name" not in error
 
 
+def test_evaluating_every_few_epochs_changes_no_weight_and_resumes_exactly(stores, tmp_path, capsys):
+    """Five epochs, of which the second, fourth and last are evaluated; the run is stopped in the third."""
+    flags = {"epochs": 5, "checkpoint_every": 1}
+    assert main(command(stores, tmp_path / "each", **flags)) == 0
+    capsys.readouterr()
+    assert main(command(stores, tmp_path / "some", evaluate_every=2, **flags)) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("distilled epoch")]
+    assert ["AP" in line for line in lines] == [False, True, False, True, True]
+    each, some = results(tmp_path / "each")[1], results(tmp_path / "some")[1]
+    for number, (one, other) in enumerate(zip(each, some, strict=True), start=1):
+        assert other == (one if number in (2, 4, 5) else {name: one[name] for name in ("epoch", "loss", "kd")})
+    assert same_weights(tmp_path / "each/last.pt", tmp_path / "some/last.pt")
+    best = max((line for line in some if "ap" in line), key=lambda line: (line["ap"], line["pck@0.05"]))
+    assert read(tmp_path / "some/best.pt")["epoch"] == best["epoch"]
+
+    arguments = command(stores, tmp_path / "killed", evaluate_every=2, **flags)
+    process = processes().Process(
+        target=run_quietly, args=(arguments, tmp_path / "log", functools.partial(die_at, "step 8", 1))
+    )
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert main([*arguments, "--resume"]) == 0
+    assert results(tmp_path / "killed") == results(tmp_path / "some")
+    assert same_weights(tmp_path / "killed/last.pt", tmp_path / "some/last.pt")
+    assert same_weights(tmp_path / "killed/best.pt", tmp_path / "some/best.pt")
+    events = EventAccumulator(str(tmp_path / "some")).Reload()
+    assert [event.step for event in events.Scalars("val/pck@0.05")] == [6, 12, 15]
+
+
+def test_a_resident_store_gives_the_same_run_which_resumes_exactly(stores, tmp_path, capsys, monkeypatch):
+    assert main(command(stores, tmp_path / "loaded")) == 0
+    assert main(command(stores, tmp_path / "resident", resident="on", checkpoint_every=1)) == 0
+    loaded, kept = history(tmp_path / "loaded"), history(tmp_path / "resident")
+    assert [line["loss"] for line in kept] == pytest.approx([line["loss"] for line in loaded], rel=1e-3)
+    assert json.loads((tmp_path / "resident/config.json").read_text())["resolved"]["resident"] is True
+    assert json.loads((tmp_path / "loaded/config.json").read_text())["resolved"]["resident"] is False
+
+    step = Trainer.train_step
+
+    def signalled(self, batch):
+        if self.progress.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "train_step", signalled)
+        assert main(command(stores, tmp_path / "stopped", resident="on")) == 1
+    assert main(command(stores, tmp_path / "stopped", resident="on", resume=True)) == 0
+    assert results(tmp_path / "stopped") == results(tmp_path / "resident")
+    assert same_weights(tmp_path / "stopped/last.pt", tmp_path / "resident/last.pt")
+
+
+def test_a_store_that_does_not_fit_is_refused_in_one_line(stores, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("kdlib.samples.resident.free_memory", lambda device: 1000)
+    assert main(command(stores, tmp_path / "run", resident="on")) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "does not fit into the memory of cpu: --resident needs" in line
+    assert "GB are free" in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_checkpoints_hold_what_the_run_resolved_and_where_its_sampler_is(whole):
     content = read(whole / "last.pt")
     config = json.loads((whole / "config.json").read_text())
     assert config.pop("manifests").keys() == {"store", "val_store"}
     assert all(content[name] == value for name, value in config.items())
+    assert config["resolved"]["tf32"] is False
     assert {"epoch": 2, "step": 6, "steps_of_epoch": 0}.items() <= content["progress"].items()
     assert content["progress"]["history"] == history(whole)
 

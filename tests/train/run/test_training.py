@@ -11,6 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cache
+from kdlib.machine.process import available_cores
 from kdlib.students.checkpoint import read
 from kdlib.students.loading import load_checkpoint
 from tests.support.stores.people import make_store
@@ -104,6 +105,15 @@ def test_steps_on_one_batch_learn_it(stores, tmp_path, settings):
     batch = next(trainer.loader.epoch(0))
     losses = [trainer.train_step(batch).read()["loss"] for _ in range(60)]
     assert min(losses[-5:]) < 0.9 * losses[0]
+
+
+def test_training_and_evaluation_load_with_the_threads_that_were_given(stores, tmp_path):
+    train, val = cache.open_store(stores / "train.zarr"), cache.open_store(stores / "val.h5")
+    recipe = Recipe(pretrained="none", batch_size=4, input_size="64x48")
+    for threads, expected in ((3, 3), (None, available_cores())):
+        run = Run(train, val, tmp_path, recipe, distil=True, device=torch.device("cpu"), threads=threads)
+        state = Trainer(run).state
+        assert (state.loader.threads, state.val_loader.threads) == (expected, expected)
 
 
 def test_the_same_seed_gives_the_same_student_bit_for_bit(stores, tmp_path):

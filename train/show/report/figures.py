@@ -58,8 +58,9 @@ def learning_picture(history: Sequence[dict[str, Any]]) -> str | None:
 
 
 def epochs(history: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    """The values of one entry over the epochs; NaN where an epoch has none."""
-    values = ((line["epoch"], line.get(key)) for line in history)
+    """The values of one entry over the epochs that have it, NaN for null; if none has it, NaN for every epoch."""
+    having = [line for line in history if key in line] or history  # --evaluate-every leaves epochs without metrics
+    values = ((line["epoch"], line.get(key)) for line in having)
     return [(number, float("nan") if value is None else float(value)) for number, value in values]
 
 
