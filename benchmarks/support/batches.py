@@ -105,7 +105,7 @@ class _RecordingLoader(Loader):
         super().__init__(*arguments, **options)
         self.futures: list[Future[dict[int, str]]] = []
 
-    def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epoch: int) -> Any:
-        pending = super()._submit(pool, rows, epoch)
+    def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epochs: NDArray[np.int64]) -> Any:
+        pending = super()._submit(pool, rows, epochs)
         self.futures += pending[1]
         return pending

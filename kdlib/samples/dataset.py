@@ -49,10 +49,13 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             sample in every epoch and shows that view, changed by the augmentation. None leaves the heatmaps out.
         images: Folder of the original images, for a store without frames.
         seed: Seed of the augmentation.
+        labelled_only: Whether to leave out instances without a labelled joint. The dataset keeps its number of samples:
+            the other instances occur several times, each time in another augmented view.
 
     Raises:
         KdlibError: If the stride is not 2, 4 or 8, the store does not hold the joints that its manifest states, no
-            record of it was written, or it holds no frames and ``images`` is None.
+            record of it was written, it holds no frames and ``images`` is None, or ``labelled_only`` is set and no
+            written record has a labelled joint.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         views: str | None = "average",
         images: Path | None = None,
         seed: int = 0,
+        labelled_only: bool = False,
     ) -> None:
         check_stride(stride)
         _check_store(store, images)
@@ -74,8 +78,13 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.input_size, self.heatmap_size = (width, height), (width // stride, height // stride)
         self.store, self.stride, self.views, self.images = store, stride, views, images
         self.augmentation, self.seed, self.epoch = augmentation or NO_AUGMENTATION, seed, 0
-        self.rows = np.flatnonzero(store.written)
         self.keypoints = store.instances["keypoints"]
+        self.rows = np.flatnonzero(store.written)
+        self._samples = len(self.rows) if labelled_only else None
+        if labelled_only:
+            self.rows = self.rows[(self.keypoints[self.rows, :, 2] > 0).any(axis=1)]
+        if not len(self.rows):
+            raise KdlibError(f"{store.path} holds no labelled instance: no written record has a labelled joint")
         self.placer = Placer(
             store,
             self.input_size,
@@ -89,12 +98,31 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.maps = TeacherMaps(store, self.skeleton)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows) if self._samples is None else self._samples
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         batch = self.empty_batch(1)
-        self.fill(batch, np.zeros(1, np.int64), self.rows[[index]], self.epoch)
+        rows, epochs = self.locate(np.array([range(len(self))[index]]), np.array([self.epoch]))
+        self.fill(batch, np.zeros(1, np.int64), rows, epochs)
         return {name: tensor[0] for name, tensor in as_tensors(batch).items()}
+
+    def locate(
+        self, indices: NDArray[np.int64], epochs: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Find the rows (n,) of samples (n,) and the epochs (n,) that their augmented views are drawn for.
+
+        The samples of successive epochs pass over the rows again and again; each pass draws other views.
+
+        Args:
+            indices: Indices in the dataset, from 0.
+            epochs: Epoch of each sample.
+        """
+        passes, places = np.divmod(epochs * len(self) + indices, len(self.rows))
+        return self.rows[places], passes
+
+    def shards(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of the shard (n,) that holds each row (n,)."""
+        return self.store.shard_of(rows)
 
     def empty_batch(self, size: int) -> dict[str, NDArray[Any]]:
         """Uninitialised arrays for a batch of ``size`` samples.

@@ -76,15 +76,15 @@ class Loader:
         return len(self._batches(0))
 
     def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
-        """This rank's rows of every batch of an epoch."""
-        rows, (rank, ranks) = self.dataset.rows, self.part
+        """This rank's part of every batch of an epoch, (2, n): rows, and the epochs that their views are drawn for."""
+        size, (rank, ranks) = len(self.dataset), self.part
+        samples = np.stack(self.dataset.locate(np.arange(size), np.full(size, epoch)))
         if not self.shuffle:
-            starts = range(0, len(rows), self.batch_size)
-            return [rows[start : start + self.batch_size] for start in starts][rank::ranks]
-        shard = self.dataset.store.spec.shard_instances
-        rows = epoch_order(rows, self.order, shard, (self.dataset.seed, epoch))
-        whole = rows[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
-        return list(np.array_split(whole, ranks, axis=1)[rank])
+            starts = range(0, size, self.batch_size)
+            return [samples[:, start : start + self.batch_size] for start in starts][rank::ranks]
+        order = epoch_order(self.dataset.shards(samples[0]), self.order, (self.dataset.seed, epoch))
+        whole = samples[:, order[: len(self) * self.batch_size]].reshape(2, len(self), self.batch_size)
+        return list(np.array_split(whole, ranks, axis=2)[rank].swapaxes(0, 1))
 
     def epoch(self, number: int = 0, first: int = 0) -> Iterator[dict[str, torch.Tensor]]:
         """The batches of an epoch from batch ``first`` on, as dicts of tensors (see `StoreDataset`) with a batch axis.
@@ -96,36 +96,45 @@ class Loader:
         cv2.setNumThreads(0)  # samples are prepared in parallel; OpenCV must not use threads on top of that
         with ThreadPoolExecutor(self.threads, thread_name_prefix="loader") as pool:
             pending: collections.deque[_Pending] = collections.deque()
-            for rows in self._batches(number)[first:]:
-                pending.append(self._submit(pool, rows, number))
+            for rows, epochs in self._batches(number)[first:]:
+                pending.append(self._submit(pool, rows, epochs))
                 if len(pending) > BATCHES_AHEAD:
                     yield self._finish(pending.popleft())
             while pending:
                 yield self._finish(pending.popleft())
 
-    def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epoch: int) -> _Pending:
+    def _submit(self, pool: ThreadPoolExecutor, rows: NDArray[np.int64], epochs: NDArray[np.int64]) -> _Pending:
         batch = self.dataset.empty_batch(len(rows))
         slots, count = np.arange(len(rows)), min(self.threads, len(rows))
-        return batch, [pool.submit(self._fill, batch, slots[part::count], rows, epoch) for part in range(count)]
+        return batch, [pool.submit(self._fill, batch, slots[part::count], rows, epochs) for part in range(count)]
 
     def _fill(
-        self, batch: dict[str, NDArray[Any]], slots: NDArray[np.int64], rows: NDArray[np.int64], epoch: int
+        self,
+        batch: dict[str, NDArray[Any]],
+        slots: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        epochs: NDArray[np.int64],
     ) -> dict[int, str]:
         """Fill some slots of a batch; returns the bad records that were replaced."""
         bad: dict[int, str] = {}
         for start in range(0, len(slots), SAMPLES_PER_STEP):
             part = slots[start : start + SAMPLES_PER_STEP]
             try:
-                self.dataset.fill(batch, part, rows[part], epoch)
+                self.dataset.fill(batch, part, rows[part], epochs[part])
             except (StoreFormatError, BadRecordError):
                 if not self.skip_bad:
                     raise
                 for slot in part:
-                    self._fill_or_replace(batch, slot, rows[slot], epoch, bad)
+                    self._fill_or_replace(batch, slot, rows[slot], epochs[[slot]], bad)
         return bad
 
     def _fill_or_replace(
-        self, batch: dict[str, NDArray[Any]], slot: np.int64, row: np.int64, epoch: int, bad: dict[int, str]
+        self,
+        batch: dict[str, NDArray[Any]],
+        slot: np.int64,
+        row: np.int64,
+        epoch: NDArray[np.int64],
+        bad: dict[int, str],
     ) -> None:
         """Fill one slot with the sample of a row, or of the next good row; adds the bad ones to ``bad``."""
         rows = self.dataset.rows
@@ -166,20 +175,18 @@ def is_bad_record(error: BaseException | None) -> bool:
     return True
 
 
-def epoch_order(rows: NDArray[np.int64], order: str, shard: int, seed: tuple[int, int]) -> NDArray[np.int64]:
-    """A permutation of rows that depends on the arguments alone.
+def epoch_order(shards: NDArray[np.int64], order: str, seed: tuple[int, int]) -> NDArray[np.int64]:
+    """A permutation of the samples 0 to n - 1 of an epoch, which depends on the arguments alone.
 
     Args:
-        rows: Rows of a store, ascending.
-        order: ``instances``, a uniformly random permutation; or ``shards``, shards in random order, and rows in random
-            order within each group of `WINDOW` shards, so that a remote store is read a few shards at a time.
-        shard: Rows per shard of the store.
+        shards: (n,) the shard that holds each sample.
+        order: ``instances``, a uniformly random permutation; or ``shards``, shards in random order, and samples in
+            random order within each group of `WINDOW` shards, so that a remote store is read a few shards at a time.
         seed: Seed of the run, and the epoch.
     """
     rng = np.random.default_rng(seed)
     if order == "instances":
-        return rng.permutation(rows)
-    shard_of = rows // shard
-    shards = rng.permutation(np.unique(shard_of))
-    windows = [shards[start : start + WINDOW] for start in range(0, len(shards), WINDOW)]
-    return np.concatenate([rng.permutation(rows[np.isin(shard_of, window)]) for window in windows])
+        return rng.permutation(len(shards))
+    drawn = rng.permutation(np.unique(shards))
+    windows = [drawn[start : start + WINDOW] for start in range(0, len(drawn), WINDOW)]
+    return np.concatenate([rng.permutation(np.flatnonzero(np.isin(shards, window))) for window in windows])

@@ -21,6 +21,7 @@ from train.run.progress import Progress
 from train.run.ranks import Ranks
 from train.run.settings import Run
 from train.run.step import Stepper
+from train.sources import Sources
 from train.supervision import Supervision, supervision_of
 
 VAL_BATCH: Final = 64
@@ -93,6 +94,13 @@ class State:
         }
 
     @property
+    def sources(self) -> Sources:
+        """The instances that the run learns from."""
+        dataset = self.loader.dataset
+        labelled = (dataset.keypoints[dataset.rows, :, 2] > 0).any(axis=1)
+        return Sources(len(dataset), len(dataset.rows), int(labelled.sum()), self.steps)
+
+    @property
     def manifests(self) -> dict[str, Any]:
         """The manifests of the stores. They hold no path of this machine."""
         return {"store": dict(self.run.store.manifest), "val_store": dict(self.run.val_store.manifest)}
@@ -153,6 +161,7 @@ def _build_loader(run: Run, supervision: Supervision) -> Loader:
         views=recipe.views if supervision.kd_weight > 0 else None,
         images=run.images,
         seed=recipe.seed,
+        labelled_only=supervision.needs_labels,
     )
     loader = Loader(
         dataset,
