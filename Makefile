@@ -15,6 +15,7 @@ RELEASE_ARGS ?=
 SOURCE ?=
 WEB_ARGS ?=
 TRAIN_ARGS ?=
+LABELLED ?= 150
 FIFTYONE_ARGS ?=
 
 # In make's functions, spaces separate words. Spaces in names are therefore replaced by | while they are processed.
@@ -44,7 +45,6 @@ endif
 RECIPE ?= --config configs/sample.toml
 GET_DATA = $(PY) -m precompute.sample --out data/sample --few $(LABELLED)
 TRAIN_SPLIT = few --unlabelled
-LABELLED ?= 150
 CACHE_NOTE = @echo "The teacher's AP is lower on train than on val: train labels have the errors of annotators, val labels are exact."
 else ifeq ($(DATA),coco)
 DATA_DIR = data/coco
@@ -86,6 +86,7 @@ help: ## list the targets and variables
 	@echo "  INPUT_SIZE    input size of the teacher, height x width ($(INPUT_SIZE))"
 	@echo "  STORE, RUNS   folders for stores and for training runs ($(STORE), $(RUNS))"
 	@echo "  FORMAT        layout of the stores, zarr or h5 ($(FORMAT))"
+	@echo "  LABELLED      persons of the sample's training split that have labels ($(LABELLED))"
 	@echo "  PRETRAINED    the student's ImageNet weights: auto, none, or a file ($(PRETRAINED))"
 	@echo "  CACHE_ARGS    additional flags for python -m precompute ($(CACHE_ARGS))"
 	@echo "  DATA_ARGS     additional flags for python -m precompute.fetch.coco ($(DATA_ARGS))"
