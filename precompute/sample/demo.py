@@ -26,7 +26,7 @@ class Stage:
 
     Attributes:
         title: What it does, to follow its number.
-        targets: Targets of the Makefile.
+        targets: Targets of the Makefile, and variables.
         seconds: What it takes on two CPU cores.
     """
 
@@ -37,7 +37,7 @@ class Stage:
 
 STAGES: Final = (
     Stage("drawing people", "sample", 25),
-    Stage("running the teacher once on every person", "cache", 20),
+    Stage("running the teacher once on every person", "cache GET_DATA=", 20),
     Stage("training the baseline, on the labels of a few persons", "baseline", 130),
     Stage("distilling the same student, on the teacher's heatmaps of all persons", "distill", 140),
     Stage("comparing both", "evaluate report", 20),

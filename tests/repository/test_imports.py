@@ -32,7 +32,11 @@ FLOORS = {
         ("samples",),
     ),
     "precompute": ("errors", "data", "fetch", "teacher", "run", "sample", "__main__"),
-    "train": ("errors", "recipe", "supervision", "evaluate", "show", ("deploy", "run"), "commands", "__main__"),
+    "train": (
+        *("errors", "recipe", "supervision", "sources", "evaluate", "show"),
+        ("deploy", "run"),
+        *("commands", "__main__"),
+    ),
 }
 """The parts of each package, lowest first. A part may import parts below it and those of its own tuple."""
 GRAB_BAGS = {"utils.py", "common.py", "helpers.py", "misc.py"}

@@ -97,13 +97,13 @@ def test_every_target_takes_a_data_folder_with_spaces(clone, data):
 def test_stores_and_runs_with_spaces_reach_the_demo_and_the_checkpoint_the_teacher(clone):
     given = ["STORE=my stores", "RUNS=my runs", "CHECKPOINT=the weights.pth"]
     made = calls(clone, "demo", *given)
-    assert made[0] == made[1] == ["precompute.sample", "--out", "data/sample", "--few", "150"]
-    train, val = (precompute._parser().parse_args(words[1:]) for words in made[2:4])
+    assert made[0] == ["precompute.sample", "--out", "data/sample", "--few", "150"]
+    train, val = (precompute._parser().parse_args(words[1:]) for words in made[1:3])
     assert (train.split, train.unlabelled, train.store) == ("few", True, Path("my stores/train.zarr"))
     assert (val.split, val.unlabelled, val.store) == ("val", False, Path("my stores/val.zarr"))
     (checkpoint,) = {words[words.index("--checkpoint") + 1] for words in made if "--checkpoint" in words}
     assert checkpoint == "the weights.pth"
-    assert [train_arguments(words).out for words in made[4:6]] == [
+    assert [train_arguments(words).out for words in made[3:5]] == [
         Path("my runs") / n for n in ("baseline", "distilled")
     ]
     assert train_arguments(made[-1]).runs == [Path("my runs/baseline"), Path("my runs/distilled")]
@@ -115,7 +115,7 @@ def test_the_demo_continues_an_unfinished_run_and_replaces_a_finished_one(clone)
     finished.parent.mkdir(parents=True)
     finished.touch()
     made = calls(clone, "demo", "RUNS=my runs", "TRAIN_ARGS=--seed 3")
-    baseline, distilled = map(train_arguments, made[4:6])
+    baseline, distilled = map(train_arguments, made[3:5])
     assert (baseline.overwrite, baseline.resume, distilled.overwrite, distilled.resume) == (True, False, False, True)
     assert baseline.seed == distilled.seed == 3
     for words in calls(clone, "baseline", "distill", "RUNS=my runs"):

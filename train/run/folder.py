@@ -167,7 +167,8 @@ class RunFolder:
         """Describe the position of the run and its last checkpoint, for messages."""
         progress = self.state.progress
         where = f"after step {progress.step} of {self.state.steps}, in epoch {progress.epoch + 1}"
-        return f"{where}; {self.describe_checkpoint()}" + (", --resume continues from it" if self.saved_step else "")
+        how = "--resume instead of --overwrite" if self.state.run.overwrite else "--resume"
+        return f"{where}; {self.describe_checkpoint()}" + (f", {how} continues from it" if self.saved_step else "")
 
     def describe_checkpoint(self) -> str:
         """The step of the last checkpoint of this run; an old run that ``--overwrite`` will delete does not count."""
