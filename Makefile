@@ -116,7 +116,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 demo: override DATA := sample
-demo: $(READY) ## run everything on the embedded sample and write a report (about six minutes on two cores)
+demo: $(READY) ## run everything on the embedded sample and write a report (6 to 8 minutes on two cores)
 	+@$(PY) -m precompute.sample.demo --make "$(MAKE)" --runs "$(RUNS)"
 
 sample: override DATA := sample

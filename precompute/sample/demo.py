@@ -38,9 +38,9 @@ class Stage:
 STAGES: Final = (
     Stage("drawing people", "sample", 25),
     Stage("running the teacher once on every person", "cache GET_DATA=", 20),
-    Stage("training the baseline, on the labels of a few persons", "baseline", 130),
-    Stage("distilling the same student, on the teacher's heatmaps of all persons", "distill", 140),
-    Stage("comparing both", "evaluate report", 20),
+    Stage("training the baseline, on the labels of a few persons", "baseline", 155),
+    Stage("distilling the same student, on the teacher's heatmaps of all persons", "distill", 165),
+    Stage("comparing both", "evaluate report", 25),
 )
 SKIPPED: Final = 0.1
 """If the stages so far took less than this share of their usual time, they were done before, and tell nothing."""

@@ -358,14 +358,14 @@ def test_it_states_what_each_student_learned_from(page, folder, store, tmp_path)
     assert config["sources"] == {"stored": 16, "drawn": 16, "labelled": 16, "steps": 4}
     few, old = run_copy(folder, tmp_path, "baseline"), run_copy(folder, tmp_path)
     (few / "config.json").write_text(json.dumps({**config, "sources": {**config["sources"], "drawn": 5}}))
-    assert "The baseline learned from the labels of 5 of 16 persons, the distilled student from the teacher's" in (
+    assert "The baseline learned from the labels of 5 of 16 persons, and the distilled student from the teacher's" in (
         report(store, [few, folder / "distilled"], tmp_path).text
     )
     config = json.loads((old / "config.json").read_text())
     (old / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key != "sources"}))
     text = report(store, [old], tmp_path).text
     assert "learned from the teacher's heatmaps " in text
-    assert "both in" not in text
+    assert "both took" not in text
 
 
 def test_a_peak_higher_than_1_counts_as_confidence_1(evidence):
@@ -435,8 +435,8 @@ def test_several_pairs_are_told_apart_by_folder_and_averaged(store, folder, tmp_
     paired = pairs(evidence.students)
     assert "means of 2 pairs" in headline(evidence.students, paired, intervals(store, paired))
     assert lesson(paired) == (
-        "The baselines learned from the labels of 16 persons, the distilled students from the teacher's heatmaps of "
-        "16 persons, without labels, both in 4 steps."
+        "The baselines learned from the labels of 16 persons, and the distilled students from the teacher's heatmaps "
+        "of 16 persons, without labels; both took 4 steps."
     )
 
 

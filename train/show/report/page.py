@@ -105,8 +105,8 @@ def lesson(paired: Sequence[Pair]) -> str:
         return ""
     ((labels, teacher, steps),) = found
     many = "s" if len(paired) > 1 else ""
-    equal = f", both in {steps:,} steps" if steps else ""
-    return f"The baseline{many} learned from {labels}, the distilled student{many} from {teacher}{equal}."
+    equal = f"; both took {steps:,} steps" if steps else ""
+    return f"The baseline{many} learned from {labels}, and the distilled student{many} from {teacher}{equal}."
 
 
 def _sections(evidence: Evidence, paired: Sequence[Pair], ends: Sequence[Intervals], title: str) -> list[Markup]:
