@@ -49,10 +49,13 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             sample in every epoch and shows that view, changed by the augmentation. None leaves the heatmaps out.
         images: Folder of the original images, for a store without frames.
         seed: Seed of the augmentation.
+        labelled_only: Whether to leave out instances without a labelled joint. The dataset keeps its number of samples:
+            the other instances occur several times, each time in another augmented view.
 
     Raises:
         KdlibError: If the stride is not 2, 4 or 8, the store does not hold the joints that its manifest states, no
-            record of it was written, or it holds no frames and ``images`` is None.
+            record of it was written, it holds no frames and ``images`` is None, or ``labelled_only`` is set and no
+            written record has a labelled joint.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         views: str | None = "average",
         images: Path | None = None,
         seed: int = 0,
+        labelled_only: bool = False,
     ) -> None:
         check_stride(stride)
         _check_store(store, images)
@@ -74,8 +78,13 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.input_size, self.heatmap_size = (width, height), (width // stride, height // stride)
         self.store, self.stride, self.views, self.images = store, stride, views, images
         self.augmentation, self.seed, self.epoch = augmentation or NO_AUGMENTATION, seed, 0
-        self.rows = np.flatnonzero(store.written)
         self.keypoints = store.instances["keypoints"]
+        self.rows = np.flatnonzero(store.written)
+        self.instances = len(self.rows)
+        if labelled_only:
+            self.keep_labelled()
+            if not len(self.rows):
+                raise KdlibError(f"{store.path} holds no labelled instance: no written record has a labelled joint")
         self.placer = Placer(
             store,
             self.input_size,
@@ -89,11 +98,12 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.maps = TeacherMaps(store, self.skeleton)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self.instances
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         batch = self.empty_batch(1)
-        self.fill(batch, np.zeros(1, np.int64), self.rows[[index]], self.epoch)
+        rows, epochs = self.locate(np.array([range(len(self))[index]]), self.epoch)
+        self.fill(batch, np.zeros(1, np.int64), rows, epochs)
         return {name: tensor[0] for name, tensor in as_tensors(batch).items()}
 
     @property
@@ -101,8 +111,28 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         """The heatmap value below which the ``log`` transform removes a pixel."""
         return float(self.store.manifest["provenance"]["logits"]["floor"])
 
+    def keep(self, chosen: NDArray[np.bool_]) -> None:
+        """Keep some of the rows, (n,) bool, and leave the others out of the dataset."""
+        self.rows = self.rows[chosen]
+        self.instances = len(self.rows)
+
+    def keep_labelled(self) -> None:
+        """Use only rows with a labelled joint, for as many samples as before; none may be left."""
+        self.rows = self.rows[self._is_labelled()]
+
+    @property
+    def labelled(self) -> int:
+        """Number of used instances with a labelled joint."""
+        return int(self._is_labelled().sum())
+
+    def _is_labelled(self) -> NDArray[np.bool_]:
+        return np.asarray((self.keypoints[self.rows, :, 2] > 0).any(axis=1))
+
     def locate(self, indices: NDArray[np.int64], epoch: Epoch) -> tuple[NDArray[np.int64], Epoch]:
         """Find the rows (n,) of samples (n,) and the epochs that their augmented views are drawn for.
+
+        With ``labelled_only``, the samples of successive epochs pass over the rows again and again; each pass draws
+        other views.
 
         Args:
             indices: Indices in the dataset.
@@ -111,7 +141,10 @@ class StoreDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         Raises:
             IndexError: If an index is out of range.
         """
-        return self.rows[indices], epoch
+        if self.instances == len(self.rows):
+            return self.rows[indices], epoch
+        passes, places = np.divmod(epoch * len(self) + indices % len(self), len(self.rows))
+        return self.rows[places], passes
 
     def shards(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The number of the shard (n,) that holds each row (n,)."""

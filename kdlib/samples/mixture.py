@@ -62,12 +62,13 @@ def training_set(
     stride: int = STRIDE,
     views: str | None = "average",
     seed: int = 0,
+    labelled_only: bool = False,
 ) -> "StoreDataset | MixedDataset":
     """Build the dataset of one or several stores: a `StoreDataset` for one store of weight 1.
 
     For the arguments and errors, see `MixedDataset`.
     """
-    options: dict[str, Any] = {"stride": stride, "views": views, "seed": seed}
+    options: dict[str, Any] = {"stride": stride, "views": views, "seed": seed, "labelled_only": labelled_only}
     if len(parts) == 1 and parts[0].weight == 1:
         return StoreDataset(parts[0].store, input_size, augmentation, images=parts[0].images, **options)
     return MixedDataset(parts, input_size, augmentation, **options)
@@ -92,6 +93,8 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         views: Which stored views the heatmaps are made from, see `StoreDataset`.
         seed: Seed of the augmentation and of the order of persons. The first store is augmented as in a dataset of its
             own; the others have seeds derived from this one, so that equal rows do not have equal views.
+        labelled_only: Whether to leave out persons without a labelled joint. The dataset keeps its number of samples;
+            those of a store without labels go to the other stores, in proportion to their M.
 
     Attributes:
         parts: The stores with their weights.
@@ -116,6 +119,7 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         stride: int = STRIDE,
         views: str | None = "average",
         seed: int = 0,
+        labelled_only: bool = False,
     ) -> None:
         stores = [part.store for part in parts]
         if not stores:
@@ -138,6 +142,8 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self.skeleton, self.input_size, self.heatmap_size = first.skeleton, first.input_size, first.heatmap_size
         self.shared = _drop_repeated(self.parts, self.datasets)
         self.sizes = [max(1, round(part.weight * len(of.rows))) for part, of in zip(parts, self.datasets, strict=True)]
+        if labelled_only:
+            self._keep_labelled()
         self._first_index, self._first_row, self._first_shard = (
             np.cumsum([0, *counts])
             for counts in (self.sizes, [len(store) for store in stores], [store.spec.shards for store in stores])
@@ -156,6 +162,26 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         rows, epochs = self.locate(np.array([index]), self.epoch)
         self.fill(batch, np.zeros(1, np.int64), rows, epochs)
         return {name: tensor[0] for name, tensor in as_tensors(batch).items()}
+
+    def _keep_labelled(self) -> None:
+        total = sum(self.sizes)
+        for dataset in self.datasets:
+            dataset.keep_labelled()
+        kept = [size if len(of.rows) else 0 for size, of in zip(self.sizes, self.datasets, strict=True)]
+        if not sum(kept):
+            paths = ", ".join(str(part.store.path) for part in self.parts)
+            raise KdlibError(f"none of the stores holds a labelled instance: {paths}")
+        self.sizes = [size and max(1, round(size * total / sum(kept))) for size in kept]
+
+    @property
+    def instances(self) -> int:
+        """Number of persons of the stores, each counted once, labelled or not."""
+        return sum(of.instances for of in self.datasets)
+
+    @property
+    def labelled(self) -> int:
+        """Number of used persons with a labelled joint."""
+        return sum(of.labelled for of in self.datasets)
 
     @property
     def floor(self) -> float:
@@ -298,7 +324,7 @@ def _drop_repeated(parts: Sequence[Part], datasets: Sequence[StoreDataset]) -> l
                 f"{repeated.sum():,} of the {len(rows):,} persons of {store.path} are also in {owners}, and are used "
                 "from there: a person counts once"
             )
-        datasets[number].rows = rows[~repeated]
+        datasets[number].keep(~repeated)
         earlier.append((number, ids[~repeated]))
     return [sentences[number] for number in sorted(sentences)]
 
@@ -312,7 +338,7 @@ def _data_set(manifest: Mapping[str, Any]) -> Any:
 
 def _circle(rows: NDArray[np.int64], size: int, seed: tuple[int, int]) -> NDArray[np.int64]:
     """The rows (n,) in the order in which the epochs, of ``size`` samples each, take them."""
-    return rows if size % len(rows) == 0 else np.random.default_rng(seed).permutation(rows)
+    return rows if not len(rows) or size % len(rows) == 0 else np.random.default_rng(seed).permutation(rows)
 
 
 def _seed(seed: int, number: int) -> int:

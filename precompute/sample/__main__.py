@@ -1,6 +1,7 @@
 """Write the embedded sample, drawn people in COCO's format: for a first try of the software, and for CI.
 
     python -m precompute.sample --out data/sample                             # the demo's sample: ~2,000 + ~400 persons
+    python -m precompute.sample --out data/sample --few 150                   # the same, and a split with few labels
     python -m precompute.sample --out data/small --train 60 --val 20 --contact-sheet people.png
     python -m precompute.sample --out data/teacher --train 9000 --seed 1 --clean-train
 
@@ -10,7 +11,7 @@ The same options give the same files. If the folder holds this sample already, n
 import argparse
 from pathlib import Path
 
-from kdcli.flags import Parser, exit_with, local_path, run_command
+from kdcli.flags import Parser, exit_with, local_path, positive, run_command
 from kdlib.machine.process import available_cores
 from precompute.sample.spec import SampleSpec
 
@@ -26,13 +27,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     from kdcli.progress import show_progress
-    from precompute.sample.dataset import write_sample
+    from precompute.sample.dataset import FEW, write_few, write_sample
 
     spec = SampleSpec(arguments.seed, arguments.train, arguments.val, arguments.clean_train)
     out: Path = arguments.out
     with show_progress("drawing people", "images") as progress:
         written = write_sample(out, spec, workers=arguments.workers, overwrite=arguments.overwrite, progress=progress)
     print(f"{out}: {'written' if written else 'holds this sample already, nothing to do'}")
+    if arguments.few:
+        labelled, persons = write_few(out, arguments.few)
+        print(f"{out}: {labelled} of {persons:,} persons have labels in the split {FEW}")
     if arguments.contact_sheet:
         from precompute.sample.sheet import write_sheet
 
@@ -58,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=default.seed, help="random seed (default: %(default)s)")
     parser.add_argument("--clean-train", action="store_true", help="no label noise in the train split")
+    parser.add_argument(
+        "--few",
+        type=positive,
+        metavar="N",
+        help="also write the split 'few': the train split, in which only the first N persons have keypoints, and the "
+        "others boxes",
+    )
     parser.add_argument(
         "--workers",
         type=int,

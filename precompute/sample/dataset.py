@@ -2,6 +2,7 @@
 
     OUT/images/000000000001.jpg ...
     OUT/annotations/person_keypoints_train.json, person_keypoints_val.json
+    OUT/annotations/person_keypoints_few.json       the train split with few labels, see `write_few`
     OUT/sample.json                 version of the generator, seed, numbers of images
 
 Image i of a split depends only on (seed, split, i), not on the number of images or worker processes. A larger sample
@@ -27,6 +28,7 @@ import numpy as np
 
 from cache.format.manifest import differences
 from kdcli import system
+from kdcli.files import replacing
 from kdcli.progress import Progress, no_progress
 from kdlib.skeletons.skeleton import COCO
 from precompute.sample.drawing.scene import draw_scene
@@ -37,6 +39,8 @@ from precompute.sample.spec import GENERATOR, SampleSpec
 FIRST_ID = {"train": 1, "val": 1_000_001}
 """COCO image id of the first image of each split."""
 
+FEW = "few"
+"""Name of the split with few labels."""
 MARKER = "sample.json"
 
 
@@ -91,6 +95,36 @@ def write_sample(
     with _replacing_folder(out) as folder:
         _fill(folder, spec, workers, progress)
     return True
+
+
+def write_few(out: Path, count: int) -> tuple[int, int]:
+    """Write the split ``few``: the train split, of which only the first persons keep their keypoints.
+
+    The other persons keep their boxes. The images are those of the train split. Repeating the call changes nothing.
+
+    Args:
+        out: The folder of a sample.
+        count: Number of persons that keep their keypoints, in the order of the annotation file.
+
+    Returns:
+        The numbers of persons with keypoints and of all persons, without crowds.
+
+    Raises:
+        SampleError: If fewer persons have keypoints.
+    """
+    folder = out / "annotations"
+    document = json.loads((folder / "person_keypoints_train.json").read_bytes())
+    persons = [annotation for annotation in document["annotations"] if not annotation["iscrowd"]]
+    labelled = [annotation for annotation in persons if annotation["num_keypoints"]]
+    if not 0 < count <= len(labelled):
+        raise SampleError(f"--few takes 1 to {len(labelled)}, the persons with keypoints in {out}, got {count}")
+    for annotation in labelled[count:]:
+        annotation["num_keypoints"] = 0
+        del annotation["keypoints"]
+    document["info"] |= {"split": FEW, "labelled_persons": count}
+    with replacing(folder / f"person_keypoints_{FEW}.json") as file:
+        file.write_text(json.dumps(document))
+    return count, len(persons)
 
 
 def _check(spec: SampleSpec, workers: int) -> None:

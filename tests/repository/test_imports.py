@@ -33,15 +33,9 @@ FLOORS = {
     ),
     "precompute": ("errors", "data", "fetch", "teacher", "run", "sample", "__main__"),
     "train": (
-        "errors",
-        "recipe",
-        "supervision",
-        "evaluate",
-        "stores",
-        "show",
+        *("errors", "recipe", "supervision", "sources", "evaluate", "stores", "show"),
         ("deploy", "run"),
-        "commands",
-        "__main__",
+        *("commands", "__main__"),
     ),
 }
 """The parts of each package, lowest first. A part may import parts below it and those of its own tuple."""

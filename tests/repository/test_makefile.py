@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from precompute import __main__ as precompute
+from precompute.sample.demo import NEXT
+from precompute.teacher.hrnet import HRNET
 from train import __main__ as train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +21,7 @@ RECORD = "import json, sys; print(json.dumps(sys.argv[1:]), file=open('calls', '
 
 @pytest.fixture
 def clone(tmp_path):
-    """A folder with the Makefile and environments that contain only the fake Python."""
+    """A folder with the Makefile and environments that contain only the fake Python, which runs the demo's stages."""
     folder = tmp_path / "a clone of mine"
     for environment in (".venv", ".venv-fiftyone"):
         (folder / environment / "bin").mkdir(parents=True)
@@ -27,7 +29,8 @@ def clone(tmp_path):
         shutil.copy(ROOT / name, folder)
     for environment in (".venv", ".venv-fiftyone"):
         python = folder / environment / "bin/python"
-        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{RECORD}" "$@"\n')
+        demo = f'[ "$2" = precompute.sample.demo ] && PYTHONPATH="{ROOT}" exec "{sys.executable}" "$@"'
+        python.write_text(f'#!/bin/sh\n{demo}\nexec "{sys.executable}" -c "{RECORD}" "$@"\n')
         python.chmod(0o755)
         (folder / environment / "ready").touch()
     return folder
@@ -96,12 +99,46 @@ def test_every_target_takes_a_data_folder_with_spaces(clone, data):
 def test_stores_and_runs_with_spaces_reach_the_demo_and_the_checkpoint_the_teacher(clone):
     given = ["STORE=my stores", "RUNS=my runs", "CHECKPOINT=the weights.pth"]
     made = calls(clone, "demo", *given)
-    assert made[0] == ["precompute.sample", "--out", "data/sample"]
+    assert made[0] == ["precompute.sample", "--out", "data/sample", "--few", "150"]
+    train, val = (precompute._parser().parse_args(words[1:]) for words in made[1:3])
+    assert (train.split, train.unlabelled, train.store) == ("few", True, Path("my stores/train.zarr"))
+    assert (val.split, val.unlabelled, val.store) == ("val", False, Path("my stores/val.zarr"))
     (checkpoint,) = {words[words.index("--checkpoint") + 1] for words in made if "--checkpoint" in words}
     assert checkpoint == "the weights.pth"
-    assert train_arguments(made[3]).out == Path("my runs/baseline")
+    assert [train_arguments(words).out for words in made[3:5]] == [
+        Path("my runs") / n for n in ("baseline", "distilled")
+    ]
     assert train_arguments(made[-1]).runs == [Path("my runs/baseline"), Path("my runs/distilled")]
     assert train_arguments(made[-1]).store == Path("my stores/val.zarr")
+
+
+def test_the_demo_continues_an_unfinished_run_and_replaces_a_finished_one(clone):
+    finished = clone / "my runs/baseline/metrics.json"
+    finished.parent.mkdir(parents=True)
+    finished.touch()
+    made = calls(clone, "demo", "RUNS=my runs", "TRAIN_ARGS=--seed 3")
+    baseline, distilled = map(train_arguments, made[3:5])
+    assert (baseline.overwrite, baseline.resume, distilled.overwrite, distilled.resume) == (True, False, False, True)
+    assert baseline.seed == distilled.seed == 3
+    for words in calls(clone, "baseline", "distill", "RUNS=my runs"):
+        assert not train_arguments(words).overwrite
+        assert not train_arguments(words).resume
+
+
+def test_what_the_demo_suggests_at_its_end_are_commands_that_parse(clone):
+    (clone / "photos/images").mkdir(parents=True)
+    commands = [line.partition("#")[0].split() for line in NEXT.splitlines() if line.startswith("  make ")]
+    assert len(commands) == 3
+    made = [words for command in commands for words in calls(clone, *command[1:])]
+    for split, words in zip(("train", "val"), made[:2], strict=True):
+        arguments = precompute._parser().parse_args(words[1:])
+        assert (arguments.data, arguments.split, arguments.unlabelled) == (Path("photos"), split, True)
+        assert arguments.teacher in {published.name for published in HRNET.published}
+    distil, export, predict = map(train_arguments, made[2:])
+    assert (distil.command, export.command, predict.command) == ("distill", "export", "predict")
+    assert distil.store == Path("stores/photos/train.zarr")
+    assert export.student == distil.out / "best.pt"
+    assert (predict.student, predict.source) == (export.out, "photo.jpg")
 
 
 def test_card_and_release_get_the_stores_and_the_exported_file_that_there_are(clone):

@@ -13,6 +13,9 @@ from tests.support import tiny_precompute
 from tests.support.stores.people import make_store
 from tests.support.tiny_training import command, results
 from train.__main__ import main
+from train.recipe import Recipe
+from train.run.loop import Trainer
+from train.run.settings import Run
 from train.supervision import Supervision
 
 BARE = {700, 703, 704, 709}
@@ -71,6 +74,38 @@ def test_a_student_trains_on_them(stores, tmp_path, flags):
     metrics, (line,) = results(tmp_path / "run")
     assert metrics["instances"] == 4
     assert np.isfinite(line["loss"])
+
+
+def test_a_baseline_draws_labelled_persons_alone_in_as_many_steps(stores, tmp_path, capsys):
+    """Persons: 11 in the store, 7 of them labelled. Both runs take 2 steps of 4 persons per epoch."""
+    for name, flags, learned in (
+        ("baseline", {}, "the labels of 7 of 11 persons"),
+        ("distill", {"gt_weight": 1}, "the teacher's heatmaps of 11 persons and the labels of 7 of them"),
+        ("distill", {"joints": "labelled"}, "the teacher's heatmaps of 7 of 11 persons, at labelled joints"),
+    ):
+        out = tmp_path / f"{name}{len(flags)}{len(learned)}"
+        assert main(command(stores, out, name, epochs=2, **flags)) == 0
+        assert f" learns from {learned}, in 4 steps\n" in capsys.readouterr().err
+        assert results(out)[0]["learned_from"] == learned
+        drawn = 7 if name == "baseline" or "joints" in flags else 11
+        config = json.loads((out / "config.json").read_text())
+        assert config["sources"] == {"stored": 11, "drawn": drawn, "labelled": 7, "steps": 4}
+
+
+def test_the_rows_of_a_baseline_are_those_with_labels(stores, tmp_path):
+    drawn = set()
+
+    def record(batch, slots, rows, epoch, true=StoreDataset.fill):
+        drawn.update(rows.tolist())
+        true(trainer.loader.dataset, batch, slots, rows, epoch)
+
+    arguments = (cache.open_store(stores / "train.zarr"), cache.open_store(stores / "val.h5"), tmp_path / "run")
+    recipe = Recipe(batch_size=4, epochs=3, pretrained="none", input_size="64x48")
+    trainer = Trainer(Run(*arguments, recipe, distil=False, device=torch.device("cpu"), threads=1))
+    trainer.loader.dataset.fill = record
+    for epoch in range(3):
+        list(trainer.loader.epoch(epoch))
+    assert {int(arguments[0].instances["annotation_id"][row]) for row in drawn} == {701, 702, 705, 706, 707, 708, 710}
 
 
 def test_boxes_of_a_detector_teach_through_the_teacher_and_a_baseline_is_refused(data, stores, tmp_path, capsys):

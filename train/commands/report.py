@@ -26,8 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the page; returns 0."""
     import cache
+    from train.show.report.markup import MINUS
     from train.show.report.page import write_report
 
-    write_report(cache.open_store(arguments.store), arguments.runs, arguments.out, arguments.images)
+    for line in write_report(cache.open_store(arguments.store), arguments.runs, arguments.out, arguments.images):
+        print(line.replace(MINUS, "-"))  # not every terminal has a minus sign
     print(f"report: {arguments.out}")
     return 0

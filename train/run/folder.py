@@ -1,6 +1,6 @@
 """The run folder: checks it before a run, and writes its files so that a killed run leaves no incomplete file.
 
-config.json      the resolved configuration, and the manifests of the stores, for the model card
+config.json      the resolved configuration, the number of persons it learns from, and the manifests of the stores
 history.jsonl    one line per epoch
 last.pt          the checkpoint from which the run is resumed; it also holds the history
 best.pt          the student of the best epoch on the validation store (`is_better`)
@@ -121,7 +121,12 @@ class RunFolder:
                 if self.state.run.overwrite:
                     _delete_run(self.out)
                 _create_folder(self.out)
-                config = {**self.state.config, "resolved": self.state.resolved, "manifests": self.state.manifests}
+                config = {
+                    **self.state.config,
+                    "sources": self.state.sources.to_dict(),
+                    "resolved": self.state.resolved,
+                    "manifests": self.state.manifests,
+                }
                 _write_text(self.out / "config.json", json.dumps(config, indent=2) + "\n")
                 self.write_history([])
 
@@ -162,7 +167,8 @@ class RunFolder:
         """Describe the position of the run and its last checkpoint, for messages."""
         progress = self.state.progress
         where = f"after step {progress.step} of {self.state.steps}, in epoch {progress.epoch + 1}"
-        return f"{where}; {self.describe_checkpoint()}" + (", --resume continues from it" if self.saved_step else "")
+        how = "--resume instead of --overwrite" if self.state.run.overwrite else "--resume"
+        return f"{where}; {self.describe_checkpoint()}" + (f", {how} continues from it" if self.saved_step else "")
 
     def describe_checkpoint(self) -> str:
         """The step of the last checkpoint of this run; an old run that ``--overwrite`` will delete does not count."""

@@ -94,6 +94,7 @@ class Trainer:
         """Train the remaining epochs; a signal ends the run with a checkpoint from which it can be resumed."""
         self._reporter = Reporter(self.state)
         self._reporter.report_stores()
+        self._reporter.report_sources()
         self._reporter.report_choice()
         with contextlib.closing(self._reporter), self._stop.listening():
             try:
@@ -202,6 +203,7 @@ class Trainer:
             **(progress.best or {}),
             "model": self.run.name,
             "store": self.run.val_store.path.name,
+            "learned_from": self.state.sources.describe(self.state.supervision),
             "train_seconds": round(progress.seconds, 1),
             "train_instances_per_second": round(
                 progress.step * self.loader.batch_size / max(progress.seconds, 1e-9), 1

@@ -65,6 +65,13 @@ class Reporter:
         """Close TensorBoard's file."""
         self._board.close()
 
+    def report_sources(self) -> None:
+        """Print what the student learns from."""
+        state = self.state
+        if state.ranks.first:
+            sources = state.sources
+            say(f"{state.run.name} learns from {sources.describe(state.supervision)}, in {sources.steps:,} steps")
+
     def report_choice(self) -> None:
         """Print how the best epoch is chosen, if the validation store lacks labels for AP or for PCK."""
         store = self.state.run.val_store

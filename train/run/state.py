@@ -29,6 +29,7 @@ from train.run.ranks import Ranks
 from train.run.settings import Run
 from train.run.step import Stepper
 from train.run.stopping import describe_loader_problem
+from train.sources import Sources
 from train.stores import identities, identity, manifests
 from train.supervision import Supervision, supervision_of
 
@@ -100,6 +101,12 @@ class State:
             "store": identities(self.loader.dataset),
             "val_store": identity(self.run.val_store),
         }
+
+    @property
+    def sources(self) -> Sources:
+        """The instances that the run learns from."""
+        dataset = self.loader.dataset
+        return Sources(dataset.instances, len(dataset.rows), dataset.labelled, self.steps)
 
     @property
     def manifests(self) -> dict[str, Any]:
@@ -177,6 +184,7 @@ def _build_loader(run: Run, supervision: Supervision) -> Loader:
         stride=recipe.stride,
         views=recipe.views if supervision.kd_weight > 0 else None,
         seed=recipe.seed,
+        labelled_only=supervision.needs_labels,
     )
     loader = Loader(
         dataset,

@@ -217,3 +217,31 @@ def test_every_epoch_is_another_permutation_and_evaluation_keeps_order_and_rest(
     plain = Loader(StoreDataset(store, views=None), 3, shuffle=False)
     assert len(plain) == 3
     assert np.concatenate([b["row"] for b in plain.epoch()]).tolist() == list(range(len(store)))
+
+
+def test_labelled_rows_alone_fill_epochs_of_the_usual_length_in_passes_with_new_views(store, monkeypatch):
+    """Three of eight rows have labels: every pass of three samples holds each of them once, in a view of its own."""
+    labelled, keypoints = [1, 4, 6], store.instances["keypoints"].copy()
+    keypoints[np.setdiff1d(np.arange(len(store)), labelled), :, 2] = 0
+    monkeypatch.setattr(store, "instances", {**store.instances, "keypoints": keypoints})
+    dataset = StoreDataset(store, None, STRONG, views=None, seed=5, labelled_only=True)
+    assert (len(dataset), dataset.rows.tolist()) == (len(store), labelled)
+    indices = np.tile(np.arange(8), 6)
+    rows, passes = dataset.locate(indices, np.repeat(np.arange(6), 8))
+    assert [sorted(rows[passes == k].tolist()) for k in range(16)] == [labelled] * 16
+    loader = Loader(dataset, 4, shuffle=True, threads=2)
+    batches = [batch for epoch in range(3) for batch in loader.epoch(epoch)]
+    assert len(batches) == 3 * len(loader) == 6
+    drawn = np.concatenate([batch["row"] for batch in batches])
+    assert np.bincount(drawn, minlength=8)[labelled].tolist() == [8, 8, 8]
+    affines = np.concatenate([batch["affine"] for batch in batches])
+    assert len(np.unique(affines.reshape(24, 6), axis=0)) == 24
+    with pytest.raises(IndexError):
+        dataset[8]
+    np.testing.assert_array_equal(dataset[-1]["affine"], dataset[7]["affine"])
+
+
+def test_a_store_without_labels_has_no_labelled_samples(tmp_path):
+    bare = make_store(tmp_path / "bare.zarr", 4, labels="images")
+    with pytest.raises(KdlibError, match=r"bare\.zarr holds no labelled instance"):
+        StoreDataset(bare, labelled_only=True)

@@ -1,6 +1,7 @@
 """The embedded sample: same seed, same bytes; valid COCO files; left and right are drawn as they are labelled."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -323,6 +324,38 @@ def test_the_command_writes_a_contact_sheet_and_fails_in_one_line(
     assert cv2.imread(str(sheet)).shape[2] == 3
     assert main([*command, "--seed", "3"]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
+def test_the_split_with_few_labels_differs_from_train_in_nothing_but_keypoints(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out, keep = tmp_path / "people", 7
+    shutil.copytree(sample, out)
+    arguments = ["--out", str(out), "--train", "20", "--val", "10", "--seed", "5", "--few", str(keep)]
+    assert main(arguments) == 0
+    first = _files(out)
+    assert main(arguments) == 0
+    assert _files(out) == first
+    assert first.keys() - _files(sample).keys() == {"annotations/person_keypoints_few.json"}
+    assert _files(sample).items() <= first.items()
+    train, few = (
+        json.loads(first[f"annotations/person_keypoints_{split}.json"])["annotations"] for split in ("train", "few")
+    )
+    labelled = [annotation["id"] for annotation in train if annotation["num_keypoints"] and not annotation["iscrowd"]]
+    assert len(labelled) > keep
+    for before, after in zip(train, few, strict=True):
+        bare = before["id"] in labelled[keep:]
+        assert ("keypoints" in after) != bare
+        keypoints = {"num_keypoints": 0} if bare else {"keypoints": before["keypoints"]}
+        rest = before if not bare else {key: value for key, value in before.items() if key != "keypoints"}
+        assert after == {**rest, **keypoints}
+    read = read_keypoint_annotations(out / "annotations/person_keypoints_few.json", unlabelled=True).instances
+    assert (read.keypoints[..., 2] > 0).any(axis=1).sum() == keep
+    persons = sum(not annotation["iscrowd"] for annotation in train)
+    assert f"{keep} of {persons} persons have labels in the split few" in capsys.readouterr().out
+    assert main([*arguments[:-1], str(len(labelled) + 1)]) == 1
+    assert f"error: --few takes 1 to {len(labelled)}, " in capsys.readouterr().err
+    assert _files(out) == first
 
 
 def test_a_contact_sheet_needs_the_name_of_a_picture(tmp_path: Path) -> None:

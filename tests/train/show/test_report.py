@@ -1,5 +1,6 @@
 """The report: one file that makes no request, holds every number, and shows the persons that it announces."""
 
+import dataclasses
 import json
 import math
 import re
@@ -17,9 +18,10 @@ from train.__main__ import main
 from train.errors import TrainError
 from train.evaluate import cached_teacher, measure
 from train.show import MIN_LABELS
+from train.show.report import tables
 from train.show.report.charts import Line, Style, line_chart, nice_ticks, spread
 from train.show.report.comparison import _ends, checks, intervals, pairs
-from train.show.report.confidence import calibration_error, ranking_quality, reliability
+from train.show.report.confidence import calibration_error, confidence, ranking_quality, reliability
 from train.show.report.evidence import gather
 from train.show.report.figures import sizes, tolerance_curves
 from train.show.report.markup import (
@@ -37,7 +39,7 @@ from train.show.report.markup import (
     size,
 )
 from train.show.report.overlays import heat_png
-from train.show.report.page import headline, write_report
+from train.show.report.page import headline, lesson, write_report
 from train.show.report.people import SHOWN, WORST, cards
 
 FAST = ["--pretrained", "none", "--batch-size", "8", "--epochs", "2", "--threads", "1", "--precision", "fp32"]
@@ -320,7 +322,11 @@ def test_the_difference_is_shown_with_its_sign(evidence, page):
     assert (pair.distilled.name, pair.baseline.name) == ("distilled", "baseline")
     expected = pair.distilled.metrics["pck@0.05"] - pair.baseline.metrics["pck@0.05"]
     assert pair.difference("pck@0.05") == pytest.approx(expected)
-    assert f"{signed(expected)} PCK@0.05" in headline(evidence.students, [pair])
+    (ends,) = intervals(evidence.store, [pair])
+    title = headline(evidence.students, [pair], [ends])
+    low, high = ends["ap"]
+    assert f"(95 % interval {signed(low)} to {signed(high)}), {signed(expected)} PCK@0.05" in title
+    assert title in page.texts
     assert signed(expected) in page.texts
 
 
@@ -333,6 +339,43 @@ def test_the_interval_encloses_the_difference_and_is_nothing_for_equal_students(
     assert found["pck@0.05"][0] < found["pck@0.05"][1]
     same = type(pair)(pair.baseline, pair.baseline)
     assert set(intervals(store, [same])[0].values()) == {(0.0, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("interval", "colour"),
+    [((0.2, 1.5), "up"), ((-1.5, -0.2), "down"), ((-0.7, 1.8), "level"), ((-1.8, 0.7), "level"), (None, "level")],
+)
+def test_a_difference_is_coloured_where_its_interval_excludes_0(evidence, interval, colour):
+    (pair,) = pairs(evidence.students)
+    (cell,) = Page(tables._gain(pair, "ap", interval)).all("td")
+    assert cell["class"] == f"gain {colour}"
+
+
+def test_it_states_what_each_student_learned_from(page, folder, store, tmp_path):
+    (pair,) = pairs(gather(store, [folder / "baseline", folder / "distilled"]).students)
+    assert lesson([pair]) in page.texts
+    config = json.loads((folder / "baseline/config.json").read_text())
+    assert config["sources"] == {"stored": 16, "drawn": 16, "labelled": 16, "steps": 4}
+    few, old = run_copy(folder, tmp_path, "baseline"), run_copy(folder, tmp_path)
+    (few / "config.json").write_text(json.dumps({**config, "sources": {**config["sources"], "drawn": 5}}))
+    assert "The baseline learned from the labels of 5 of 16 persons, and the distilled student from the teacher's" in (
+        report(store, [few, folder / "distilled"], tmp_path).text
+    )
+    config = json.loads((old / "config.json").read_text())
+    (old / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key != "sources"}))
+    text = report(store, [old], tmp_path).text
+    assert "learned from the teacher's heatmaps " in text
+    assert "both took" not in text
+
+
+def test_a_peak_higher_than_1_counts_as_confidence_1(evidence):
+    teacher = evidence.teacher.predictions
+    high = dataclasses.replace(evidence.teacher, predictions=dataclasses.replace(teacher, scores=3 * teacher.scores))
+    shown = Page(confidence(dataclasses.replace(evidence, teacher=high, students=[]), ["teacher"]))
+    labelled = evidence.store.instances["keypoints"][teacher.rows][..., 2] > 0
+    mean = 100 * np.minimum(3 * teacher.scores[labelled], 1).mean(dtype=np.float64)
+    assert any(math.isclose(float(a["value"]), mean, rel_tol=1e-6) for a in shown.all("data"))
+    assert all(float(a["value"]) <= 100 for a in shown.all("data"))
 
 
 def test_a_draw_of_pictures_without_labels_says_nothing():
@@ -389,8 +432,12 @@ def test_several_pairs_are_told_apart_by_folder_and_averaged(store, folder, tmp_
     again = run_copy(folder, tmp_path)
     evidence = gather(store, [folder / "baseline", folder / "distilled", again.rename(tmp_path / "again")])
     assert [s.name for s in evidence.students] == ["baseline", "distilled", "again"]
-    text = headline(evidence.students, pairs(evidence.students))
-    assert "means of 2 pairs" in text
+    paired = pairs(evidence.students)
+    assert "means of 2 pairs" in headline(evidence.students, paired, intervals(store, paired))
+    assert lesson(paired) == (
+        "The baselines learned from the labels of 16 persons, and the distilled students from the teacher's heatmaps "
+        "of 16 persons, without labels; both took 4 steps."
+    )
 
 
 # --- runs that are not whole ------------------------------------------------------------------------------------------

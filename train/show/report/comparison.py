@@ -48,6 +48,12 @@ class Pair:
         names = [*ours, *(name for name in theirs if name not in ours)]
         return [name for name in names if name not in TEACHER_SETTINGS and ours.get(name) != theirs.get(name)]
 
+    @property
+    def steps(self) -> int | None:
+        """The steps of both students; None if they are not equal or not known."""
+        found = {student.sources.steps if student.sources else None for student in (self.distilled, self.baseline)}
+        return found.pop() if len(found) == 1 else None
+
     def difference(self, metric: str) -> float:
         """Distilled minus baseline, in percentage points."""
         return float(self.distilled.metrics[metric] - self.baseline.metrics[metric])
@@ -140,7 +146,12 @@ def numbers(evidence: Evidence, paired: Sequence[Pair], ends: Sequence[Intervals
         "store": evidence.store.manifest["content_sha256"],
         "teacher": evidence.teacher.metrics,
         "students": [
-            {"checkpoint_sha256": key, "name": student.name, "metrics": student.metrics}
+            {
+                "checkpoint_sha256": key,
+                "name": student.name,
+                "learned_from": student.learned_from,
+                "metrics": student.metrics,
+            }
             for key, student in zip(keys, evidence.students, strict=True)
         ],
         "pairs": [
@@ -245,4 +256,5 @@ def _check_fair(pair: Pair) -> Check:
     unequal = pair.unequal + ([] if ours == theirs else ["store"])
     if unequal:
         return Check(False, f"{names} differ in more than the teacher: {', '.join(unequal)}.")
-    return Check(True, f"{names}: same store, student, schedule and seed; they differ in the teacher only.")
+    text = "same store, student, schedule and seed; they differ only in what they learned from"
+    return Check(True, f"{names}: {text}: {pair.distilled.learned_from}, and {pair.baseline.learned_from}.")

@@ -130,7 +130,11 @@ def _table(
             "probability that a right joint has a higher confidence than a wrong one (AUROC)",
             [100 * ranking_quality(*j) for j in joints],
         ),
-        ("Mean confidence", "of the labelled joints", [100 * _mean(c) for c, _ in joints]),
+        (
+            "Mean confidence",
+            "of the labelled joints; a peak higher than 1 counts as 1",
+            [100 * _mean(np.clip(c, 0, 1)) for c, _ in joints],
+        ),
         ("Share right", "PCK@0.05", [100 * _mean(r) for _, r in joints]),
     ]
     head = element("thead", element("tr", element("th", "percent", scope="col"), *column_heads(subjects, series)))

@@ -18,6 +18,7 @@ from kdlib.students.cost import complexity
 from kdlib.students.loading import TorchStudent, load_checkpoint
 from train.errors import TrainError
 from train.evaluate import Predictions, cached_teacher, check_joints, measure, predict, student_loader
+from train.sources import Sources
 from train.supervision import Supervision
 
 TRAINING: Final = ("train_seconds", "train_instances_per_second")
@@ -58,6 +59,20 @@ class Trained(Subject):
     def supervision(self) -> Supervision:
         """The loss of the run."""
         return Supervision(**self.config["supervision"])
+
+    @property
+    def sources(self) -> Sources | None:
+        """The persons that the student learned from; None for a run of an earlier version."""
+        return Sources.from_config(self.config)
+
+    @property
+    def learned_from(self) -> str:
+        """What the student learned from, in words, e.g. ``the labels of 150 of 2,017 persons``."""
+        if self.sources is not None:
+            return self.sources.describe(self.supervision)
+        if not self.distilled:
+            return "the labels"
+        return "the labels and the teacher's heatmaps" if self.supervision.gt_weight else "the teacher's heatmaps"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from train.show.report.charts import STYLE_SHEET
 from train.show.report.comparison import NUMBERS, Check, Intervals, Pair, checks, intervals, numbers, pairs
 from train.show.report.confidence import MIN_JOINTS, confidence
 from train.show.report.evidence import Evidence, Subject, Trained, gather
-from train.show.report.markup import MINUS, TIMES, Markup, element, fixed, signed, whole
+from train.show.report.markup import MINUS, TIMES, Markup, element, fixed, has_value, signed, whole
 from train.show.report.people import WORST, cards, choose, frames, worst_first
 from train.stores import argument, training
 
@@ -30,7 +30,7 @@ POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The page's content security policy: the browser makes no requests."""
 
 
-def write_report(store: Store, runs: list[Path], out: Path, images: Path | None = None) -> None:
+def write_report(store: Store, runs: list[Path], out: Path, images: Path | None = None) -> list[str]:
     """Measure the store's teacher and the runs' best students, and write them to one page.
 
     Args:
@@ -39,11 +39,17 @@ def write_report(store: Store, runs: list[Path], out: Path, images: Path | None 
         out: HTML file to write; its folder is created if it does not exist.
         images: Folder of the original images, for a store without frames.
 
+    Returns:
+        The first lines of the page: its headline and, if it compares students, what they learned from.
+
     Raises:
         TrainError: If a folder holds no run, a student does not fit the store, or the file cannot be written.
     """
     check_is_not_folder(out, "report.html")
-    page = render(gather(store, runs, images))
+    evidence = gather(store, runs, images)
+    paired = pairs(evidence.students)
+    ends = intervals(store, paired)
+    page = render(evidence, paired, ends)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as temporary:
@@ -51,13 +57,12 @@ def write_report(store: Store, runs: list[Path], out: Path, images: Path | None 
     except OSError as error:
         reason = f"{out.parent} is a file" if isinstance(error, FileExistsError) else error.strerror
         raise TrainError(f"could not write {out}: {reason}") from error
+    return [line for line in (headline(evidence.students, paired, ends), lesson(paired)) if line]
 
 
-def render(evidence: Evidence) -> str:
-    """Build the HTML of the page."""
-    paired = pairs(evidence.students)
-    title = headline(evidence.students, paired)
-    ends = intervals(evidence.store, paired)
+def render(evidence: Evidence, paired: Sequence[Pair], ends: Sequence[Intervals]) -> str:
+    """Build the HTML of the page, from the measurements, the pairs of students, and their `intervals`."""
+    title = headline(evidence.students, paired, ends)
     style = "".join(file.read_text(encoding="utf-8") for file in (STYLE_SHEET, STYLE_SHEET.with_name("report.css")))
     head = element(
         "head",
@@ -74,18 +79,35 @@ def render(evidence: Evidence) -> str:
     return "<!doctype html>\n" + element("html", head, body, lang="en") + "\n"
 
 
-def headline(students: Sequence[Trained], paired: Sequence[Pair]) -> str:
-    """Build the result in one line: the mean difference of the pairs or, without pairs, the students' metrics."""
+def headline(students: Sequence[Trained], paired: Sequence[Pair], ends: Sequence[Intervals]) -> str:
+    """Build the result in one line: the mean difference of the pairs or, without pairs, the students' metrics.
+
+    For one pair, the line gives the interval of the difference in AP.
+    """
     if not paired:
         return "; ".join(
             f"{s.name}: AP {fixed(s.metrics['ap'])}, PCK@0.05 {fixed(s.metrics['pck@0.05'])}" for s in students
         )
     ap, pck = ([pair.difference(name) for pair in paired] for name in ("ap", "pck@0.05"))
-    start = f"Distilled {MINUS} baseline: {signed(statistics.mean(ap))} AP, {signed(statistics.mean(pck))} PCK@0.05"
+    start = f"Distilled {MINUS} baseline: {signed(statistics.mean(ap))} AP"
+    end = f", {signed(statistics.mean(pck))} PCK@0.05"
     if len(paired) == 1:
-        return start
+        interval = ends[0]["ap"]
+        known = all(map(has_value, interval))
+        return start + (f" (95 % interval {' to '.join(map(signed, interval))})" if known else "") + end
     spread = f"{fixed(statistics.stdev(ap))} and {fixed(statistics.stdev(pck))}"
-    return f"{start}; means of {len(paired)} pairs, standard deviations {spread}"
+    return f"{start}{end}; means of {len(paired)} pairs, standard deviations {spread}"
+
+
+def lesson(paired: Sequence[Pair]) -> str:
+    """State in one sentence what the students of the pairs learned from; empty if it differs between the pairs."""
+    found = {(pair.baseline.learned_from, pair.distilled.learned_from, pair.steps) for pair in paired}
+    if len(found) != 1:
+        return ""
+    ((labels, teacher, steps),) = found
+    many = "s" if len(paired) > 1 else ""
+    equal = f"; both took {steps:,} steps" if steps else ""
+    return f"The baseline{many} learned from {labels}, and the distilled student{many} from {teacher}{equal}."
 
 
 def _sections(evidence: Evidence, paired: Sequence[Pair], ends: Sequence[Intervals], title: str) -> list[Markup]:
@@ -94,7 +116,12 @@ def _sections(evidence: Evidence, paired: Sequence[Pair], ends: Sequence[Interva
     places = choose(evidence, ranked)
     table = tables.comparison(evidence, series, paired, ends, torch.get_num_threads())
     return [
-        element("header", element("h1", title), _introduction(evidence, series)),
+        element(
+            "header",
+            element("h1", title),
+            element("p", lesson(paired), class_="lesson") if lesson(paired) else None,
+            _introduction(evidence, series),
+        ),
         element("section", table, _scope(evidence), id="numbers"),
         _section("Checks", "checks", _checks(checks(evidence)), "These checks were made while this page was written."),
         _learning(evidence, series),
@@ -213,28 +240,26 @@ def _introduction(evidence: Evidence, series: Sequence[str]) -> Markup:
 
 
 def _about(student: Trained) -> str:
-    recipe, supervision = student.config["recipe"], student.supervision
+    recipe = student.config["recipe"]
     width, height = student.student.input_size
     network = f"{recipe['student']} with {recipe['head']} head, {height}{TIMES}{width}"
-    sources = "labels" if not student.distilled else "labels and stored heatmaps"
-    if supervision.gt_weight == 0:
-        sources = "stored heatmaps only"
     epochs = counted(recipe["epochs"], "epoch")
     stores = " and ".join(map(argument, training(student.config)))
-    return f" {network}, {epochs} of {stores}, trained on {sources}"
+    return f" {network}, {epochs} of {stores}, learned from {student.learned_from}"
 
 
 def _scope(evidence: Evidence) -> Markup:
     name, digest = facts.annotations(evidence.store.manifest)
     return element(
         "p",
-        "The percentages hold only for the persons of ",
+        "The percentages hold for the persons of ",
         element("b", name),
         " (sha256 ",
         element("code", digest[:12], title=digest),
         ") only. If these are the drawn people of the embedded sample, the numbers show that the software works and "
         "say nothing about photographs. The best student of a row is set in bold. The small range is the 95 % interval "
-        "of a paired bootstrap over the images; it does not include the variation between training seeds.",
+        "of a paired bootstrap over the images; it does not include the variation between training seeds. A difference "
+        "is coloured if its interval does not contain 0.",
         class_="note",
     )
 

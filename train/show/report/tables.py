@@ -106,13 +106,19 @@ def _best(row: Row, students: Sequence[Any]) -> str | None:
 
 
 def _gain(pair: Pair, metric: str, interval: tuple[float, float] | None) -> Markup:
-    """Distilled minus baseline, with the confidence interval if it is known."""
+    """Distilled minus baseline, with the confidence interval if it is known; coloured if the interval excludes 0."""
     difference = pair.difference(metric)
     text = signed(difference)
-    kind = {"+": "up", MINUS: "down"}.get(text[0], "level")
     known = interval is not None and all(has_value(end) for end in interval)
     ends = element("small", " to ".join(signed(end) for end in interval or ())) if known else None
+    kind = _direction(interval) if interval is not None and known else "level"
     return element("td", exact(difference, text), ends, class_=f"gain {kind}")
+
+
+def _direction(interval: tuple[float, float]) -> str:
+    """CSS class of a difference: ``up`` or ``down``, or ``level`` if its interval contains 0."""
+    low, high = interval
+    return "up" if low > 0 else "down" if high < 0 else "level"
 
 
 def all_numbers(evidence: Evidence, series: Sequence[str]) -> Markup:
