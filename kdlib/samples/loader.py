@@ -107,7 +107,7 @@ class Loader:
         size, (rank, ranks) = len(self.dataset), self.part
         rows, epochs = self.dataset.locate(np.arange(size), epoch)
         if self.shuffle:
-            order = epoch_order(np.arange(size), self.order, self.dataset.shards(rows), (self.dataset.seed, epoch))
+            order = epoch_order(self.dataset.shards(rows), self.order, (self.dataset.seed, epoch))
             whole = order[: len(self) * self.batch_size].reshape(len(self), self.batch_size)
             batches = list(np.array_split(whole, ranks, axis=1)[rank])
         else:
@@ -252,22 +252,18 @@ def is_bad_record(error: BaseException | None) -> bool:
     return True
 
 
-def epoch_order(
-    rows: NDArray[np.int64], order: str, shard: int | NDArray[np.int64], seed: tuple[int, int]
-) -> NDArray[np.int64]:
-    """A permutation of rows that depends on the arguments alone.
+def epoch_order(shards: NDArray[np.int64], order: str, seed: tuple[int, int]) -> NDArray[np.int64]:
+    """A permutation of the samples 0 to n - 1 of an epoch, which depends on the arguments alone.
 
     Args:
-        rows: (n,) ascending, rows of a store or positions in an epoch.
-        order: ``instances``, a uniformly random permutation; or ``shards``, shards in random order, and rows in random
-            order within each group of `WINDOW` shards, so that a remote store is read a few shards at a time.
-        shard: Rows per shard of the store, or the shard of each row, (n,).
+        shards: (n,) the shard that holds each sample.
+        order: ``instances``, a uniformly random permutation; or ``shards``, shards in random order, and samples in
+            random order within each group of `WINDOW` shards, so that a remote store is read a few shards at a time.
         seed: Seed of the run, and the epoch.
     """
     rng = np.random.default_rng(seed)
     if order == "instances":
-        return rng.permutation(rows)
-    shard_of = shard if isinstance(shard, np.ndarray) else rows // shard
-    shards = rng.permutation(np.unique(shard_of))
-    windows = [shards[start : start + WINDOW] for start in range(0, len(shards), WINDOW)]
-    return np.concatenate([rng.permutation(rows[np.isin(shard_of, window)]) for window in windows])
+        return rng.permutation(len(shards))
+    drawn = rng.permutation(np.unique(shards))
+    windows = [drawn[start : start + WINDOW] for start in range(0, len(drawn), WINDOW)]
+    return np.concatenate([rng.permutation(np.flatnonzero(np.isin(shards, window))) for window in windows])

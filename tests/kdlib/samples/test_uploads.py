@@ -123,6 +123,7 @@ def test_threads_fill_whole_small_batches_and_all_threads_have_work(store, size,
     monkeypatch.setattr(loaders, "ThreadPoolExecutor", AtOnce)
     loader = made(store, threads=threads)
     loader.dataset.rows, loader.batch_size, filled = np.repeat(loader.dataset.rows, 400), size, []
+    loader.dataset.instances = len(loader.dataset.rows)
     monkeypatch.setattr(loader.dataset, "fill", lambda batch, slots, rows, epoch: filled.append(len(slots)))
     next(loader.epoch())
     batches, rest = divmod(sum(filled), size)
