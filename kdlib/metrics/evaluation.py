@@ -132,6 +132,18 @@ def describe_sigmas(skeleton: Skeleton) -> str:
     """Where the sigmas of a skeleton come from: ``published: SOURCE``, or that they are assumed."""
     if skeleton.sigmas_source:
         return f"published: {skeleton.sigmas_source}"
-    if set(skeleton.sigmas) == {DEFAULT_SIGMA}:
-        return f"assumed: {DEFAULT_SIGMA:g} for all joints"
-    return "given without a source"
+    return f"assumed: {DEFAULT_SIGMA:g} for all joints" if _are_assumed(skeleton) else "given without a source"
+
+
+def sigmas_note(skeleton: Skeleton) -> str | None:
+    """A sentence about the sigmas behind OKS, AP and AR of a skeleton; None for COCO's."""
+    if skeleton == COCO:
+        return None
+    if skeleton.sigmas_source:
+        return f"OKS, AP and AR use the sigmas of {skeleton.name}, published by {skeleton.sigmas_source}."
+    given = f"assumed to be {DEFAULT_SIGMA:g} for all joints" if _are_assumed(skeleton) else "not published"
+    return f"OKS, AP and AR are no data set's official metrics: the sigmas of {skeleton.name} are {given}."
+
+
+def _are_assumed(skeleton: Skeleton) -> bool:
+    return set(skeleton.sigmas) == {DEFAULT_SIGMA}

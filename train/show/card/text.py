@@ -14,7 +14,7 @@ from train.show.card.markdown import code, fact_table, plain, table
 from train.show.card.numbers import numbers
 from train.show.report.facts import Fact, Hash, codec_facts, data_facts, teacher_facts, training_command
 from train.show.report.markup import DASH, TIMES, billions, fixed, has_value, millions, size, whole
-from train.show.report.tables import ACCURACY
+from train.show.report.tables import accuracy_rows
 
 MARK: Final = "<!-- Written by `python -m train card`; it is replaced when the command runs again. -->"
 """A line that only a card has."""
@@ -138,7 +138,7 @@ def _header(card: Card) -> dict[str, Any]:
     metrics = run.metrics or {}
     values = [
         {"type": row.key, "name": row.name, "value": round(metrics[row.key], 2)}
-        for row in ACCURACY
+        for row in accuracy_rows(metrics)
         if has_value(metrics.get(row.key))
     ]
     if run.finished and values and run.manifests["val_store"] and not is_sample(run):
