@@ -5,6 +5,7 @@ import json
 
 import torch
 
+from kdlib.samples.dataset import store_skeleton
 from kdlib.skeletons.reading import stated
 from kdlib.skeletons.skeleton import COCO
 from kdlib.students.networks import build_student
@@ -51,8 +52,9 @@ def make_run(folder, store, val_store, *, name="distilled", seed=0, manifests=Tr
     recipe = Recipe(input_size="64x48", pretrained="none", epochs=3, seed=seed)
     supervision = dataclasses.asdict(supervision_of(recipe, (48, 64), 0.003, distil=distil))
     more = {"name": name, "recipe": dataclasses.asdict(recipe), "supervision": supervision, "epoch": 2, **identities}
-    make_checkpoint(folder / "best.pt", seed=seed, **more)
-    config = {**more, "input_size": "64x48", "joints": 17}
+    skeleton = store_skeleton(val_store)
+    make_checkpoint(folder / "best.pt", seed=seed, skeleton=skeleton, **more)
+    config = {**more, "input_size": "64x48", "joints": len(skeleton)}
     if manifests:
         config["manifests"] = {key: dict(of.manifest) for key, of in stores.items()}
     (folder / "config.json").write_text(json.dumps(config))

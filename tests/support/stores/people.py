@@ -95,7 +95,8 @@ def make_store(  # noqa: PLR0913 - everything in which the stores of the tests d
         codec=cache.codec_from_name(codec),
     )
     teacher = {"name": "gaussians", "weights_sha256": "0" * 64, "input_size": input_size, "heatmap_size": heatmap_size}
-    provenance = {"teacher": teacher, "logits": {"transform": "log", "floor": 0.003}, **stated(skeleton), **(provenance or {})}
+    logits = {"transform": "log", "floor": 0.003}
+    provenance = {"teacher": teacher, "logits": logits, **stated(skeleton), **(provenance or {})}
     truth = {k: columns[k] for k in ("annotation_id", "image_id", "bbox", "area", "iscrowd", "keypoints")}
     if labels == "nothing":
         truth["keypoints"] = np.zeros_like(truth["keypoints"])

@@ -50,7 +50,7 @@ OF_OTHER_SKELETONS: Final = (
     Row("pckh@0.5", "PCKh@0.5", "joints within half of the length of the head segment"),
     Row("pckh@0.1", "PCKh@0.1", "within a tenth of it"),
     Row("auc", "AUC", "area under PCK over its threshold, 0 to 30 pixels"),
-    Row("epe", "EPE", "end-point error: mean distance in image pixels", best=min),
+    Row("epe", "EPE, px", "end-point error: mean distance in image pixels", best=min),
     Row("ap_body", "AP body", "of the body's joints alone"),
     Row("ap_foot", "AP feet", "of the feet alone"),
     Row("ap_face", "AP face", "of the face alone"),
