@@ -176,7 +176,9 @@ def is_human(run: RunFacts) -> bool:
 
 
 def _pose(run: RunFacts) -> str:
-    return "human pose: for a person" if is_human(run) else f"pose of {plain(run.student.skeleton.name)}: for an instance"
+    return (
+        "human pose: for a person" if is_human(run) else f"pose of {plain(run.student.skeleton.name)}: for an instance"
+    )
 
 
 def _files(card: Card) -> list[str]:
@@ -343,8 +345,8 @@ def _limits(run: RunFacts) -> list[str]:
         SAMPLE_WARNING if is_sample(run) else "" if manifest or not metrics else IF_SAMPLE,
         "It needs a box for each person. It contains no detector and no tracker, and treats each box on its own.",
         f"Every box is scaled to {_input(run)} pixels; details smaller than that are lost.",
-        f"It predicts {counted(run.student.joints, 'joint')} in 2D for every box, also those that are hidden or outside the "
-        "image; the heights of these are often, but not always, lower.",
+        f"It predicts {counted(run.student.joints, 'joint')} in 2D for every box, also those that are hidden or "
+        "outside the image; the heights of these are often, but not always, lower.",
         "It repeats systematic errors of its teacher." if run.distilled else "",
         "Accuracy was not measured for separate groups of persons, such as children, or by skin tone or clothing."
         if is_human(run)
