@@ -146,9 +146,9 @@ def test_faces_and_hands_are_drawn_thin_in_large_skeletons_alone():
     assert fine[23:].all()
     assert not fine[:23].any()
     points = np.full((133, 2), -50.0)
-    points[[5, 7, 23, 24]] = [[20, 20], [20, 60], [60, 20], [60, 60]]  # an arm, and a part of the jaw
+    points[[5, 7, 92, 93]] = [[20, 20], [20, 60], [60, 20], [60, 60]]  # an arm and a thumb
     canvas, drawn = np.zeros((80, 80, 3), np.uint8), np.zeros(133, bool)
-    drawn[[5, 7, 23, 24]] = True
+    drawn[[5, 7, 92, 93]] = True
     paint_skeleton(canvas, points, drawn, 5, WHOLE)
     painted = canvas[40].any(axis=1)  # across both limbs, with their outlines
     assert painted[:40].sum() > 1.5 * painted[40:].sum() > 0

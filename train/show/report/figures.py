@@ -120,6 +120,11 @@ def joints(evidence: Evidence, series: Sequence[str]) -> Markup:
     return dot_plot("PCK@0.05 of each joint", rows)
 
 
+def is_grouped(skeleton: Skeleton) -> bool:
+    """Whether joints that are no pair share a row of the chart of joints."""
+    return len(_merged_pairs(skeleton)) > MOST_ROWS
+
+
 def _merged_joints(skeleton: Skeleton) -> dict[str, list[int]]:
     """Joint numbers by the names of the chart's rows, which are at most `MOST_ROWS` for numbered joints.
 
@@ -127,9 +132,8 @@ def _merged_joints(skeleton: Skeleton) -> dict[str, list[int]]:
     differ in their number only share a row: ``{..., "face": [23, ...], "thumb": [92, ...]}``. If all would share one,
     a row has consecutive joints.
     """
-    merged = _merged_pairs(skeleton)
-    if len(merged) <= MOST_ROWS:
-        return merged
+    if not is_grouped(skeleton):
+        return _merged_pairs(skeleton)
     by_word: dict[str, list[int]] = {}
     for joint in range(len(skeleton)):
         words = split_words(without_side(skeleton.joints[joint]))

@@ -174,8 +174,12 @@ def _differences(evidence: Evidence, series: list[str], ranked: Subject, places:
         figures.sizes(evidence, series),
         figures.tolerance_curves(evidence, series),
     ]
+    skeleton = store_skeleton(evidence.store)
+    combined = "Left and right joints are combined; hover over a dot for each side. " if skeleton.flip_pairs else ""
+    if figures.is_grouped(skeleton):
+        combined += "Joints that differ only in their number share a row. "
     lead = (
-        "Left and right joints are combined; hover over a dot for each side. The numbered persons are shown below. "
+        f"{combined}The numbered persons are shown below. "
         f"In COCO, persons of 32² to 96² pixels are medium, larger ones are large. The labelled persons of this store: "
         f"{figures.size_counts(evidence)}."
     )
