@@ -159,13 +159,23 @@ def labels_of(store: Store) -> tuple[bool, bool]:
 
 
 def measure(store: Store, predictions: Predictions) -> dict[str, Any]:
-    """Compute AP, AR and PCK of predictions in percent, against the ground truth in their store."""
-    return evaluate_points(*_against_truth(store, predictions), skeleton=store_skeleton(store))
+    """Compute AP, AR, PCK and the other metrics of `evaluate_points`, against the ground truth in their store."""
+    return evaluate_points(
+        *_against_truth(store, predictions), skeleton=store_skeleton(store), aspect=teacher_input(store)
+    )
 
 
 def match(store: Store, predictions: Predictions) -> Matches:
     """Match predictions to the ground truth in their store; `Matches` gives the AP for any weights of the images."""
-    return keypoint_matches(*_against_truth(store, predictions), skeleton=store_skeleton(store))
+    return keypoint_matches(
+        *_against_truth(store, predictions), skeleton=store_skeleton(store), aspect=teacher_input(store)
+    )
+
+
+def teacher_input(store: Store) -> tuple[int, int]:
+    """Width and height of the input of a store's teacher in pixels."""
+    width, height = store.manifest["provenance"]["teacher"]["input_size"]
+    return int(width), int(height)
 
 
 def _against_truth(store: Store, predictions: Predictions) -> tuple[Any, Any, Any, Any, float]:

@@ -275,3 +275,10 @@ def _plain(name: str) -> str:
 def _name(entry: dict[str, Any]) -> str | None:
     name = entry.get("name")
     return _plain(name) if isinstance(name, str) else None
+
+
+def coco_category(skeleton: Skeleton) -> dict[str, Any]:
+    """The category of an annotation file that names the joints and limbs of a skeleton; COCO counts joints from 1."""
+    name = "person" if skeleton == COCO else skeleton.name
+    limbs = [[a + 1, b + 1] for a, b in skeleton.limbs]
+    return {"id": 1, "name": name, "keypoints": list(skeleton.joints), "skeleton": limbs}

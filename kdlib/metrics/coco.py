@@ -5,6 +5,8 @@ score of its box times the mean of the joint scores above a threshold, and of in
 0.9 only the best is kept. `keypoint_ap` computes COCO's numbers, `keypoint_matches` the matches behind them, from which
 average precisions of resampled images can be computed.
 
+What other data sets' published evaluations do differently, with the same matching: `kdlib.metrics.protocols`.
+
 Ids have no influence on the numbers. pycocotools takes annotation id 0 for "no match" (``dtMatches`` of
 cocoeval.py), so images and annotations are numbered from 1 in what it reads: images in the ascending order of their
 ids, which is COCO's own order and decides ties of scores, annotations in the order of their rows.
@@ -13,13 +15,15 @@ ids, which is COCO's own order and decides ties of scores, annotations in the or
 import contextlib
 import dataclasses
 import io
-from typing import Any, Protocol
+import typing
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.geometry import box_to_region
-from kdlib.metrics.matching import PAIRS_AT_ONCE, Detections, Matched, Truth, match_images, pairs, starts
+from kdlib.metrics.matching import PAIRS_AT_ONCE, Detections, Truth, match_images, pairs, starts
+from kdlib.metrics.protocols import Part, Protocol, protocol_of
 from kdlib.skeletons.skeleton import COCO, Skeleton
 
 JOINT_SCORE_THRESHOLD = 0.2
@@ -27,12 +31,14 @@ JOINT_SCORE_THRESHOLD = 0.2
 NMS_THRESHOLD = 0.9
 """OKS above which two predictions of one image are duplicates."""
 REGION_ASPECT = (3, 4)
-"""Width : height of the padded boxes whose areas `suppress_duplicates` uses, as for inputs on COCO."""
+"""Width : height of the padded boxes whose areas `suppress_duplicates` uses: that of HRNet's inputs on COCO."""
+MOST_PER_IMAGE = 20
+"""Predictions per image that count, ``maxDets`` of COCO's keypoint evaluation."""
 METRICS = ("ap", "ap50", "ap75", "ap_medium", "ap_large", "ar", "ar50", "ar75", "ar_medium", "ar_large")
 """The ten metrics of COCO's keypoint evaluation, in pycocotools' order."""
 
 
-class Columns(Protocol):
+class Columns(typing.Protocol):
     """Columns by name, such as a store's ``instances`` or `kdlib.inputs.annotations.Instances.columns`."""
 
     def __getitem__(self, name: str, /) -> Any:
@@ -75,6 +81,7 @@ def keypoint_ap(
     joint_scores: NDArray[np.floating],
     threshold: float = JOINT_SCORE_THRESHOLD,
     skeleton: Skeleton = COCO,
+    aspect: tuple[int, int] = REGION_ASPECT,
 ) -> dict[str, float]:
     """COCO's keypoint metrics over the images of the ground truth.
 
@@ -85,19 +92,52 @@ def keypoint_ap(
         predictions: (N, K, 2) x, y in image pixels.
         joint_scores: (N, K) maxima of the heatmaps.
         threshold: Joint score above which a joint counts for the instance's score.
-        skeleton: The K joints and their sigmas (pycocotools' ``kpt_oks_sigmas``).
+        skeleton: The K joints and their sigmas (pycocotools' ``kpt_oks_sigmas``). Its name chooses the `Protocol`.
+        aspect: Width and height of the network's input, or their ratio: predictions of one image whose OKS is above
+            `NMS_THRESHOLD` on the area of boxes of this aspect are duplicates.
 
     Returns:
         The ten `METRICS` in percent; NaN where COCO's value is -1, which means no ground truth of that kind.
     """
-    evaluation = _evaluate(ground_truth, instances, predictions, joint_scores, threshold, skeleton)
-    with _quietly():
-        evaluation.accumulate()
-        evaluation.summarize()
-    return {
-        name: 100 * float(value) if value >= 0 else float("nan")
-        for name, value in zip(METRICS, evaluation.stats, strict=True)
-    }
+    found = _detections(ground_truth, instances, predictions, joint_scores, threshold, skeleton, aspect)
+    truth = _truth(ground_truth, _image_ids(ground_truth, instances), protocol_of(skeleton))
+    return _summarise(found, truth, skeleton.spreads)
+
+
+def part_ap(
+    ground_truth: Columns,
+    instances: Columns,
+    predictions: NDArray[np.floating],
+    joint_scores: NDArray[np.floating],
+    threshold: float = JOINT_SCORE_THRESHOLD,
+    skeleton: Skeleton = COCO,
+    aspect: tuple[int, int] = REGION_ASPECT,
+) -> dict[str, float]:
+    """AP and AR of the parts of a skeleton that its data set evaluates on their own.
+
+    The arguments are those of `keypoint_ap`. The same predictions count, with the same scores, and the person's area.
+
+    Returns:
+        ``ap_PART`` and ``ar_PART`` in percent for each part of the skeleton's `Protocol`; empty if it has none.
+    """
+    protocol = protocol_of(skeleton)
+    if not protocol.parts:
+        return {}
+    found = _detections(ground_truth, instances, predictions, joint_scores, threshold, skeleton, aspect)
+    truth = _truth(ground_truth, _image_ids(ground_truth, instances), protocol)
+    result: dict[str, float] = {}
+    for part in protocol.parts:
+        metrics = _summarise(*_of_part(found, truth, part), skeleton.spreads[part.joints])
+        result |= {f"{name}_{part.name}": metrics[name] for name in ("ap", "ar")}
+    return result
+
+
+def _of_part(found: Detections, truth: Truth, part: Part) -> tuple[Detections, Truth]:
+    """The same predictions and persons with the joints of a part only; the areas stay."""
+    keypoints = truth.keypoints[:, part.joints]
+    unlabelled = ~(keypoints[..., 2] > 0).any(axis=1)
+    truth = truth._replace(keypoints=keypoints, uncounted=unlabelled | truth.crowd)
+    return found._replace(points=found.points[:, part.joints]), truth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +186,7 @@ def keypoint_matches(
     joint_scores: NDArray[np.floating],
     threshold: float = JOINT_SCORE_THRESHOLD,
     skeleton: Skeleton = COCO,
+    aspect: tuple[int, int] = REGION_ASPECT,
 ) -> Matches:
     """Match predictions with the ground truth, image by image, for average precisions of resampled images.
 
@@ -155,8 +196,10 @@ def keypoint_matches(
 
     params = Params(iouType="keypoints")
     params.kpt_oks_sigmas = skeleton.spreads
-    found, truth, result = _match(params, ground_truth, instances, predictions, joint_scores, threshold, skeleton)
     image_ids = _image_ids(ground_truth, instances)
+    found = _detections(ground_truth, instances, predictions, joint_scores, threshold, skeleton, aspect)
+    truth = _truth(ground_truth, image_ids, protocol_of(skeleton))
+    result = match_images(found, truth, params)
     order = np.argsort(-found.scores, kind="stable")
     matched, ignored = result.matched[0][:, order], result.ignored[0][:, order]
     return Matches(
@@ -169,21 +212,14 @@ def keypoint_matches(
     )
 
 
-def _evaluate(
-    ground_truth: Columns,
-    instances: Columns,
-    predictions: NDArray[np.floating],
-    joint_scores: NDArray[np.floating],
-    threshold: float,
-    skeleton: Skeleton,
-) -> Any:
-    """A `COCOeval` of pycocotools as it is after ``evaluate`` and before ``accumulate``."""
+def _summarise(found: Detections, truth: Truth, sigmas: NDArray[np.float64]) -> dict[str, float]:
+    """The ten `METRICS` in percent, accumulated and summarised by pycocotools from the matches found here."""
     from pycocotools.cocoeval import COCOeval
 
     evaluation = COCOeval(iouType="keypoints")
     params = evaluation.params
-    params.kpt_oks_sigmas = skeleton.spreads
-    found, truth, result = _match(params, ground_truth, instances, predictions, joint_scores, threshold, skeleton)
+    params.kpt_oks_sigmas = sigmas
+    result = match_images(found, truth, params)
     images = range(len(found.start) - 1)
     params.imgIds, params.catIds = list(images), [1]
     of_found = [slice(*found.start[i : i + 2]) for i in images]
@@ -199,24 +235,13 @@ def _evaluate(
         for i in images
     ]
     evaluation._paramsEval = params
-    return evaluation
-
-
-def _match(
-    params: Any,
-    ground_truth: Columns,
-    instances: Columns,
-    predictions: NDArray[np.floating],
-    joint_scores: NDArray[np.floating],
-    threshold: float,
-    skeleton: Skeleton,
-) -> tuple[Detections, Truth, Matched]:
-    """The best predictions without duplicates, the annotated persons, and what `match_images` finds for both."""
-    scores = instance_scores(np.asarray(instances["score"]), joint_scores, threshold)
-    image_ids = _image_ids(ground_truth, instances)
-    found = _detections(instances, predictions, scores, image_ids, params.maxDets[-1], skeleton)
-    truth = _truth(ground_truth, image_ids)
-    return found, truth, match_images(found, truth, params)
+    with _quietly():
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {
+        name: 100 * float(value) if value >= 0 else float("nan")
+        for name, value in zip(METRICS, evaluation.stats, strict=True)
+    }
 
 
 def _quietly() -> contextlib.AbstractContextManager[Any]:
@@ -230,20 +255,26 @@ def _image_ids(ground_truth: Columns, instances: Columns) -> NDArray[np.int64]:
 
 
 def _detections(
+    ground_truth: Columns,
     instances: Columns,
     predictions: NDArray[np.floating],
-    scores: NDArray[np.float64],
-    image_ids: NDArray[np.int64],
-    most: int,
+    joint_scores: NDArray[np.floating],
+    threshold: float,
     skeleton: Skeleton,
+    aspect: tuple[int, int],
 ) -> Detections:
-    """The best `most` predictions of each image with their scores (N,), without duplicates."""
+    """The best predictions of each image with their scores, without duplicates; the arguments are `keypoint_ap`'s."""
+    scores = instance_scores(np.asarray(instances["score"]), joint_scores, threshold)
+    image_ids = _image_ids(ground_truth, instances)
     images = np.searchsorted(image_ids, np.asarray(instances["image_id"]))
-    areas = box_to_region(instances["bbox"], REGION_ASPECT)[1].prod(axis=1)
+    areas = box_to_region(instances["bbox"], aspect)[1].prod(axis=1)
     kept = _without_duplicates(predictions, scores, areas, images, skeleton)
     rank = np.arange(len(kept)) - starts(images[kept], len(image_ids))[images[kept]]
-    kept = kept[rank < most]
-    return Detections(starts(images[kept], len(image_ids)), np.asarray(predictions, np.float64)[kept], scores[kept])
+    kept = kept[rank < MOST_PER_IMAGE]
+    points = np.asarray(predictions, np.float64)[kept]
+    around = points[:, : protocol_of(skeleton).extent]
+    extent = around.max(axis=1) - around.min(axis=1)
+    return Detections(starts(images[kept], len(image_ids)), points, scores[kept], extent[:, 0] * extent[:, 1])
 
 
 def _without_duplicates(
@@ -272,14 +303,15 @@ def _without_duplicates(
     return order[kept].astype(np.int64)
 
 
-def _truth(ground_truth: Columns, image_ids: NDArray[np.int64]) -> Truth:
+def _truth(ground_truth: Columns, image_ids: NDArray[np.int64], protocol: Protocol) -> Truth:
     """The annotated persons in the order of their images, and of their rows within an image."""
     images = np.searchsorted(image_ids, np.asarray(ground_truth["image_id"]))
     order = np.argsort(images, kind="stable")
-    return Truth(
-        starts(images[order], len(image_ids)),
-        np.asarray(ground_truth["keypoints"], np.float64)[order],
-        np.asarray(ground_truth["bbox"], np.float64)[order],
-        np.asarray(ground_truth["area"], np.float64)[order],
-        np.asarray(ground_truth["iscrowd"])[order] != 0,
-    )
+    keypoints = np.asarray(ground_truth["keypoints"], np.float64)[order]
+    boxes = np.asarray(ground_truth["bbox"], np.float64)[order]
+    crowd = np.asarray(ground_truth["iscrowd"])[order] != 0
+    areas = np.asarray(ground_truth["area"], np.float64)[order]
+    if protocol.box_area is not None:
+        areas = boxes[:, 2] * boxes[:, 3] * protocol.box_area
+    unlabelled = ~(keypoints[..., 2] > protocol.above).any(axis=1)
+    return Truth(starts(images[order], len(image_ids)), keypoints, boxes, areas, crowd, unlabelled | crowd)

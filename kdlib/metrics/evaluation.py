@@ -11,9 +11,9 @@ from kdcli.progress import Progress, no_progress
 from kdlib.geometry import compose_affines, invert_affine, scale_affine, transform_points
 from kdlib.heatmaps import DECODERS, flip_average
 from kdlib.machine.process import available_cores
-from kdlib.metrics.coco import JOINT_SCORE_THRESHOLD, Columns, keypoint_ap
-from kdlib.metrics.keypoints import pck
-from kdlib.skeletons.skeleton import COCO, Skeleton
+from kdlib.metrics.coco import JOINT_SCORE_THRESHOLD, REGION_ASPECT, Columns, keypoint_ap, part_ap
+from kdlib.metrics.keypoints import auc, epe, head_sizes, pck, pckh
+from kdlib.skeletons.skeleton import COCO, DEFAULT_SIGMA, Skeleton
 
 BATCH: Final = 64
 """Instances whose stored heatmaps a thread holds in memory at the same time."""
@@ -96,6 +96,7 @@ def evaluate_points(
     joint_scores: NDArray[np.floating],
     threshold: float = JOINT_SCORE_THRESHOLD,
     skeleton: Skeleton = COCO,
+    aspect: tuple[int, int] = REGION_ASPECT,
 ) -> dict[str, Any]:
     """AP, AR and PCK of predicted points.
 
@@ -106,12 +107,43 @@ def evaluate_points(
         joint_scores: (N, K) maxima of the heatmaps.
         threshold: Joint score above which a joint counts for the instance's score.
         skeleton: The K joints and their sigmas.
+        aspect: Width and height of the teacher's input, or their ratio, see `kdlib.metrics.coco.keypoint_ap`.
 
     Returns:
         The ten `kdlib.metrics.coco.METRICS` and the entries of `kdlib.metrics.keypoints.pck`, in percent, and
-        ``instances``, which is N.
+        ``instances``, which is N. For skeletons other than COCO's also ``auc`` in percent, ``epe`` in image pixels, and
+        ``oks_sigmas``, the source of the sigmas; AP and AR of the parts, if the skeleton's data set evaluates these;
+        and the entries of `kdlib.metrics.keypoints.pckh`, if the skeleton has a head.
     """
     keypoints, boxes = np.asarray(instances["keypoints"]), np.asarray(instances["bbox"])
     percentages = pck(points, keypoints, boxes, skeleton=skeleton)
-    average_precision = keypoint_ap(ground_truth, instances, points, joint_scores, threshold, skeleton)
-    return {**average_precision, **percentages, "instances": len(points)}
+    compared = (ground_truth, instances, points, joint_scores, threshold, skeleton, aspect)
+    metrics = {**keypoint_ap(*compared), **percentages, "instances": len(points)}
+    if skeleton == COCO:
+        return metrics
+    metrics |= {**part_ap(*compared), "auc": auc(points, keypoints), "epe": epe(points, keypoints)}
+    if skeleton.head is not None:
+        of_head = pckh(points, keypoints, head_sizes(keypoints, skeleton), skeleton=skeleton)
+        metrics |= {**of_head, "per_joint": metrics["per_joint"] | of_head["per_joint"]}
+    return {**metrics, "oks_sigmas": describe_sigmas(skeleton)}
+
+
+def describe_sigmas(skeleton: Skeleton) -> str:
+    """Where the sigmas of a skeleton come from: ``published: SOURCE``, or that they are assumed."""
+    if skeleton.sigmas_source:
+        return f"published: {skeleton.sigmas_source}"
+    return f"assumed: {DEFAULT_SIGMA:g} for all joints" if _are_assumed(skeleton) else "given without a source"
+
+
+def sigmas_note(skeleton: Skeleton) -> str | None:
+    """A sentence about the sigmas behind OKS, AP and AR of a skeleton; None for COCO's."""
+    if skeleton == COCO:
+        return None
+    if skeleton.sigmas_source:
+        return f"OKS, AP and AR use the sigmas of {skeleton.name}, published by {skeleton.sigmas_source}."
+    given = f"assumed to be {DEFAULT_SIGMA:g} for all joints" if _are_assumed(skeleton) else "not published"
+    return f"OKS, AP and AR are no data set's official metrics: the sigmas of {skeleton.name} are {given}."
+
+
+def _are_assumed(skeleton: Skeleton) -> bool:
+    return set(skeleton.sigmas) == {DEFAULT_SIGMA}

@@ -28,6 +28,8 @@ class Truth(NamedTuple):
     """(G,) areas in square image pixels."""
     crowd: NDArray[np.bool_]
     """(G,) True for a box around a crowd."""
+    uncounted: NDArray[np.bool_]
+    """(G,) True for a crowd, and for a person without the labels that the evaluation asks for."""
 
 
 class Detections(NamedTuple):
@@ -39,6 +41,8 @@ class Detections(NamedTuple):
     """(D, K, 2) x, y in image pixels."""
     scores: NDArray[np.float64]
     """(D,)"""
+    areas: NDArray[np.float64]
+    """(D,) areas of the boxes around the points in square image pixels."""
 
 
 class Matched(NamedTuple):
@@ -107,10 +111,8 @@ def match_images(found: Detections, truth: Truth, params: Any) -> Matched:
     i, j = pairs(truth.start[image], persons[image])
     similarity = object_keypoint_similarity(found, truth, np.asarray(params.kpt_oks_sigmas), i, j)
     ranges = np.asarray(params.areaRng, np.float64)
-    unlabelled = ~(truth.keypoints[..., 2] > 0).any(axis=1)
-    truth_ignored = (unlabelled | truth.crowd) | _outside(truth.areas, ranges)
-    extent = found.points.max(axis=1) - found.points.min(axis=1)
-    outside = _outside(extent[:, 0] * extent[:, 1], ranges)
+    truth_ignored = truth.uncounted | _outside(truth.areas, ranges)
+    outside = _outside(found.areas, ranges)
     persons_of = np.repeat(np.arange(len(persons)), persons)
     order = np.stack([np.lexsort((ignore, persons_of)) for ignore in truth_ignored])
     thresholds = np.minimum(params.iouThrs, 1 - 1e-10)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from kdlib.geometry import PADDING, region_coefficients
 
 HALF_BODY_JOINTS = 8
-"""The half-body augmentation applies only to instances with more labelled joints than this."""
+"""The half-body augmentation applies only to instances with more labelled joints than this, or than half of the joints
+of a skeleton of fewer than 16."""
 HALF_BODY_PADDING = 1.5
 """Ratio of the side of a half-body region to the side of the box around its joints."""
 Epoch = int | NDArray[np.int64]
@@ -155,7 +156,7 @@ def _half_body(points, is_upper, prefer_upper, aspect, width):
     chosen = np.int64(prefer_upper)
     if counts[chosen] <= 2:
         chosen = 1 - chosen
-    if counts[0] + counts[1] <= HALF_BODY_JOINTS or counts[chosen] < 2:
+    if counts[0] + counts[1] <= min(HALF_BODY_JOINTS, len(points) // 2) or counts[chosen] < 2:
         return 0.0, 0.0, 0.0
     left, top, right, bottom, x, y = math.inf, math.inf, -math.inf, -math.inf, 0.0, 0.0
     for k in range(len(points)):

@@ -181,7 +181,7 @@ def finish(
 
 
 def teacher_metrics(store: cache.Store, threads: int | None = None) -> dict[str, Any]:
-    """Compute AP, AR and PCK of the teacher in percent from the stored heatmaps; None where a metric is undefined.
+    """Compute the metrics of the teacher from the stored heatmaps, see `evaluate_points`; None where one is undefined.
 
     Args:
         store: A store with at least one written instance.
@@ -203,9 +203,13 @@ def teacher_metrics(store: cache.Store, threads: int | None = None) -> dict[str,
         )
     columns = store.instances
     instances = {name: np.asarray(columns[name])[rows] for name in ("image_id", "bbox", "score", "keypoints")}
-    metrics = evaluate_points(store.ground_truth, instances, points, scores, skeleton=skeleton)
+    aspect = (teacher["input_size"][0], teacher["input_size"][1])
+    metrics = evaluate_points(store.ground_truth, instances, points, scores, skeleton=skeleton, aspect=aspect)
     metrics.pop("per_joint")
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in metrics.items()
+    }
 
 
 def _summary(path: Path, metrics: dict[str, Any], skipped: int) -> str:

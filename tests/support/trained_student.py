@@ -5,18 +5,23 @@ import json
 
 import torch
 
+from kdlib.samples.dataset import store_skeleton
+from kdlib.skeletons.reading import stated
+from kdlib.skeletons.skeleton import COCO
 from kdlib.students.networks import build_student
 from train.recipe import Recipe
 from train.run.folder import save_checkpoint
 from train.supervision import supervision_of
 
 
-def make_checkpoint(path, *, student="squeezenet1_1", head="fused", loss="kl", input_size=(48, 64), seed=0, **more):
+def make_checkpoint(
+    path, *, student="squeezenet1_1", head="fused", loss="kl", input_size=(48, 64), seed=0, skeleton=COCO, **more
+):
     """Write a checkpoint that `load_student` reads; input size is (width, height), and `more` are further entries."""
     width, height = input_size
     recipe = Recipe(student=student, head=head, loss=loss, input_size=f"{height}x{width}", pretrained="none")
     torch.manual_seed(seed)
-    model = build_student(student, head, 17, input_size)
+    model = build_student(student, head, len(skeleton), input_size)
     with torch.no_grad():
         for module in model.head.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -28,7 +33,8 @@ def make_checkpoint(path, *, student="squeezenet1_1", head="fused", loss="kl", i
         "recipe": dataclasses.asdict(recipe),
         "supervision": dataclasses.asdict(supervision_of(recipe, input_size, 0.003, distil=True)),
         "input_size": recipe.input_size,
-        "joints": 17,
+        "joints": len(skeleton),
+        **stated(skeleton),
         "model": model.state_dict(),
     }
     save_checkpoint(path, content | more)
@@ -46,8 +52,9 @@ def make_run(folder, store, val_store, *, name="distilled", seed=0, manifests=Tr
     recipe = Recipe(input_size="64x48", pretrained="none", epochs=3, seed=seed)
     supervision = dataclasses.asdict(supervision_of(recipe, (48, 64), 0.003, distil=distil))
     more = {"name": name, "recipe": dataclasses.asdict(recipe), "supervision": supervision, "epoch": 2, **identities}
-    make_checkpoint(folder / "best.pt", seed=seed, **more)
-    config = {**more, "input_size": "64x48", "joints": 17}
+    skeleton = store_skeleton(val_store)
+    make_checkpoint(folder / "best.pt", seed=seed, skeleton=skeleton, **more)
+    config = {**more, "input_size": "64x48", "joints": len(skeleton)}
     if manifests:
         config["manifests"] = {key: dict(of.manifest) for key, of in stores.items()}
     (folder / "config.json").write_text(json.dumps(config))

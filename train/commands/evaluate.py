@@ -38,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     import cache
     from kdcli.progress import show_progress
     from kdlib.machine.device import forbid_tf32
+    from kdlib.metrics.evaluation import sigmas_note
+    from kdlib.samples.dataset import store_skeleton
     from kdlib.students.cost import complexity
     from kdlib.students.loading import TorchStudent, load_student
     from train import evaluate
@@ -72,11 +74,16 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(evaluate.to_json(metrics, indent=2) + "\n", encoding="utf-8", newline="\n")
     print(summary(metrics))
+    if note := sigmas_note(store_skeleton(store)):
+        print(note)
     return 0
 
 
 def summary(metrics: dict[str, Any]) -> str:
     """The most important metrics in one line; ``-`` for those that the store has no labels for."""
-    names = ("ap", "ap50", "ar", "pck@0.05", "pck@0.1", "pck@0.2")
+    names = ["ap", "ap50", "ar", "pck@0.05", "pck@0.1", "pck@0.2"]
+    names += [name for name in ("pckh@0.5", "auc") if name in metrics]
     numbers = ", ".join(f"{name} {percentage(metrics[name])}" for name in names)
+    if "epe" in metrics:
+        numbers += f", epe {percentage(metrics['epe'])} pixels"
     return f"{metrics['model']} on {metrics['instances']} instances of {metrics['store']}: {numbers}"

@@ -5,9 +5,10 @@
     python -m train predict clip.mp4 --student student.onnx --out predictions
 
 The command writes keypoints.json, in COCO's result format, and drawings of the skeletons: images to pictures/, a video
-to NAME.mp4. If --out lies inside SOURCE, its folder pictures/ is not searched for images. Without --boxes, the whole
-image is one box: use this for images of one person. Coordinates are in the pixels of the image turned by its EXIF
-orientation, unless the boxes come from annotations of another size, or --exif ignore is given.
+to NAME.mp4. For students of other joints than COCO's, category.json names the joints. If --out lies inside SOURCE, its
+folder pictures/ is not searched for images. Without --boxes, the whole image is one box: use this for images of one
+person. Coordinates are in the pixels of the image turned by its EXIF orientation, unless the boxes come from
+annotations of another size, or --exif ignore is given.
 """
 
 import argparse
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from kdlib.inputs.notices import Notices
     from kdlib.inputs.orientation import ExifRule
     from kdlib.inputs.videos import Video
+    from kdlib.skeletons.skeleton import Skeleton
     from kdlib.students.loading import LoadedStudent
     from train.deploy.people import People, Scene
 
@@ -186,7 +188,7 @@ def _predict_images(
             blank.add(people)
     if boxes:
         _say_notices(boxes, check)
-    _finish(arguments, results, outside, counted(len(chosen) - len(unreadable), "image"))
+    _finish(arguments, student.skeleton, results, outside, counted(len(chosen) - len(unreadable), "image"))
     for line in [*(f"noticed: {line}" for line in notices.lines()), *filter(None, [blank.message("images")])]:
         say(line)
     if len(unreadable) == len(chosen):
@@ -314,7 +316,7 @@ def _predict_video(
     if boxes and matched:
         _note_missing_frames(boxes, matched, frames)
         _say_notices(boxes, check)
-    _finish(arguments, results, outside, counted(frames, "frame"))
+    _finish(arguments, student.skeleton, results, outside, counted(frames, "frame"))
     if line := blank.message("frames"):
         say(line)
     if writer.failure is not None:
@@ -370,12 +372,21 @@ def _say_notices(boxes: "BoxFile", check: "FormatCheck") -> None:
         say(f"warning: {boxes.path}: {wrong}")
 
 
-def _finish(arguments: argparse.Namespace, results: list[dict[str, Any]], outside: int, source: str) -> None:
-    """Write the results and print a line about them; ``source`` is the number of images or frames in words."""
-    from train.deploy.output import write_results
+def _finish(
+    arguments: argparse.Namespace, skeleton: "Skeleton", results: list[dict[str, Any]], outside: int, source: str
+) -> None:
+    """Write the results and print a line about them; ``source`` is the number of images or frames in words.
 
-    path = arguments.out / "keypoints.json"
-    write_results(results, path)
+    The results have no header that could name the joints. For skeletons other than COCO's, a second file does.
+    """
+    from kdlib.inputs.categories import coco_category
+    from kdlib.skeletons.skeleton import COCO
+    from train.deploy.output import write_json
+
+    path, category = arguments.out / "keypoints.json", arguments.out / "category.json"
+    write_json(results, path)
+    if skeleton != COCO or category.exists():  # that of an earlier student would be wrong
+        write_json(coco_category(skeleton), category)
     line = f"{path}: {counted(len(results), 'person')} in {source}"
     if outside:
         line += f"; {counted(outside, 'box', 'boxes')} left out: no area inside the image"

@@ -47,15 +47,15 @@ def coco_results(people: People) -> list[dict[str, Any]]:
     ]
 
 
-def write_results(results: list[dict[str, Any]], path: Path) -> None:
-    """Write results as JSON; a file at the path is always complete.
+def write_json(content: Any, path: Path) -> None:
+    """Write results or a category as JSON; a file at the path is always complete.
 
     Raises:
         TrainError: If the file cannot be written.
     """
     try:
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(results, allow_nan=False) + "\n", encoding="utf-8", newline="\n")
+            temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8", newline="\n")
     except OSError as error:
         raise TrainError(f"cannot write {path}: {error.strerror}") from error
 

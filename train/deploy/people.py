@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from kdlib.geometry import box_to_region, clip_boxes
 from kdlib.inputs.boxes import Boxes
-from kdlib.metrics.coco import REGION_ASPECT, instance_scores, suppress_duplicates
+from kdlib.metrics.coco import instance_scores, suppress_duplicates
 from kdlib.readout import DECODER
 from kdlib.skeletons.skeleton import COCO, Skeleton
 from kdlib.students.loading import LoadedStudent, crop_boxes
@@ -103,7 +103,8 @@ def _people(
     for scene, boxes in waiting:
         rows = slice(start, start + len(boxes.xywh))
         threshold = student.readout.joint_threshold(decoder)
-        yield _ranked(scene, boxes, points[rows], scores[rows], threshold, student.skeleton)
+        areas = box_to_region(boxes.xywh, student.input_size)[1].prod(axis=1)
+        yield _ranked(scene, boxes, points[rows], scores[rows], threshold, student.skeleton, areas)
         start = rows.stop
 
 
@@ -114,9 +115,10 @@ def _ranked(
     joint_scores: NDArray[np.float32],
     threshold: float,
     skeleton: Skeleton,
+    areas: NDArray[np.floating],
 ) -> People:
     """Sort persons by score and leave out near-duplicates, as in HRNet's evaluation."""
     scores = instance_scores(boxes.scores, joint_scores, threshold)
-    order = suppress_duplicates(points, scores, box_to_region(boxes.xywh, REGION_ASPECT)[1].prod(axis=1), skeleton)
+    order = suppress_duplicates(points, scores, areas, skeleton)
     outside = len(scene.boxes.xywh) - len(boxes.xywh)
     return People(scene, boxes.xywh[order], points[order], joint_scores[order], scores[order], outside, skeleton)

@@ -4,13 +4,14 @@ The person's left has one colour and the right another, in limbs and in heatmaps
 visible. `train.show.report.overlays` draws the same skeletons as SVG.
 """
 
+import functools
 from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kdlib.skeletons.skeleton import Skeleton
+from kdlib.skeletons.skeleton import Skeleton, split_words
 
 COLOURS: Final = {"left": (255, 140, 50), "right": (40, 180, 255), "mid": (245, 245, 240)}
 """RGB of the person's sides; report.css has the same three."""
@@ -20,6 +21,24 @@ MIN_HEAT: Final = 0.06
 """Heatmap value below which nothing is drawn."""
 FRACTION_BITS: Final = 4
 """OpenCV takes coordinates in sixteenths of a pixel."""
+MANY_JOINTS: Final = 26
+"""Skeletons with more joints than this have fine joints."""
+FINE: Final = 0.4
+"""Thickness of fine joints and their limbs, relative to the others."""
+FINE_PARTS: Final = ("face", "hand", "thumb", "finger", "forefinger")
+
+
+@functools.cache
+def fine_joints(skeleton: Skeleton) -> tuple[bool, ...]:
+    """K flags: joints of the face and the hands, and numbered joints, in a skeleton of more than `MANY_JOINTS`.
+
+    These lie so close together that they would hide each other, and the image, with the thickness of a body's joints.
+    """
+    many = len(skeleton) > MANY_JOINTS
+    return tuple(
+        many and (joint[-1].isdigit() or not set(FINE_PARTS).isdisjoint(split_words(joint)))
+        for joint in skeleton.joints
+    )
 
 
 # --- heatmaps ---------------------------------------------------------------------------------------------------------
@@ -102,13 +121,17 @@ def paint_skeleton(
     """
     colours = {side: rgb[::-1] if bgr else rgb for side, rgb in COLOURS.items()}
     limbs = [(a, b) for a, b in skeleton.limbs if drawn[a] and drawn[b]]
+    fine = fine_joints(skeleton)
+
+    def thick(*ends: int) -> int:
+        return max(1, round(FINE * thickness)) if any(fine[end] for end in ends) else thickness
+
     for a, b in limbs:
-        _line(canvas, points[a], points[b], OUTLINE, thickness + 2)
+        _line(canvas, points[a], points[b], OUTLINE, thick(a, b) + 2)
     for a, b in limbs:
-        _line(canvas, points[a], points[b], colours[skeleton.limb_side(a, b)], thickness)
-    radius = round((thickness + 1) * 2**FRACTION_BITS)
-    for k in np.flatnonzero(drawn):
-        colour = colours[skeleton.sides[k]]
+        _line(canvas, points[a], points[b], colours[skeleton.limb_side(a, b)], thick(a, b))
+    for k in map(int, np.flatnonzero(drawn)):
+        colour, radius = colours[skeleton.sides[k]], round((thick(k) + (not fine[k])) * 2**FRACTION_BITS)
         for extra, paint in ((2**FRACTION_BITS, OUTLINE), (0, colour)):
             cv2.circle(canvas, _fixed_point(points[k]), radius + extra, paint, -1, cv2.LINE_AA, FRACTION_BITS)
 

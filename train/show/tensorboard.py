@@ -23,7 +23,7 @@ from kdlib.samples.dataset import StoreDataset, as_tensors
 from kdlib.skeletons.skeleton import Skeleton
 from kdlib.students.loading import TorchStudent
 from train.errors import not_written
-from train.show import MIN_LABELS
+from train.show import enough_labels
 from train.show.drawing import heat_pixels, paint_skeleton
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Pictures:
 
 def _spaced_rows(keypoints: NDArray[np.floating], rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Rows evenly spaced over those with enough labels, or over all rows if no row has enough."""
-    labelled = (keypoints[rows][..., 2] > 0).sum(axis=1) >= MIN_LABELS
+    labelled = (keypoints[rows][..., 2] > 0).sum(axis=1) >= enough_labels(keypoints.shape[1])
     eligible = rows[labelled] if labelled.any() else rows
     return eligible[np.unique(np.linspace(0, len(eligible) - 1, count).round().astype(np.int64))]
 

@@ -10,7 +10,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from kdlib.metrics.coco import METRICS, instance_scores, keypoint_ap, keypoint_matches, suppress_duplicates
-from kdlib.metrics.keypoints import oks, pck
+from kdlib.metrics.evaluation import evaluate_points
+from kdlib.metrics.keypoints import auc, epe, head_sizes, head_sizes_of_boxes, oks, pck, pckh
+from kdlib.skeletons.skeleton import COCO as SKELETON
 from kdlib.skeletons.skeleton import Skeleton
 
 
@@ -72,6 +74,89 @@ def test_pck_counts_joints_within_the_longer_side_and_treats_both_axes_alike():
     assert result["per_joint"]["pck@0.05"]["nose"] == 100.0
     assert result["per_joint"]["pck@0.05"]["left_eye"] == 0.0
     assert np.isnan(result["per_joint"]["pck@0.05"]["right_eye"])
+
+
+MPII = Skeleton(
+    "mpii",
+    ("knee", "ankle", "pelvis", "thorax", "upper_neck", "head_top"),
+    head=(4, 5),
+    sigmas=(0.08,) * 6,
+    sigmas_source="a test",
+)
+
+
+def measured(count=40, joints=6, seed=5):
+    """Labels (count, joints, 3) of which a fifth is missing, and predictions some pixels beside them."""
+    rng = np.random.default_rng(seed)
+    keypoints = np.concatenate([rng.uniform(0, 200, (count, joints, 2)), np.zeros((count, joints, 1))], axis=2)
+    keypoints[..., 2] = rng.choice([0, 1, 2], (count, joints), p=[0.2, 0.2, 0.6])
+    return keypoints, keypoints[..., :2] + rng.normal(size=(count, joints, 2)) * rng.uniform(1, 30, (count, 1, 1))
+
+
+def test_pckh_is_that_of_mpii_with_its_head_boxes():
+    """HRNet's evaluation in its own terms: (joint, person) arrays, 0.6 of the box's diagonal, no pelvis, no thorax."""
+    keypoints, predictions = measured()
+    boxes = np.random.default_rng(6).uniform(0, 100, (40, 4))
+    boxes[:, 2:] += boxes[:, :2] + 20
+    sizes = 0.6 * np.linalg.norm(boxes[:, 2:] - boxes[:, :2], axis=1)
+    visible = (keypoints[..., 2] > 0).T.astype(float)
+    error = np.linalg.norm(predictions - keypoints[..., :2], axis=2).T / sizes * visible
+    found = pckh(predictions, keypoints, head_sizes_of_boxes(boxes), skeleton=MPII)
+    for threshold in (0.1, 0.5):
+        of_joints = 100 * ((error <= threshold) * visible).sum(axis=1) / visible.sum(axis=1)
+        counted = visible.sum(axis=1)[[0, 1, 4, 5]]
+        assert 1 < of_joints.min() < of_joints.max() < 99 or threshold == 0.1
+        assert list(found["per_joint"][f"pckh@{threshold}"].values()) == pytest.approx(of_joints)
+        assert found[f"pckh@{threshold}"] == pytest.approx((of_joints[[0, 1, 4, 5]] * counted / counted.sum()).sum())
+
+
+def test_the_head_segment_needs_both_labels_and_a_length():
+    keypoints = np.zeros((4, 6, 3))
+    keypoints[:, 4:, 2] = 2
+    keypoints[:, 5, :2] = 30, 40  # the other end is at 0, 0
+    keypoints[1, 5, 2] = 0
+    keypoints[2, 5, :2] = 0
+    keypoints[3, 4, :2] = 30, -40
+    assert head_sizes(keypoints, MPII).tolist() == pytest.approx([50, np.nan, np.nan, 80], nan_ok=True)
+    predictions = keypoints[..., :2] + [5, 0]  # a tenth of 50 pixels, and less of 80
+    found = pckh(predictions, keypoints, head_sizes(keypoints, MPII), (0.09, 0.1), MPII)
+    assert (found["pckh@0.09"], found["pckh@0.1"]) == (50, 100)
+    assert np.isnan(found["per_joint"]["pckh@0.1"]["knee"])
+    with pytest.raises(ValueError, match="face has no head"):
+        head_sizes(keypoints, FACE)
+
+
+def test_auc_and_epe_are_those_of_a_loop_in_pixels():
+    keypoints, predictions = measured(joints=4, seed=7)
+    keypoints[:, 1, 2] = 0  # a joint that nobody has labelled
+    apart = [
+        [float(np.linalg.norm(p - k[:2])) for p, k in zip(predictions[:, j], keypoints[:, j], strict=True) if k[2] > 0]
+        for j in range(4)
+    ]
+    assert epe(predictions, keypoints) == pytest.approx(np.mean(np.concatenate(apart)))
+    area = 0.0
+    for i in range(20):
+        area += np.mean([sum(d < 30 * i / 20 for d in of) / len(of) for of in apart if of]) / 20
+    assert auc(predictions, keypoints) == pytest.approx(100 * area)
+    assert auc(3 * predictions, 3 * keypoints * [1, 1, 1 / 3], pixels=90) == pytest.approx(100 * area)
+    assert np.isnan([auc(predictions, 0 * keypoints), epe(predictions, 0 * keypoints)]).all()
+
+
+def test_cocos_evaluation_has_no_new_entry_and_others_state_their_sigmas():
+    columns, predictions, scores = persons()
+    of_coco = evaluate_points(columns, columns, predictions, scores)
+    assert list(of_coco) == [*METRICS, "per_joint", "pck@0.05", "pck@0.1", "pck@0.2", "instances"]
+    six = {**columns, "keypoints": columns["keypoints"][:, :6]}
+    found = evaluate_points(six, six, predictions[:, :6], scores[:, :6], skeleton=MPII)
+    assert list(found) == [*of_coco, "auc", "epe", "pckh@0.1", "pckh@0.5", "oks_sigmas"]
+    assert list(found["per_joint"]) == ["pck@0.05", "pck@0.1", "pck@0.2", "pckh@0.1", "pckh@0.5"]
+    assert found["oks_sigmas"] == "published: a test"
+    for sigmas, text in (((), "assumed: 0.05 for all joints"), ((0.1,) * 6, "given without a source")):
+        other = Skeleton("other", MPII.joints, sigmas=sigmas)
+        found = evaluate_points(six, six, predictions[:, :6], scores[:, :6], skeleton=other)
+        assert found["oks_sigmas"] == text
+        assert "pckh@0.5" not in found
+    assert SKELETON.sigmas_source
 
 
 def test_oks_equals_pycocotools():

@@ -123,6 +123,20 @@ def half_body(keypoints, region_width, upper_first):
     return *points.mean(axis=0), max(width, region_width / (4 * PADDING))
 
 
+@pytest.mark.parametrize(("joints", "least"), [(6, 4), (14, 8), (16, 9), (133, 9)])
+def test_half_bodies_of_other_skeletons_need_more_than_half_of_the_joints_or_nine(joints, least):
+    upper = np.arange(joints) % 2 == 0
+    always = dataclasses.replace(NO_AUGMENTATION, half_body=1.0)
+    rng = np.random.default_rng(joints)
+    centers, sizes = np.full((2, 2), 100.0), np.tile([[120.0, 160.0]], (2, 1))
+    keypoints = np.concatenate([rng.uniform(60, 140, (2, joints, 2)), np.zeros((2, joints, 1))], axis=2)
+    keypoints[0, : least - 1, 2], keypoints[1, :least, 2] = 2, 2
+    plain = draw_views(0, 0, np.arange(2), NO_AUGMENTATION, (centers, sizes), keypoints, upper, INPUT_SIZE)
+    found = draw_views(0, 0, np.arange(2), always, (centers, sizes), keypoints, upper, INPUT_SIZE)
+    same = (found.image_to_input == plain.image_to_input).all(axis=(1, 2))
+    assert same.tolist() == [True, False]
+
+
 @pytest.mark.parametrize("labelled", [8, 11, 12, 13, 15, 17])
 def test_half_bodies_are_those_of_hrnet(labelled):
     """Of 11 labelled joints all belong to the upper body; of 12 and 13 too few belong to the lower one."""

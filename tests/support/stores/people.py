@@ -6,6 +6,7 @@ import numpy as np
 import cache
 from kdlib.geometry import box_to_region, compose_affines, invert_affine, region_affine, scale_affine, transform_points
 from kdlib.heatmaps import gaussian_heatmaps
+from kdlib.skeletons.reading import stated
 from kdlib.skeletons.skeleton import COCO
 
 IMAGE_SIZE = (200, 150)
@@ -14,13 +15,13 @@ HEATMAP_SIZE = (24, 32)
 MARGIN = 1.25
 
 
-def persons(count, seed=0):
+def persons(count, seed=0, joints=17):
     """Columns of instances whose joints are spread over their boxes; a fifth of the joints is unlabelled."""
     rng = np.random.default_rng(seed)
     boxes = np.concatenate([rng.uniform(10, 60, (count, 2)), rng.uniform(60, 80, (count, 2))], axis=1)
-    keypoints = np.zeros((count, 17, 3), np.float32)
-    keypoints[..., :2] = boxes[:, None, :2] + rng.uniform(0.1, 0.9, (count, 17, 2)) * boxes[:, None, 2:]
-    keypoints[..., 2] = rng.choice([0, 1, 2], (count, 17), p=[0.2, 0.2, 0.6])
+    keypoints = np.zeros((count, joints, 3), np.float32)
+    keypoints[..., :2] = boxes[:, None, :2] + rng.uniform(0.1, 0.9, (count, joints, 2)) * boxes[:, None, 2:]
+    keypoints[..., 2] = rng.choice([0, 1, 2], (count, joints), p=[0.2, 0.2, 0.6])
     return {
         "annotation_id": np.arange(1000, 1000 + count),
         "image_id": np.arange(count) // 2,
@@ -43,7 +44,17 @@ def picture(points, size, affine):
 
 
 def make_store(  # noqa: PLR0913 - everything in which the stores of the tests differ
-    path, count=8, *, frames=True, shift=0.0, provenance=None, codec="root4", turned=False, labels="persons"
+    path,
+    count=8,
+    *,
+    frames=True,
+    shift=0.0,
+    provenance=None,
+    codec="root4",
+    turned=False,
+    labels="persons",
+    skeleton=COCO,
+    input_size=INPUT_SIZE,
 ):
     """Write the store and open it.
 
@@ -57,15 +68,18 @@ def make_store(  # noqa: PLR0913 - everything in which the stores of the tests d
         turned: Whether there is a third stored view, of 1.2 times the region, rotated by 30 degrees.
         labels: What is labelled: the `persons` and so their `images`, only the `images`, as for a detector's boxes, or
             `nothing`.
+        skeleton: The joints.
+        input_size: Width and height of the teacher's input.
     """
-    columns = persons(count)
-    centers, sizes = box_to_region(columns["bbox"] - [0, 0, 1, 1], INPUT_SIZE)
-    frame_size = (round(INPUT_SIZE[0] * MARGIN), round(INPUT_SIZE[1] * MARGIN))
+    columns = persons(count, joints=len(skeleton))
+    heatmap_size = (input_size[0] // 4, input_size[1] // 4)
+    centers, sizes = box_to_region(columns["bbox"] - [0, 0, 1, 1], input_size)
+    frame_size = (round(input_size[0] * MARGIN), round(input_size[1] * MARGIN))
     frame = np.stack([region_affine(c, s * MARGIN, frame_size) for c, s in zip(centers, sizes, strict=True)])
     views = np.stack(
         [
             [
-                compose_affines(region_affine(c, s * size, INPUT_SIZE, angle, flip=flip), invert_affine(f))
+                compose_affines(region_affine(c, s * size, input_size, angle, flip=flip), invert_affine(f))
                 for flip, size, angle in ((False, 1, 0), (True, 1, 0), (False, 1.2, 30))[: 2 + turned]
             ]
             for c, s, f in zip(centers, sizes, frame, strict=True)
@@ -74,14 +88,15 @@ def make_store(  # noqa: PLR0913 - everything in which the stores of the tests d
     spec = cache.StoreSpec(
         instances=count,
         views=2 + turned,
-        joints=17,
-        height=HEATMAP_SIZE[1],
-        width=HEATMAP_SIZE[0],
+        joints=len(skeleton),
+        height=heatmap_size[1],
+        width=heatmap_size[0],
         frames=frames,
         codec=cache.codec_from_name(codec),
     )
-    teacher = {"name": "gaussians", "weights_sha256": "0" * 64, "input_size": INPUT_SIZE, "heatmap_size": HEATMAP_SIZE}
-    provenance = {"teacher": teacher, "logits": {"transform": "log", "floor": 0.003}, **(provenance or {})}
+    teacher = {"name": "gaussians", "weights_sha256": "0" * 64, "input_size": input_size, "heatmap_size": heatmap_size}
+    logits = {"transform": "log", "floor": 0.003}
+    provenance = {"teacher": teacher, "logits": logits, **stated(skeleton), **(provenance or {})}
     truth = {k: columns[k] for k in ("annotation_id", "image_id", "bbox", "area", "iscrowd", "keypoints")}
     if labels == "nothing":
         truth["keypoints"] = np.zeros_like(truth["keypoints"])
@@ -89,22 +104,22 @@ def make_store(  # noqa: PLR0913 - everything in which the stores of the tests d
     writer = cache.create_store(
         path, spec, provenance, stored, truth, frame, views, np.array([0, 1, 0][: 2 + turned], np.uint8)
     )
+
+    def maps_of(points, image_to_input, mirrored):
+        ordered = points[skeleton.flip_order] if mirrored else points
+        at = transform_points(ordered, compose_affines(scale_affine(0.25), image_to_input))
+        at[:, 0] += -shift if mirrored else shift
+        return gaussian_heatmaps(at, np.ones(len(skeleton)), heatmap_size, 1.5)
+
     for k in writer.pending_shards():
         with writer.shard(k) as shard:
             for i in writer.shard_range(k):
                 points = columns["keypoints"][i, :, :2]
                 maps = np.stack(
-                    [_maps(points, compose_affines(views[i, v], frame[i]), v == 1, shift) for v in range(2 + turned)]
+                    [maps_of(points, compose_affines(views[i, v], frame[i]), v == 1) for v in range(2 + turned)]
                 )
                 _, jpeg = cv2.imencode(".jpg", picture(points, frame_size, frame[i]), [cv2.IMWRITE_JPEG_QUALITY, 95])
                 shard.put(i, maps, jpeg.tobytes() if frames else None)
     writer.assemble()
     writer.publish(None)
     return cache.open_store(path)
-
-
-def _maps(points, image_to_input, mirrored, shift):
-    ordered = points[COCO.flip_order] if mirrored else points
-    at = transform_points(ordered, compose_affines(scale_affine(0.25), image_to_input))
-    at[:, 0] += -shift if mirrored else shift
-    return gaussian_heatmaps(at, np.ones(17), HEATMAP_SIZE, 1.5)

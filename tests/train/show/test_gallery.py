@@ -106,7 +106,7 @@ def test_a_person_without_labels_has_no_oks(store, tmp_path):
     columns["keypoints"][2, :, 2] = 0
 
     class Unlabelled:
-        instances = columns
+        instances, manifest, spec, path = columns, store.manifest, store.spec, store.path
 
     entry = results(Unlabelled, cached_teacher(store))[2]
     assert (entry["oks"], entry["pck"]) == (None, None)

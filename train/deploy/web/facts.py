@@ -12,7 +12,7 @@ from kdlib.readout import DECODER
 from kdlib.students.loading import OnnxStudent
 from kdlib.students.release import EXPORTED, student_file
 from train.errors import TrainError
-from train.show.drawing import COLOURS
+from train.show.drawing import COLOURS, fine_joints
 
 
 def exported_file(path: Path) -> Path:
@@ -40,6 +40,7 @@ def describe(student: OnnxStudent) -> dict[str, Any]:
     Returns:
         ``run``, ``precision``; ``input_size`` (width, height); ``input`` (``uint8`` or ``normalised``), ``mean`` and
         ``std`` per channel; ``joints``: names; ``sides`` of the joints; ``limbs``: two joint numbers and a side;
+        ``fine``: whether joints are drawn thin, see `fine_joints`;
         ``decoder``: the default decoder; ``blur``: the weights of DARK's blur; ``colours`` of the sides.
     """
     facts = student.metadata
@@ -55,6 +56,7 @@ def describe(student: OnnxStudent) -> dict[str, Any]:
         "joints": list(skeleton.joints),
         "sides": list(skeleton.sides),
         "limbs": [[a, b, skeleton.limb_side(a, b)] for a, b in skeleton.limbs],
+        "fine": list(fine_joints(skeleton)),
         "decoder": facts.get("decoder", DECODER),
         "blur": cv2.getGaussianKernel(dark_kernel(rows), 0)[:, 0].tolist(),
         "colours": {side: list(rgb) for side, rgb in COLOURS.items()},

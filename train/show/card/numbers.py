@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdcli.words import counted
+from kdlib.metrics.evaluation import sigmas_note
 from train.show.card.facts import RunFacts, store_name
 from train.show.card.markdown import code, plain, table
 from train.show.report.markup import MINUS, fixed, has_value, signed
-from train.show.report.tables import ACCURACY
+from train.show.report.tables import ACCURACY, accuracy_rows
 
 
 def numbers(run: RunFacts, picture: str | None, file: str) -> list[str]:
@@ -39,6 +40,8 @@ def _measured(run: RunFacts, metrics: Mapping[str, Any], store: str) -> str:
     text = f"In percent, on {persons} of {store}{decoder}."
     if run.epoch is not None:
         text += f" The checkpoint is of epoch {run.epoch} of {epochs}, which was chosen on these persons."
+    if note := sigmas_note(run.student.skeleton):
+        text += f" {note}"
     if not run.finished:
         done = run.history[-1].get("epoch", len(run.history)) if run.history else 0
         text += f" **The run is not finished: {done} of {epochs} epochs are recorded.**"
@@ -54,7 +57,7 @@ def _comparison(run: RunFacts, metrics: Mapping[str, Any]) -> str:
         columns.append(("the store's teacher", teacher))
     rows = [
         [f"{row.name} ({row.text})", *(fixed(of.get(row.key)) for _, of in columns)]
-        for row in ACCURACY
+        for row in accuracy_rows(metrics)
         if has_value(metrics.get(row.key)) or row.key in ("ap", "pck@0.05")
     ]
     return table(["percent", *(name for name, _ in columns)], rows)

@@ -9,12 +9,13 @@ from typing import Any, Final
 from kdcli.front_matter import front_matter
 from kdcli.words import counted
 from kdlib.machine.cost import multiply_adds, parameter_count
+from kdlib.skeletons.skeleton import split_words
 from train.show.card.facts import RunFacts, store_name
 from train.show.card.markdown import code, fact_table, plain, table
 from train.show.card.numbers import numbers
 from train.show.report.facts import Fact, Hash, codec_facts, data_facts, teacher_facts, training_command
 from train.show.report.markup import DASH, TIMES, billions, fixed, has_value, millions, size, whole
-from train.show.report.tables import ACCURACY
+from train.show.report.tables import accuracy_rows
 
 MARK: Final = "<!-- Written by `python -m train card`; it is replaced when the command runs again. -->"
 """A line that only a card has."""
@@ -89,7 +90,7 @@ class Card:
             *_input_and_output(self.run),
             *_training(self.run),
             *_stores(self.run),
-            *_intended_use(),
+            *_intended_use(self.run),
             *_limits(self.run),
             *_licences(self),
         ]
@@ -128,7 +129,8 @@ def _header(card: Card) -> dict[str, Any]:
     """What model hubs read; without numbers that compare nothing: of unfinished runs, drawn people, unknown data."""
     run = card.run
     kinds = {"onnx"} if any(file.kind == "onnx" for file in card.files) else set()
-    tags = ["pose-estimation", "human-pose", *sorted(kinds), *(["knowledge-distillation"] if run.distilled else [])]
+    human = ["human-pose"] if is_human(run) else []
+    tags = ["pose-estimation", *human, *sorted(kinds), *(["knowledge-distillation"] if run.distilled else [])]
     header: dict[str, Any] = {
         "license": card.license or UNKNOWN,
         "library_name": LIBRARY,
@@ -138,12 +140,12 @@ def _header(card: Card) -> dict[str, Any]:
     metrics = run.metrics or {}
     values = [
         {"type": row.key, "name": row.name, "value": round(metrics[row.key], 2)}
-        for row in ACCURACY
+        for row in accuracy_rows(metrics)
         if has_value(metrics.get(row.key))
     ]
     if run.finished and values and run.manifests["val_store"] and not is_sample(run):
         dataset = {"type": "coco-keypoints-format", "name": store_name(run, "val_store")}
-        task = {"type": "keypoint-detection", "name": "2D human pose estimation"}
+        task = {"type": "keypoint-detection", "name": f"2D {'human ' if human else ''}pose estimation"}
         result = {"task": task, "dataset": dataset, "metrics": values}
         header["metrics"] = [value["type"] for value in values]
         header["model-index"] = [{"name": _title(run), "results": [result]}]
@@ -159,10 +161,23 @@ def _introduction(run: RunFacts) -> str:
     sources = [*(["labels"] if run.labels or not run.distilled else []), *([teachers] if run.distilled else [])]
     model = run.student.model
     return (
-        f"A small network for top-down 2D human pose: for a person in a box, it predicts {run.student.joints} joints. "
+        f"A small network for top-down 2D {_pose(run)} in a box, it predicts "
+        f"{counted(run.student.joints, 'joint')}. "
         f"It has {millions(parameter_count(model))} parameters and needs "
         f"{billions(multiply_adds(model, run.student.input_size))} billion multiply-adds per person. It was trained on "
         f"{' and '.join(sources)}, with {LIBRARY}."
+    )
+
+
+def is_human(run: RunFacts) -> bool:
+    """Whether the joints are those of a person's body: with wrists and ankles, which neither hands nor animals have."""
+    words = {word for joint in run.student.skeleton.joints for word in split_words(joint)}
+    return {"wrist", "ankle"} <= words
+
+
+def _pose(run: RunFacts) -> str:
+    return (
+        "human pose: for a person" if is_human(run) else f"pose of {plain(run.student.skeleton.name)}: for an instance"
     )
 
 
@@ -236,13 +251,16 @@ points = {stride} * np.stack([x, y], axis=1)  # pixels of the resized crop
 
 
 def _input_and_output(run: RunFacts) -> list[str]:
-    joints = ", ".join(name.replace("_", " ") for name in run.student.skeleton.joints)
+    skeleton = run.student.skeleton
+    joints = ", ".join(plain(name.replace("_", " ")) for name in skeleton.joints)
+    owner = "person's own" if is_human(run) else "instance's own"
+    sides = f" Left and right are the {owner}." if {"left", "right"} & {*skeleton.sides} else ""
     return [
         "## Input and output",
         f"Input: RGB crops of {_input(run)} pixels (height {TIMES} width). `predict` makes them: it extends the box to "
         "this aspect, enlarges it by 25 %, and scales the crop. Output: one heatmap per joint. The height of its peak "
         "serves as confidence; it is not a probability and may exceed 1.",
-        f"The joints, in order: {joints}. Left and right are the person's own.",
+        f"The joints, in order: {joints}.{sides}",
     ]
 
 
@@ -301,10 +319,11 @@ def _members(manifest: Mapping[str, Any]) -> list[Fact]:
     return [(f"member {member.get('name', DASH)}", Hash(member.get("weights_sha256", DASH))) for member in members]
 
 
-def _intended_use() -> list[str]:
+def _intended_use(run: RunFacts) -> list[str]:
+    of = "persons" if is_human(run) else f"the kind {plain(run.student.skeleton.name)}"
     return [
         "## Intended use",
-        "Keypoints of persons in photographs and in frames of videos. A detector or an annotator gives the boxes.",
+        f"Keypoints of {of} in photographs and in frames of videos. A detector or an annotator gives the boxes.",
         "The student was not measured for identifying persons, nor for medical, safety or legal decisions. Do not use "
         "it for these purposes without measurements of your own.",
     ]
@@ -326,10 +345,12 @@ def _limits(run: RunFacts) -> list[str]:
         SAMPLE_WARNING if is_sample(run) else "" if manifest or not metrics else IF_SAMPLE,
         "It needs a box for each person. It contains no detector and no tracker, and treats each box on its own.",
         f"Every box is scaled to {_input(run)} pixels; details smaller than that are lost.",
-        f"It predicts {run.student.joints} joints in 2D for every box, also those that are hidden or outside the "
-        "image; the heights of these are often, but not always, lower.",
+        f"It predicts {counted(run.student.joints, 'joint')} in 2D for every box, also those that are hidden or "
+        "outside the image; the heights of these are often, but not always, lower.",
         "It repeats systematic errors of its teacher." if run.distilled else "",
-        "Accuracy was not measured for separate groups of persons, such as children, or by skin tone or clothing.",
+        "Accuracy was not measured for separate groups of persons, such as children, or by skin tone or clothing."
+        if is_human(run)
+        else "",
     ]
     return ["## Limits", "\n".join(f"- {point}" for point in points if point)]
 

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any, Final
 
 from train.errors import TrainError
-from train.show import MIN_LABELS
+from train.show import enough_labels
 from train.show.gallery import GROUND_TRUTH
 from train.show.gallery.read import Figure, Gallery, GalleryImage
 
@@ -39,13 +39,16 @@ def build(fo: Any, gallery: Gallery) -> Any:
     dataset.info["made_by"] = MADE_BY
     dataset.default_skeleton = fo.KeypointSkeleton(labels=gallery.joints, edges=gallery.limbs)
     dataset.app_config.color_scheme = _colours(fo, gallery)
-    similarities = {name: [oks for p in gallery.images for oks in _similarities(p, name)] for name in gallery.networks}
+    least = enough_labels(len(gallery.joints))
+    similarities = {
+        name: [oks for p in gallery.images for oks in _similarities(p, name, least)] for name in gallery.networks
+    }
     if hasattr(fo, "ActiveFields"):  # older Apps show all fields
         dataset.app_config.active_fields = fo.ActiveFields(paths=[LIMBS, *_best_student(similarities)])
     dataset.add_samples([_sample(fo, image, gallery) for image in gallery.images], progress=False)
     dataset.add_dynamic_sample_fields()
     for network in filter(similarities.get, gallery.networks):
-        _save_worst(fo, dataset, network)
+        _save_worst(fo, dataset, network, least)
     dataset.save()
     return dataset
 
@@ -63,24 +66,24 @@ def _best_student(similarities: Mapping[str, Sequence[float]]) -> list[str]:
     return [students[max(students)]] if students else []
 
 
-def _similarities(image: GalleryImage, network: str) -> list[float]:
-    """OKS of the image's persons with enough labels."""
+def _similarities(image: GalleryImage, network: str, least: int) -> list[float]:
+    """OKS of the image's persons with at least so many labels."""
     persons = [figure.attributes for figure in image.figures[network]]
-    return [p["oks"] for p in persons if p["oks"] is not None and p["labelled"] >= MIN_LABELS]
+    return [p["oks"] for p in persons if p["oks"] is not None and p["labelled"] >= least]
 
 
 def _sample(fo: Any, image: GalleryImage, gallery: Gallery) -> Any:
     sample = fo.Sample(filepath=str(image.path), metadata=fo.ImageMetadata(width=image.width, height=image.height))
     for name, figures in image.figures.items():
         sample[name] = fo.Keypoints(
-            keypoints=[fo.Keypoint(label="person", points=f.points, **f.attributes) for f in figures]
+            keypoints=[fo.Keypoint(label=gallery.label, points=f.points, **f.attributes) for f in figures]
         )
     for name in gallery.networks:
-        known = _similarities(image, name)
+        known = _similarities(image, name, enough_labels(len(gallery.joints)))
         if known:
             sample[f"worst_oks_{name}"] = min(known)
     sample[LIMBS] = fo.Polylines(polylines=[_limbs(fo, f, gallery) for f in image.figures[GROUND_TRUTH]])
-    detections = [fo.Detection(label="person", bounding_box=box, **attributes) for box, attributes in image.boxes]
+    detections = [fo.Detection(label=gallery.label, bounding_box=box, **attributes) for box, attributes in image.boxes]
     sample["boxes"] = fo.Detections(detections=detections)
     return sample
 
@@ -91,10 +94,10 @@ def _limbs(fo: Any, figure: Figure, gallery: Gallery) -> Any:
     limbs = [limb for limb in gallery.limbs if labelled.issuperset(limb)]
     alone = [[joint] for joint in sorted(labelled.difference(*limbs))]
     lines = [[figure.points[joint] for joint in line] for line in (*limbs, *alone)]
-    return fo.Polyline(label="person", points=lines, annotation_id=figure.attributes["annotation_id"])
+    return fo.Polyline(label=gallery.label, points=lines, annotation_id=figure.attributes["annotation_id"])
 
 
-def _save_worst(fo: Any, dataset: Any, network: str) -> None:
+def _save_worst(fo: Any, dataset: Any, network: str, least: int) -> None:
     """Save views from a network's worst person or image to its best, without persons who have too few labels.
 
     The App enlarges a crop to everything that is drawn in it, so a crop gets the joints of its own person only.
@@ -102,7 +105,7 @@ def _save_worst(fo: Any, dataset: Any, network: str) -> None:
     field = fo.ViewField
     oks = f"boxes.oks_{network}"
     crops = dataset.to_patches("boxes", other_fields=[LIMBS, network]).exists(oks)
-    crops = crops.match(field("boxes.labelled") >= MIN_LABELS)
+    crops = crops.match(field("boxes.labelled") >= least)
     for joints in (LIMBS, network):
         crops = crops.filter_labels(joints, field("annotation_id") == field("$boxes.annotation_id"), only_matches=False)
     dataset.save_view(f"worst persons: {network}", crops.sort_by(oks))

@@ -48,6 +48,8 @@ class Gallery:
     """Pairs of joint numbers from 0."""
     networks: list[str]
     images: list[GalleryImage]
+    label: str = "person"
+    """Name of the category."""
 
 
 def read_gallery(folder: Path, images: Path) -> Gallery:
@@ -74,7 +76,7 @@ def read_gallery(folder: Path, images: Path) -> Gallery:
     limbs = [[a - 1, b - 1] for a, b in category["skeleton"]]
     about = truth["info"]
     name = f"{about['description']}-{about['content_sha256'][:DIGITS]}"
-    return Gallery(name, category["keypoints"], limbs, networks, list(found.values()))
+    return Gallery(name, category["keypoints"], limbs, networks, list(found.values()), category["name"])
 
 
 def _json(path: Path) -> Any:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cache import Store
 from kdcli.files import replacing
 from kdcli.progress import show_progress
+from kdlib.inputs.categories import coco_category
 from kdlib.metrics.coco import instance_scores
 from kdlib.metrics.keypoints import normalised_distances, oks
 from kdlib.samples.dataset import store_skeleton
@@ -93,12 +94,11 @@ def annotations(store: Store) -> dict[str, Any]:
     columns, skeleton = store.instances, store_skeleton(store)
     rows = [int(row) for row in np.flatnonzero(store.written)]
     images = {int(columns["image_id"][row]): row for row in rows}
-    limbs = [[a + 1, b + 1] for a, b in skeleton.limbs]  # COCO numbers the joints from 1
     return {
         "info": {"description": _title(store), "content_sha256": store.manifest["content_sha256"]},
         "images": [_image(columns, image_id, row) for image_id, row in images.items()],
         "annotations": [_annotation(columns, row) for row in rows],
-        "categories": [{"id": 1, "name": "person", "keypoints": list(skeleton.joints), "skeleton": limbs}],
+        "categories": [coco_category(skeleton)],
     }
 
 

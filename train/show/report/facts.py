@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cache import Store
+from kdlib.metrics.evaluation import describe_sigmas
+from kdlib.skeletons.reading import ENTRY, skeleton_of
 from train.recipe import Recipe
 from train.show.report.comparison import TEACHER_SETTINGS
 from train.show.report.evidence import Evidence, Trained
@@ -54,11 +56,20 @@ def teacher_facts(manifest: Mapping[str, Any]) -> list[Fact]:
         ("weights", _hash(teacher.get("weights_sha256"))),
         ("input", _height_by_width(teacher["input_size"])),
         ("heatmaps", f"{manifest['spec']['joints']} of {_height_by_width(teacher['heatmap_size'])}"),
+        *_skeleton_facts(manifest),
         ("precision", teacher.get("precision", DASH)),
         ("flip test", "yes, in each stored heatmap" if teacher.get("flip_test") else "no"),
         ("stored views", f"{manifest['spec']['views']} ({flips})"),
         ("AP when stored", fixed((manifest["teacher_metrics"] or {}).get("ap"), 2)),
     ]
+
+
+def _skeleton_facts(manifest: Mapping[str, Any]) -> list[Fact]:
+    """The skeleton and its sigmas; nothing for COCO's, which manifests do not state."""
+    if ENTRY not in manifest["provenance"]:
+        return []
+    skeleton = skeleton_of(manifest["provenance"], manifest["spec"]["joints"], "manifest")
+    return [("skeleton", skeleton.name), ("OKS sigmas", describe_sigmas(skeleton))]
 
 
 def data_facts(manifest: Mapping[str, Any]) -> list[Fact]:

@@ -8,12 +8,16 @@ from numpy.typing import NDArray
 
 from kdlib.metrics.keypoints import normalised_distances
 from kdlib.samples.dataset import store_skeleton
-from kdlib.skeletons.skeleton import Skeleton, without_side
+from kdlib.skeletons.skeleton import Skeleton, split_words, without_side
 from train.show.report.charts import NO_LABELS, Dot, Line, Style, dot_plot, line_chart, picture
 from train.show.report.comparison import joint_hits
 from train.show.report.evidence import Evidence, Subject, Trained
-from train.show.report.markup import Markup, fixed, join, whole
+from train.show.report.markup import Markup, fixed, has_value, join, whole
 
+MOST_ROWS: Final = 30
+"""Rows of the chart of joints, above which numbered joints share rows."""
+MOST_NAMED: Final = 4
+"""Joints of a dot that its text lists one by one."""
 RANKING_POINTS: Final = 160
 """Points of a ranking's curve; few, to keep the page small."""
 SIZES: Final = (("medium", 32**2, 96**2), ("large", 96**2, np.inf))
@@ -116,8 +120,33 @@ def joints(evidence: Evidence, series: Sequence[str]) -> Markup:
     return dot_plot("PCK@0.05 of each joint", rows)
 
 
+def is_grouped(skeleton: Skeleton) -> bool:
+    """Whether joints that are no pair share a row of the chart of joints."""
+    return len(_merged_pairs(skeleton)) > MOST_ROWS
+
+
 def _merged_joints(skeleton: Skeleton) -> dict[str, list[int]]:
-    """Joint numbers by name, pairs by their name without the side: ``{"nose": [0], "eye": [1, 2], ...}``."""
+    """Joint numbers by the names of the chart's rows, which are at most `MOST_ROWS` for numbered joints.
+
+    Pairs have their name without the side: ``{"nose": [0], "eye": [1, 2], ...}``. In larger skeletons, joints that
+    differ in their number only share a row: ``{..., "face": [23, ...], "thumb": [92, ...]}``. If all would share one,
+    a row has consecutive joints.
+    """
+    if not is_grouped(skeleton):
+        return _merged_pairs(skeleton)
+    by_word: dict[str, list[int]] = {}
+    for joint in range(len(skeleton)):
+        words = split_words(without_side(skeleton.joints[joint]))
+        plain = " ".join(filter(None, (word.rstrip("0123456789") for word in words)))
+        by_word.setdefault(plain or "joint", []).append(joint)
+    if len(by_word) > 1:
+        return by_word
+    size = -(-len(skeleton) // MOST_ROWS)
+    parts = [list(range(start, min(start + size, len(skeleton)))) for start in range(0, len(skeleton), size)]
+    return {f"{skeleton.joints[part[0]]} to {skeleton.joints[part[-1]]}": part for part in parts}
+
+
+def _merged_pairs(skeleton: Skeleton) -> dict[str, list[int]]:
     pair = {k: min(pair) for pair in skeleton.flip_pairs for k in pair}
     merged: dict[str, list[int]] = {}
     for k in range(len(skeleton)):
@@ -134,6 +163,10 @@ def _share(hits: NDArray[np.bool_], labelled: NDArray[np.bool_], members: Sequen
 def _joint_text(subject: Subject, members: Sequence[int], skeleton: Skeleton) -> str:
     each: dict[str, Any] = subject.metrics["per_joint"]["pck@0.05"]
     names = [skeleton.joints[k] for k in members]
+    known = [name for name in names if has_value(each[name])]
+    if len(names) > MOST_NAMED and known:
+        low, high = min(known, key=each.__getitem__), max(known, key=each.__getitem__)
+        return f"{subject.name}: {len(names)} joints, from {low} {fixed(each[low])} to {high} {fixed(each[high])}"
     sides = [f"{name.replace('_', ' ')} {fixed(each[name])}" for name in names]
     return f"{subject.name}: {', '.join(sides)}"
 

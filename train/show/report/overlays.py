@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kdlib.geometry import compose_affines
 from kdlib.skeletons.skeleton import Skeleton
-from train.show.drawing import heat_pixels
+from train.show.drawing import FINE, fine_joints, heat_pixels
 from train.show.report.markup import Markup, compact, element, join
 
 
@@ -55,15 +55,25 @@ def draw_skeleton(
         skeleton: The K joints.
     """
 
-    def limbs(chosen: Sequence[tuple[int, int]], side: str, kind: str) -> Markup | None:
-        return _path(points, [limb for limb in chosen if skeleton.limb_side(*limb) == side], f"{kind} {side}")
+    def limbs(chosen: Sequence[tuple[int, int]], side: str, kind: str, width: float | None) -> Markup | None:
+        return _path(points, [limb for limb in chosen if skeleton.limb_side(*limb) == side], f"{kind} {side}", width)
 
-    solid = [(a, b) for a, b in skeleton.limbs if drawn[a] and drawn[b] and counted[a] and counted[b]]
-    faint = [(a, b) for a, b in skeleton.limbs if drawn[a] and drawn[b] and not (counted[a] and counted[b])]
-    paths = [limbs(faint, side, "faint") for side in ("left", "right", "mid")]
-    paths += [_path(points, solid, "under", stroke_width=1.7 * scale)]
-    paths += [limbs(solid, side, "limb") for side in ("mid", "left", "right")]
-    joints = [_joint(points[k], skeleton.sides[k], 0.85 * scale) for k in np.flatnonzero(drawn & counted)]
+    fine = fine_joints(skeleton)
+    visible = [(a, b) for a, b in skeleton.limbs if drawn[a] and drawn[b]]
+    paths: list[Markup | None] = []
+    for width, chosen in (
+        (None, [limb for limb in visible if not any(fine[end] for end in limb)]),
+        (FINE * scale, [limb for limb in visible if any(fine[end] for end in limb)]),
+    ):
+        solid = [(a, b) for a, b in chosen if counted[a] and counted[b]]
+        faint = [limb for limb in chosen if limb not in solid]
+        paths += [limbs(faint, side, "faint", width) for side in ("left", "right", "mid")]
+        paths += [_path(points, solid, "under", stroke_width=1.7 * (width or scale))]
+        paths += [limbs(solid, side, "limb", width) for side in ("mid", "left", "right")]
+    joints = [
+        _joint(points[k], skeleton.sides[k], 0.85 * scale * (FINE if fine[k] else 1))
+        for k in np.flatnonzero(drawn & counted)
+    ]
     return element("g", *paths, *joints, transform="translate(.5 .5)", stroke_width=float(scale))
 
 

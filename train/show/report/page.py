@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from cache import Store
 from kdcli.files import replacing
 from kdcli.words import counted
+from kdlib.metrics.evaluation import sigmas_note
+from kdlib.samples.dataset import store_skeleton
+from kdlib.skeletons.skeleton import COCO, Skeleton
 from train.errors import TrainError, check_is_not_folder
 from train.evaluate import to_json
-from train.show import MIN_LABELS
+from train.show import enough_labels
 from train.show.report import facts, figures, tables
 from train.show.report.charts import STYLE_SHEET
 from train.show.report.comparison import NUMBERS, Check, Intervals, Pair, checks, intervals, numbers, pairs
@@ -171,8 +174,12 @@ def _differences(evidence: Evidence, series: list[str], ranked: Subject, places:
         figures.sizes(evidence, series),
         figures.tolerance_curves(evidence, series),
     ]
+    skeleton = store_skeleton(evidence.store)
+    combined = "Left and right joints are combined; hover over a dot for each side. " if skeleton.flip_pairs else ""
+    if figures.is_grouped(skeleton):
+        combined += "Joints that differ only in their number share a row. "
     lead = (
-        "Left and right joints are combined; hover over a dot for each side. The numbered persons are shown below. "
+        f"{combined}The numbered persons are shown below. "
         f"In COCO, persons of 32² to 96² pixels are medium, larger ones are large. The labelled persons of this store: "
         f"{figures.size_counts(evidence)}."
     )
@@ -194,21 +201,22 @@ def _people(evidence: Evidence, series: list[str], ranked: Subject, places: NDAr
     worst = worst_first(evidence, ranked)[:WORST]
     everybody = np.union1d(places, worst)
     shown = cards(evidence, everybody, series)
+    skeleton = store_skeleton(evidence.store)
+    least = counted(enough_labels(len(skeleton)), "labelled joint")
     order = (
-        f"{len(places)} of the persons with at least {MIN_LABELS} labelled joints, evenly spaced over the ranking "
+        f"{len(places)} of the persons with at least {least}, evenly spaced over the ranking "
         f"by the OKS of {ranked.name}, from the worst to the best."
     )
     if not len(worst):
-        order = (
-            f"No person has {MIN_LABELS} labelled joints, so there is no ranking: {len(places)} persons of the store."
-        )
+        order = f"No person has {least}, so there is no ranking: {len(places)} persons of the store."
     lead = f"{order} Heatmaps show the maximum over the joints, all on the same scale."
     worst_lead = f"The {len(worst)} persons for whom {ranked.name} has the lowest OKS, the worst first."
     width = "one-column" if len(series) > 4 else ""
     across = element("div", *(shown[int(place)] for place in places), class_=f"people numbered {width}")
     failing = element("div", *(shown[int(place)] for place in worst), class_=f"people {width}")
-    found = [frames(evidence, everybody), _section("People", "people", across, lead, _limb_legend())]
-    return [*found, _section("The worst", "worst", failing, worst_lead, _limb_legend())] if len(worst) else found
+    legend = _limb_legend(skeleton)
+    found = [frames(evidence, everybody), _section("People", "people", across, lead, legend)]
+    return [*found, _section("The worst", "worst", failing, worst_lead, legend)] if len(worst) else found
 
 
 def ranked_student(students: Sequence[Trained]) -> Subject:
@@ -260,6 +268,7 @@ def _scope(evidence: Evidence) -> Markup:
         "say nothing about photographs. The best student of a row is set in bold. The small range is the 95 % interval "
         "of a paired bootstrap over the images; it does not include the variation between training seeds. A difference "
         "is coloured if its interval does not contain 0.",
+        f" {note}" if (note := sigmas_note(store_skeleton(evidence.store))) else None,
         class_="note",
     )
 
@@ -274,7 +283,12 @@ def _legend(subjects: Sequence[Subject], series: Sequence[str]) -> Markup:
     return element("p", *keys, class_="legend")
 
 
-def _limb_legend() -> Markup:
-    sides = (("left", "the person's left"), ("right", "the person's right"), ("mid", "across both sides, and the nose"))
-    keys = [element("span", text, class_=f"limb-key {side}") for side, text in sides]
+def _limb_legend(skeleton: Skeleton) -> Markup:
+    """The colours of the sides that the skeleton has."""
+    middle = "across both sides, and the nose" if skeleton == COCO else "across both sides, or without a side"
+    sides = (("left", "the person's left"), ("right", "the person's right"), ("mid", middle))
+    limbs = {skeleton.limb_side(*limb) for limb in skeleton.limbs}
+    keys = [
+        element("span", text, class_=f"limb-key {side}") for side, text in sides if side in limbs | {*skeleton.sides}
+    ]
     return element("p", *keys, element("span", "faint: a joint without a label, which does not count"), class_="legend")

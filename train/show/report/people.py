@@ -15,7 +15,7 @@ from kdlib.resample.exact import warp_image
 from kdlib.samples.dataset import store_skeleton
 from kdlib.samples.pixels import decode, image_pixels
 from train.evaluate import student_loader
-from train.show import MIN_LABELS
+from train.show import enough_labels
 from train.show.report.evidence import Evidence, Subject, Trained
 from train.show.report.markup import Markup, compact, element, fixed
 from train.show.report.overlays import data_uri, draw_skeleton, heat_layer, panel
@@ -49,8 +49,8 @@ def choose(evidence: Evidence, ranked: Subject, count: int = SHOWN) -> NDArray[n
 
 def worst_first(evidence: Evidence, ranked: Subject) -> NDArray[np.int64]:
     """Sort the persons with enough labels by a network's OKS, the worst first; indices into ``predictions.rows``."""
-    labelled = (evidence.store.instances["keypoints"][ranked.predictions.rows][..., 2] > 0).sum(axis=1)
-    (eligible,) = np.nonzero(labelled >= MIN_LABELS)
+    labelled = evidence.store.instances["keypoints"][ranked.predictions.rows][..., 2] > 0
+    (eligible,) = np.nonzero(labelled.sum(axis=1) >= enough_labels(labelled.shape[1]))
     return eligible[np.argsort(ranked.oks[eligible], kind="stable")]
 
 

@@ -1,7 +1,7 @@
 """The tables of a report: the metrics and costs of every network side by side."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from kdlib.samples.dataset import store_skeleton
@@ -46,6 +46,18 @@ ACCURACY: Final = (
     Row("pck@0.1", "PCK@0.1", "within 10 %"),
     Row("pck@0.2", "PCK@0.2", "within 20 %"),
 )
+OF_OTHER_SKELETONS: Final = (
+    Row("pckh@0.5", "PCKh@0.5", "joints within half of the length of the head segment"),
+    Row("pckh@0.1", "PCKh@0.1", "within a tenth of it"),
+    Row("auc", "AUC", "area under PCK over its threshold, 0 to 30 pixels"),
+    Row("epe", "EPE, px", "end-point error: mean distance in image pixels", best=min),
+    Row("ap_body", "AP body", "of the body's joints alone"),
+    Row("ap_foot", "AP feet", "of the feet alone"),
+    Row("ap_face", "AP face", "of the face alone"),
+    Row("ap_left_hand", "AP left hand", "of the left hand alone"),
+    Row("ap_right_hand", "AP right hand", "of the right hand alone"),
+)
+"""Metrics of skeletons other than COCO's; those that a network has are shown."""
 DECODER: Final = Row("decoder", "Decoder", "argmax: as in HRNet's evaluation; dark: sub-pixel", str, None)
 """The method that finds joints in heatmaps."""
 
@@ -63,6 +75,11 @@ def cost_rows(threads: int) -> list[Row]:
     ]
 
 
+def accuracy_rows(metrics: Mapping[str, Any]) -> list[Row]:
+    """The rows of a network's accuracy: `ACCURACY`, and those of `OF_OTHER_SKELETONS` that its metrics have."""
+    return [*ACCURACY, *(row for row in OF_OTHER_SKELETONS if row.key in metrics)]
+
+
 def comparison(
     evidence: Evidence, series: Sequence[str], pairs: Sequence[Pair], ends: Sequence[Intervals], threads: int
 ) -> Markup:
@@ -73,8 +90,8 @@ def comparison(
     metrics, costs = [s.metrics for s in subjects], [s.cost for s in subjects]
     decoder = _row(DECODER, [{DECODER.key: s.predictions.decoder} for s in subjects], [element("td")] * len(pairs))
     accuracy = [
-        _row(row, metrics, [_gain(p, row.key, i.get(row.key)) for p, i in zip(pairs, ends, strict=True)])
-        for row in ACCURACY
+        _row(row, metrics, [_gain(p, row, i.get(row.key)) for p, i in zip(pairs, ends, strict=True)])
+        for row in accuracy_rows(evidence.teacher.metrics)
     ]
     cost = [_row(row, costs, [element("td")] * len(pairs)) for row in cost_rows(threads)]
     return wide(
@@ -105,9 +122,9 @@ def _best(row: Row, students: Sequence[Any]) -> str | None:
     return row.show(row.best(known))
 
 
-def _gain(pair: Pair, metric: str, interval: tuple[float, float] | None) -> Markup:
+def _gain(pair: Pair, row: Row, interval: tuple[float, float] | None) -> Markup:
     """Distilled minus baseline, with the confidence interval if it is known; coloured if the interval excludes 0."""
-    difference = pair.difference(metric)
+    difference = pair.difference(row.key)
     text = signed(difference)
     known = interval is not None and all(has_value(end) for end in interval)
     ends = element("small", " to ".join(signed(end) for end in interval or ())) if known else None
@@ -124,16 +141,23 @@ def _direction(interval: tuple[float, float]) -> str:
 def all_numbers(evidence: Evidence, series: Sequence[str]) -> Markup:
     """Tables of every metric and of the PCK of every joint, with two digits."""
     subjects = [evidence.teacher, *evidence.students]
-    names = [name for name in evidence.teacher.metrics if name not in ("per_joint", "instances")]
-    rows = [(name.upper().replace("_", " "), [s.metrics[name] for s in subjects]) for name in names]
+    names = [name for name in evidence.teacher.metrics if name not in ("per_joint", "instances", "oks_sigmas")]
+    rows = [(_title(name), [s.metrics[name] for s in subjects]) for name in names]
     parts = [_plain_table("", subjects, series, rows)]
     for name in evidence.teacher.metrics["per_joint"]:
         of_joints = [
             (joint.replace("_", " "), [s.metrics["per_joint"][name][joint] for s in subjects])
             for joint in store_skeleton(evidence.store).joints
         ]
-        parts.append(_plain_table(name.upper(), subjects, series, of_joints))
+        parts.append(_plain_table(_title(name), subjects, series, of_joints))
     return element("div", *parts, class_="columns of-tables")
+
+
+def _title(metric: str) -> str:
+    """``AP MEDIUM`` of ``ap_medium``; PCKh keeps its small letter, and EPE gets its unit."""
+    if metric.startswith("pckh"):
+        return metric.replace("pckh", "PCKh")
+    return "EPE, pixels" if metric == "epe" else metric.upper().replace("_", " ")
 
 
 def _plain_table(

@@ -2,6 +2,7 @@
 
 const LONGEST = 1600; // pixels of the canvas's longer side, at most
 const ENLARGED = 800; // to which smaller pictures are enlarged
+const FINE = 0.4; // thickness of the joints of faces and hands, relative to the others
 
 /** Draw the source and, if given, keypoints. Returns canvas pixels per image pixel. */
 export function draw(canvas, source, { box, keypoints, facts, threshold }) {
@@ -35,10 +36,11 @@ function drawSkeleton(context, keypoints, facts, threshold, scale, thickness) {
   const colours = Object.fromEntries(Object.entries(facts.colours).map(([side, rgb]) => [side, `rgb(${rgb})`]));
   const isDrawn = (joint) => keypoints[joint].height >= threshold;
   const limbs = facts.limbs.filter(([a, b]) => isDrawn(a) && isDrawn(b));
+  const factor = (...ends) => (ends.some((joint) => facts.fine[joint]) ? FINE : 1);
   context.lineCap = "round";
   for (const [extra, outline] of [[2, "#141414"], [0, null]]) {
-    context.lineWidth = thickness + extra;
     for (const [a, b, side] of limbs) {
+      context.lineWidth = thickness * factor(a, b) + extra;
       context.strokeStyle = outline ?? colours[side];
       context.beginPath();
       context.moveTo(keypoints[a].x * scale, keypoints[a].y * scale);
@@ -51,7 +53,7 @@ function drawSkeleton(context, keypoints, facts, threshold, scale, thickness) {
     for (const [extra, colour] of [[1, "#141414"], [0, colours[facts.sides[joint]]]]) {
       context.fillStyle = colour;
       context.beginPath();
-      context.arc(x * scale, y * scale, thickness * 0.8 + 1 + extra, 0, 2 * Math.PI);
+      context.arc(x * scale, y * scale, (thickness * 0.8 + 1) * factor(joint) + extra, 0, 2 * Math.PI);
       context.fill();
     }
   });
