@@ -70,9 +70,7 @@ def choose_split(  # noqa: PLR0917 - the flags of the data, in their order
         if not images.is_dir():
             raise PrecomputeError(f"no image folder at {images}")
         return Split(images, annotations)
-    raise PrecomputeError(
-        "give the data either with --data DIR --split NAME (or --data data.yaml), or with --images DIR --annotations FILE"
-    )
+    raise PrecomputeError("give the data either with --data DIR --split NAME, or with --images DIR --annotations FILE")
 
 
 def to_coco_split(name: str) -> str:

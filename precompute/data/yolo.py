@@ -208,7 +208,7 @@ class _Dataset:
                     "mirror each other, add flip_idx, or give --skeleton FILE"
                 )
             return found
-        missing = next((pair for pair in flip_pairs_by_name(joints) if pair not in pairs), None)
+        missing = next((pair for pair in flip_pairs_by_name(joints) if tuple(sorted(pair)) not in pairs), None)
         if missing is not None:
             one, two = (joints[joint] for joint in missing)
             raise PrecomputeError(
