@@ -266,13 +266,15 @@ class _Dataset:
         x, y, w, h = row[1:BOX]
         box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
         flat = row[BOX:] or (0.0,) * (self._count * self._numbers)
-        joints = [flat[start : start + self._numbers] for start in range(0, len(flat), self._numbers)]
+        starts = range(0, len(flat), self._numbers)
+        joints = [self._joint(flat[start : start + self._numbers], width, height) for start in starts]
         return {
             "category_id": int(row[0]),
             "bbox": [round(number, 3) for number in box],
             "area": round(box[2] * box[3], 3),
             "iscrowd": 0,
-            "keypoints": [number for joint in joints for number in self._joint(joint, width, height)],
+            "num_keypoints": sum(joint[2] > 0 for joint in joints),
+            "keypoints": [number for joint in joints for number in joint],
         }
 
     def _joint(self, joint: Sequence[float], width: int, height: int) -> list[float]:

@@ -7,7 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from pycocotools.coco import COCO as CocoFile
+import pycocotools.coco
 
 from kdlib.errors import InputError
 from kdlib.skeletons.skeleton import COCO, Skeleton
@@ -71,6 +71,7 @@ def test_labels_become_pixels_of_the_image_with_ids_in_the_order_of_names(data):
     np.testing.assert_array_equal(joints[:, 2], [2, 1, 2, 0])
     assert [(a["id"], a["image_id"], a["category_id"]) for a in (one, two, three)] == [(1, 1, 0), (2, 2, 1), (3, 2, 0)]
     assert not any(three["keypoints"])  # a line with a box alone
+    assert [annotation["num_keypoints"] for annotation in (one, two, three)] == [3, 4, 0]
     assert found.notices.to_json() == {"areas computed from the box": 3}
 
 
@@ -100,7 +101,7 @@ def test_the_converted_file_is_what_pycocotools_reads_and_the_same_bytes_each_ti
     assert found.content == convert(data, "train").content
     (tmp_path / "a.json").write_bytes(found.content)
     with contextlib.redirect_stdout(io.StringIO()):
-        file = CocoFile(tmp_path / "a.json")
+        file = pycocotools.coco.COCO(tmp_path / "a.json")
     assert len(file.getAnnIds(catIds=[0, 1])) == 3
     selection = select(choose_split(data, "train", None, None))
     kept = [file.anns[i]["keypoints"] for i in selection.instances.annotation_id.tolist()]
