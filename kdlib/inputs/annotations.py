@@ -31,7 +31,11 @@ from kdlib.skeletons.reading import Arranged
 from kdlib.skeletons.skeleton import Skeleton
 
 LISTS: Final = ("images", "annotations", "categories")
-READ: Final = ("image_id", "category_id", "bbox", "area", "iscrowd", "keypoints")
+WHOLE_BODY: Final = "coco_wholebody"
+"""The skeleton whose joints COCO-WholeBody's files spread over several entries of an annotation."""
+PARTS: Final = {"foot_kpts": 6, "face_kpts": 68, "lefthand_kpts": 21, "righthand_kpts": 21}
+"""These entries after ``keypoints``, in the order of the skeleton, and their numbers of joints."""
+READ: Final = ("image_id", "category_id", "bbox", "area", "iscrowd", "keypoints", *PARTS)
 """The entries of an annotation that are read, beside its id."""
 _CHUNK: Final = 4096
 """Annotations whose numbers are converted at once."""
@@ -99,6 +103,7 @@ def read_keypoint_annotations(
     notices: Notices | None = None,
     category: str | None = None,
     skeleton: Skeleton | None = None,
+    document: Any = None,
 ) -> Annotations:
     """Read an annotation file in COCO's format.
 
@@ -112,14 +117,17 @@ def read_keypoint_annotations(
         notices: Receives what was changed or left out.
         category: Name of the category whose instances are used; None chooses one, see `kdlib.inputs.categories`.
         skeleton: The joints of the instances, which the file may list in another order; None takes the file's.
+        document: The content of a file that was converted from another format, which ``path`` names; None reads it.
 
     Raises:
         InputError: If a file is missing, is not JSON in this format, is inconsistent, or holds no usable instance. The
             message names the file and the entry.
     """
     path, notices = Path(path), Notices() if notices is None else notices
-    document = _check_document(_read_document(path), path, images_only=boxes is not None)
+    content = _read_document(path) if document is None else document
+    document = _check_document(content, path, images_only=boxes is not None)
     images = ImageIndex.from_entries(document["images"], path, notices)
+    parts = _join_parts(document, skeleton, notices)
     categories = choose_categories(
         document["categories"], document["annotations"], path, notices, category=category, skeleton=skeleton
     )
@@ -127,9 +135,9 @@ def read_keypoint_annotations(
     persons = _find_persons(document, categories, path, notices)
     if boxes is None:
         _check_usable(document, persons, path, unlabelled=unlabelled)
-    ground_truth = _ground_truth(persons, images, arranged, path, notices)
+    ground_truth = _ground_truth(persons, images, arranged, parts, path, notices)
     if boxes is not None:
-        file = BoxFile(boxes, categories if categories.persons else None, notices)
+        file = BoxFile(boxes, categories if categories.persons or category else None, notices)
         candidates = _detected(file.inside(file.match_index(images), images.size), images, arranged.skeleton)
         usable = np.ones(len(candidates), bool)
         return _annotations(candidates, usable, ground_truth, images, arranged.skeleton, path, notices)
@@ -137,9 +145,11 @@ def read_keypoint_annotations(
     crowd = ground_truth.iscrowd != 0
     warn_of_format(ground_truth.bbox[~crowd], ground_truth.image_size[~crowd], path, notices)
     _warn_of_fractions(ground_truth.keypoints, path, notices)
-    _notice_left_out(notices, "they are crowds", ground_truth.annotation_id[crowd])
+    who = arranged.skeleton.instances
+    _notice_left_out(notices, f"{who} left out because they are crowds", ground_truth.annotation_id[crowd])
     if not unlabelled:
-        _notice_left_out(notices, "no keypoint is labelled", ground_truth.annotation_id[~crowd & ~labelled])
+        missing = ground_truth.annotation_id[~crowd & ~labelled]
+        _notice_left_out(notices, f"{who} left out because no keypoint is labelled", missing)
     usable = ~crowd & (labelled | unlabelled)
     return _annotations(ground_truth, usable, ground_truth, images, arranged.skeleton, path, notices)
 
@@ -158,8 +168,8 @@ def _is_labelled(instances: Instances) -> NDArray[np.bool_]:
     return np.asarray((instances.keypoints[:, :, 2] > 0).any(axis=1))
 
 
-def _notice_left_out(notices: Notices, reason: str, ids: NDArray[np.int64]) -> None:
-    notices.add_all(f"persons left out because {reason}", [f"annotation {i}" for i in ids[:EXAMPLES]], len(ids))
+def _notice_left_out(notices: Notices, kind: str, ids: NDArray[np.int64]) -> None:
+    notices.add_all(kind, [f"annotation {i}" for i in ids[:EXAMPLES]], len(ids))
 
 
 def _annotations(
@@ -180,7 +190,7 @@ def _annotations(
             "give a file with labelled persons, or a detector's boxes, boxes=... (--boxes FILE)"
         )
     outside = candidates.annotation_id[usable & ~inside]
-    _notice_left_out(notices, "their box has no area inside the image", outside)
+    _notice_left_out(notices, f"{skeleton.instances} left out because their box has no area inside the image", outside)
     return Annotations(instances, ground_truth, outside, images, skeleton)
 
 
@@ -302,11 +312,41 @@ def _check_usable(
         )
 
 
+def _join_parts(document: dict[str, list[Any]], skeleton: Skeleton | None, notices: Notices) -> dict[str, int]:
+    """The entries of an annotation that follow ``keypoints``, with their numbers of joints.
+
+    COCO-WholeBody's categories list COCO's joints alone. If its whole body is wanted, the others are added to them.
+    """
+    found = sum(isinstance(each, dict) and "face_kpts" in each for each in document["annotations"])
+    if not found:
+        return {}
+    if skeleton is None or skeleton.name != WHOLE_BODY:
+        what = f"annotations with joints of feet, face and hands, which --skeleton {WHOLE_BODY} uses"
+        notices.add(what, ", ".join(PARTS), found)
+        return {}
+    body = len(skeleton) - sum(PARTS.values())
+    listed = [each.get("keypoints") for each in document["categories"] if isinstance(each, dict)]
+    if any(isinstance(joints, list) and len(joints) != body for joints in listed):
+        return {}
+    document["categories"] = [
+        {**each, "keypoints": [*each["keypoints"], *skeleton.joints[body:]], "skeleton": []}
+        if isinstance(each, dict) and isinstance(each.get("keypoints"), list)
+        else each
+        for each in document["categories"]
+    ]
+    return PARTS
+
+
 # --- columns ----------------------------------------------------------------------------------------------------------
 
 
 def _ground_truth(
-    entries: dict[int, dict[str, Any]], images: ImageIndex, arranged: Arranged, path: Path, notices: Notices
+    entries: dict[int, dict[str, Any]],
+    images: ImageIndex,
+    arranged: Arranged,
+    parts: dict[str, int],
+    path: Path,
+    notices: Notices,
 ) -> Instances:
     """The columns of annotated persons, their joints in the order of the skeleton."""
     entries = _merge_equal(entries, path, notices)
@@ -314,9 +354,13 @@ def _ground_truth(
     ids = assign_ids([row["id"] for row in rows], "annotations", notices)
     found = [_image_row(row, images, name) for row, name in zip(rows, names, strict=True)]
     boxes = _in_chunks(rows, names, "bbox", 4, _parse_box, np.float64)
-    count = len(arranged.order)
-    parse = functools.partial(_parse_keypoints, count=count)
-    joints = _in_chunks(rows, names, "keypoints", 3 * count, parse, np.float32).reshape(-1, count, 3)
+    joints = np.concatenate(
+        [
+            _joints(rows, names, key, count)
+            for key, count in {"keypoints": len(arranged.order) - sum(parts.values()), **parts}.items()
+        ],
+        axis=1,
+    )
     if arranged.is_reordered:
         joints = joints[:, arranged.order]
     _check_visibilities(joints[:, :, 2], names, notices)
@@ -330,6 +374,12 @@ def _ground_truth(
         keypoints=joints,
         score=np.ones(len(rows)),
     )
+
+
+def _joints(rows: Sequence[dict[str, Any]], names: Sequence[str], key: str, count: int) -> NDArray[np.float32]:
+    """(N, count, 3) float32: an entry of each annotation with x, y, v of some joints."""
+    parse = functools.partial(_parse_keypoints, count=count, key=key)
+    return _in_chunks(rows, names, key, 3 * count, parse, np.float32).reshape(-1, count, 3)
 
 
 def _instances_of(images: ImageIndex, rows: NDArray[np.int64], **columns: NDArray[Any]) -> Instances:
@@ -428,13 +478,13 @@ def _parse_box(box: Any, name: str) -> Sequence[float]:
     return box
 
 
-def _parse_keypoints(joints: Any, name: str, count: int) -> Sequence[float]:
+def _parse_keypoints(joints: Any, name: str, count: int, key: str) -> Sequence[float]:
     """3 K numbers from a flat list or a list of K triples, K = count; zeros for a person without labels."""
     numbers = 3 * count
     if joints is None or joints == []:
         return [0.0] * numbers
     if not isinstance(joints, list):
-        raise InputError(f"{name} has the keypoints {shorten(joints)}, not a list of {numbers} numbers")
+        raise InputError(f"{name} has the {key} {shorten(joints)}, not a list of {numbers} numbers")
     if len(joints) == count and all(isinstance(joint, list) for joint in joints):
         odd = next((joint for joint in joints if len(joint) != len(joints[0])), None)
         if odd is not None:
@@ -443,7 +493,8 @@ def _parse_keypoints(joints: Any, name: str, count: int) -> Sequence[float]:
     if len(joints) != numbers:
         pairs = ": they seem to lack the visibility" if len(joints) == 2 * count else ""
         raise InputError(
-            f"{name} has {len(joints)} keypoint numbers instead of {numbers} (x, y, v of {count} joints){pairs}"
+            f"{name} has {len(joints)} {'keypoint numbers' if key == 'keypoints' else f'numbers in {key}'} instead of "
+            f"{numbers} (x, y, v of {count} joints){pairs}"
         )
     return [number for start in range(0, numbers, 3) for number in _parse_joint(joints[start : start + 3], name)]
 

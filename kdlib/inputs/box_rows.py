@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlib.errors import InputError
-from kdlib.inputs.categories import Categories, choose_box_categories
+from kdlib.inputs.categories import PERSON as PERSON_NAME
+from kdlib.inputs.categories import Categories, choose_box_categories, plain_name
 from kdlib.inputs.documents import read_json
 from kdlib.inputs.ids import canonical_text, check_id, shorten
 from kdlib.inputs.image_index import ImageIndex
 from kdlib.inputs.notices import Notices
+from kdlib.skeletons.skeleton import COCO
 
 PERSON: Final = 1
 """COCO's category of persons, for files without categories."""
@@ -72,7 +74,7 @@ def read_rows(path: Path, categories: Categories | None, notices: Notices) -> Bo
     images, own = (document.get("images"), document.get("categories")) if isinstance(document, dict) else (None, None)
     index = ImageIndex.from_entries(_list(images, "images", path), path, notices, sizes=False) if images else None
     groups, references = _references(entries, path)
-    categories = choose_box_categories(_list(own, "categories", path), path, notices) if own else categories
+    categories = choose_box_categories(_list(own, "categories", path), path, notices, categories) if own else categories
     (kept,) = np.nonzero(_person_rows(entries, categories, path, notices))
     rows = [entries[i] for i in kept]
     return BoxRows(kept, groups[kept], references, _boxes(rows, kept, path), _scores(rows, kept, path, notices), index)
@@ -162,11 +164,12 @@ def _person_rows(
 ) -> NDArray[np.bool_]:
     """Which rows are persons and no crowds."""
     chosen = categories or Categories([PERSON], [])
+    names = chosen.names | ({PERSON_NAME} if chosen.arranged.skeleton == COCO else set())
     values = [_category(entry) for entry in entries]
     texts = _category_texts(values, path)
     persons = {canonical_text(i) for i in chosen.persons}
     known = persons | {canonical_text(i) for i in chosen.others}
-    given = set(texts.values()) - {None}
+    given = {text for text in texts.values() if text is not None}
     if "0" in given and "0" not in known:
         if given - {"0"}:
             raise InputError(
@@ -175,12 +178,15 @@ def _person_rows(
             )
         persons = {"0"}
         notices.add("boxes of category 0, taken for persons, because there is no other", "category 0", len(entries))
-    taken = {key: text is None or text in persons or text.casefold() == "person" for key, text in texts.items()}
+    if not persons and len(given) == 1:
+        persons = given  # neither file lists categories, and the boxes have one
+    taken = {key: text is None or text in persons or plain_name(text) in names for key, text in texts.items()}
     is_person = np.array([taken[type(value), value] for value in values], bool)
     crowd = np.array([parse_crowd(entry, f"{path}, entry {i}") for i, entry in enumerate(entries)], bool)
     if not (is_person & ~crowd).any():
         found = f": its {len(entries)} entries have category {_some(given)}" if given and not is_person.any() else ""
-        raise InputError(f"{path} contains no box of a person (category {_some(persons)}, not a crowd){found}")
+        which = f"{_some(persons)}" if persons else f"named {' or '.join(sorted(names)[:SHOWN])}"
+        raise InputError(f"{path} contains no box of a person (category {which}, not a crowd){found}")
     others = np.flatnonzero(~is_person)
     kind = f"boxes of categories other than {_some(persons)}, left out"
     notices.add_all(kind, [f"category {values[i]}" for i in others[:1]], len(others))

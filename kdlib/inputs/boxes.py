@@ -126,9 +126,10 @@ def warn_of_format(xywh: NDArray[np.float64], sizes: ArrayLike, path: Path, noti
 class BoxFile:
     """The boxes of persons in a file, and the images that they belong to.
 
-    **Category.** If the file has ``categories``, they decide: the one with COCO's 17 keypoints, else the one named
-    person, else the only one. Without them, the categories of the annotation file decide, else COCO's number 1. Where
-    all rows have category 0, which is not one of COCO's, they are persons. Rows without a category are persons.
+    **Category.** If the file has ``categories``, they decide: those with the joints of the annotations (COCO's 17 if
+    there are none), else those named like the chosen ones there (person), else the only one. Without them, the
+    categories of the annotation file decide, else COCO's number 1. Where all rows have category 0, which is not one of
+    COCO's, they are persons. Rows without a category are persons.
 
     **Image.** Names decide first; `kdlib.inputs.names.Names` states which names fit. An id is looked up in the box
     file's ``images``, which give its name, else in the annotation file. The number in a file name is used as an id only

@@ -33,6 +33,8 @@ class Categories:
     others: list[Any]
     arranged: Arranged = _IN_ORDER
     """The joints of the instances, and their order in the file."""
+    names: frozenset[str] = frozenset({PERSON})
+    """The names of the chosen categories, as `plain_name` gives them; a box file may number them differently."""
 
     def is_person(self, reference: object) -> bool | None:
         """Whether a category id, in any spelling, is that of a person; None if the file does not list it."""
@@ -81,7 +83,7 @@ def choose_categories(
     notices = Notices() if notices is None else notices
     entries = _unique_entries(entries, path)
     if not entries:
-        return Categories([], [], _in_order(skeleton or COCO))
+        return Categories([], [], _in_order(skeleton or COCO), frozenset({plain_name(category or PERSON)}))
     if category is not None:
         chosen = _named(entries, category, path)
     elif any(entry.get("keypoints") for entry in entries):
@@ -91,34 +93,46 @@ def choose_categories(
         chosen = named or _with_labels(entries, annotations, path, skeleton or COCO)
     persons = [entry["id"] for entry in chosen]
     others = [entry["id"] for entry in entries if entry["id"] not in persons]
-    return Categories(persons, others, _arrange(chosen, path, notices, skeleton))
+    names = frozenset(name for entry in chosen if (name := _name(entry)))
+    return Categories(persons, others, _arrange(chosen, path, notices, skeleton), names or frozenset({PERSON}))
 
 
-def choose_box_categories(entries: Sequence[Any], path: str | Path, notices: Notices) -> Categories:
-    """Find the persons among the categories of a box file, whose joints do not matter.
+def choose_box_categories(
+    entries: Sequence[Any], path: str | Path, notices: Notices, wanted: Categories | None = None
+) -> Categories:
+    """Find the categories of a box file whose boxes are used; their joints do not matter.
 
     Args:
         entries: The list ``categories``.
         path: The file, for messages.
-        notices: Receives the name of the only category if it is not person.
+        notices: Receives the name of the only category if it is not the wanted one.
+        wanted: The chosen categories of the annotation file; None takes persons with COCO's joints.
 
     Raises:
-        InputError: If an entry has no id, two have the same, or of several categories none has COCO's joints or is
-            named person.
+        InputError: If an entry has no id, two have the same, or of several categories none has the wanted joints or
+            name.
     """
+    wanted = wanted or Categories([], [])
     entries = _unique_entries(entries, path)
-    named = [entry for entry in entries if _name(entry) == PERSON]
-    with_joints = [entry for entry in entries if _fits(entry, COCO)]
+    named = [entry for entry in entries if _name(entry) in wanted.names]
+    if not named and wanted.arranged.skeleton == COCO:
+        named = [entry for entry in entries if _name(entry) == PERSON]
+    with_joints = [entry for entry in entries if _fits(entry, wanted.arranged.skeleton)]
     chosen = [entry for entry in with_joints if entry in named] or with_joints or named
     if not chosen and len(entries) > 1:
         names = ", ".join(f"{shorten(entry['id'])} {shorten(entry.get('name'))}" for entry in entries[:5])
+        found = f"{path}: none of its {len(entries)} categories is"
+        if wanted.names == {PERSON}:
+            raise InputError(f"{found} a person: {names}; name the category of persons {PERSON}")
         raise InputError(
-            f"{path}: none of its {len(entries)} categories is a person: {names}; name the category of persons {PERSON}"
+            f"{found} {' or '.join(sorted(wanted.names)[:5])}: {names}; give its category the name that the "
+            "annotations have"
         )
     if not chosen and "name" in entries[0]:
         notices.add("categories taken for persons, because the box file has no other", shorten(entries[0]["name"]))
     persons = [entry["id"] for entry in chosen or entries]
-    return Categories(persons, [entry["id"] for entry in entries if entry["id"] not in persons])
+    others = [entry["id"] for entry in entries if entry["id"] not in persons]
+    return Categories(persons, others, wanted.arranged, wanted.names)
 
 
 def _unique_entries(entries: Sequence[Any], path: str | Path) -> list[dict[str, Any]]:
@@ -140,7 +154,7 @@ def _unique_entries(entries: Sequence[Any], path: str | Path) -> list[dict[str, 
 
 
 def _named(entries: Sequence[dict[str, Any]], category: str, path: str | Path) -> list[dict[str, Any]]:
-    chosen = [entry for entry in entries if _name(entry) == _plain(category)]
+    chosen = [entry for entry in entries if _name(entry) == plain_name(category)]
     if not chosen:
         names = ", ".join(shorten(entry.get("name", entry["id"])) for entry in entries[:10])
         more = f" and {len(entries) - 10} more" if len(entries) > 10 else ""
@@ -155,7 +169,10 @@ def _with_joints(
     wanted = skeleton or COCO
     chosen = [entry for entry in entries if _fits(entry, wanted)]
     named = [entry for entry in chosen or entries if _name(entry) == PERSON]
-    if len(chosen) > 1:
+    if len(chosen) > 1 and wanted != COCO:
+        used = ", ".join(shorten(entry.get("name", entry["id"])) for entry in chosen)
+        notices.add("categories with the same joints, all used", used, len(chosen))
+    elif len(chosen) > 1:
         chosen = named or chosen
         used = ", ".join(shorten(entry.get("name", entry["id"])) for entry in chosen)
         notices.add(f"categories with {_whose(wanted)} joints, of which some are used as persons", used, len(entries))
@@ -267,14 +284,14 @@ def _with_labels(
     )
 
 
-def _plain(name: str) -> str:
-    """A name in small letters, with _ for spaces and hyphens."""
+def plain_name(name: str) -> str:
+    """The name of a category in small letters, with _ for spaces and hyphens."""
     return re.sub(r"[\s_-]+", "_", name.strip()).casefold()
 
 
 def _name(entry: dict[str, Any]) -> str | None:
     name = entry.get("name")
-    return _plain(name) if isinstance(name, str) else None
+    return plain_name(name) if isinstance(name, str) else None
 
 
 def coco_category(skeleton: Skeleton) -> dict[str, Any]:

@@ -87,6 +87,11 @@ class Skeleton:
         """K sides of the body: ``left`` or ``right`` if the name states it, otherwise ``mid``."""
         return tuple(side_of(name) for name in self.joints)
 
+    @property
+    def instances(self) -> str:
+        """What messages call the instances: ``persons`` for COCO's joints; other joints may be those of animals."""
+        return "persons" if self.joints == COCO.joints else "instances"
+
     def limb_side(self, a: int, b: int) -> str:
         """The side of the limb between two joints: that of its ends; an end in the middle fits either side."""
         sides = {self.sides[a], self.sides[b]} - {"mid"}

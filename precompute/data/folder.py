@@ -1,13 +1,21 @@
-"""Finds the images and annotations of a split in the folder layouts of COCO, of FiftyOne's zoo, and of this project."""
+"""Finds the images and annotations of a split: in the folder layouts of COCO, of FiftyOne's zoo, and of this project, or
+by the `data.yaml` of a YOLO-pose data set.
+"""
 
 import dataclasses
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from precompute.errors import PrecomputeError
 
+if TYPE_CHECKING:  # imported in the function that uses them, which keeps --help fast
+    from kdlib.skeletons.skeleton import Skeleton
+    from precompute.data.yolo import Converted
+
 FIFTYONE: Final = {"val": "validation"}
 """FiftyOne's names of splits, if they differ from COCO's."""
+YAML: Final = (".yaml", ".yml")
+"""Suffixes of the file that describes a YOLO-pose data set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +24,8 @@ class Split:
 
     images: Path
     annotations: Path
+    converted: "Converted | None" = None
+    """The content of the annotations, if their file has another format than COCO's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +38,34 @@ class FolderLayout:
     """Candidate image folders; the first that exists is used."""
 
 
-def choose_split(data: Path | None, split: str, images: Path | None, annotations: Path | None) -> Split:
+def choose_split(  # noqa: PLR0917 - the flags of the data, in their order
+    data: Path | None,
+    split: str,
+    images: Path | None,
+    annotations: Path | None,
+    skeleton: "Skeleton | None" = None,
+    category: str | None = None,
+) -> Split:
     """Find a split from a data folder and the split's name, or from an image folder and an annotation file.
 
+    Args:
+        data: A folder, or the ``data.yaml`` of a YOLO-pose data set.
+        split: Name of the split.
+        images: Folder of the images.
+        annotations: Annotation file.
+        skeleton: The joints that the user gives, for YOLO-pose; None takes those of the data set.
+        category: The class that the user chooses, for YOLO-pose.
+
     Raises:
-        PrecomputeError: If neither or both pairs are given, or if a folder or file does not exist.
+        PrecomputeError: If neither or both pairs are given, or if a folder or file does not exist or cannot be used.
     """
     if data is not None and images is None and annotations is None:
-        return find_split(data, split)
+        if data.suffix.lower() not in YAML:
+            return find_split(data, split)
+        from precompute.data.yolo import convert
+
+        converted = convert(data, split, skeleton, category)
+        return Split(converted.images, data, converted)
     if data is None and images is not None and annotations is not None:
         if not images.is_dir():
             raise PrecomputeError(f"no image folder at {images}")
@@ -97,7 +127,9 @@ def find_split(root: Path, split: str) -> Split:
         wanted = ", ".join(f"{folder}/" for folder in layout.images)
         raise PrecomputeError(f"{file} exists, but its images do not: {root} has none of {wanted}")
     searched = ", ".join(layout.annotations for layout in folder_layouts(split))
-    raise PrecomputeError(f"{root} has no keypoint annotations of the split {split!r}: looked for {searched}")
+    described = next(iter(sorted(path for suffix in YAML for path in root.glob(f"*{suffix}"))), None)
+    hint = f"; for the YOLO-pose data set of {described.name}, give --data {described}" if described else ""
+    raise PrecomputeError(f"{root} has no keypoint annotations of the split {split!r}: looked for {searched}{hint}")
 
 
 def find_annotations(root: Path, layout: FolderLayout) -> Path | None:

@@ -73,9 +73,16 @@ def select(
         InputError: If a file cannot be used.
         PrecomputeError: If images are missing or boxes lie outside their images, and ``skip_missing`` is not set.
     """
-    notices = Notices()
+    converted = split.converted
+    notices = Notices() if converted is None else converted.notices
     annotations = read_keypoint_annotations(
-        split.annotations, boxes=boxes, unlabelled=unlabelled, notices=notices, category=category, skeleton=skeleton
+        split.annotations,
+        boxes=boxes,
+        unlabelled=unlabelled,
+        notices=notices,
+        category=category,
+        skeleton=skeleton if converted is None else converted.skeleton,
+        document=None if converted is None else converted.document,
     )
     _check_boxes(annotations, split, skip_missing)
     _check_names(annotations.instances, split)
@@ -91,7 +98,8 @@ def select(
         named = _describe_missing(missing, annotations.instances, split)
         raise PrecomputeError(f"none of the annotated images is in {split.images}, e.g. {named}")
     left_out = annotations.instances.annotation_id[~present]
-    notices.add_all("persons left out because their image is missing", _entries(left_out), len(left_out))
+    who = annotations.skeleton.instances
+    notices.add_all(f"{who} left out because their image is missing", _entries(left_out), len(left_out))
     instances = annotations.instances.select(present)
     order = np.lexsort((np.arange(len(instances)), instances.image_id))[:limit]
     instances = instances.select(order)

@@ -30,7 +30,8 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         "--data",
         type=Path,
         metavar="DIR",
-        help="data folder in the layout of COCO, of FiftyOne's zoo, or of the sample",
+        help="data folder in the layout of COCO, of FiftyOne's zoo, or of the sample; or the data.yaml of a YOLO-pose "
+        "data set",
     )
     group.add_argument(
         "--split",

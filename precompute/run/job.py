@@ -66,6 +66,8 @@ class Job:
     """Leave out instances whose image cannot be read, instead of ending the run."""
     notices: Notices = dataclasses.field(default_factory=Notices)
     """What was changed or left out; printed at the end and written to the manifest. Threads may add to it."""
+    annotations: bytes | None = None
+    """The annotation file in COCO's format, if the data set has another format; it is written beside the store."""
 
     @classmethod
     def from_flags(cls, arguments: argparse.Namespace, team: SingleProcess | Team | None = None) -> Self:
@@ -82,7 +84,9 @@ class Job:
         members = [(arguments.teacher, arguments.checkpoint), *map(parse_member, arguments.ensemble)]
         for name, _ in members:
             check_name(name)  # before the annotations are read, which takes time
-        split = choose_split(arguments.data, arguments.split, arguments.images, arguments.annotations)
+        skeleton = load_skeleton(arguments.skeleton) if arguments.skeleton else None
+        paths = (arguments.data, arguments.split, arguments.images, arguments.annotations)
+        split = choose_split(*paths, skeleton, arguments.category)
         selection = select(
             split,
             boxes=arguments.boxes,
@@ -91,7 +95,7 @@ class Job:
             skip_missing=arguments.skip_missing,
             exif=choose_exif(arguments),
             category=arguments.category,
-            skeleton=load_skeleton(arguments.skeleton) if arguments.skeleton else None,
+            skeleton=skeleton,
         )
         size = parse_size(arguments.input_size) if arguments.input_size else None
         provider = _choose_provider(arguments, [name for name, _ in members])
@@ -165,6 +169,7 @@ class Job:
             frame_size=geometry.frame_size,
             orientations=selection.orientations,
             batching=batching if gpu_of(teacher) else None,
+            converted_sha256=None if split.converted is None else split.converted.sha256,
         )
         return cls(
             teacher=teacher,
@@ -178,6 +183,7 @@ class Job:
             provenance=provenance,
             skip_missing=skip_missing,
             notices=selection.notices,
+            annotations=None if split.converted is None else split.converted.content,
         )
 
 

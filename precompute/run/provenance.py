@@ -46,6 +46,7 @@ def describe(  # noqa: PLR0913 - everything that a store records
     frame_size: tuple[int, int],
     orientations: Orientations | None = None,
     batching: Batching | None = None,
+    converted_sha256: str | None = None,
 ) -> dict[str, Any]:
     """Describe the origin of a store. All entries but `software` and `created` must match when a run is resumed.
 
@@ -59,6 +60,7 @@ def describe(  # noqa: PLR0913 - everything that a store records
         frame_size: (width, height) of the frames.
         orientations: What is done with the EXIF orientation of the images; the manifest says so if any has one.
         batching: How the instances are batched on a GPU; None for a teacher on a CPU.
+        converted_sha256: SHA-256 of the annotations after they were converted to COCO's format; None if they are in it.
 
     Returns:
         JSON values.
@@ -84,7 +86,9 @@ def describe(  # noqa: PLR0913 - everything that a store records
         "logits": {"transform": "log", "floor": DEFAULT_FLOOR},
         "dataset": {
             "split": split,
-            "annotations": file_identity(annotations),
+            "annotations": file_identity(annotations)
+            if converted_sha256 is None
+            else {"name": annotations.name, "sha256": converted_sha256, "converted_from": "yolo-pose"},
             "boxes": file_identity(boxes),
             **selection,
         },

@@ -11,6 +11,7 @@ import numpy as np
 
 import cache
 from cache.format.manifest import VOLATILE, differences
+from kdcli.files import replacing
 from kdcli.progress import say, show_progress
 from kdcli.words import percentage
 from kdlib.geometry import compose_affines
@@ -46,6 +47,8 @@ def write_store(
     """
     if resume and not overwrite and path.exists() and not cache.awaits_repair(path):
         line = check_same_store(job, cache.open_store(path), codec)
+        if team.rank == 0 and not annotations_beside(path).exists():
+            _write_annotations(job, path)
         return line if team.rank == 0 else None
     writer = team.begin(lambda join: create_writer(job, path, codec, resume=resume, overwrite=overwrite, join=join))
     try:
@@ -61,11 +64,25 @@ def write_store(
         for line in skipped:
             say(f"skipped {line}")
         path, metrics = finish(writer, job.notices, skipped, job.threads)
+        _write_annotations(job, path)
         for line in job.notices.lines():
             say(f"noticed: {line}")
         return _summary(path, metrics, len(skipped))
 
     return team.finish(skipped, publish)
+
+
+def annotations_beside(path: Path) -> Path:
+    """Where the annotations of a store are in COCO's format, if they were converted from another one."""
+    return path.with_name(f"{path.name}.annotations.json")
+
+
+def _write_annotations(job: Job, path: Path) -> None:
+    if job.annotations is not None:
+        target = annotations_beside(path)
+        with replacing(target) as temporary:
+            temporary.write_bytes(job.annotations)
+        say(f"annotations in COCO's format: {target}")
 
 
 def check_same_store(job: Job, store: cache.Store, codec: cache.Codec) -> str:
@@ -176,7 +193,8 @@ def finish(
             f"{store.manifest['content_sha256']}, originally: {writer.replaces}"
         )
     unread = store.instances["annotation_id"][~store.written]
-    notices.add_all("persons left out because their image cannot be read", [f"annotation {i}" for i in unread])
+    kind = f"{store_skeleton(store).instances} left out because their image cannot be read"
+    notices.add_all(kind, [f"annotation {i}" for i in unread])
     return writer.publish(metrics, noticed=notices.to_json()), metrics
 
 

@@ -3,6 +3,7 @@
     OUT/images/000000000001.jpg ...
     OUT/annotations/person_keypoints_train.json, person_keypoints_val.json
     OUT/annotations/person_keypoints_few.json       the train split with few labels, see `write_few`
+    OUT/annotations/small_train.json, small_val.json        the same people with 8 joints, in another order
     OUT/sample.json                 version of the generator, seed, numbers of images
 
 Image i of a split depends only on (seed, split, i), not on the number of images or worker processes. A larger sample
@@ -30,7 +31,7 @@ from cache.format.manifest import differences
 from kdcli import system
 from kdcli.files import replacing
 from kdcli.progress import Progress, no_progress
-from kdlib.skeletons.skeleton import COCO
+from kdlib.skeletons.skeleton import COCO, Skeleton
 from precompute.sample.drawing.scene import draw_scene
 from precompute.sample.labels import LabelNoise, annotate
 from precompute.sample.photo import encode, photograph
@@ -42,6 +43,9 @@ FIRST_ID = {"train": 1, "val": 1_000_001}
 FEW = "few"
 """Name of the split with few labels."""
 MARKER = "sample.json"
+
+SMALL = COCO.select([10, 9, 6, 5, 12, 11, 15, 16], "small")
+"""The sample's second skeleton: right and left wrist, shoulder and hip, then left and right ankle."""
 
 
 class SampleError(ValueError):
@@ -90,6 +94,7 @@ def write_sample(
     """
     _check(spec, workers)
     if _is_written(out, spec, overwrite):
+        _write_small(out)
         return False
     out.parent.mkdir(parents=True, exist_ok=True)
     with _replacing_folder(out) as folder:
@@ -203,7 +208,40 @@ def _fill(folder: Path, spec: SampleSpec, workers: int, progress: Progress) -> N
             document = _document(spec, split, images, annotations)
             file = folder / "annotations" / f"person_keypoints_{split}.json"
             file.write_text(json.dumps(document), encoding="utf-8")
+    _write_small(folder)
     (folder / MARKER).write_text(json.dumps(spec.marker(), indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def _write_small(folder: Path) -> None:
+    """Write the annotations with the second skeleton, where they are missing: older samples have none."""
+    for split in FIRST_ID:
+        target = folder / f"annotations/small_{split}.json"
+        if not target.exists():
+            document = json.loads((folder / f"annotations/person_keypoints_{split}.json").read_bytes())
+            with replacing(target) as temporary:
+                temporary.write_text(json.dumps(with_joints(document, SMALL)), encoding="utf-8")
+
+
+def with_joints(document: dict[str, Any], skeleton: Skeleton) -> dict[str, Any]:
+    """Some of the joints of a COCO annotation file, in another order.
+
+    Args:
+        document: The file. Its annotations have COCO's 17 joints.
+        skeleton: Joints of COCO.
+    """
+    numbers = [COCO.joints.index(joint) for joint in skeleton.joints]
+
+    def cut(annotation: dict[str, Any]) -> dict[str, Any]:
+        joints = [annotation["keypoints"][3 * number : 3 * number + 3] for number in numbers]
+        labelled = sum(joint[2] > 0 for joint in joints)
+        return {**annotation, "keypoints": [n for joint in joints for n in joint], "num_keypoints": labelled}
+
+    category = {
+        **document["categories"][0],
+        "keypoints": list(skeleton.joints),
+        "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs],
+    }
+    return {**document, "annotations": list(map(cut, document["annotations"])), "categories": [category]}
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from kdlib.inputs.annotations import read_keypoint_annotations
 from kdlib.skeletons.skeleton import COCO
 from precompute.sample import dataset
 from precompute.sample.__main__ import main
-from precompute.sample.dataset import MARKER, SampleError, make_image, write_sample
+from precompute.sample.dataset import MARKER, SMALL, SampleError, make_image, write_sample
 from precompute.sample.drawing.appearance import draw_outfit
 from precompute.sample.drawing.body import dress
 from precompute.sample.drawing.figure import Camera, draw_build, pose_figure, project
@@ -90,6 +90,24 @@ def test_pycocotools_and_our_reader_take_the_files(sample: Path) -> None:
         read = read_keypoint_annotations(path)
         assert len(read.ground_truth) == len(coco.anns)
         assert set(read.ground_truth.image_id) <= set(coco.imgs)
+
+
+def test_the_second_skeleton_has_the_same_labels_in_another_order_and_is_added_to_older_samples(tmp_path: Path) -> None:
+    out = tmp_path / "people"
+    write_sample(out, SampleSpec(seed=5, train=4, val=3))
+    before = _files(out)
+    for split in SPLITS:
+        large = read_keypoint_annotations(out / f"annotations/person_keypoints_{split}.json", unlabelled=True)
+        small = read_keypoint_annotations(out / f"annotations/small_{split}.json", unlabelled=True)
+        numbers = [_joint(name) for name in small.skeleton.joints]
+        assert len(numbers) == 8
+        assert numbers != sorted(numbers)
+        np.testing.assert_array_equal(small.ground_truth.keypoints, large.ground_truth.keypoints[:, numbers])
+        np.testing.assert_array_equal(small.skeleton.flip_order, SMALL.flip_order)
+        assert small.skeleton.limbs == SMALL.limbs
+        (out / f"annotations/small_{split}.json").unlink()
+    assert not write_sample(out, SampleSpec(seed=5, train=4, val=3))
+    assert _files(out) == before
 
 
 def test_ids_and_files_are_unique_and_the_splits_disjoint(sample: Path, documents: dict[str, dict]) -> None:
