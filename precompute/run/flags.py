@@ -93,6 +93,21 @@ def _add_teacher(group: argparse._ArgumentGroup) -> None:
         help="height x width of the teacher's input, e.g. 256x192; not needed if its name or ONNX file gives it",
     )
     group.add_argument(
+        "--teacher-skeleton",
+        default="",
+        metavar="NAME|FILE",
+        help="the joints that the teacher predicts, in the order of its heatmaps: a built-in skeleton, a TOML file, or "
+        "data, which means those of the data (default: those that its weights state; 17 without names are COCO's)",
+    )
+    group.add_argument(
+        "--joints-from-teacher",
+        type=parse_names,
+        default=(),
+        metavar="NAMES",
+        help="cut a teacher that predicts more joints than the data have: names between commas, "
+        "JOINT_OF_THE_DATA=JOINT_OF_THE_TEACHER where they differ; or data, which means all joints of the data",
+    )
+    group.add_argument(
         "--flip-test",
         action=argparse.BooleanOptionalAction,
         help="average the heatmaps of each stored view with those of its mirror image (default: yes, with --views: no)",
@@ -162,6 +177,14 @@ def _add_store(group: argparse._ArgumentGroup) -> None:
         "--check", type=positive, metavar="N", help="recompute N random instances and compare them with the store"
     )
     group.add_argument("--json", action="store_true", help="print one JSON document (with --dry-run or --check)")
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Convert names between commas to a tuple, as the ``type`` of an argparse argument."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"names between commas are needed, e.g. nose,left_eye, got {text!r}")
+    return names
 
 
 def parse_share(text: str) -> tuple[int, int]:

@@ -43,6 +43,7 @@ from precompute.run.team import (
     processes_per_gpu,
 )
 from precompute.teacher.ensemble import load_teachers, parse_member
+from precompute.teacher.joints import JointFlags
 from precompute.teacher.loading import ONNX, Teacher, check_name
 from precompute.teacher.onnx import choose_provider, gpu_unused
 
@@ -99,13 +100,9 @@ class Job:
             for line in (*selection.notices.warnings, *gpu_unused(arguments.onnx_provider, provider)):
                 say(f"warning: {line}")
         device = own_device(arguments.device)
-        teacher = load_teachers(members, size, device, arguments.precision, provider, selection.skeleton)
-        for member in teacher.members or (teacher,):
-            if member.crop_by_crop and local_rank_and_size()[0] == 0:
-                say(
-                    f"warning: {member.name} runs crop by crop, which is slower: {member.crop_by_crop}; export it "
-                    "again in evaluation mode, with a free batch size"
-                )
+        joints = JointFlags(arguments.teacher_skeleton, arguments.joints_from_teacher)
+        teacher = load_teachers(members, size, device, arguments.precision, provider, selection.skeleton, joints)
+        _report(teacher, selection.notices)
         flip_test = arguments.views is None if arguments.flip_test is None else arguments.flip_test
         plan = ViewPlan(arguments.views or 1, flip_test=flip_test, seed=arguments.seed)
         batching = _agree_on_batching(arguments, teacher, plan, len(selection.instances), team or SingleProcess())
@@ -191,6 +188,22 @@ def choose_exif(arguments: argparse.Namespace) -> ExifRule | str | None:
         return str(arguments.exif)
     provenance = _continued(arguments)
     return "auto" if provenance is None else ExifRule.from_provenance(provenance)
+
+
+def _report(teacher: Teacher, notices: Notices) -> None:
+    """Warn about what slows a teacher or could not be checked, and notice heatmaps that change their order."""
+    for member in teacher.members or (teacher,):
+        lines = [member.taken.warning]
+        if member.crop_by_crop:
+            lines.append(
+                f"{member.name} runs crop by crop, which is slower: {member.crop_by_crop}; export it again in "
+                "evaluation mode, with a free batch size"
+            )
+        for line in lines if local_rank_and_size()[0] == 0 else []:
+            if line:
+                say(f"warning: {line}")
+        if member.taken.is_reordered:
+            notices.add("teachers with the joints in another order, reordered by name", member.name)
 
 
 def _choose_provider(arguments: argparse.Namespace, names: Sequence[str]) -> str:

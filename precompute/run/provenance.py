@@ -77,7 +77,7 @@ def describe(  # noqa: PLR0913 - everything that a store records
             "parameters": teacher.parameters,
             "multiply_adds": teacher.multiply_adds,
             "flip_test": plan.flip_test,
-            **_of_onnx(teacher),
+            **_optional(teacher),
             **({"members": _members(teacher)} if teacher.members else {}),
         },
         **stated(teacher.skeleton),
@@ -114,14 +114,14 @@ def _members(ensemble: Teacher) -> list[dict[str, Any]]:
     for member in ensemble.members:
         own = member.input_size == ensemble.input_size
         size = {} if own else {"input_size": list(member.input_size)}
-        described.append({"name": member.name, "weights_sha256": member.weights_sha256, **size, **_of_onnx(member)})
+        described.append({"name": member.name, "weights_sha256": member.weights_sha256, **size, **_optional(member)})
     return described
 
 
-def _of_onnx(teacher: Teacher) -> dict[str, str]:
-    """Entries of some ONNX teachers: why one runs crop by crop, and that TensorRT computes its heatmaps."""
+def _optional(teacher: Teacher) -> dict[str, Any]:
+    """Entries of some teachers: why one runs crop by crop, that TensorRT computes its heatmaps, which it keeps."""
     entries = {"crop_by_crop": teacher.crop_by_crop, "provider": "tensorrt" if teacher.provider == "tensorrt" else ""}
-    return {name: value for name, value in entries.items() if value}
+    return {**{name: value for name, value in entries.items() if value}, **teacher.taken.to_json()}
 
 
 def _device(name: str) -> str:

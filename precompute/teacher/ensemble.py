@@ -22,6 +22,7 @@ from kdlib.skeletons.skeleton import COCO, Skeleton
 from precompute.data.crops import Crops
 from precompute.data.views import ViewPlan
 from precompute.errors import PrecomputeError
+from precompute.teacher.joints import AS_STATED, JointFlags
 from precompute.teacher.loading import ONNX, Teacher, load_teacher
 from precompute.teacher.passes import Pending
 
@@ -43,6 +44,7 @@ def load_teachers(
     precision: str,
     provider: str = "auto",
     skeleton: Skeleton = COCO,
+    joints: JointFlags = AS_STATED,
 ) -> Teacher:
     """Load one teacher, or an ensemble if there are several members.
 
@@ -53,15 +55,18 @@ def load_teachers(
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         provider: What runs ONNX files: `auto`, `cpu`, `cuda` or `tensorrt`.
         skeleton: The joints of the data, which all teachers must predict.
+        joints: What the user states about the teachers' joints.
 
     Raises:
-        CheckpointError: If a file is missing or does not hold the weights of such a teacher.
+        CheckpointError: If a file is missing, does not hold the weights of such a teacher, or does not predict the
+            joints of the data.
         DownloadError: If published weights cannot be downloaded.
         ValueError: If a name, size, device or precision is not available.
         PrecomputeError: If the teachers cannot be averaged.
     """
     (name, checkpoint), *others = members
-    runs: dict[str, Any] = {"device": device, "precision": precision, "provider": provider, "skeleton": skeleton}
+    runs: dict[str, Any] = {"device": device, "precision": precision, "provider": provider}
+    runs |= {"skeleton": skeleton, "joints": joints}
     first = load_teacher(name, checkpoint, input_size=input_size, **runs)
     if not others:
         return first
@@ -95,6 +100,7 @@ def ensemble(teachers: Sequence[Teacher]) -> Teacher:
         members=tuple(teachers),
         crop_by_crop="",
         provider="",
+        agreement=None,
     )
 
 

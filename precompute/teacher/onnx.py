@@ -24,6 +24,7 @@ from kdcli.memory import is_out_of_memory
 from kdlib.images import normalise_images
 from kdlib.machine.device import choose_device
 from kdlib.skeletons.skeleton import COCO, Skeleton
+from precompute.teacher.joints import AS_STATED, JointFlags, agree, stated_in
 from precompute.teacher.passes import DeviceNetwork
 from precompute.teacher.weights_file import CheckpointError
 
@@ -46,7 +47,7 @@ class OnnxNetwork(DeviceNetwork):
     Attributes:
         input_size: (width, height) of the crops.
         heatmap_size: (width, height) of the heatmaps.
-        joints: number of heatmaps K.
+        maps: number of heatmaps M.
         device: `cpu` or `cuda:N`.
         precision: `fp32` or `fp16`, as exported.
         provider: `cpu`, `cuda` or `tensorrt`.
@@ -61,6 +62,7 @@ class OnnxNetwork(DeviceNetwork):
         default_size: tuple[int, int] | None = None,
         provider: str = "auto",
         skeleton: Skeleton = COCO,
+        flags: JointFlags = AS_STATED,
     ) -> None:
         """Open the file.
 
@@ -70,13 +72,14 @@ class OnnxNetwork(DeviceNetwork):
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             default_size: (width, height) of the crops if neither the file nor `input_size` gives it.
             provider: `auto`, `cpu`, `cuda` or `tensorrt`; `auto` is CUDA if the device is a GPU, or else the CPU.
-            skeleton: The K joints of the heatmaps.
+            skeleton: The K joints of the data.
+            flags: What the user states about the joints of the heatmaps.
 
         Raises:
-            CheckpointError: If the file cannot be opened or does not map crops to heatmaps.
+            CheckpointError: If the file cannot be opened, does not map crops to heatmaps, or does not predict the
+                joints of the data.
             ValueError: If it takes crops of another size, or the device or the provider is not available.
         """
-        super().__init__(skeleton)
         path = Path(path)
         runtime = _import_onnxruntime(path)
         wanted, self.provider = _choose_device(device, provider, runtime.get_available_providers())
@@ -96,12 +99,15 @@ class OnnxNetwork(DeviceNetwork):
         self._alone = spec.shape[0] == 1
         self._threads = torch.get_num_threads() if self.device == "cpu" else 1
         self._pool = ThreadPoolExecutor(self._threads)
-        self.joints, self.heatmap_size = _probe(self, path)
+        self.maps, self.heatmap_size = _probe(self, path)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        stated = stated_in(metadata, self.maps, str(path))
+        super().__init__(agree(str(path), self.maps, stated, skeleton, flags))
         self.crop_by_crop = "" if self._alone else self._find_batch_problem()
         self._alone = self._alone or bool(self.crop_by_crop)
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Compute heatmaps (B, K, h, w) float32 from crops (B, H, W, 3) uint8 RGB."""
+        """Compute all heatmaps of the network, (B, M, h, w) float32, from crops (B, H, W, 3) uint8 RGB."""
         return self.run_on_host(crops) if self.device == "cpu" else super().__call__(crops)
 
     def run_on_host(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -111,7 +117,7 @@ class OnnxNetwork(DeviceNetwork):
         return np.concatenate(list(self._pool.map(self._run, pieces)), dtype=np.float32)
 
     def run(self, images: Tensor) -> Tensor:
-        """Heatmaps (N, K, h, w) float32 on the device, of normalised images (N, 3, H, W) there, without a copy.
+        """All heatmaps (N, M, h, w) float32 on the device, of normalised images (N, 3, H, W) there, without a copy.
 
         onnxruntime has streams of its own: it may begin when torch's is done, and waits for its own.
 
@@ -121,7 +127,7 @@ class OnnxNetwork(DeviceNetwork):
         images = images.to(_BOUND[self._type]).contiguous()
         width, height = self.heatmap_size
         dtype = _BOUND[self._output.type]
-        maps = torch.empty((len(images), self.joints, height, width), dtype=dtype, device=images.device)
+        maps = torch.empty((len(images), self.maps, height, width), dtype=dtype, device=images.device)
         if images.device.type == "cuda":
             torch.cuda.current_stream(images.device).synchronize()
         most = 1 if self._alone else MOST_FOR_TENSORRT if self.provider == "tensorrt" else len(images)

@@ -2,6 +2,7 @@
 
     load_teacher("hrnet_w48_384x288")                      # network and input size (height x width) in one name
     load_teacher("hrnet_w48", input_size=(288, 384))       # the same
+    load_teacher("hrnet_w48_coco_wholebody_384x288", ...)  # other joints than COCO's are in the name, too
 
 An architecture lists its published weights (`Architecture.published`). Files are kept in torch's hub folder
 (`$TORCH_HOME` or `~/.cache/torch`, then `hub/checkpoints`), which mmpose uses too.
@@ -26,12 +27,19 @@ class Published:
     remote: RemoteFile
     """Address of the file, with its digest."""
     ap: float
-    """Published AP in percent."""
+    """Published score in percent, of the metric `metric`."""
+    skeleton: str = "coco"
+    """Built-in skeleton whose joints it predicts."""
+    metric: str = "AP"
+    """The metric of the score."""
+    variant: str = ""
+    """How its training differs from the usual one of that network, e.g. `dark`."""
 
     @property
     def name(self) -> str:
-        """The name for the command line: network and input size (height x width)."""
-        return f"{self.network}_{self.input_size[1]}x{self.input_size[0]}"
+        """The name for the command line: network, joints if they are not COCO's, and input size (height x width)."""
+        joints = "" if self.skeleton == "coco" else f"_{self.skeleton}"
+        return f"{self.network}{joints}_{self.input_size[1]}x{self.input_size[0]}{self.variant and f'_{self.variant}'}"
 
 
 def weights_file(published: Published) -> Path:
