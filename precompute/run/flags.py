@@ -142,6 +142,29 @@ def _add_teacher(group: argparse._ArgumentGroup) -> None:
         help="what runs ONNX teachers; auto is CUDA where onnxruntime has it, or else the CPU (default: auto)",
     )
     group.add_argument(
+        "--mean",
+        type=parse_statistics,
+        metavar="M,M,M",
+        help="mean of each channel of the pixels, scaled to 0..1, that an ONNX teacher takes; 123.675/255 is a number, "
+        "too (default: ImageNet's)",
+    )
+    group.add_argument(
+        "--std",
+        type=parse_spreads,
+        metavar="S,S,S",
+        help="standard deviation of each channel, likewise; 1/255 for pixels of 0 to 255 (default: ImageNet's)",
+    )
+    group.add_argument(
+        "--bgr", action="store_true", help="an ONNX teacher takes the channels as BGR; --mean and --std have its order"
+    )
+    group.add_argument(
+        "--activation",
+        choices=["none", "sigmoid", "softmax"],
+        default="",
+        help="what turns the outputs of an ONNX teacher into heatmaps: sigmoid for logits, softmax for those of SimCC "
+        "(default: none, and other values than those of heatmaps are refused)",
+    )
+    group.add_argument(
         "--threads",
         type=positive,
         metavar="N",
@@ -185,6 +208,27 @@ def parse_names(text: str) -> tuple[str, ...]:
     if not all(names):
         raise argparse.ArgumentTypeError(f"names between commas are needed, e.g. nose,left_eye, got {text!r}")
     return names
+
+
+def parse_statistics(text: str) -> tuple[float, float, float]:
+    """Convert three numbers between commas, such as ``0.485,0.456,0.406`` or ``1/255,1/255,1/255``."""
+    example = "three numbers of pixels scaled to 0..1 are needed, e.g. 0.485,0.456,0.406 or 123.675/255,116.28/255,..."
+    try:
+        pairs = [part.partition("/") for part in text.split(",")]
+        first, second, third = (float(number) / float(divisor or 1) for number, _, divisor in pairs)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{example}, got {text!r}") from None
+    if not all(abs(number) <= 1 for number in (first, second, third)):
+        raise argparse.ArgumentTypeError(f"{example}, got {text!r}: divide by 255")
+    return first, second, third
+
+
+def parse_spreads(text: str) -> tuple[float, float, float]:
+    """The same for standard deviations, which are above 0."""
+    found = parse_statistics(text)
+    if min(found) <= 0:
+        raise argparse.ArgumentTypeError(f"standard deviations above 0 are needed, got {text!r}")
+    return found
 
 
 def parse_share(text: str) -> tuple[int, int]:

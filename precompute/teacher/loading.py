@@ -12,6 +12,7 @@ Sizes are (width, height) in pixels.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from precompute.teacher.checkpoint import CheckpointError, read_head
 from precompute.teacher.hrnet import HRNET
 from precompute.teacher.joints import AS_STATED, Agreement, JointFlags, agree, from_names
 from precompute.teacher.onnx import OnnxNetwork
+from precompute.teacher.onnx_io import AS_USUAL, OnnxFlags
 from precompute.teacher.passes import DeviceNetwork, Pending
 
 ARCHITECTURES: tuple[Architecture, ...] = (HRNET,)
@@ -63,6 +65,7 @@ class Teacher:
         provider: what runs an ONNX file: `cpu`, `cuda` or `tensorrt`; empty for PyTorch networks.
         skeleton: the K joints of the data, which the teacher predicts.
         agreement: which of the network's heatmaps these are; None if they are all, in this order.
+        output: entries of the manifest about how the outputs of an ONNX file become heatmaps.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Teacher:
     provider: str = ""
     skeleton: Skeleton = COCO
     agreement: Agreement | None = None
+    output: dict[str, Any] = field(default_factory=dict)
 
     @property
     def taken(self) -> Agreement:
@@ -143,6 +147,7 @@ def load_teacher(  # noqa: PLR0913 - everything that decides how a teacher runs
     provider: str = "auto",
     skeleton: Skeleton = COCO,
     joints: JointFlags = AS_STATED,
+    onnx: OnnxFlags = AS_USUAL,
 ) -> Teacher:
     """Load a teacher and check that it can be used as one.
 
@@ -157,6 +162,7 @@ def load_teacher(  # noqa: PLR0913 - everything that decides how a teacher runs
         provider: What runs an ONNX file: `auto`, `cpu`, `cuda` or `tensorrt`.
         skeleton: The joints of the data, which the teacher must predict; see `precompute.teacher.joints.agree`.
         joints: What the user states about the teacher's joints.
+        onnx: What the user states about the input and output of an ONNX file.
 
     Raises:
         CheckpointError: If a file is missing, does not hold the weights of such a teacher, or does not predict the
@@ -167,8 +173,8 @@ def load_teacher(  # noqa: PLR0913 - everything that decides how a teacher runs
     if name.startswith(ONNX):
         path = Path(name.removeprefix(ONNX))
         _check_onnx_options(path, checkpoint, precision)
-        onnx = OnnxNetwork(path, input_size, device, default_size, provider, skeleton, joints)
-        return _load_onnx(path, onnx, precision, skeleton)
+        network = OnnxNetwork(path, input_size, device, default_size, provider, skeleton, joints, onnx)
+        return _load_onnx(path, network, precision, skeleton)
     architecture, name, input_size, published = _resolve(name, input_size)
     input_size = input_size or default_size
     torch_device = choose_device(device)
@@ -187,8 +193,8 @@ def load_teacher(  # noqa: PLR0913 - everything that decides how a teacher runs
     model = architecture.build(name, maps, input_size)
     architecture.load_weights(model, weights)
     parameters = parameter_count(model)  # before `prepare`, which may fold some of them
-    network = TorchNetwork(architecture, model, input_size, torch_device, precision, agreement)
-    teacher = _teacher(name, weights, network, skeleton)
+    run = TorchNetwork(architecture, model, input_size, torch_device, precision, agreement)
+    teacher = _teacher(name, weights, run, skeleton)
     operations = _multiply_adds(architecture, name, maps, input_size)
     return replace(teacher, parameters=parameters, multiply_adds=operations)
 
@@ -256,7 +262,14 @@ def _load_onnx(path: Path, network: OnnxNetwork, precision: str, skeleton: Skele
     if precision not in ("auto", network.precision):
         raise ValueError(f"{path} was exported in {network.precision}, but {precision} was requested")
     teacher = _teacher(f"{ONNX}{path.name}", path, network, skeleton)
-    return replace(teacher, crop_by_crop=network.crop_by_crop, provider=network.provider)
+    return replace(
+        teacher,
+        crop_by_crop=network.crop_by_crop,
+        provider=network.provider,
+        normalisation=(network.pixels.mean, network.pixels.std),
+        colour_order="bgr" if network.pixels.bgr else COLOUR_ORDER,
+        output=network.output.to_json(),
+    )
 
 
 def _teacher(name: str, weights: Path, network: TorchNetwork | OnnxNetwork, skeleton: Skeleton) -> Teacher:

@@ -44,10 +44,14 @@ class DeviceNetwork(abc.ABC):
     def run(self, images: Tensor) -> Tensor:
         """All heatmaps of the network, (N, M, h, w) float32 on the device, of normalised images (N, 3, H, W) there."""
 
+    def images(self, crops: Tensor) -> Tensor:
+        """The images (N, 3, H, W) that `run` takes, from crops (N, H, W, 3) uint8 RGB."""
+        return normalise_images(crops)
+
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute all heatmaps of the network, (B, M, h, w) float32, from crops (B, H, W, 3) uint8 RGB."""
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            images = normalise_images(torch.from_numpy(crops).to(self.device))
+            images = self.images(torch.from_numpy(crops).to(self.device))
             return np.asarray(self.run(images).cpu().numpy(), np.float32)
 
     @property
@@ -87,7 +91,7 @@ class DeviceNetwork(abc.ABC):
         The flip test swaps the joints of the network; then those of the data are taken.
         """
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            images = normalise_images(crops.to(self.device, non_blocking=True).flatten(0, 1))
+            images = self.images(crops.to(self.device, non_blocking=True).flatten(0, 1))
             if not flip_test:
                 return self._take(self.run(images))
             maps, mirrored = self.run(torch.cat([images, images.flip(-1)])).chunk(2)

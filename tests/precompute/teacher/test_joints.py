@@ -238,7 +238,9 @@ def test_a_run_keeps_the_joints_of_the_data_and_its_manifest_says_which(tmp_path
     np.testing.assert_allclose(store.heatmaps([0])[0, 0].max(axis=(-2, -1)), expected, rtol=1e-5)
     teacher = store.manifest["provenance"]["teacher"]
     assert teacher["joints"] == {"skeleton": "wide", "of": 7, "taken": list(NAMES)}
-    assert store.manifest["noticed"] == {"teachers with the joints in another order, reordered by name": 1}
+    assert store.manifest["provenance"]["noticed"] == {
+        "teachers with the joints in another order, reordered by name": 1
+    }
     other = [f"{name}={wide.joints[k]}" for k, name in enumerate(NAMES)]
     assert main([*command, "--joints-from-teacher", ",".join(other), "--resume"]) == 1
     assert "in a mirrored image" in capsys.readouterr().err

@@ -218,7 +218,7 @@ def test_a_missing_or_impossible_size_is_named(checkpoint):
 def write_onnx(path, *, shape=("batch", 3, 64, 96), joints=17, outputs=1, dtype=TensorProto.FLOAT, strides=(4, 4)):
     """A convolution from crops to maps; returns its weights (K, 3, 4, 4). An input of integers is cast to float."""
     kernel = np.random.default_rng(1).standard_normal((joints, shape[1], 4, 4)).astype(np.float32)
-    cast = dtype == TensorProto.UINT8
+    cast = dtype == TensorProto.INT8
     nodes = [helper.make_node("Cast", ["crop"], ["floats"], to=TensorProto.FLOAT)] if cast else []
     names = ["floats" if cast else "crop", "kernel"]
     nodes += [helper.make_node("Conv", names, [f"maps{i}"], strides=strides) for i in range(outputs)]
@@ -274,7 +274,7 @@ def test_an_onnx_network_in_half_precision_puts_out_float32(tmp_path, crops):
         ({"shape": (4, 3, 64, 96)}, r"maps crop \(4, 3, 64, 96\) .*export it with a free batch size, or a batch of 1"),
         ({"shape": (1, 4, 64, 96)}, r"maps crop \(1, 4, 64, 96\) .*a teacher maps one \(B, 3, H, W\)"),
         ({"outputs": 2}, r"to maps0 .* and maps1 .*; a teacher maps one"),
-        ({"dtype": TensorProto.UINT8}, r"must be float or float16, and normalised, not tensor\(uint8\)"),
+        ({"dtype": TensorProto.INT8}, r"must be float or float16, and normalised, or uint8, not tensor\(int8\)"),
         ({"strides": (4, 8)}, r"computes 16x12 heatmaps of 64x96 crops .*the same stride on both axes"),
         (
             {"joints": 16},
