@@ -114,6 +114,13 @@ def agree(teacher: str, maps: int, stated: Skeleton | None, data: Skeleton, flag
     return agreement
 
 
+def given_skeleton(flags: JointFlags, data: Skeleton) -> Skeleton | None:
+    """The joints of `--teacher-skeleton`; None without it. Raises `SkeletonError` if there is no such skeleton."""
+    if not flags.teacher:
+        return None
+    return data if flags.teacher == DATA else load_skeleton(flags.teacher)
+
+
 def stated_in(metadata: Mapping[str, str], maps: int, where: str) -> Skeleton | None:
     """The joints that the metadata of an ONNX file states; None if it names none.
 
@@ -153,8 +160,8 @@ def from_names(joints: Sequence[str], name: str) -> Skeleton:
 
 def _own(teacher: str, maps: int, stated: Skeleton | None, data: Skeleton, flags: JointFlags) -> Skeleton | None:
     """The joints of all heatmaps: those of the flag, of the file, or COCO's; None if their names are not known."""
-    if flags.teacher:
-        given = data if flags.teacher == DATA else load_skeleton(flags.teacher)
+    given = given_skeleton(flags, data)
+    if given is not None:
         if len(given) != maps:
             raise CheckpointError(
                 f"{teacher} computes {maps} heatmaps per instance, and --teacher-skeleton {flags.teacher} has "

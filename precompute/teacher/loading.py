@@ -31,7 +31,7 @@ from precompute.teacher import zoo
 from precompute.teacher.architecture import Architecture, Size, TorchNetwork
 from precompute.teacher.checkpoint import CheckpointError, read_head
 from precompute.teacher.hrnet import HRNET
-from precompute.teacher.joints import AS_STATED, Agreement, JointFlags, agree, from_names
+from precompute.teacher.joints import AS_STATED, Agreement, JointFlags, agree, from_names, given_skeleton
 from precompute.teacher.onnx import OnnxNetwork
 from precompute.teacher.onnx_io import AS_USUAL, OnnxFlags
 from precompute.teacher.passes import DeviceNetwork, Pending
@@ -175,21 +175,21 @@ def load_teacher(  # noqa: PLR0913 - everything that decides how a teacher runs
         _check_onnx_options(path, checkpoint, precision)
         network = OnnxNetwork(path, input_size, device, default_size, provider, skeleton, joints, onnx)
         return _load_onnx(path, network, precision, skeleton)
-    architecture, name, input_size, published = _resolve(name, input_size)
+    architecture, name, input_size, named = _resolve(name, input_size)
     input_size = input_size or default_size
     torch_device = choose_device(device)
     precision = choose_precision(precision, torch_device, TEACHER_PRECISIONS)
-    published = published or architecture.published_weights(name, input_size)
+    published = named or architecture.published_weights(name, input_size)
     weights = _weights(architecture, name, checkpoint, published)
     if input_size is None:
         raise ValueError(f"{name} runs at several input sizes; give one (--input-size)")
     architecture.heatmap_size(input_size)  # raises ValueError for sizes that the network does not take
     maps, names = read_head(weights, architecture.map_axes(name, input_size))
-    stated = from_names(names, weights.name) if names and len(names) == maps else None
-    if checkpoint is None and published is not None:
-        stated = load_skeleton(published.skeleton)
-    maps = maps or len(stated or skeleton)
-    agreement = agree(name, maps, stated, skeleton, joints)
+    known = published if checkpoint is None else named
+    stated = from_names(names, weights.name) if names else load_skeleton(known.skeleton) if known else None
+    if maps is None:
+        maps = len(given_skeleton(joints, skeleton) or stated or skeleton)
+    agreement = agree(name, maps, stated if stated and len(stated) == maps else None, skeleton, joints)
     model = architecture.build(name, maps, input_size)
     architecture.load_weights(model, weights)
     parameters = parameter_count(model)  # before `prepare`, which may fold some of them

@@ -13,7 +13,8 @@ from onnx import helper, numpy_helper
 from safetensors.torch import save_file
 
 import cache
-from kdlib.skeletons import COCO, Skeleton
+from kdlib.geometry import compose_affines, transform_points
+from kdlib.skeletons import COCO, Skeleton, load_skeleton
 from precompute.__main__ import main
 from precompute.teacher.architecture import TorchNetwork
 from precompute.teacher.checkpoint import CheckpointError, read_head
@@ -270,6 +271,37 @@ def test_a_hrnet_takes_its_number_of_joints_from_the_checkpoint(tmp_path):
     few = BODY.select([2, 1], "few")
     teacher = load_teacher("hrnet_w16_sample", tmp_path / "w.safetensors", skeleton=few, joints=joints, **options)
     assert (teacher.joints, teacher.skeleton, teacher.taken.order) == (2, few, (2, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "joints"), [("mpii", 16), ("crowdpose", 14), ("ap10k", 17), ("coco_wholebody_hand", 21)]
+)
+def test_a_network_of_a_built_in_skeleton_runs_on_square_crops(name, joints, tmp_path, capsys):
+    """The crop has the aspect of the teacher's input: a square around the box, grown by HRNet's 1.25."""
+    skeleton = load_skeleton(name)
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images/a.png"), np.full((120, 200, 3), 90, np.uint8))
+    person = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [40, 30, 80, 51], "area": 900, "iscrowd": 0}
+    person |= {"keypoints": [60, 60, 2] * joints, "num_keypoints": joints}
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 200, "height": 120}],
+        "annotations": [person],
+        "categories": [{"id": 3, "name": name, "keypoints": list(skeleton.joints)}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    torch.manual_seed(0)
+    save_file(build_hrnet("hrnet_w16_sample", joints).state_dict(), tmp_path / "w.safetensors")
+    command = ["--images", str(tmp_path / "images"), "--annotations", str(tmp_path / "a.json"), "--input-size", "96x96"]
+    command += ["--teacher", "hrnet_w16_sample", "--checkpoint", str(tmp_path / "w.safetensors")]
+    command += ["--teacher-skeleton", name, "--precision", "fp32", "--store", str(tmp_path / "s.zarr")]
+    assert main(command) == 0
+    assert "warning" not in capsys.readouterr().err
+    store = cache.open_store(tmp_path / "s.zarr")
+    assert store.spec.joints == joints
+    view = compose_affines(store.view_affine[0, 0], store.frame_affine[0])
+    side = 1.25 * 79  # the box, clipped to its last pixel
+    corners = [[79.5 - side / 2, 55 - side / 2], [79.5 + side / 2, 55 + side / 2]]
+    np.testing.assert_allclose(transform_points(corners, view), [[0, 0], [96, 96]], atol=1e-3)
 
 
 CASE = SHARED / "cases/05-other-17-joints.json"
