@@ -11,6 +11,7 @@ its file states, if it states one.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -146,7 +147,7 @@ def stated_in(metadata: Mapping[str, str], maps: int, where: str) -> Skeleton | 
                 raise CheckpointError(f"{where} computes {maps} heatmaps; its metadata names {len(skeleton)} joints")
             return skeleton
         if isinstance(found, list) and len(found) == maps and all(isinstance(name, str) and name for name in found):
-            return from_names(found, where.rpartition("/")[2])
+            return from_names(found, Path(where).name)
     return None
 
 
