@@ -177,7 +177,7 @@ def test_auto_precision_on_cuda_follows_the_compute_capability(monkeypatch, capa
 def test_unknown_choices_list_the_known_ones(checkpoint):
     with pytest.raises(ValueError, match="unknown precision 'fp8'; choose auto, fp32, bf16"):
         open_small(checkpoint, "fp8")
-    with pytest.raises(ValueError, match="unknown device 'gpu'; choose auto, cpu, cuda or cuda:N"):
+    with pytest.raises(ValueError, match="unknown device 'gpu'; choose auto, cpu, mps, cuda or cuda:N"):
         choose_device("gpu")
     with pytest.raises(ValueError, match=r"unknown teacher 'vitpose'; available: hrnet_w32, .*, or onnx:FILE"):
         load_teacher("vitpose", checkpoint, input_size=SIZE)
