@@ -42,31 +42,35 @@ _DAMAGE: Final = re.compile(
 """Warnings of libjpeg that mean damage. `extraneous bytes before marker` is not one: some cameras write such bytes."""
 
 
-def normalise_images(images: Tensor) -> Tensor:
-    """Normalise with ImageNet's statistics: (x / 255 - mean) / std per channel.
+def normalise_images(
+    images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> Tensor:
+    """Normalise, by default with ImageNet's statistics: (x / 255 - mean) / std per channel.
 
     Args:
         images: (B, H, W, 3) uint8, RGB, on any device.
+        mean: Mean of each channel in 0..1.
+        std: Standard deviation of each channel in 0..1.
 
     Returns:
         (B, 3, H, W) float32 in channels_last memory, so that the axes are permuted without a copy.
     """
     # On the CPU the constants are built in every call, so that an exported graph contains them.
-    offset, scale = (_statistics if images.device.type == "cpu" else _kept_statistics)(images.device)
+    offset, scale = (_statistics if images.device.type == "cpu" else _kept_statistics)(images.device, mean, std)
     return torch.addcmul(offset, images.float(), scale).permute(0, 3, 1, 2)
 
 
-def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+def _statistics(device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """Offset -mean / std and scale 1 / (255 std) per channel, (3,) float32."""
-    std, mean = torch.tensor(IMAGENET_STD), torch.tensor(IMAGENET_MEAN)
-    return (-(mean / std)).to(device), (1 / (std * 255)).to(device)
+    spread, middle = torch.tensor(std), torch.tensor(mean)
+    return (-(middle / spread)).to(device), (1 / (spread * 255)).to(device)
 
 
 @functools.cache
-def _kept_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+def _kept_statistics(device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """The same, copied to a device once: a copy in every call would let a GPU wait for the host."""
     with torch.inference_mode(False):  # a tensor of the inference mode could not be used in training
-        return _statistics(device)
+        return _statistics(device, mean, std)
 
 
 _SAME_COLOURS: Final = ("YCbCr", "Gray")

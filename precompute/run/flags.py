@@ -94,6 +94,21 @@ def _add_teacher(group: argparse._ArgumentGroup) -> None:
         help="height x width of the teacher's input, e.g. 256x192; not needed if its name or ONNX file gives it",
     )
     group.add_argument(
+        "--teacher-skeleton",
+        default="",
+        metavar="NAME|FILE",
+        help="the joints that the teacher predicts, in the order of its heatmaps: a built-in skeleton, a TOML file, or "
+        "data, which means those of the data (default: those that its weights state; 17 without names are COCO's)",
+    )
+    group.add_argument(
+        "--joints-from-teacher",
+        type=parse_names,
+        default=(),
+        metavar="NAMES",
+        help="cut a teacher that predicts more joints than the data have: names between commas, "
+        "JOINT_OF_THE_DATA=JOINT_OF_THE_TEACHER where they differ; or data, which means all joints of the data",
+    )
+    group.add_argument(
         "--flip-test",
         action=argparse.BooleanOptionalAction,
         help="average the heatmaps of each stored view with those of its mirror image (default: yes, with --views: no)",
@@ -126,6 +141,29 @@ def _add_teacher(group: argparse._ArgumentGroup) -> None:
         choices=["auto", "cpu", "cuda", "tensorrt"],
         default="auto",
         help="what runs ONNX teachers; auto is CUDA where onnxruntime has it, or else the CPU (default: auto)",
+    )
+    group.add_argument(
+        "--mean",
+        type=parse_statistics,
+        metavar="M,M,M",
+        help="mean of each channel of the pixels, scaled to 0..1, that an ONNX teacher takes; 123.675/255 is a number, "
+        "too (default: ImageNet's)",
+    )
+    group.add_argument(
+        "--std",
+        type=parse_spreads,
+        metavar="S,S,S",
+        help="standard deviation of each channel, likewise; 1/255 for pixels of 0 to 255 (default: ImageNet's)",
+    )
+    group.add_argument(
+        "--bgr", action="store_true", help="an ONNX teacher takes the channels as BGR; --mean and --std have its order"
+    )
+    group.add_argument(
+        "--activation",
+        choices=["none", "sigmoid", "softmax"],
+        default="",
+        help="what turns the outputs of an ONNX teacher into heatmaps: sigmoid for logits, softmax for those of SimCC "
+        "(default: none, and other values than those of heatmaps are refused)",
     )
     group.add_argument(
         "--threads",
@@ -163,6 +201,35 @@ def _add_store(group: argparse._ArgumentGroup) -> None:
         "--check", type=positive, metavar="N", help="recompute N random instances and compare them with the store"
     )
     group.add_argument("--json", action="store_true", help="print one JSON document (with --dry-run or --check)")
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Convert names between commas to a tuple, as the ``type`` of an argparse argument."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"names between commas are needed, e.g. nose,left_eye, got {text!r}")
+    return names
+
+
+def parse_statistics(text: str) -> tuple[float, float, float]:
+    """Convert three numbers between commas, such as ``0.485,0.456,0.406`` or ``1/255,1/255,1/255``."""
+    example = "three numbers of pixels scaled to 0..1 are needed, e.g. 0.485,0.456,0.406 or 123.675/255,116.28/255,..."
+    try:
+        pairs = [part.partition("/") for part in text.split(",")]
+        first, second, third = (float(number) / float(divisor or 1) for number, _, divisor in pairs)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{example}, got {text!r}") from None
+    if not all(abs(number) <= 1 for number in (first, second, third)):
+        raise argparse.ArgumentTypeError(f"{example}, got {text!r}: divide by 255")
+    return first, second, third
+
+
+def parse_spreads(text: str) -> tuple[float, float, float]:
+    """The same for standard deviations, which are above 0."""
+    found = parse_statistics(text)
+    if min(found) <= 0:
+        raise argparse.ArgumentTypeError(f"standard deviations above 0 are needed, got {text!r}")
+    return found
 
 
 def parse_share(text: str) -> tuple[int, int]:

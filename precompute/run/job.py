@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 import cache
@@ -43,8 +44,13 @@ from precompute.run.team import (
     processes_per_gpu,
 )
 from precompute.teacher.ensemble import load_teachers, parse_member
+from precompute.teacher.joints import JointFlags
 from precompute.teacher.loading import ONNX, Teacher, check_name
-from precompute.teacher.onnx import choose_provider, gpu_unused
+from precompute.teacher.onnx import OnnxNetwork, choose_provider, gpu_unused
+from precompute.teacher.onnx_io import OnnxFlags
+
+CHECKED = 8
+"""Crops on which the values of an ONNX teacher are checked before the run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,17 +109,14 @@ class Job:
             for line in (*selection.notices.warnings, *gpu_unused(arguments.onnx_provider, provider)):
                 say(f"warning: {line}")
         device = own_device(arguments.device)
-        teacher = load_teachers(members, size, device, arguments.precision, provider, selection.skeleton)
-        for member in teacher.members or (teacher,):
-            if member.crop_by_crop and local_rank_and_size()[0] == 0:
-                say(
-                    f"warning: {member.name} runs crop by crop, which is slower: {member.crop_by_crop}; export it "
-                    "again in evaluation mode, with a free batch size"
-                )
+        joints = JointFlags(arguments.teacher_skeleton, arguments.joints_from_teacher)
+        onnx = _onnx_flags(arguments, [name for name, _ in members])
+        teacher = load_teachers(members, size, device, arguments.precision, provider, selection.skeleton, joints, onnx)
+        _report(teacher, selection.notices)
         flip_test = arguments.views is None if arguments.flip_test is None else arguments.flip_test
         plan = ViewPlan(arguments.views or 1, flip_test=flip_test, seed=arguments.seed)
         batching = _agree_on_batching(arguments, teacher, plan, len(selection.instances), team or SingleProcess())
-        return cls.plan_run(
+        job = cls.plan_run(
             teacher,
             split,
             selection,
@@ -126,6 +129,8 @@ class Job:
             skip_missing=arguments.skip_missing,
             threads=arguments.threads,
         )
+        _check_values(job)
+        return job
 
     @classmethod
     def plan_run(  # noqa: PLR0913 - everything that determines a store
@@ -197,6 +202,45 @@ def choose_exif(arguments: argparse.Namespace) -> ExifRule | str | None:
         return str(arguments.exif)
     provenance = _continued(arguments)
     return "auto" if provenance is None else ExifRule.from_provenance(provenance)
+
+
+def _onnx_flags(arguments: argparse.Namespace, names: Sequence[str]) -> OnnxFlags:
+    """The flags about the input and output of ONNX files, for the teachers of these names."""
+    flags = OnnxFlags(arguments.mean, arguments.std, arguments.bgr, arguments.activation)
+    given = [f"--{field.name}" for field in dataclasses.fields(flags) if getattr(flags, field.name)]
+    if given and not any(name.startswith(ONNX) for name in names):
+        raise PrecomputeError(
+            f"{given[0]} is for ONNX teachers, and {' + '.join(names)} is none: their pixels and heatmaps are known; "
+            "leave it out"
+        )
+    return flags
+
+
+def _check_values(job: Job) -> None:
+    """Raise `CheckpointError` if an ONNX file computes something else than heatmaps, on some crops of the data."""
+    networks = [(m.input_size, m.network) for m in job.teacher.members or (job.teacher,)]
+    onnx = [(size, network) for size, network in networks if isinstance(network, OnnxNetwork)]
+    rows = np.unique(np.linspace(0, len(job.instances) - 1, CHECKED).astype(int)).tolist() if onnx else []
+    prepared = [job.cropper.prepare([row])[0] for row in rows]
+    usable = [item.crops for item in prepared if item.problem is None]
+    for size, network in onnx if usable else []:
+        network.check_values(np.stack([crops[size][0] for crops in usable]))
+
+
+def _report(teacher: Teacher, notices: Notices) -> None:
+    """Warn about what slows a teacher or could not be checked, and notice heatmaps that change their order."""
+    for member in teacher.members or (teacher,):
+        lines = [member.taken.warning]
+        if member.crop_by_crop:
+            lines.append(
+                f"{member.name} runs crop by crop, which is slower: {member.crop_by_crop}; export it again in "
+                "evaluation mode, with a free batch size"
+            )
+        for line in lines if local_rank_and_size()[0] == 0 else []:
+            if line:
+                say(f"warning: {line}")
+        if member.taken.is_reordered:
+            notices.add("teachers with the joints in another order, reordered by name", member.name)
 
 
 def _choose_provider(arguments: argparse.Namespace, names: Sequence[str]) -> str:

@@ -65,7 +65,6 @@ def describe(  # noqa: PLR0913 - everything that a store records
     Returns:
         JSON values.
     """
-    mean, std = teacher.normalisation
     exif = None if orientations is None else orientations.to_json()
     return {
         "teacher": {
@@ -73,13 +72,12 @@ def describe(  # noqa: PLR0913 - everything that a store records
             "weights_sha256": teacher.weights_sha256,
             "input_size": list(teacher.input_size),
             "heatmap_size": list(teacher.heatmap_size),
-            "normalisation": {"mean": list(mean), "std": list(std)},
-            "colour_order": teacher.colour_order,
+            **_pixels(teacher),
             "precision": teacher.precision,
             "parameters": teacher.parameters,
             "multiply_adds": teacher.multiply_adds,
             "flip_test": plan.flip_test,
-            **_of_onnx(teacher),
+            **_optional(teacher),
             **({"members": _members(teacher)} if teacher.members else {}),
         },
         **stated(teacher.skeleton),
@@ -113,19 +111,30 @@ def describe(  # noqa: PLR0913 - everything that a store records
 
 
 def _members(ensemble: Teacher) -> list[dict[str, Any]]:
-    """Name and weights of each member, and its input size if it differs from the ensemble's."""
+    """Name and weights of each member, and its input size and pixels if they differ from those of the first one."""
     described: list[dict[str, Any]] = []
     for member in ensemble.members:
         own = member.input_size == ensemble.input_size
         size = {} if own else {"input_size": list(member.input_size)}
-        described.append({"name": member.name, "weights_sha256": member.weights_sha256, **size, **_of_onnx(member)})
+        pixels = {} if _pixels(member) == _pixels(ensemble) else _pixels(member)
+        names = {"name": member.name, "weights_sha256": member.weights_sha256}
+        described.append({**names, **size, **pixels, **_optional(member)})
     return described
 
 
-def _of_onnx(teacher: Teacher) -> dict[str, str]:
-    """Entries of some ONNX teachers: why one runs crop by crop, and that TensorRT computes its heatmaps."""
+def _pixels(teacher: Teacher) -> dict[str, Any]:
+    """Normalisation and colour order of the pixels that a teacher takes."""
+    mean, std = teacher.normalisation
+    return {
+        "normalisation": {"mean": list(mean), "std": list(std)},
+        "colour_order": teacher.colour_order,
+    }
+
+
+def _optional(teacher: Teacher) -> dict[str, Any]:
+    """Entries of some teachers: why one runs crop by crop, what computes heatmaps and how, and which are kept."""
     entries = {"crop_by_crop": teacher.crop_by_crop, "provider": "tensorrt" if teacher.provider == "tensorrt" else ""}
-    return {name: value for name, value in entries.items() if value}
+    return {**{name: value for name, value in entries.items() if value}, **teacher.output, **teacher.taken.to_json()}
 
 
 def _device(name: str) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdlib.skeletons.skeleton import COCO, Skeleton
+from kdlib.skeletons.skeleton import COCO
 from precompute.teacher.checkpoint import load_weights
+from precompute.teacher.joints import Agreement
 from precompute.teacher.passes import DeviceNetwork
 from precompute.teacher.zoo import Published
 
@@ -56,8 +57,16 @@ class Architecture:
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def published_weights(self, network: str, input_size: Size | None) -> Published | None:
-        """The published weights of a network at an input size, or None."""
-        return next((p for p in self.published if (p.network, p.input_size) == (network, input_size)), None)
+        """The published weights of a network for COCO's joints at an input size, or None."""
+        key = (network, input_size, COCO.name, "")
+        return next((p for p in self.published if (p.network, p.input_size, p.skeleton, p.variant) == key), None)
+
+    def map_axes(self, name: str, input_size: Size) -> dict[str, int]:
+        """The tensors of a network whose shape depends on the number of its heatmaps, and the axis that does."""
+        with torch.device("meta"):
+            one, two = (self.build(name, maps, input_size).state_dict() for maps in (1, 2))
+        shapes = {key: list(zip(tensor.shape, two[key].shape, strict=True)) for key, tensor in one.items()}
+        return {key: sizes.index((1, 2)) for key, sizes in shapes.items() if (1, 2) in sizes}
 
 
 class TorchNetwork(DeviceNetwork):
@@ -79,9 +88,9 @@ class TorchNetwork(DeviceNetwork):
         input_size: Size,
         device: torch.device,
         precision: str,
-        skeleton: Skeleton = COCO,
+        joints: Agreement | None = None,
     ) -> None:
-        super().__init__(skeleton)
+        super().__init__(joints or Agreement.whole(COCO))
         self.input_size, self.heatmap_size = input_size, architecture.heatmap_size(input_size)
         self.device, self.precision = str(device), precision
         self._dtype = DTYPES[precision]
@@ -97,7 +106,7 @@ class TorchNetwork(DeviceNetwork):
         self._model.compile()
 
     def run(self, images: Tensor) -> Tensor:
-        """Heatmaps (N, K, h, w) float32 on the device, of normalised images (N, 3, H, W) there; only this network."""
+        """All heatmaps of the network, (N, M, h, w) float32 on the device, of normalised images (N, 3, H, W) there."""
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             heatmaps: Tensor = self._model(images.to(self._dtype))
             return heatmaps.float().contiguous()

@@ -23,10 +23,19 @@ import torch
 from torch import Tensor, nn
 
 from kdcli.progress import say
-from precompute.teacher.matching import COUNTER, WRAPPERS, Found, Shapes, closest_weights, find_weights, overlap
+from precompute.teacher.matching import (
+    COUNTER,
+    WRAPPERS,
+    Found,
+    Shapes,
+    closest_weights,
+    count_maps,
+    find_weights,
+    overlap,
+)
 from precompute.teacher.weights_file import CheckpointError, read_weights_file
 
-__all__ = ["COUNTER", "CheckpointError", "Shapes", "load_weights", "read_state_dict", "shapes_of"]
+__all__ = ["COUNTER", "CheckpointError", "Shapes", "load_weights", "read_head", "read_state_dict", "shapes_of"]
 
 _OFFICIAL = tuple((key,) for key in WRAPPERS)
 _PREFIXES = ("module.",)  # of torch.nn.DataParallel
@@ -83,6 +92,28 @@ def load_weights(
         raise CheckpointError(f"{path} does not fit {name}: {difference}{hint}")
     _check_finite(weights, Path(path))
     model.load_state_dict(weights, strict=True)
+
+
+def read_head(path: str | Path, axes: Mapping[str, int]) -> tuple[int | None, tuple[str, ...]]:
+    """Read what a checkpoint states about its heatmaps, before a network is built for it.
+
+    Args:
+        path: A `.pth` or safetensors file.
+        axes: As in `precompute.teacher.matching.count_maps`.
+
+    Returns:
+        The number of heatmaps, or None if the file does not show it; and the names of the joints, which mmpose 1.x
+        keeps in `meta.dataset_meta.keypoint_id2name`, or none.
+    """
+    try:
+        content = read_weights_file(path)
+    except CheckpointError:  # `Architecture.load_weights` reports it, or reads another kind of file
+        return None, ()
+    names: Any = content if isinstance(content, Mapping) else {}
+    for key in ("meta", "dataset_meta", "keypoint_id2name"):
+        names = names.get(key) if isinstance(names.get(key), Mapping) else {}
+    joints = tuple(names[number] for number in range(len(names)) if isinstance(names.get(number), str))
+    return count_maps(content, axes), joints
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:

@@ -22,12 +22,14 @@ from kdlib.skeletons.skeleton import COCO, Skeleton
 from precompute.data.crops import Crops
 from precompute.data.views import ViewPlan
 from precompute.errors import PrecomputeError
+from precompute.teacher.joints import AS_STATED, JointFlags
 from precompute.teacher.loading import ONNX, Teacher, load_teacher
+from precompute.teacher.onnx_io import AS_USUAL, OnnxFlags
 from precompute.teacher.passes import Pending
 
 UNNAMED: Final[Any] = {"invalid": "ignore", "over": "ignore"}
 """numpy's warnings that are off: of a NaN or infinity in a heatmap, the caller names the instance."""
-_EQUAL = ("joints", "normalisation", "colour_order")
+_EQUAL = ("joints",)
 
 
 def parse_member(text: str) -> tuple[str, Path | None]:
@@ -43,6 +45,8 @@ def load_teachers(
     precision: str,
     provider: str = "auto",
     skeleton: Skeleton = COCO,
+    joints: JointFlags = AS_STATED,
+    onnx: OnnxFlags = AS_USUAL,
 ) -> Teacher:
     """Load one teacher, or an ensemble if there are several members.
 
@@ -53,15 +57,19 @@ def load_teachers(
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         provider: What runs ONNX files: `auto`, `cpu`, `cuda` or `tensorrt`.
         skeleton: The joints of the data, which all teachers must predict.
+        joints: What the user states about the teachers' joints.
+        onnx: What the user states about the input and output of ONNX files.
 
     Raises:
-        CheckpointError: If a file is missing or does not hold the weights of such a teacher.
+        CheckpointError: If a file is missing, does not hold the weights of such a teacher, or does not predict the
+            joints of the data.
         DownloadError: If published weights cannot be downloaded.
         ValueError: If a name, size, device or precision is not available.
         PrecomputeError: If the teachers cannot be averaged.
     """
     (name, checkpoint), *others = members
-    runs: dict[str, Any] = {"device": device, "precision": precision, "provider": provider, "skeleton": skeleton}
+    runs: dict[str, Any] = {"device": device, "precision": precision, "provider": provider}
+    runs |= {"skeleton": skeleton, "joints": joints, "onnx": onnx}
     first = load_teacher(name, checkpoint, input_size=input_size, **runs)
     if not others:
         return first
@@ -78,7 +86,7 @@ def ensemble(teachers: Sequence[Teacher]) -> Teacher:
         of the members' hexadecimal digests, concatenated.
 
     Raises:
-        PrecomputeError: If members differ in the aspect ratio of their input, in joints, normalisation or colour order.
+        PrecomputeError: If members differ in the aspect ratio of their input, or in joints.
     """
     first = teachers[0]
     for other in teachers[1:]:
@@ -95,6 +103,7 @@ def ensemble(teachers: Sequence[Teacher]) -> Teacher:
         members=tuple(teachers),
         crop_by_crop="",
         provider="",
+        agreement=None,
     )
 
 

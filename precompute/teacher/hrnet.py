@@ -18,17 +18,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from precompute.fetch.download import RemoteFile
 from precompute.teacher import checkpoint
 from precompute.teacher.architecture import Architecture
 from precompute.teacher.checkpoint import COUNTER, Shapes, shapes_of
-from precompute.teacher.zoo import Published
+from precompute.teacher.zoo import MMPOSE
 
 STRIDE = 4  # input pixels per heatmap pixel
 DEEPEST_STRIDE = 32  # of the last branch: input sides must be multiples of it
@@ -45,6 +43,8 @@ class HRNetConfig:
         stem: channels of the two stride-2 convolutions at the input.
         stage1_blocks: bottleneck blocks of stage 1 (`layer1`).
         stage1_planes: inner channels of these blocks; their output has four times as many.
+        fused: whether the head takes all branches instead of the finest one, and branches are upsampled bilinearly
+            (HRNetV2: Sun et al. 2019, arXiv 1904.04514; mmpose's networks for hands and faces).
     """
 
     widths: tuple[int, int, int, int]
@@ -53,11 +53,13 @@ class HRNetConfig:
     stem: int = 64
     stage1_blocks: int = 4
     stage1_planes: int = 64
+    fused: bool = False
 
 
 # W32 and W48 are the pose networks of the paper. The two small ones have the backbones of the official ImageNet
 # models "W18-small-v1" and "-v2" (HRNet-Image-Classification, experiments/cls_hrnet_w18_small_v{1,2}_*.yaml).
-# The last one is the teacher of the embedded sample. It is small enough to train on a CPU.
+# "hrnetv2_w18" is mmpose's network for hands and faces. The last one is the teacher of the embedded sample. It is
+# small enough to train on a CPU.
 HRNETS: dict[str, HRNetConfig] = {
     "hrnet_w32": HRNetConfig(widths=(32, 64, 128, 256)),
     "hrnet_w48": HRNetConfig(widths=(48, 96, 192, 384)),
@@ -67,6 +69,7 @@ HRNETS: dict[str, HRNetConfig] = {
     "hrnet_w18_small_v2": HRNetConfig(
         widths=(18, 36, 72, 144), modules=(1, 3, 2), blocks=2, stage1_blocks=2, stage1_planes=64
     ),
+    "hrnetv2_w18": HRNetConfig(widths=(18, 36, 72, 144), fused=True),
     "hrnet_w16_sample": HRNetConfig(
         widths=(16, 32, 64, 128), modules=(1, 1, 1), blocks=2, stem=32, stage1_blocks=1, stage1_planes=32
     ),
@@ -86,12 +89,18 @@ class HRNet(nn.Module):
         self.layer1, channels = _make_layer1(config)
         widths = config.widths
         self.transition1 = Transition((channels,), widths[:2])
-        self.stage2 = _make_stage(widths[:2], config.modules[0], config.blocks)
+        upsampling = "bilinear" if config.fused else "nearest"
+        self.stage2 = _make_stage(widths[:2], config.modules[0], config.blocks, upsampling)
         self.transition2 = Transition(widths[:2], widths[:3])
-        self.stage3 = _make_stage(widths[:3], config.modules[1], config.blocks)
+        self.stage3 = _make_stage(widths[:3], config.modules[1], config.blocks, upsampling)
         self.transition3 = Transition(widths[:3], widths)
-        self.stage4 = _make_stage(widths, config.modules[2], config.blocks, outputs=1)
-        self.final_layer = nn.Conv2d(widths[0], joints, kernel_size=1)
+        outputs = len(widths) if config.fused else 1
+        self.stage4 = _make_stage(widths, config.modules[2], config.blocks, upsampling, outputs)
+        channels = sum(widths[:outputs])
+        if config.fused:
+            layers = (nn.Conv2d(channels, channels, kernel_size=1), nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+            self.conv_layers = nn.Sequential(*layers)
+        self.final_layer = nn.Conv2d(channels, joints, kernel_size=1)
         self.apply(_initialise)
 
     def forward(self, crops: Tensor) -> Tensor:
@@ -99,14 +108,19 @@ class HRNet(nn.Module):
         return self.final_layer(self.features(crops))
 
     def features(self, crops: Tensor) -> Tensor:
-        """Compute the input of the final 1x1 convolution, (B, widths[0], H/4, W/4)."""
+        """Compute the input of the final 1x1 convolution, (B, C, H/4, W/4); C is widths[0], or their sum if fused."""
         height, width = crops.shape[-2:]
         heatmap_size((width, height))
         x = self.relu(self.bn1(self.conv1(crops)))
         x = self.relu(self.bn2(self.conv2(x)))
         branches = self.stage2(self.transition1([self.layer1(x)]))
         branches = self.stage3(self.transition2(branches))
-        return self.stage4(self.transition3(branches))[0]
+        branches = self.stage4(self.transition3(branches))
+        if not self.config.fused:
+            return branches[0]
+        finest = branches[0].shape[-2:]
+        resized = [branches[0], *(nn.functional.interpolate(b, finest, mode="bilinear") for b in branches[1:])]
+        return self.conv_layers(torch.cat(resized, dim=1))
 
 
 def build_hrnet(name: str, joints: int = 17) -> HRNet:
@@ -185,13 +199,13 @@ class ExchangeModule(nn.Module):
     The first `outputs` branches are computed: all of them, or only the finest at the end of the network.
     """
 
-    def __init__(self, widths: tuple[int, ...], blocks: int, outputs: int) -> None:
+    def __init__(self, widths: tuple[int, ...], blocks: int, upsampling: str, outputs: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             nn.Sequential(*(BasicBlock(channels) for _ in range(blocks))) for channels in widths
         )
         self.fuse_layers = nn.ModuleList(
-            nn.ModuleList(_fuse_path(widths, source, target) for source in range(len(widths)))
+            nn.ModuleList(_fuse_path(widths, source, target, upsampling) for source in range(len(widths)))
             for target in range(outputs)
         )
         self.relu = nn.ReLU(inplace=False)
@@ -211,7 +225,7 @@ def _sum_paths(paths: nn.Module, inputs: list[Tensor]) -> Tensor:
     return total
 
 
-def _fuse_path(widths: tuple[int, ...], source: int, target: int) -> nn.Module:
+def _fuse_path(widths: tuple[int, ...], source: int, target: int, upsampling: str) -> nn.Module:
     """Build the path from branch `source` to branch `target`: identity, upsampling or strided convolutions."""
     if source == target:
         return nn.Identity()
@@ -220,7 +234,7 @@ def _fuse_path(widths: tuple[int, ...], source: int, target: int) -> nn.Module:
     return nn.Sequential(
         _conv1x1(widths[source], widths[target]),
         nn.BatchNorm2d(widths[target]),
-        nn.Upsample(scale_factor=2 ** (source - target), mode="nearest"),
+        nn.Upsample(scale_factor=2 ** (source - target), mode=upsampling),
     )
 
 
@@ -238,11 +252,13 @@ def _make_layer1(config: HRNetConfig) -> tuple[nn.Sequential, int]:
     return nn.Sequential(*(Bottleneck(c, config.stage1_planes) for c in channels)), out
 
 
-def _make_stage(widths: tuple[int, ...], modules: int, blocks: int, outputs: int | None = None) -> nn.Sequential:
+def _make_stage(
+    widths: tuple[int, ...], modules: int, blocks: int, upsampling: str, outputs: int | None = None
+) -> nn.Sequential:
     """Build `modules` exchange modules; the last one computes only the `outputs` finest branches."""
     every = len(widths)
     counts = [every] * (modules - 1) + [outputs or every]
-    return nn.Sequential(*(ExchangeModule(widths, blocks, count) for count in counts))
+    return nn.Sequential(*(ExchangeModule(widths, blocks, upsampling, count) for count in counts))
 
 
 def _conv_bn_relu(channels: int, out: int, stride: int = 1) -> list[nn.Module]:
@@ -290,7 +306,17 @@ def load_hrnet(model: HRNet, path: str | Path) -> None:
         CheckpointError: See `precompute.teacher.checkpoint.load_weights`. If another registered HRNet fits, the message
             names it.
     """
-    checkpoint.load_weights(model, path, prefixes=PREFIXES, name=_name_of(model), advice=_advice)
+    read = _read_fused if model.config.fused else None
+    checkpoint.load_weights(model, path, read=read, prefixes=PREFIXES, name=_name_of(model), advice=_advice)
+
+
+def _read_fused(path: str | Path) -> dict[str, Tensor]:
+    """Read the weights of an HRNetV2; mmpose 0.x keeps both convolutions of the head in one list, `final_layer`."""
+    weights = checkpoint.read_state_dict(path, PREFIXES)
+    renamed = {"final_layer.0.": "conv_layers.0.", "final_layer.1.": "conv_layers.1.", "final_layer.3.": "final_layer."}
+    for old, new in renamed.items():
+        weights = {new + key[len(old) :] if key.startswith(old) else key: value for key, value in weights.items()}
+    return weights
 
 
 def _name_of(model: HRNet) -> str:
@@ -321,17 +347,6 @@ def _joints_if_it_fits(name: str, found: Shapes) -> int | None:
     return joints if wanted == counters | found else None
 
 
-SITE: Final = "https://download.openmmlab.com/mmpose/v1/body_2d_keypoint/topdown_heatmap/coco"
-"""mmpose's checkpoints (Apache-2.0, trained on COCO)."""
-
-
-def _published(network: str, size: tuple[int, int], batch: str, stamp: str, ap: float) -> Published:
-    """Weights of mmpose. AP is on COCO val2017 with a detector of person AP 56.4 and flip test (hrnet_coco.md)."""
-    digest = stamp.partition("_")[0]  # the first eight digits of the file's SHA-256
-    file = f"td-hm_{network.replace('_', '-')}_{batch}-210e_coco-{size[1]}x{size[0]}-{stamp}.pth"
-    return Published(network, size, RemoteFile(f"{SITE}/{file}", digest=("sha256", digest)), ap)
-
-
 # The official repository publishes its weights in shared folders of web services, which a program cannot download from.
 _OFFICIAL = (
     "give --input-size 256x192 or 384x288 to download mmpose's published weights, or give a file: the official "
@@ -346,15 +361,12 @@ HRNET = Architecture(
     load_weights=load_hrnet,
     prepare=fold_batch_norm,
     float32_module="final_layer",
-    published=(
-        _published("hrnet_w32", (192, 256), "8xb64", "81c58e40_20220909", 74.9),
-        _published("hrnet_w32", (288, 384), "8xb64", "ca5956af_20220909", 76.1),
-        _published("hrnet_w48", (192, 256), "8xb32", "0e67c616_20220913", 75.6),
-        _published("hrnet_w48", (288, 384), "8xb32", "c161b7de_20220915", 76.7),
-    ),
+    published=MMPOSE,
     sources={
         "hrnet_w32": _OFFICIAL.format(file="pose_hrnet_w32_256x192.pth or _384x288.pth"),
         "hrnet_w48": _OFFICIAL.format(file="pose_hrnet_w48_256x192.pth or _384x288.pth"),
+        "hrnetv2_w18": "the names of mmpose's published weights are in docs/commands.md, e.g. "
+        "hrnetv2_w18_coco_wholebody_hand_256x256",
         "hrnet_w16_sample": "precompute/sample/hrnet_w16_sample.safetensors (`make teacher` trains a new one)",
     },
 )

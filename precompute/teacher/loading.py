@@ -12,6 +12,7 @@ Sizes are (width, height) in pixels.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,12 +25,15 @@ from kdlib.heatmaps import flip_average
 from kdlib.images import COLOUR_ORDER, IMAGENET_MEAN, IMAGENET_STD
 from kdlib.machine.cost import multiply_adds, parameter_count
 from kdlib.machine.device import TEACHER_PRECISIONS, choose_device, choose_precision
+from kdlib.skeletons.reading import load_skeleton
 from kdlib.skeletons.skeleton import COCO, Skeleton
 from precompute.teacher import zoo
 from precompute.teacher.architecture import Architecture, Size, TorchNetwork
-from precompute.teacher.checkpoint import CheckpointError
+from precompute.teacher.checkpoint import CheckpointError, read_head
 from precompute.teacher.hrnet import HRNET
+from precompute.teacher.joints import AS_STATED, Agreement, JointFlags, agree, from_names, given_skeleton
 from precompute.teacher.onnx import OnnxNetwork
+from precompute.teacher.onnx_io import AS_USUAL, OnnxFlags
 from precompute.teacher.passes import DeviceNetwork, Pending
 
 ARCHITECTURES: tuple[Architecture, ...] = (HRNET,)
@@ -47,11 +51,11 @@ class Teacher:
         name: one of `Architecture.names`, or `onnx:` and the name of the file.
         input_size: (width, height) of the crops.
         heatmap_size: (width, height) of the heatmaps.
-        joints: number of heatmaps K.
+        joints: number of the data's joints K.
         weights_sha256: SHA-256 of the checkpoint or ONNX file, in hexadecimal.
         precision: `fp32`, `bf16` or `fp16`: the precision of the computation. Heatmaps are always float32.
         device: `cpu` or `cuda:N`.
-        network: crops (B, H, W, 3) uint8 -> heatmaps (B, K, h, w) float32.
+        network: crops (B, H, W, 3) uint8 -> all its heatmaps (B, M, h, w) float32.
         normalisation: mean and standard deviation per channel, of pixels scaled to 0..1.
         colour_order: order of the channels of a crop.
         parameters: number of parameters; None for ONNX files.
@@ -59,7 +63,9 @@ class Teacher:
         members: the teachers of an ensemble; empty for a single teacher.
         crop_by_crop: why an ONNX file with a free batch size runs one crop at a time; empty if it does not.
         provider: what runs an ONNX file: `cpu`, `cuda` or `tensorrt`; empty for PyTorch networks.
-        skeleton: the K joints of the heatmaps.
+        skeleton: the K joints of the data, which the teacher predicts.
+        agreement: which of the network's heatmaps these are; None if they are all, in this order.
+        output: entries of the manifest about how the outputs of an ONNX file become heatmaps.
     """
 
     name: str
@@ -78,6 +84,13 @@ class Teacher:
     crop_by_crop: str = ""
     provider: str = ""
     skeleton: Skeleton = COCO
+    agreement: Agreement | None = None
+    output: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def taken(self) -> Agreement:
+        """Which of the network's heatmaps are the joints of the data."""
+        return self.agreement or Agreement.whole(self.skeleton)
 
     @property
     def input_sizes(self) -> tuple[Size, ...]:
@@ -96,9 +109,7 @@ class Teacher:
             raise ValueError(
                 f"{self.name} takes crops (B, {height}, {width}, 3) uint8, got {crops.shape} {crops.dtype}"
             )
-        return self.network(
-            np.array(crops, order="C")
-        )  # a copy: torch accepts no negative strides, not even of axes of length 1
+        return self.taken.take(self._run(crops))
 
     def launch(self, crops: NDArray[np.uint8], *, flip_test: bool) -> Pending:
         """Start computing the heatmaps of the stored views; without a GPU, they are computed before this returns.
@@ -112,14 +123,20 @@ class Teacher:
         """
         if isinstance(self.network, DeviceNetwork) and self.network.is_asynchronous:
             return self.network.launch(crops, flip_test=flip_test)
-        maps = np.stack([self(crops[:, v]) for v in range(crops.shape[1])], axis=1)
+        maps = np.stack([self._run(crops[:, v]) for v in range(crops.shape[1])], axis=1)
         if flip_test:
-            mirrored = np.stack([self(mirror(crops[:, v])) for v in range(crops.shape[1])], axis=1)
-            maps = flip_average(maps, mirrored, self.skeleton.flip_order)
-        return lambda: maps
+            mirrored = np.stack([self._run(mirror(crops[:, v])) for v in range(crops.shape[1])], axis=1)
+            maps = flip_average(maps, mirrored, self.taken.own.flip_order)
+        taken = self.taken.take(maps)
+        return lambda: taken
+
+    def _run(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """All heatmaps (B, M, h, w) float32 of the network, of crops (B, H, W, 3) uint8 RGB."""
+        # A copy: torch accepts no negative strides, not even of axes of length 1.
+        return self.network(np.array(crops, order="C"))
 
 
-def load_teacher(
+def load_teacher(  # noqa: PLR0913 - everything that decides how a teacher runs
     name: str,
     checkpoint: str | Path | None = None,
     *,
@@ -129,6 +146,8 @@ def load_teacher(
     precision: str = "auto",
     provider: str = "auto",
     skeleton: Skeleton = COCO,
+    joints: JointFlags = AS_STATED,
+    onnx: OnnxFlags = AS_USUAL,
 ) -> Teacher:
     """Load a teacher and check that it can be used as one.
 
@@ -141,31 +160,42 @@ def load_teacher(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`; see `kdlib.machine.device`.
         provider: What runs an ONNX file: `auto`, `cpu`, `cuda` or `tensorrt`.
-        skeleton: The joints of the data, which the teacher must predict.
+        skeleton: The joints of the data, which the teacher must predict; see `precompute.teacher.joints.agree`.
+        joints: What the user states about the teacher's joints.
+        onnx: What the user states about the input and output of an ONNX file.
 
     Raises:
-        CheckpointError: If a file is missing or does not hold the weights of such a teacher.
+        CheckpointError: If a file is missing, does not hold the weights of such a teacher, or does not predict the
+            joints of the data.
         DownloadError: If published weights cannot be downloaded.
         ValueError: If the name, size, device, precision or provider is not available.
     """
     if name.startswith(ONNX):
         path = Path(name.removeprefix(ONNX))
         _check_onnx_options(path, checkpoint, precision)
-        return _load_onnx(path, OnnxNetwork(path, input_size, device, default_size, provider, skeleton), precision)
-    architecture, name, input_size = _resolve(name, input_size)
+        network = OnnxNetwork(path, input_size, device, default_size, provider, skeleton, joints, onnx)
+        return _load_onnx(path, network, precision, skeleton)
+    architecture, name, input_size, named = _resolve(name, input_size)
     input_size = input_size or default_size
     torch_device = choose_device(device)
     precision = choose_precision(precision, torch_device, TEACHER_PRECISIONS)
-    weights = _weights(architecture, name, checkpoint, input_size)
+    published = named or architecture.published_weights(name, input_size)
+    weights = _weights(architecture, name, checkpoint, published)
     if input_size is None:
         raise ValueError(f"{name} runs at several input sizes; give one (--input-size)")
     architecture.heatmap_size(input_size)  # raises ValueError for sizes that the network does not take
-    model = architecture.build(name, len(skeleton), input_size)
+    maps, names = read_head(weights, architecture.map_axes(name, input_size))
+    known = published if checkpoint is None else named
+    stated = from_names(names, weights.name) if names else load_skeleton(known.skeleton) if known else None
+    if maps is None:
+        maps = len(given_skeleton(joints, skeleton) or stated or skeleton)
+    agreement = agree(name, maps, stated if stated and len(stated) == maps else None, skeleton, joints)
+    model = architecture.build(name, maps, input_size)
     architecture.load_weights(model, weights)
     parameters = parameter_count(model)  # before `prepare`, which may fold some of them
-    network = TorchNetwork(architecture, model, input_size, torch_device, precision, skeleton)
-    teacher = _teacher(name, weights, network)
-    operations = _multiply_adds(architecture, name, len(skeleton), input_size)
+    run = TorchNetwork(architecture, model, input_size, torch_device, precision, agreement)
+    teacher = _teacher(name, weights, run, skeleton)
+    operations = _multiply_adds(architecture, name, maps, input_size)
     return replace(teacher, parameters=parameters, multiply_adds=operations)
 
 
@@ -186,28 +216,29 @@ def mirror(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(crops[:, :, ::-1])
 
 
-def _resolve(name: str, input_size: Size | None) -> tuple[Architecture, str, Size | None]:
-    """Find the architecture, the network's name and its input size from a name, which may include the size."""
+def _resolve(name: str, input_size: Size | None) -> tuple[Architecture, str, Size | None, zoo.Published | None]:
+    """Find architecture, network, input size and published weights from a name, which may be that of such weights."""
     for architecture in ARCHITECTURES:
         if name in architecture.names:
-            return architecture, name, input_size
+            return architecture, name, input_size, None
         for published in architecture.published:
             if name == published.name:
                 if input_size not in (None, published.input_size):
                     raise ValueError(
                         f"{name} has the input size in its name; leave out --input-size, or give {published.network}"
                     )
-                return architecture, published.network, published.input_size
+                return architecture, published.network, published.input_size, published
     known = teacher_names()
     hint = did_you_mean(name, known, f"available: {', '.join(known)}, or {ONNX}FILE", most=2)
     raise ValueError(f"unknown teacher {name!r}; {hint}")
 
 
-def _weights(architecture: Architecture, name: str, checkpoint: str | Path | None, input_size: Size | None) -> Path:
+def _weights(
+    architecture: Architecture, name: str, checkpoint: str | Path | None, published: zoo.Published | None
+) -> Path:
     """The given checkpoint, or else the published weights."""
     if checkpoint is not None:
         return Path(checkpoint)
-    published = architecture.published_weights(name, input_size)
     if published is None:
         source = architecture.sources.get(name, "no public pose weights are known for it; train it yourself")
         raise CheckpointError(f"{name} needs its weights (--checkpoint FILE): {source}")
@@ -227,25 +258,28 @@ def _check_onnx_options(path: Path, checkpoint: str | Path | None, precision: st
         raise ValueError(f"unknown precision {precision!r}; choose {', '.join(TEACHER_PRECISIONS)}")
 
 
-def _load_onnx(path: Path, network: OnnxNetwork, precision: str) -> Teacher:
+def _load_onnx(path: Path, network: OnnxNetwork, precision: str, skeleton: Skeleton) -> Teacher:
     if precision not in ("auto", network.precision):
         raise ValueError(f"{path} was exported in {network.precision}, but {precision} was requested")
-    if network.joints != len(network.skeleton):
-        raise CheckpointError(
-            f"{path} computes {network.joints} heatmaps per instance, but the data have the {len(network.skeleton)} "
-            f"joints of {network.skeleton.name}"
-        )
-    teacher = _teacher(f"{ONNX}{path.name}", path, network)
-    return replace(teacher, crop_by_crop=network.crop_by_crop, provider=network.provider)
+    teacher = _teacher(f"{ONNX}{path.name}", path, network, skeleton)
+    return replace(
+        teacher,
+        crop_by_crop=network.crop_by_crop,
+        provider=network.provider,
+        normalisation=(network.pixels.mean, network.pixels.std),
+        colour_order="bgr" if network.pixels.bgr else COLOUR_ORDER,
+        output=network.output.to_json(),
+    )
 
 
-def _teacher(name: str, weights: Path, network: TorchNetwork | OnnxNetwork) -> Teacher:
+def _teacher(name: str, weights: Path, network: TorchNetwork | OnnxNetwork, skeleton: Skeleton) -> Teacher:
     return Teacher(
         name=name,
         input_size=network.input_size,
         heatmap_size=network.heatmap_size,
-        joints=len(network.skeleton),
-        skeleton=network.skeleton,
+        joints=len(skeleton),
+        skeleton=skeleton,
+        agreement=network.joints,
         weights_sha256=file_sha256(weights),
         precision=network.precision,
         device=network.device,

@@ -91,6 +91,26 @@ def closest_weights(content: Any, target: Shapes, inner: Sequence[str]) -> dict[
     return best
 
 
+def count_maps(content: Any, axes: Mapping[str, int]) -> int | None:
+    """The number of heatmaps of the network in a checkpoint.
+
+    Args:
+        content: The content of the checkpoint.
+        axes: Names of the network's tensors, and the axis of each that is as long as the number of heatmaps.
+
+    Returns:
+        None if no tensor has one of these names, behind any prefix, or if such tensors disagree.
+    """
+    found = {
+        tensor.shape[axis]
+        for _, tensors in _state_dicts(content)
+        for full, tensor in tensors.items()
+        for name, axis in axes.items()
+        if f".{full}".endswith(f".{name}") and tensor.ndim > axis
+    }
+    return found.pop() if len(found) == 1 else None
+
+
 def overlap(names: Iterable[str], target: Shapes) -> int:
     """How many names are those of the network."""
     return sum(name in target for name in names)

@@ -1,10 +1,11 @@
-"""Runs a network in an ONNX file that maps RGB crops to heatmaps, with onnxruntime (extra `[teacher]`).
+"""Runs a network in an ONNX file that maps crops to heatmaps, with onnxruntime (extra `[teacher]`).
 
-The file must have one input (B, 3, H, W), which gets RGB crops normalised by `kdlib.images.normalise_images`, and one
-output (B, K, h, w). B may be free or fixed at 1. Free H and W take the requested size. On a CPU, a batch is split into
-pieces that run in parallel, each on one thread, on as many threads as torch uses (OMP_NUM_THREADS). On a GPU, torch
-uploads and normalises a batch; onnxruntime reads it there and writes the heatmaps there (IO binding). The packages
-onnxruntime and onnxruntime-gpu install the same module: only one of them may be installed.
+The file must have one input (B, 3, H, W) or (B, H, W, 3), and one output with heatmaps, or two outputs of SimCC:
+`precompute.teacher.onnx_io` describes both. B may be free or fixed at 1. Free H and W take the requested size. On a
+CPU, a batch is split into pieces that run in parallel, each on one thread, on as many threads as torch uses
+(OMP_NUM_THREADS). On a GPU, torch uploads and normalises a batch; onnxruntime reads it there and writes its outputs
+there (IO binding). The packages onnxruntime and onnxruntime-gpu install the same module: only one of them may be
+installed.
 
 Exports often declare a free B although a Reshape inside was traced with one crop. Two crops are therefore run when the
 file is opened; if their heatmaps are not those of each crop alone, every crop runs by itself.
@@ -21,9 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdcli.memory import is_out_of_memory
-from kdlib.images import normalise_images
 from kdlib.machine.device import choose_device
 from kdlib.skeletons.skeleton import COCO, Skeleton
+from precompute.teacher.joints import AS_STATED, JointFlags, agree, stated_in
+from precompute.teacher.onnx_io import AS_USUAL, Maps, OnnxFlags, Output, Pixels, Simcc, order_simcc
 from precompute.teacher.passes import DeviceNetwork
 from precompute.teacher.weights_file import CheckpointError
 
@@ -34,10 +36,11 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "te
 """onnxruntime's names of what can run a network."""
 MOST_FOR_TENSORRT = 256
 """Largest batch of TensorRT, which builds one engine for all batches up to this size. Larger ones are split."""
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(uint8)": torch.uint8}
+"""Types that an input can have."""
 _BOUND = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
-"""Types of inputs and outputs that can be bound."""
-_NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.float64: np.float64}
+"""Types of outputs that can be bound."""
+_NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.float64: np.float64, torch.uint8: np.uint8}
 
 
 class OnnxNetwork(DeviceNetwork):
@@ -46,7 +49,8 @@ class OnnxNetwork(DeviceNetwork):
     Attributes:
         input_size: (width, height) of the crops.
         heatmap_size: (width, height) of the heatmaps.
-        joints: number of heatmaps K.
+        pixels: how crops become its input.
+        output: how its outputs become heatmaps; `output.maps` is their number M.
         device: `cpu` or `cuda:N`.
         precision: `fp32` or `fp16`, as exported.
         provider: `cpu`, `cuda` or `tensorrt`.
@@ -61,6 +65,8 @@ class OnnxNetwork(DeviceNetwork):
         default_size: tuple[int, int] | None = None,
         provider: str = "auto",
         skeleton: Skeleton = COCO,
+        joints: JointFlags = AS_STATED,
+        flags: OnnxFlags = AS_USUAL,
     ) -> None:
         """Open the file.
 
@@ -70,13 +76,15 @@ class OnnxNetwork(DeviceNetwork):
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             default_size: (width, height) of the crops if neither the file nor `input_size` gives it.
             provider: `auto`, `cpu`, `cuda` or `tensorrt`; `auto` is CUDA if the device is a GPU, or else the CPU.
-            skeleton: The K joints of the heatmaps.
+            skeleton: The K joints of the data.
+            joints: What the user states about the joints of the heatmaps.
+            flags: What the user states about input and outputs.
 
         Raises:
-            CheckpointError: If the file cannot be opened or does not map crops to heatmaps.
+            CheckpointError: If the file cannot be opened, does not map crops to heatmaps, or does not predict the
+                joints of the data.
             ValueError: If it takes crops of another size, or the device or the provider is not available.
         """
-        super().__init__(skeleton)
         path = Path(path)
         runtime = _import_onnxruntime(path)
         wanted, self.provider = _choose_device(device, provider, runtime.get_available_providers())
@@ -84,63 +92,98 @@ class OnnxNetwork(DeviceNetwork):
         if self.provider == "tensorrt":  # its engine is built for one size of the crops
             spec = _sole_input(_open_session(runtime, path, torch.device("cpu"), [PROVIDERS["cpu"]]), path)
             size = _choose_size(spec.shape, input_size, path, default_size)
-            providers = _tensorrt(wanted, spec, size)
+            providers = _tensorrt(wanted, spec, size, is_last=_is_last(spec.shape))
         else:
             providers = [_provider(wanted)]
         self._session = _open_session(runtime, path, wanted, providers)
         spec = _sole_input(self._session, path)
         self.input_size = _choose_size(spec.shape, input_size, path, default_size)
-        self._output = self._session.get_outputs()[0]
-        self.precision = {np.float32: "fp32", np.float16: "fp16"}[_DTYPES[spec.type]]
-        self._name, self._type, self._dtype = spec.name, spec.type, _DTYPES[spec.type]
+        self.pixels = Pixels.choose(_DTYPES[spec.type], _is_last(spec.shape), flags, path)
+        self._outputs = self._session.get_outputs()
+        halves = {"tensor(float16)"} & {spec.type, self._outputs[0].type}
+        self.precision = "fp16" if halves else "fp32"
+        self._path, self._name = path, spec.name
         self._alone = spec.shape[0] == 1
+        self._order = list(range(len(self._outputs)))
         self._threads = torch.get_num_threads() if self.device == "cpu" else 1
         self._pool = ThreadPoolExecutor(self._threads)
-        self.joints, self.heatmap_size = _probe(self, path)
+        self._shapes = _probe(self, path)
+        self.output = self._choose_output(flags.activation)
+        self.heatmap_size = self.output.size
+        stated = stated_in(self._session.get_modelmeta().custom_metadata_map, self.output.maps, str(path))
+        super().__init__(agree(str(path), self.output.maps, stated, skeleton, joints))
         self.crop_by_crop = "" if self._alone else self._find_batch_problem()
         self._alone = self._alone or bool(self.crop_by_crop)
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Compute heatmaps (B, K, h, w) float32 from crops (B, H, W, 3) uint8 RGB."""
+        """Compute all heatmaps of the network, (B, M, h, w) float32, from crops (B, H, W, 3) uint8 RGB."""
         return self.run_on_host(crops) if self.device == "cpu" else super().__call__(crops)
 
     def run_on_host(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The same with arrays in host memory as input and output of the network."""
-        tensor = self._normalise(crops)
+        maps = self.output.heatmaps([torch.from_numpy(values) for values in self._outputs_on_host(crops)])
+        return np.asarray(maps.numpy(), np.float32)
+
+    def _outputs_on_host(self, crops: NDArray[np.uint8]) -> list[NDArray[np.floating]]:
+        """The outputs of the network, of crops (B, H, W, 3) uint8 RGB."""
+        tensor = self._input(crops)
         pieces = np.array_split(tensor, len(tensor) if self._alone else min(self._threads, len(tensor)))
-        return np.concatenate(list(self._pool.map(self._run, pieces)), dtype=np.float32)
+        return [np.concatenate(values) for values in zip(*self._pool.map(self._run, pieces), strict=True)]
+
+    def check_values(self, crops: NDArray[np.uint8]) -> None:
+        """Check that the outputs are those of heatmaps.
+
+        Args:
+            crops: (B, H, W, 3) uint8 RGB of the data.
+
+        Raises:
+            CheckpointError: If they need an activation, and the user gave none. The message names the flag.
+        """
+        if self.device == "cpu":
+            outputs = [torch.from_numpy(values) for values in self._outputs_on_host(crops)]
+        else:
+            outputs = self._run_all(self.images(torch.from_numpy(crops).to(self.device)))
+        self.output.check(outputs, self._path)
+
+    def images(self, crops: Tensor) -> Tensor:
+        """The images (N, 3, H, W) that `run` takes, from crops (N, H, W, 3) uint8 RGB."""
+        return self.pixels.images(crops)
 
     def run(self, images: Tensor) -> Tensor:
-        """Heatmaps (N, K, h, w) float32 on the device, of normalised images (N, 3, H, W) there, without a copy.
-
-        onnxruntime has streams of its own: it may begin when torch's is done, and waits for its own.
+        """All heatmaps (N, M, h, w) float32 on the device, of normalised images (N, 3, H, W) there, without a copy.
 
         Raises:
             torch.OutOfMemoryError: If the memory of the device is too small.
         """
-        images = images.to(_BOUND[self._type]).contiguous()
-        width, height = self.heatmap_size
-        dtype = _BOUND[self._output.type]
-        maps = torch.empty((len(images), self.joints, height, width), dtype=dtype, device=images.device)
+        return self.output.heatmaps(self._run_all(images))
+
+    def _run_all(self, images: Tensor) -> list[Tensor]:
+        """The outputs of the network on the device, of images (N, 3, H, W) there.
+
+        onnxruntime has streams of its own: it may begin when torch's is done, and waits for its own.
+        """
+        images = self.pixels.arrange(images)
+        outputs = [
+            torch.empty((len(images), *shape[1:]), dtype=_BOUND[output.type], device=images.device)
+            for shape, output in zip(self._shapes, self._outputs, strict=True)
+        ]
         if images.device.type == "cuda":
             torch.cuda.current_stream(images.device).synchronize()
         most = 1 if self._alone else MOST_FOR_TENSORRT if self.provider == "tensorrt" else len(images)
         try:
-            for piece, result in zip(images.split(most), maps.split(most), strict=True):
-                self._run_bound(piece, result)
+            for piece, *results in zip(images.split(most), *(values.split(most) for values in outputs), strict=True):
+                self._run_bound(piece, results)
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             if is_out_of_memory(error):
                 raise torch.OutOfMemoryError(str(error).splitlines()[0]) from error
             raise
-        return maps.float()
+        return [outputs[number] for number in self._order]
 
-    def _run_bound(self, images: Tensor, maps: Tensor) -> None:
-        """Run the network on images (n, 3, H, W), writing heatmaps (n, K, h, w); both stay where they are."""
+    def _run_bound(self, images: Tensor, outputs: Sequence[Tensor]) -> None:
+        """Run the network on n images, writing its n outputs; all stay where they are."""
         binding = self._session.io_binding()
-        for bind, name, tensor in (
-            (binding.bind_input, self._name, images),
-            (binding.bind_output, self._output.name, maps),
-        ):
+        bound = [(binding.bind_output, *pair) for pair in zip([o.name for o in self._outputs], outputs, strict=True)]
+        for bind, name, tensor in [(binding.bind_input, self._name, images), *bound]:
             bind(
                 name=name,
                 device_type=tensor.device.type,
@@ -152,12 +195,20 @@ class OnnxNetwork(DeviceNetwork):
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
 
-    def _normalise(self, crops: NDArray[np.uint8]) -> NDArray[np.floating]:
-        return np.ascontiguousarray(normalise_images(torch.from_numpy(crops)).numpy(), self._dtype)
+    def _input(self, crops: NDArray[np.uint8]) -> NDArray[Any]:
+        return self.pixels.arrange(self.images(torch.from_numpy(crops))).numpy()
 
-    def _run(self, tensor: NDArray[np.floating]) -> NDArray[np.floating]:
-        maps: NDArray[np.floating] = self._session.run(None, {self._name: tensor})[0]
-        return maps
+    def _run(self, tensor: NDArray[Any]) -> list[NDArray[np.floating]]:
+        """The outputs of the network in the order that `output` takes."""
+        outputs: list[NDArray[np.floating]] = self._session.run(None, {self._name: tensor})
+        return [outputs[number] for number in self._order]
+
+    def _choose_output(self, activation: str) -> Output:
+        """How the outputs become heatmaps, from the shapes that one crop gave."""
+        if len(self._shapes) == 1:
+            return Maps(self._shapes[0], self.input_size, activation, self._path)
+        self._order = order_simcc([o.name for o in self._outputs], [s[-1] for s in self._shapes], self.input_size)
+        return Simcc([self._shapes[number] for number in self._order], self.input_size, activation, self._path)
 
     def _find_batch_problem(self) -> str:
         """Compare two crops together with each alone; returns how they differ, or an empty text.
@@ -167,17 +218,18 @@ class OnnxNetwork(DeviceNetwork):
         width, height = self.input_size
         dark = np.broadcast_to(np.linspace(0, 60, width).astype(np.uint8)[None, :, None], (height, width, 3))
         bright = np.random.default_rng(0).integers(120, 256, (height, width, 3), dtype=np.uint8)
-        tensor = self._normalise(np.stack([dark, bright]))
-        alone = np.concatenate([self._run(tensor[i : i + 1]) for i in range(2)])
+        tensor = self._input(np.stack([dark, bright]))
+        alone = [np.concatenate(pair) for pair in zip(*(self._run(tensor[i : i + 1]) for i in range(2)), strict=True)]
         try:
             together = self._run(tensor)
         except Exception:  # onnxruntime's exceptions share no base class but Exception
             return "two crops together fail"
-        if together.shape != alone.shape:
+        if [values.shape for values in together] != [values.shape for values in alone]:
             return "two crops together give heatmaps of another shape"
-        largest = np.abs(alone, where=np.isfinite(alone), out=np.zeros_like(alone)).max()
-        if not np.allclose(together, alone, rtol=0, atol=BATCH_TOLERANCE[self.precision] * largest, equal_nan=True):
-            return "the heatmaps of a crop depend on the other crops of its batch"
+        for one, two in zip(alone, together, strict=True):
+            largest = np.abs(one, where=np.isfinite(one), out=np.zeros_like(one)).max()
+            if not np.allclose(two, one, rtol=0, atol=BATCH_TOLERANCE[self.precision] * largest, equal_nan=True):
+                return "the heatmaps of a crop depend on the other crops of its batch"
         return ""
 
 
@@ -241,8 +293,9 @@ def _open_session(runtime: Any, path: Path, device: torch.device, providers: Seq
         if wanted == PROVIDERS["tensorrt"]:
             raise ValueError("onnxruntime cannot start TensorRT here; check its version, or give --onnx-provider cuda")
         raise ValueError("onnxruntime cannot start CUDA here; check its CUDA and cuDNN versions, or give --device cpu")
-    if device.type == "cuda" and session.get_outputs() and session.get_outputs()[0].type not in _BOUND:
-        raise CheckpointError(f"{path} computes {session.get_outputs()[0].type}; on a GPU it must be float or float16")
+    others = [output.type for output in session.get_outputs() if output.type not in _BOUND]
+    if device.type == "cuda" and others:
+        raise CheckpointError(f"{path} computes {others[0]}; on a GPU it must be float or float16")
     return session
 
 
@@ -277,13 +330,14 @@ def _provider(device: torch.device) -> Any:
     return PROVIDERS["cpu"]
 
 
-def _tensorrt(device: torch.device, spec: Any, size: tuple[int, int]) -> list[Any]:
+def _tensorrt(device: torch.device, spec: Any, size: tuple[int, int], *, is_last: bool) -> list[Any]:
     """TensorRT in fp32 with one engine for all batches, which is kept beside downloaded weights; CUDA for the rest."""
     folder, (width, height) = Path(torch.hub.get_dir()) / "tensorrt", size
     folder.mkdir(parents=True, exist_ok=True)
     most = 1 if spec.shape[0] == 1 else MOST_FOR_TENSORRT
     shapes = {"min": 1, "opt": min(64, most), "max": most}
-    profile = {f"trt_profile_{which}_shapes": f"{spec.name}:{n}x3x{height}x{width}" for which, n in shapes.items()}
+    crop = f"{height}x{width}x3" if is_last else f"3x{height}x{width}"
+    profile = {f"trt_profile_{which}_shapes": f"{spec.name}:{n}x{crop}" for which, n in shapes.items()}
     options = {
         "device_id": device.index or 0,
         "trt_fp16_enable": False,
@@ -300,16 +354,24 @@ def _sole_input(session: Any, path: Path) -> Any:
     """Check that input and output are those of a teacher; returns the input's name, type and shape."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     found = f"{path} maps {_in_words(inputs)} to {_in_words(outputs)}"
-    wanted = "a teacher maps one (B, 3, H, W) to one (B, K, h, w)"
-    if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4 or len(outputs[0].shape) != 4:
+    wanted = "a teacher maps one (B, 3, H, W) or (B, H, W, 3) to one (B, K, h, w), or to SimCC's two (B, K, bins)"
+    ranks = [len(output.shape) for output in outputs]
+    if len(inputs) != 1 or ranks not in ([4], [3, 3]) or len(inputs[0].shape) != 4:
         raise CheckpointError(f"{found}; {wanted}")
-    if inputs[0].shape[1] not in (3, None) and not isinstance(inputs[0].shape[1], str):
+    if isinstance(inputs[0].shape[1], int) and inputs[0].shape[1] != 3 and not _is_last(inputs[0].shape):
         raise CheckpointError(f"{found}; {wanted}")
     if inputs[0].type not in _DTYPES:
-        raise CheckpointError(f"{found}; the input must be float or float16, and normalised, not {inputs[0].type}")
+        raise CheckpointError(
+            f"{found}; the input must be float or float16, and normalised, or uint8, not {inputs[0].type}"
+        )
     if isinstance(inputs[0].shape[0], int) and inputs[0].shape[0] != 1:
         raise CheckpointError(f"{found}; export it with a free batch size, or a batch of 1")
     return inputs[0]
+
+
+def _is_last(shape: Sequence[Any]) -> bool:
+    """Whether the channels are the last axis of an input: (B, H, W, 3)."""
+    return shape[3] == 3 and shape[1] != 3
 
 
 def _in_words(values: Sequence[Any]) -> str:
@@ -319,8 +381,9 @@ def _in_words(values: Sequence[Any]) -> str:
 def _choose_size(
     shape: Sequence[Any], wanted: tuple[int, int] | None, path: Path, default: tuple[int, int] | None
 ) -> tuple[int, int]:
-    """The (width, height) that fits the file's input shape (B, 3, H, W): the wanted one, or else the default."""
-    fixed = {axis: size for axis, size in (("width", shape[3]), ("height", shape[2])) if isinstance(size, int)}
+    """The (width, height) that fits the shape of the file's input: the wanted one, or else the default."""
+    height, width = shape[1:3] if _is_last(shape) else shape[2:4]
+    fixed = {axis: size for axis, size in (("width", width), ("height", height)) if isinstance(size, int)}
     if wanted is None and len(fixed) == 2:
         return fixed["width"], fixed["height"]
     wanted = wanted or default
@@ -335,20 +398,12 @@ def _choose_size(
     return wanted
 
 
-def _probe(network: OnnxNetwork, path: Path) -> tuple[int, tuple[int, int]]:
-    """Find the number of heatmaps K and their (width, height) by running the network on a black crop."""
+def _probe(network: OnnxNetwork, path: Path) -> list[tuple[int, ...]]:
+    """The shapes of the outputs of one black crop."""
     width, height = network.input_size
     try:
-        count, joints, rows, columns = network.run_on_host(np.zeros((1, height, width, 3), np.uint8)).shape
+        return [values.shape for values in network._outputs_on_host(np.zeros((1, height, width, 3), np.uint8))]
     except Exception as error:  # as above
         raise CheckpointError(
             f"{path} does not run on a {height}x{width} crop (height x width): {str(error).splitlines()[0]}"
         ) from error
-    if count != 1:
-        raise CheckpointError(f"{path} computes {count} sets of heatmaps of one crop; a teacher computes one")
-    if columns * height != rows * width:
-        raise CheckpointError(
-            f"{path} computes {rows}x{columns} heatmaps of {height}x{width} crops (height x width); "
-            "a teacher has the same stride on both axes"
-        )
-    return joints, (columns, rows)

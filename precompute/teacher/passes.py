@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdlib.images import normalise_images
-from kdlib.skeletons.skeleton import Skeleton
+from precompute.teacher.joints import Agreement
 
 Pending = Callable[[], NDArray[np.float32]]
 """Waits for heatmaps that a device is computing, and returns them."""
@@ -27,26 +27,31 @@ class DeviceNetwork(abc.ABC):
 
     Attributes:
         device: The device as torch names it.
-        skeleton: The K joints of the heatmaps.
+        joints: Which heatmaps of the network are the K joints of the data.
         can_capture: Whether `capture` can record a pass of this network.
     """
 
     device: str
     can_capture = False
 
-    def __init__(self, skeleton: Skeleton) -> None:
-        self.skeleton = skeleton
+    def __init__(self, joints: Agreement) -> None:
+        self.joints = joints
         self._flip_order: Tensor | None = None
+        self._taken: Tensor | None = None
         self._captured: CapturedPass | None = None
 
     @abc.abstractmethod
     def run(self, images: Tensor) -> Tensor:
-        """Heatmaps (N, K, h, w) float32 on the device, of normalised images (N, 3, H, W) there; only this network."""
+        """All heatmaps of the network, (N, M, h, w) float32 on the device, of normalised images (N, 3, H, W) there."""
+
+    def images(self, crops: Tensor) -> Tensor:
+        """The images (N, 3, H, W) that `run` takes, from crops (N, H, W, 3) uint8 RGB."""
+        return normalise_images(crops)
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Compute heatmaps (B, K, h, w) float32 from crops (B, H, W, 3) uint8 RGB."""
+        """Compute all heatmaps of the network, (B, M, h, w) float32, from crops (B, H, W, 3) uint8 RGB."""
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            images = normalise_images(torch.from_numpy(crops).to(self.device))
+            images = self.images(torch.from_numpy(crops).to(self.device))
             return np.asarray(self.run(images).cpu().numpy(), np.float32)
 
     @property
@@ -81,16 +86,27 @@ class DeviceNetwork(abc.ABC):
         return wait
 
     def compute(self, crops: Tensor, *, flip_test: bool) -> Tensor:
-        """Compute heatmaps (B * V, K, h, w) float32 on the device from crops (B, V, H, W, 3) uint8 RGB."""
+        """Compute heatmaps (B * V, K, h, w) float32 on the device from crops (B, V, H, W, 3) uint8 RGB.
+
+        The flip test swaps the joints of the network; then those of the data are taken.
+        """
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            images = normalise_images(crops.to(self.device, non_blocking=True).flatten(0, 1))
+            images = self.images(crops.to(self.device, non_blocking=True).flatten(0, 1))
             if not flip_test:
-                return self.run(images)
+                return self._take(self.run(images))
             maps, mirrored = self.run(torch.cat([images, images.flip(-1)])).chunk(2)
             if self._flip_order is None:
-                self._flip_order = torch.tensor(self.skeleton.flip_order, device=self.device)
+                self._flip_order = torch.tensor(self.joints.own.flip_order, device=self.device)
             back = mirrored.index_select(1, self._flip_order).flip(-1)
-            return (maps + torch.cat([back[..., :1], back[..., :-1]], dim=-1)) * 0.5
+            return self._take((maps + torch.cat([back[..., :1], back[..., :-1]], dim=-1)) * 0.5)
+
+    def _take(self, maps: Tensor) -> Tensor:
+        """The heatmaps (N, K, h, w) of the data's joints from all heatmaps (N, M, h, w) of the network."""
+        if self.joints.is_whole:
+            return maps
+        if self._taken is None:
+            self._taken = torch.tensor(self.joints.order, device=self.device)
+        return maps.index_select(1, self._taken)
 
     def capture(self, shape: tuple[int, ...], *, flip_test: bool) -> None:
         """Record the pass of batches of this shape as a CUDA graph, which `launch` then uses for them.

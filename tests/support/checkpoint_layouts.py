@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from precompute.teacher.hrnet import build_hrnet
 
 
-def random_weights(name):
+def random_weights(name, joints=17):
     """Weights of an HRNet; every tensor differs from a fresh network's."""
     generator = torch.Generator().manual_seed(0)
-    state = build_hrnet(name).state_dict()
+    state = build_hrnet(name, joints).state_dict()
     for key, tensor in state.items():
         if tensor.is_floating_point():
             state[key] = torch.rand(tensor.shape, generator=generator) + 0.1

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from kdcli.files import file_sha256
 from precompute.teacher.checkpoint import CheckpointError, read_state_dict
-from precompute.teacher.hrnet import PREFIXES, build_hrnet, load_hrnet
+from precompute.teacher.hrnet import HRNETS, PREFIXES, HRNetConfig, build_hrnet, load_hrnet
 from tests.support.checkpoint_layouts import LAYOUTS, random_weights
 
 SMALL = "hrnet_w16_sample"
@@ -166,7 +166,8 @@ def test_differences_are_listed_with_counts_and_first_names(weights, tmp_path):
         f"{tmp_path}/w.pth does not fit hrnet_w16_sample with 17 joints: "
         "4 missing: conv1.weight, bn1.weight, bn1.bias and 1 more; 1 unexpected: extra; "
         "1 of another shape: conv2.weight (32x16x3x3 instead of 32x32x3x3). "
-        "It fits none of hrnet_w32, hrnet_w48, hrnet_w18_small, hrnet_w18_small_v2, hrnet_w16_sample"
+        "It fits none of hrnet_w32, hrnet_w48, hrnet_w18_small, hrnet_w18_small_v2, hrnetv2_w18, "
+        "hrnet_w16_sample"
     )
 
 
@@ -208,3 +209,19 @@ def test_weights_that_are_not_finite_are_named(weights, tmp_path):
 def test_the_hash_is_that_of_the_bytes(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_mmpose_keeps_the_head_of_an_hrnetv2_in_one_list_or_in_two_parts(old, tmp_path, monkeypatch):
+    """A small one: the names are those of any width."""
+    monkeypatch.setitem(HRNETS, "small", HRNetConfig((2, 3, 4, 5), (1, 1, 1), blocks=1, stage1_blocks=1, fused=True))
+    model, expected, weights = build_hrnet("small", 21), random_weights("small", 21), {}
+    for name, tensor in expected.items():
+        part = next((part for part in ("conv_layers.", "final_layer.") if name.startswith(part)), None)
+        place = {"conv_layers.": "final_layer.", "final_layer.": "final_layer.3."} if old else {}
+        renamed = name if part is None else place.get(part, part) + name.removeprefix(part)
+        weights[f"backbone.{name}" if part is None else f"{'keypoint_head' if old else 'head'}.{renamed}"] = tensor
+    torch.save({"meta": {}, "state_dict": weights}, tmp_path / "w.pth")
+    load_hrnet(model, tmp_path / "w.pth")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0)

@@ -156,7 +156,8 @@ def made(tmp_path_factory):
     alone = {}
     for weights in ("teacher", "other"):
         words = command(data, data / f"{weights}.zarr", "--codec", "float32", "--views", "2")
-        assert main([*words, "--checkpoint", str(data / f"{weights}.safetensors")]) == 0
+        words[words.index("--checkpoint") + 1] = str(data / f"{weights}.safetensors")
+        assert main(words) == 0
         alone[weights] = cache.open_store(data / f"{weights}.zarr")
     return data, alone
 
@@ -209,9 +210,11 @@ def test_the_store_of_members_of_two_sizes_is_the_mean_on_the_first_ones_grid(ma
     other, exact = str(data / "other.safetensors"), ("--flip-test", "--codec", "float32")
     words = {
         "one": command(data, tmp_path / "one.zarr", *exact),
-        "other": [*command(data, tmp_path / "other.zarr", *exact, "--input-size", "256x192"), "--checkpoint", other],
+        "other": command(data, tmp_path / "other.zarr", *exact),
         "both": command(data, tmp_path / "both.zarr", *exact, "--ensemble", f"hrnet_w16_sample_256x192={other}"),
     }
+    for flag, value in (("--input-size", "256x192"), ("--checkpoint", other)):
+        words["other"][words["other"].index(flag) + 1] = value
     for line in words.values():
         assert main(line) == 0
     stores = {name: cache.open_store(tmp_path / f"{name}.zarr") for name in words}

@@ -99,3 +99,24 @@ def test_the_network_itself_refuses_such_an_input():
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown HRNet 'hrnet_w33'; available: hrnet_w32, hrnet_w48"):
         build_hrnet("hrnet_w33")
+
+
+def test_a_fused_head_takes_all_branches_at_the_finest_resolution():
+    """HRNetV2: the branches are resampled bilinearly, as pixel centres of areas, and one convolution mixes them."""
+    torch.manual_seed(0)
+    model = HRNet(HRNetConfig(widths=(2, 3, 4, 5), blocks=1, modules=(1, 1, 1), fused=True), 21).eval()
+    assert model.conv_layers[0].weight.shape == (14, 14, 1, 1)
+    assert [len(module.fuse_layers) for module in model.stage4] == [4]
+    branches = {}
+    model.stage4.register_forward_hook(lambda module, inputs, output: branches.update(enumerate(output)))
+    mixed = {}
+    model.conv_layers.register_forward_pre_hook(lambda module, inputs: mixed.update(all=inputs[0]))
+    with torch.inference_mode():
+        assert model(torch.rand(1, 3, 64, 96)).shape == (1, 21, 16, 24)
+    torch.testing.assert_close(mixed["all"][:, :2], branches[0])
+    rows = (torch.arange(16) + 0.5) / 2 - 0.5  # of the second branch, 8 rows
+    below = rows.floor().long().clamp(0, 7), (rows.floor().long() + 1).clamp(0, 7)
+    part = (rows - rows.floor()).view(-1, 1)
+    columns = torch.nn.functional.interpolate(branches[1], (8, 24), mode="bilinear")
+    expected = columns[:, :, below[0]] * (1 - part) + columns[:, :, below[1]] * part
+    torch.testing.assert_close(mixed["all"][:, 2:5], expected)

@@ -15,8 +15,9 @@ from kdlib.geometry import box_to_region, clip_boxes, invert_affine, region_affi
 from kdlib.heatmaps import decode_argmax, flip_average
 from kdlib.resample.exact import crop_image
 from kdlib.skeletons.skeleton import COCO
+from precompute.teacher.joints import JointFlags
 from precompute.teacher.loading import load_teacher, mirror
-from tests.support.checkpoint_layouts import LAYOUTS, official_flat
+from tests.support.checkpoint_layouts import LAYOUTS, mmpose_0, mmpose_1, official_flat
 from tests.support.shared_data import COCO_REAL, PARITY, needs_coco, needs_parity
 
 SIZE = (192, 256)
@@ -82,6 +83,21 @@ def test_the_flip_average_is_the_official_one(teacher, maps, reference):
     assert difference(maps, reference["heatmap"]) < 1e-4
     average = flip_average(maps, teacher(mirror(reference["crop_rgb"])), COCO.flip_order)
     assert difference(average, reference["heatmap_flip_avg"]) < 1e-4
+
+
+@pytest.mark.parametrize("write", [official_flat, mmpose_0, mmpose_1])
+def test_joints_cut_from_a_whole_body_are_the_official_ones(write, weights, reference, tmp_path):
+    """133 heatmaps, of which COCO's 17 have the reference's weights; the flip test swaps all 133."""
+    body, rest = dict(weights), np.random.default_rng(1)
+    for name in ("final_layer.weight", "final_layer.bias"):
+        extra = rest.standard_normal((133 - 17, *weights[name].shape[1:])).astype(np.float32)
+        body[name] = torch.cat([weights[name], torch.from_numpy(extra)])
+    write(body, tmp_path / "weights")
+    flags = JointFlags("coco_wholebody", ("data",))
+    options = {"input_size": SIZE, "device": "cpu", "precision": "fp32", "joints": flags}
+    teacher = load_teacher("hrnet_w32", tmp_path / "weights", **options)
+    maps = teacher.launch(reference["crop_rgb"][:2, None], flip_test=True)()[:, 0]
+    assert difference(maps, reference["heatmap_flip_avg"][:2]) < 1e-4
 
 
 def in_image(points, affine):

@@ -177,7 +177,7 @@ def test_auto_precision_on_cuda_follows_the_compute_capability(monkeypatch, capa
 def test_unknown_choices_list_the_known_ones(checkpoint):
     with pytest.raises(ValueError, match="unknown precision 'fp8'; choose auto, fp32, bf16"):
         open_small(checkpoint, "fp8")
-    with pytest.raises(ValueError, match="unknown device 'gpu'; choose auto, cpu, cuda or cuda:N"):
+    with pytest.raises(ValueError, match="unknown device 'gpu'; choose auto, cpu, mps, cuda or cuda:N"):
         choose_device("gpu")
     with pytest.raises(ValueError, match=r"unknown teacher 'vitpose'; available: hrnet_w32, .*, or onnx:FILE"):
         load_teacher("vitpose", checkpoint, input_size=SIZE)
@@ -218,7 +218,7 @@ def test_a_missing_or_impossible_size_is_named(checkpoint):
 def write_onnx(path, *, shape=("batch", 3, 64, 96), joints=17, outputs=1, dtype=TensorProto.FLOAT, strides=(4, 4)):
     """A convolution from crops to maps; returns its weights (K, 3, 4, 4). An input of integers is cast to float."""
     kernel = np.random.default_rng(1).standard_normal((joints, shape[1], 4, 4)).astype(np.float32)
-    cast = dtype == TensorProto.UINT8
+    cast = dtype == TensorProto.INT8
     nodes = [helper.make_node("Cast", ["crop"], ["floats"], to=TensorProto.FLOAT)] if cast else []
     names = ["floats" if cast else "crop", "kernel"]
     nodes += [helper.make_node("Conv", names, [f"maps{i}"], strides=strides) for i in range(outputs)]
@@ -274,9 +274,12 @@ def test_an_onnx_network_in_half_precision_puts_out_float32(tmp_path, crops):
         ({"shape": (4, 3, 64, 96)}, r"maps crop \(4, 3, 64, 96\) .*export it with a free batch size, or a batch of 1"),
         ({"shape": (1, 4, 64, 96)}, r"maps crop \(1, 4, 64, 96\) .*a teacher maps one \(B, 3, H, W\)"),
         ({"outputs": 2}, r"to maps0 .* and maps1 .*; a teacher maps one"),
-        ({"dtype": TensorProto.UINT8}, r"must be float or float16, and normalised, not tensor\(uint8\)"),
+        ({"dtype": TensorProto.INT8}, r"must be float or float16, and normalised, or uint8, not tensor\(int8\)"),
         ({"strides": (4, 8)}, r"computes 16x12 heatmaps of 64x96 crops .*the same stride on both axes"),
-        ({"joints": 16}, "computes 16 heatmaps per instance, COCO has 17 joints"),
+        (
+            {"joints": 16},
+            "computes 16 heatmaps per instance without names of joints, and the data have the 17 ",
+        ),
     ],
 )
 def test_an_onnx_network_that_is_no_teacher_is_refused(network, message, tmp_path):

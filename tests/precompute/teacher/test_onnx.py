@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 import cache
 from kdlib.images import normalise_images
 from precompute.__main__ import main
-from precompute.run.provenance import _of_onnx
+from precompute.run.provenance import _optional
 from precompute.teacher import onnx as teacher_onnx
 from precompute.teacher.checkpoint import CheckpointError
 from precompute.teacher.ensemble import ensemble
@@ -160,6 +160,7 @@ class Session:
         self.get_providers = lambda: [p for p in providers if p not in [PROVIDERS[b] for b in runtime.broken]]
         value = collections.namedtuple("value", "name type shape")
         self.get_inputs = lambda: [value("crop", "tensor(float)", ["n", 3, SIZE[1], SIZE[0]])]
+        self.get_modelmeta = lambda: mock.Mock(custom_metadata_map={})
         self.get_outputs = lambda: [value("maps", runtime.output, ["n", 17, MAPS[1], MAPS[0]])]
 
     def run(self, names, inputs):
@@ -206,7 +207,7 @@ def open_with(tmp_path, monkeypatch):
 def test_device_and_provider_are_those_that_onnxruntime_has(open_with, available, device, provider, found):
     teacher = open_with(Runtime(*available), device, provider)
     assert (teacher.device, teacher.provider) == found
-    assert _of_onnx(teacher) == ({"provider": "tensorrt"} if provider == "tensorrt" else {})
+    assert _optional(teacher) == ({"provider": "tensorrt"} if provider == "tensorrt" else {})
 
 
 @pytest.mark.parametrize(
@@ -297,7 +298,9 @@ def data(tmp_path):
 
 
 def run(data, teacher, store, *flags):
-    return main(["--data", str(data), "--teacher", f"onnx:{teacher}", "--store", str(store), *flags])
+    """Run a random network, whose values are not those of heatmaps."""
+    command = ["--data", str(data), "--teacher", f"onnx:{teacher}", "--activation", "none", "--store", str(store)]
+    return main([*command, *flags])
 
 
 @pytest.mark.parametrize("codec", ["root4", "float16"])
