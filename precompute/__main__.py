@@ -93,9 +93,9 @@ def _write(arguments: argparse.Namespace, job: "Job", codec: "Codec", team: "Sin
     from precompute.run.team import is_restarted
 
     resume = is_restarted() or (arguments.resume and not arguments.overwrite)
-    summary = write_store(job, arguments.store, codec, team, resume=resume, overwrite=arguments.overwrite)
-    if summary is not None:
-        print(summary)
+    written = write_store(job, arguments.store, codec, team, resume=resume, overwrite=arguments.overwrite)
+    if written is not None:
+        print(written.to_text())
     return 0
 
 

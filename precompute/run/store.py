@@ -1,5 +1,6 @@
 """Writes the store of a job: runs the teacher, evaluates it from the finished store, and publishes the store."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -25,9 +26,34 @@ from precompute.run.pipeline import Pipeline
 from precompute.run.team import SingleProcess, Team
 
 
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A complete store."""
+
+    path: Path
+    metrics: dict[str, Any]
+    """AP, AR and PCK of the teacher in percent, measured from the store; None where a metric is undefined."""
+    skipped: tuple[str, ...] = ()
+    """One line per instance that was left out (only with ``skip_missing``)."""
+    is_new: bool = True
+    """Whether this run wrote it; False if it was complete before."""
+
+    def to_text(self) -> str:
+        """A line for stdout."""
+        if not self.is_new:
+            return f"{self.path} is complete: nothing to do"
+        found = {name: self.metrics[name] for name in ("ap", "pck@0.05", "pck@0.1")}
+        numbers = ", ".join(f"{name} {percentage(value)}" for name, value in found.items())
+        measured = "none, because no person is labelled" if set(found.values()) == {None} else numbers
+        left_out = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return (
+            f"{self.path}: {self.metrics['instances']} instances{left_out}; teacher metrics from the store: {measured}"
+        )
+
+
 def write_store(
     job: Job, path: Path, codec: cache.Codec, team: SingleProcess | Team, *, resume: bool, overwrite: bool
-) -> str | None:
+) -> Written | None:
     """Write the store of a job, or this process's share of its shards.
 
     Args:
@@ -39,17 +65,20 @@ def write_store(
         overwrite: Start again, and replace an existing store when the new one is complete.
 
     Returns:
-        A line for stdout, in the first process; None in the others.
+        The store, in the first process; None in the others.
 
     Raises:
         PrecomputeError: If the run is interrupted, an image cannot be used, or a finished store differs.
         StoreError: If the store cannot be created, resumed or written.
     """
     if resume and not overwrite and path.exists() and not cache.awaits_repair(path):
-        line = check_same_store(job, cache.open_store(path), codec)
-        if team.rank == 0 and not annotations_beside(path).exists():
+        store = cache.open_store(path)
+        check_same_store(job, store, codec)
+        if team.rank != 0:
+            return None
+        if not annotations_beside(path).exists():
             _write_annotations(job, path)
-        return line if team.rank == 0 else None
+        return Written(Path(str(store.path)), store.manifest["teacher_metrics"], is_new=False)
     writer = team.begin(lambda join: create_writer(job, path, codec, resume=resume, overwrite=overwrite, join=join))
     try:
         skipped = fill(job, writer, team, show=team.rank == 0)
@@ -60,14 +89,14 @@ def write_store(
             "continue"
         ) from None
 
-    def publish(skipped: list[str]) -> str:
+    def publish(skipped: list[str]) -> Written:
         for line in skipped:
             say(f"skipped {line}")
         path, metrics = finish(writer, job.notices, skipped, job.threads)
         _write_annotations(job, path)
         for line in job.notices.lines():
             say(f"noticed: {line}")
-        return _summary(path, metrics, len(skipped))
+        return Written(path, metrics, tuple(skipped))
 
     return team.finish(skipped, publish)
 
@@ -85,11 +114,8 @@ def _write_annotations(job: Job, path: Path) -> None:
         say(f"annotations in COCO's format: {target}")
 
 
-def check_same_store(job: Job, store: cache.Store, codec: cache.Codec) -> str:
+def check_same_store(job: Job, store: cache.Store, codec: cache.Codec) -> None:
     """Compare a finished store with the one that a job would write.
-
-    Returns:
-        A line for stdout, if the stores are equal.
 
     Raises:
         PrecomputeError: If the job would write a different store. The message names the entries that differ.
@@ -103,7 +129,6 @@ def check_same_store(job: Job, store: cache.Store, codec: cache.Codec) -> str:
             f"{'; '.join(differing)}. "
             "Give another --store, or replace it with --overwrite instead of --resume"
         )
-    return f"{store.path} is complete: nothing to do"
 
 
 def create_writer(
@@ -228,11 +253,3 @@ def teacher_metrics(store: cache.Store, threads: int | None = None) -> dict[str,
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in metrics.items()
     }
-
-
-def _summary(path: Path, metrics: dict[str, Any], skipped: int) -> str:
-    found = {name: metrics[name] for name in ("ap", "pck@0.05", "pck@0.1")}
-    numbers = ", ".join(f"{name} {percentage(value)}" for name, value in found.items())
-    measured = "none, because no person is labelled" if set(found.values()) == {None} else numbers
-    left_out = f", {skipped} skipped" if skipped else ""
-    return f"{path}: {metrics['instances']} instances{left_out}; teacher metrics from the store: {measured}"
