@@ -55,7 +55,7 @@ else
 DATA_DIR = $(DATA)
 TEACHER ?= hrnet_w32
 endif
-INPUT_SIZE ?= $(if $(filter onnx:% hrnet_w32_% hrnet_w48_%,$(TEACHER)),,256x192)
+INPUT_SIZE ?= $(if $(filter onnx:% hf:% hrnet_w32_% hrnet_w48_%,$(TEACHER)),,256x192)
 
 IMAGES ?= $(or $(call in_data,val2017),$(call in_data,images/val2017),$(call in_data,val),$(call in_data,images/val),$\
 	$(call in_data,images),$(call in_data,validation/data))
@@ -81,7 +81,7 @@ help: ## list the targets and variables
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
 	@echo; echo "Variables (current value):"
 	@echo "  DATA          sample, coco, or the path of a data folder ($(DATA))"
-	@echo "  TEACHER       hrnet_w32, hrnet_w48_384x288, ... or onnx:FILE ($(TEACHER))"
+	@echo "  TEACHER       hrnet_w32, hrnet_w48_384x288, ..., onnx:FILE or hf:ORG/NAME ($(TEACHER))"
 	@echo "  CHECKPOINT    weights of an HRNet teacher; if empty, mmpose's published weights are downloaded ($(CHECKPOINT))"
 	@echo "  INPUT_SIZE    input size of the teacher, height x width ($(INPUT_SIZE))"
 	@echo "  STORE, RUNS   folders for stores and for training runs ($(STORE), $(RUNS))"

@@ -140,7 +140,9 @@ def _newton_step(log: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.clip(np.where(usable[:, None], step, 0.0), -1.0, 1.0)
 
 
-def flip_back(heatmaps: NDArray[np.floating], flip_order: NDArray[np.int64]) -> NDArray[np.floating]:
+def flip_back(
+    heatmaps: NDArray[np.floating], flip_order: NDArray[np.int64], *, shift: bool = True
+) -> NDArray[np.floating]:
     """Map the heatmaps of a mirrored crop back onto the crop (HRNet's flip test with SHIFT_HEATMAP).
 
     Mirrors the columns, swaps left and right joints, and shifts by one pixel to the right, because heatmap pixel u
@@ -149,21 +151,24 @@ def flip_back(heatmaps: NDArray[np.floating], flip_order: NDArray[np.int64]) -> 
     Args:
         heatmaps: (..., K, H, W).
         flip_order: (K,) the joints of a mirrored image, see `kdlib.skeletons.skeleton.Skeleton.flip_order`.
+        shift: Shift by one pixel; False for networks trained with UDP, whose last column lies at the last column of
+            the crop (Huang et al. 2020, arXiv 1911.07524).
 
     Returns:
         A new array of the same shape and dtype.
     """
     mirrored = heatmaps[..., flip_order, :, ::-1]
-    shifted = mirrored.copy()
-    shifted[..., 1:] = mirrored[..., :-1]
-    return shifted
+    moved = mirrored.copy()
+    if shift:
+        moved[..., 1:] = mirrored[..., :-1]
+    return moved
 
 
 def flip_average(
-    heatmaps: NDArray[np.floating], mirrored: NDArray[np.floating], flip_order: NDArray[np.int64]
+    heatmaps: NDArray[np.floating], mirrored: NDArray[np.floating], flip_order: NDArray[np.int64], *, shift: bool = True
 ) -> NDArray[np.floating]:
     """HRNet's flip test: the mean (..., K, H, W) of a crop's heatmaps and those of its mirror, see `flip_back`."""
-    return (heatmaps + flip_back(mirrored, flip_order)) * np.asarray(0.5, heatmaps.dtype)
+    return (heatmaps + flip_back(mirrored, flip_order, shift=shift)) * np.asarray(0.5, heatmaps.dtype)
 
 
 DECODERS = {"argmax": decode_argmax, "dark": decode_dark}

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,8 +20,21 @@ from precompute.data.views import Geometry
 from precompute.errors import PrecomputeError
 
 JPEG_QUALITY = 90
-Crops = Mapping[tuple[int, int], NDArray[np.uint8]]
-"""Crops (..., H, W, 3) RGB of the same regions at one or more input sizes; the key is (W, H)."""
+
+
+class UdpInput(NamedTuple):
+    """The crops of a teacher that was trained with UDP."""
+
+    width: int
+    height: int
+    scale: tuple[float, float]
+    """Crop pixels per teacher input pixel, (x, y): `precompute.data.views.udp_scale`."""
+
+
+CropKind = tuple[int, int] | UdpInput
+"""(W, H) of the crops of a teacher, in which a crop pixel is an input pixel; or the crops of a teacher with UDP."""
+Crops = Mapping[CropKind, NDArray[np.uint8]]
+"""Crops (..., H, W, 3) RGB of the same regions for one or more teachers, by their kind."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +43,17 @@ class Prepared:
 
     row: int
     crops: Crops
-    """(V, H, W, 3) uint8 RGB, by input size (W, H)."""
+    """(V, H, W, 3) uint8 RGB, by their kind."""
     frame: bytes | None
     problem: str | None = None
 
 
 def stack_crops(prepared: Sequence[Prepared], *, pinned: bool = False) -> Crops:
-    """Stack the crops of instances to (B, V, H, W, 3), by input size; in pinned memory for a copy to a GPU."""
+    """Stack the crops of instances to (B, V, H, W, 3), by their kind; in pinned memory for a copy to a GPU."""
     stacked = {}
-    for size, first in prepared[0].crops.items():
+    for kind, first in prepared[0].crops.items():
         memory = torch.empty((len(prepared), *first.shape), dtype=torch.uint8, pin_memory=pinned).numpy()
-        stacked[size] = np.stack([instance.crops[size] for instance in prepared], out=memory)
+        stacked[kind] = np.stack([instance.crops[kind] for instance in prepared], out=memory)
     return stacked
 
 
@@ -50,8 +64,8 @@ class Cropper:
     images: Path
     instances: Instances
     geometry: Geometry
-    input_sizes: tuple[tuple[int, int], ...]
-    """(width, height) of the crops. The first is that of the geometry; the others show the same regions."""
+    input_sizes: tuple[CropKind, ...]
+    """The kinds of crops. The first has the size of the geometry; the others show the same regions."""
     frames: bool
     """Whether to encode frames."""
     exif: ExifRule | None = None
@@ -72,10 +86,13 @@ class Cropper:
     def _crops(self, image: NDArray[np.uint8], row: int) -> Crops:
         """The crops of the stored views from packed pixels (H, W, 4)."""
         affines = [self.geometry.image_to_view(row, v) for v in range(self.geometry.views.shape[1])]
-        crops = {}
-        for size in self.input_sizes:
-            larger = scale_affine(size[0] / self.input_sizes[0][0])
-            crops[size] = np.stack([crop_image(image, compose_affines(larger, a), size) for a in affines])
+        crops: dict[CropKind, NDArray[np.uint8]] = {}
+        for kind in self.input_sizes:
+            width, height = kind[:2]
+            larger = scale_affine(width / self.input_sizes[0][0])
+            if isinstance(kind, UdpInput):
+                larger = larger * np.array(kind.scale)[:, None]
+            crops[kind] = np.stack([crop_image(image, compose_affines(larger, a), (width, height)) for a in affines])
         return crops
 
     def _frame(self, image: NDArray[np.uint8], row: int) -> bytes | None:

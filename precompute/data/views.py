@@ -66,7 +66,11 @@ class Geometry:
 
 
 def plan_geometry(
-    instances: Instances, input_size: tuple[int, int], plan: ViewPlan, frame_scale: float = 1.0
+    instances: Instances,
+    input_size: tuple[int, int],
+    plan: ViewPlan,
+    frame_scale: float = 1.0,
+    udp_grid: tuple[int, int] | None = None,
 ) -> Geometry:
     """Compute the affines of the frames and stored views of instances.
 
@@ -75,6 +79,8 @@ def plan_geometry(
         input_size: Width and height of the teacher's input.
         plan: The stored views.
         frame_scale: Frame pixels per teacher input pixel.
+        udp_grid: Width and height of the heatmaps of a teacher that was trained with UDP, see `udp_scale`; None for
+            other teachers.
 
     Raises:
         ValueError: If a frame would have no pixel, or the seed is negative.
@@ -91,8 +97,50 @@ def plan_geometry(
         rng = np.random.default_rng((plan.seed, abs(int(instances.annotation_id[i]))))
         for v, flip in enumerate(plan.flips):
             factor, rotation = (1.0, 0.0) if v < 2 - plan.flip_test else _draw(rng)
-            views[i, v] = region_affine(center, size * np.float32(factor), input_size, rotation, flip=bool(flip))
+            region = center, size * np.float32(factor)
+            if udp_grid is None:
+                views[i, v] = region_affine(*region, input_size, rotation, flip=bool(flip))
+            else:
+                views[i, v] = _udp_affine(*region, input_size, rotation, udp_grid, flip=bool(flip))
     return Geometry((width, height), frames, compose_affines(views, invert_affine(frames)[:, None]))
+
+
+def udp_scale(input_size: tuple[int, int], heatmap_size: tuple[int, int]) -> tuple[float, float]:
+    """Crop pixels per teacher input pixel, (x, y), of a teacher that was trained with UDP.
+
+    In UDP (unbiased data processing, Huang et al. 2020, arXiv 1911.07524), distances are measured between the centres of
+    the first and the last pixel: heatmap pixel u lies at pixel u (W - 1) / (w - 1) of the crop, where W and w are the
+    widths of crop and heatmap. In a store, heatmap pixel u lies at input pixel u W / w. The input pixels of a store are
+    therefore a little larger than the pixels of the crop on which such a teacher is run, and its heatmaps need not be
+    resampled.
+
+    Args:
+        input_size: Width and height of the crop.
+        heatmap_size: Width and height of the heatmaps.
+    """
+    x, y = ((side - 1) / (cells - 1) * cells / side for side, cells in zip(input_size, heatmap_size, strict=True))
+    return x, y
+
+
+def _udp_affine(
+    center: NDArray[np.float32],
+    size: NDArray[np.float32],
+    input_size: tuple[int, int],
+    rotation: float,
+    heatmap_size: tuple[int, int],
+    *,
+    flip: bool,
+) -> Affine:
+    """Affine from image pixels to teacher input pixels, such that the crop is UDP's.
+
+    UDP's crop has the first and the last pixel at the edges of the region, so that its affine is that of
+    `region_affine` times (W - 1) / W; `udp_scale` converts its pixels to input pixels. A mirrored view is the mirror
+    image in input pixels, as for other teachers.
+    """
+    shrink = 1 - 1 / np.asarray(heatmap_size, np.float64)
+    affine = region_affine(center, size, input_size, rotation) * shrink[:, None]
+    mirror = np.array([[-1.0, 0.0, input_size[0] - 1], [0.0, 1.0, 0.0]])
+    return compose_affines(mirror, affine) if flip else affine
 
 
 def _draw(rng: np.random.Generator) -> tuple[float, float]:

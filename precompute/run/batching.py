@@ -13,10 +13,11 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kdcli.memory import is_out_of_memory
 from kdcli.progress import say
-from precompute.data.crops import Crops
+from precompute.data.crops import CropKind, Crops
 from precompute.data.views import ViewPlan
 from precompute.teacher.ensemble import launch_maps
 from precompute.teacher.loading import Teacher
@@ -219,10 +220,11 @@ def _recordable(teacher: Teacher) -> list[tuple[tuple[int, int], DeviceNetwork]]
 
 def _random_crops(teacher: Teacher, plan: ViewPlan, size: int) -> Crops:
     """Crops (B, V, H, W, 3) of one batch, by input size; in pinned memory for a GPU."""
-    crops = {}
-    for width, height in teacher.input_sizes:
+    crops: dict[CropKind, NDArray[np.uint8]] = {}
+    for kind in teacher.input_sizes:
+        width, height = kind[:2]
         shape = (size, plan.count, height, width, 3)
         memory = torch.empty(shape, dtype=torch.uint8, pin_memory=gpu_of(teacher) is not None).numpy()
         memory[:] = np.random.default_rng(0).integers(0, 256, shape[1:], dtype=np.uint8)
-        crops[width, height] = memory
+        crops[kind] = memory
     return crops

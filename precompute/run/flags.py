@@ -73,7 +73,11 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_teacher(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--teacher", required=True, help="hrnet_w32, hrnet_w48_384x288, ... or onnx:FILE")
+    group.add_argument(
+        "--teacher",
+        required=True,
+        help="hrnet_w32, hrnet_w48_384x288, ..., onnx:FILE, hf:ORG/NAME[@REVISION] or hf:FOLDER",
+    )
     group.add_argument(
         "--checkpoint",
         type=Path,
@@ -85,8 +89,8 @@ def _add_teacher(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="another teacher, to average heatmaps with: NAME=CHECKPOINT or onnx:FILE, with the same aspect ratio; "
-        "repeatable",
+        help="another teacher, to average heatmaps with: NAME=CHECKPOINT, onnx:FILE or hf:ORG/NAME, with the same "
+        "aspect ratio; repeatable",
     )
     group.add_argument(
         "--input-size",
@@ -107,6 +111,18 @@ def _add_teacher(group: argparse._ArgumentGroup) -> None:
         metavar="NAMES",
         help="cut a teacher that predicts more joints than the data have: names between commas, "
         "JOINT_OF_THE_DATA=JOINT_OF_THE_TEACHER where they differ; or data, which means all joints of the data",
+    )
+    group.add_argument(
+        "--udp",
+        action="store_true",
+        help="the PyTorch or ONNX teacher was trained with UDP: the last heatmap pixel is at the last pixel of the "
+        "crop (default: no; teachers hf: always are)",
+    )
+    group.add_argument(
+        "--expert",
+        metavar="NAME|N",
+        help="expert of a ViTPose+ teacher: coco, aic, mpii, ap10k, apt36k, wholebody, or its number (default: that of "
+        "the teacher's joints)",
     )
     group.add_argument(
         "--flip-test",

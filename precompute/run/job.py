@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from kdlib.inputs.annotations import Instances
 from kdlib.inputs.notices import Notices
 from kdlib.inputs.orientation import ExifRule
 from kdlib.skeletons.reading import load_skeleton
+from kdlib.skeletons.skeleton import Skeleton
 from precompute.data.crops import Cropper
 from precompute.data.folder import Split, choose_split
 from precompute.data.selection import Selection, select
@@ -90,7 +91,31 @@ class Job:
         members = [(arguments.teacher, arguments.checkpoint), *map(parse_member, arguments.ensemble)]
         for name, _ in members:
             check_name(name)  # before the annotations are read, which takes time
-        skeleton = load_skeleton(arguments.skeleton) if arguments.skeleton else None
+        provider = _choose_provider(arguments, [name for name, _ in members])
+        if local_rank_and_size()[0] == 0:
+            for line in gpu_unused(arguments.onnx_provider, provider):
+                say(f"warning: {line}")
+        return cls.from_data(arguments, lambda skeleton: _load(arguments, members, provider, skeleton), team)
+
+    @classmethod
+    def from_data(
+        cls,
+        arguments: argparse.Namespace,
+        load: Callable[[Skeleton], Teacher],
+        team: SingleProcess | Team | None = None,
+    ) -> Self:
+        """Read the data that the flags describe, then load the teacher.
+
+        Args:
+            arguments: The flags; `skeleton` may also be a `Skeleton`.
+            load: Loads the teacher, from the joints of the data.
+            team: The processes of the run, which batch their instances alike; None for this process alone.
+
+        Raises:
+            PrecomputeError: If the flags contradict each other or do not fit the data.
+            ValueError: If a size or an annotation file cannot be used.
+        """
+        skeleton = _wanted_skeleton(arguments.skeleton)
         paths = (arguments.data, arguments.split, arguments.images, arguments.annotations)
         split = choose_split(*paths, skeleton, arguments.category)
         selection = select(
@@ -103,15 +128,10 @@ class Job:
             category=arguments.category,
             skeleton=skeleton,
         )
-        size = parse_size(arguments.input_size) if arguments.input_size else None
-        provider = _choose_provider(arguments, [name for name, _ in members])
         if local_rank_and_size()[0] == 0:
-            for line in (*selection.notices.warnings, *gpu_unused(arguments.onnx_provider, provider)):
+            for line in selection.notices.warnings:
                 say(f"warning: {line}")
-        device = own_device(arguments.device)
-        joints = JointFlags(arguments.teacher_skeleton, arguments.joints_from_teacher)
-        onnx = _onnx_flags(arguments, [name for name, _ in members])
-        teacher = load_teachers(members, size, device, arguments.precision, provider, selection.skeleton, joints, onnx)
+        teacher = load(selection.skeleton)
         _report(teacher, selection.notices)
         flip_test = arguments.views is None if arguments.flip_test is None else arguments.flip_test
         plan = ViewPlan(arguments.views or 1, flip_test=flip_test, seed=arguments.seed)
@@ -163,7 +183,8 @@ class Job:
             skip_missing: Leave out instances whose image cannot be read, instead of ending the run.
             threads: Threads that read images, and threads that encode heatmaps; None takes one per core.
         """
-        geometry = plan_geometry(selection.instances, teacher.input_size, plan, frame_scale)
+        grid = teacher.heatmap_size if teacher.udp else None
+        geometry = plan_geometry(selection.instances, teacher.input_size, plan, frame_scale, grid)
         provenance = describe(
             teacher,
             annotations=split.annotations,
@@ -190,6 +211,29 @@ class Job:
             notices=selection.notices,
             annotations=None if split.converted is None else split.converted.content,
         )
+
+
+def _load(
+    arguments: argparse.Namespace, members: Sequence[tuple[str, Path | None]], provider: str, skeleton: Skeleton
+) -> Teacher:
+    """Load the teachers that the flags name, for data with these joints."""
+    return load_teachers(
+        members,
+        parse_size(arguments.input_size) if arguments.input_size else None,
+        own_device(arguments.device),
+        arguments.precision,
+        provider,
+        skeleton,
+        joints=JointFlags(arguments.teacher_skeleton, arguments.joints_from_teacher),
+        onnx=_onnx_flags(arguments, [name for name, _ in members]),
+        udp=arguments.udp,
+        expert=arguments.expert,
+    )
+
+
+def _wanted_skeleton(given: str | Skeleton | None) -> Skeleton | None:
+    """The joints that the annotations must have; None for any."""
+    return load_skeleton(given) if isinstance(given, str) else given
 
 
 def choose_exif(arguments: argparse.Namespace) -> ExifRule | str | None:

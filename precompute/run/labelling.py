@@ -11,7 +11,7 @@ written = precompute.label(
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from precompute.run.flags import build_parser
 from precompute.run.job import Job
 from precompute.run.store import Written, write_store
 from precompute.run.team import SingleProcess
+from precompute.teacher.joints import Agreement, JointFlags, agree
 from precompute.teacher.loading import Teacher
 
 UNKNOWN: Final = "unknown"
@@ -62,6 +63,8 @@ def label(  # noqa: PLR0913 - the flags of the command
     flip_test: bool | None = None,
     seed: int = 0,
     udp: bool = False,
+    teacher_skeleton: Skeleton | str | Path | None = None,
+    joints_from_teacher: Sequence[str] = (),
     batch_size: int = 32,
     threads: int | None = None,
     codec: str = "root4",
@@ -94,8 +97,8 @@ def label(  # noqa: PLR0913 - the flags of the command
         split: The split of ``data``, and its name in the manifest.
         boxes: Boxes to use instead of the annotated ones: COCO detections or annotations.
         category: Category of the annotations whose instances are used; None chooses one.
-        skeleton: The joints of annotations and heatmaps: a `Skeleton`, a built-in name or a TOML file; None takes
-            those of the annotations.
+        skeleton: The joints of the annotations: a `Skeleton`, a built-in name or a TOML file; None takes those that
+            the annotations list.
         unlabelled: Include instances without labelled keypoints.
         exif: What to do with EXIF orientations: ``auto``, ``apply`` or ``ignore``; None is ``auto``, or with
             ``resume`` the rule of the store.
@@ -105,6 +108,10 @@ def label(  # noqa: PLR0913 - the flags of the command
         flip_test: Average each heatmap with that of the mirrored crop; None does so if ``views`` is None.
         seed: Seed of the random views.
         udp: The network was trained with UDP, see `precompute.data.views.udp_scale`.
+        teacher_skeleton: The joints of the heatmaps in their order: a `Skeleton`, a built-in name, a TOML file, or
+            ``data`` for those of the annotations; None takes 17 heatmaps for COCO's, and others for those of the data.
+        joints_from_teacher: The joints that a function which computes more is cut to; see
+            `precompute.teacher.joints.JointFlags`.
         batch_size: Instances per call of the function; a store's views and mirrors are separate calls.
         threads: Threads that read images, and threads that encode heatmaps; None takes one per core.
         codec: Codec of the heatmaps.
@@ -153,11 +160,17 @@ def label(  # noqa: PLR0913 - the flags of the command
     arguments = argparse.Namespace(**{**vars(arguments), **given})
     stored_as = cache.codec_from_name(codec)
     network = FunctionNetwork(teacher, input_size, name)
+    stated = teacher_skeleton if isinstance(teacher_skeleton, Skeleton) else None
+    flags = JointFlags("" if stated or not teacher_skeleton else str(teacher_skeleton), tuple(joints_from_teacher))
     described = {"weights_sha256": version_hash, "udp": udp, "device": device, "precision": precision}
+
+    def make(joints: Skeleton) -> Teacher:
+        return network.to_teacher(joints, agree(name, network.maps, stated, joints, flags), **described)
+
     threads_of_opencv = cv2.getNumThreads()
     try:
         try:
-            job = Job.from_data(arguments, lambda joints: network.to_teacher(joints, **described))
+            job = Job.from_data(arguments, make)
         except ValueError as error:  # its subclasses name what is wrong with a file, a name or a size
             raise PrecomputeError(str(error)) from error
         written = write_store(
@@ -176,7 +189,7 @@ class FunctionNetwork:
     Attributes:
         input_size: (width, height) of the crops.
         heatmap_size: (width, height) of the heatmaps.
-        joints: number of heatmaps K.
+        maps: number of heatmaps M.
     """
 
     def __init__(self, function: Function, input_size: tuple[int, int], name: str) -> None:
@@ -192,7 +205,7 @@ class FunctionNetwork:
             raise PrecomputeError(
                 f"{name} returned {maps.shape} for crops (1, {height}, {width}, 3); heatmaps are (B, K, h, w)"
             )
-        _, self.joints, rows, columns = maps.shape
+        _, self.maps, rows, columns = maps.shape
         self.heatmap_size = columns, rows
         if columns * height != rows * width:
             raise PrecomputeError(
@@ -201,13 +214,13 @@ class FunctionNetwork:
             )
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Compute heatmaps (B, K, h, w) float32 from crops (B, H, W, 3) uint8 RGB.
+        """Compute heatmaps (B, M, h, w) float32 from crops (B, H, W, 3) uint8 RGB.
 
         Raises:
             PrecomputeError: If the function returns another shape than for the first crop.
         """
         maps = self._heatmaps(crops)
-        wanted = len(crops), self.joints, *self.heatmap_size[::-1]
+        wanted = len(crops), self.maps, *self.heatmap_size[::-1]
         if maps.shape != wanted:
             raise PrecomputeError(f"{self._name} returned {maps.shape} for crops {crops.shape}; expected {wanted}")
         return maps
@@ -223,29 +236,23 @@ class FunctionNetwork:
             )
         return np.ascontiguousarray(maps, np.float32)
 
-    def to_teacher(self, joints: Skeleton, **described: Any) -> Teacher:
+    def to_teacher(self, joints: Skeleton, agreement: Agreement, **described: Any) -> Teacher:
         """The teacher of data with these joints.
 
         Args:
-            joints: The joints of the data, which the heatmaps must be.
+            joints: The joints of the data.
+            agreement: Which of the heatmaps these are.
             described: Further attributes of `Teacher`.
-
-        Raises:
-            PrecomputeError: If the function computes another number of heatmaps.
         """
-        if self.joints != len(joints):
-            raise PrecomputeError(
-                f"{self._name} computes {self.joints} heatmaps per instance, but the data have the {len(joints)} "
-                f"joints of {joints.name}"
-            )
         return Teacher(
             name=self._name,
             input_size=self.input_size,
             heatmap_size=self.heatmap_size,
-            joints=self.joints,
+            joints=len(joints),
             network=self,
             normalisation=None,
             skeleton=joints,
+            agreement=agreement,
             **described,
         )
 

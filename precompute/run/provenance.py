@@ -123,18 +123,20 @@ def _members(ensemble: Teacher) -> list[dict[str, Any]]:
 
 
 def _pixels(teacher: Teacher) -> dict[str, Any]:
-    """Normalisation and colour order of the pixels that a teacher takes."""
-    mean, std = teacher.normalisation
+    """Normalisation and colour order of the pixels that a teacher takes; a function takes them as they are."""
+    mean, std = teacher.normalisation or ((), ())
     return {
-        "normalisation": {"mean": list(mean), "std": list(std)},
+        "normalisation": {"mean": list(mean), "std": list(std)} if teacher.normalisation else None,
         "colour_order": teacher.colour_order,
     }
 
 
 def _optional(teacher: Teacher) -> dict[str, Any]:
-    """Entries of some teachers: why one runs crop by crop, what computes heatmaps and how, and which are kept."""
-    entries = {"crop_by_crop": teacher.crop_by_crop, "provider": "tensorrt" if teacher.provider == "tensorrt" else ""}
-    return {**{name: value for name, value in entries.items() if value}, **teacher.output, **teacher.taken.to_json()}
+    """Entries of some teachers: why one runs crop by crop, what computes heatmaps and how, which are kept, its origin."""
+    provider = "tensorrt" if teacher.provider == "tensorrt" else ""
+    entries = {"crop_by_crop": teacher.crop_by_crop, "provider": provider, "udp": teacher.udp}
+    stated = {name: value for name, value in entries.items() if value}
+    return {**stated, **teacher.output, **teacher.taken.to_json(), **teacher.origin}
 
 
 def _device(name: str) -> str:
@@ -143,7 +145,7 @@ def _device(name: str) -> str:
         return str(torch.cuda.get_device_name(name))
     if name.startswith("mps"):
         return f"MPS, {processor_name()}"
-    return f"CPU, {torch.backends.cpu.get_cpu_capability()}"
+    return f"CPU, {torch.backends.cpu.get_cpu_capability()}" if name == "cpu" else name
 
 
 def software() -> dict[str, str]:

@@ -22,6 +22,7 @@ from kdlib.skeletons.skeleton import COCO, Skeleton
 from precompute.data.crops import Crops
 from precompute.data.views import ViewPlan
 from precompute.errors import PrecomputeError
+from precompute.teacher.hf import HF
 from precompute.teacher.joints import AS_STATED, JointFlags
 from precompute.teacher.loading import ONNX, Teacher, load_teacher
 from precompute.teacher.onnx_io import AS_USUAL, OnnxFlags
@@ -33,20 +34,23 @@ _EQUAL = ("joints",)
 
 
 def parse_member(text: str) -> tuple[str, Path | None]:
-    """Split `NAME=CHECKPOINT` or `onnx:FILE` into the first two arguments of `load_teacher`."""
-    name, _, checkpoint = (text, "", "") if text.startswith(ONNX) else text.partition("=")
+    """Split `NAME=CHECKPOINT`, `onnx:FILE` or `hf:ORG/NAME` into the first two arguments of `load_teacher`."""
+    name, _, checkpoint = (text, "", "") if text.startswith((ONNX, HF)) else text.partition("=")
     return name, Path(checkpoint) if checkpoint else None
 
 
-def load_teachers(
+def load_teachers(  # noqa: PLR0913 - as load_teacher
     members: Sequence[tuple[str, Path | None]],
     input_size: tuple[int, int] | None,
     device: str,
     precision: str,
     provider: str = "auto",
     skeleton: Skeleton = COCO,
+    *,
     joints: JointFlags = AS_STATED,
     onnx: OnnxFlags = AS_USUAL,
+    udp: bool = False,
+    expert: str | None = None,
 ) -> Teacher:
     """Load one teacher, or an ensemble if there are several members.
 
@@ -59,6 +63,8 @@ def load_teachers(
         skeleton: The joints of the data, which all teachers must predict.
         joints: What the user states about the teachers' joints.
         onnx: What the user states about the input and output of ONNX files.
+        udp: The PyTorch networks and ONNX files were trained with UDP.
+        expert: Name or number of the expert of the networks of transformers.
 
     Raises:
         CheckpointError: If a file is missing, does not hold the weights of such a teacher, or does not predict the
@@ -69,7 +75,7 @@ def load_teachers(
     """
     (name, checkpoint), *others = members
     runs: dict[str, Any] = {"device": device, "precision": precision, "provider": provider}
-    runs |= {"skeleton": skeleton, "joints": joints, "onnx": onnx}
+    runs |= {"skeleton": skeleton, "joints": joints, "onnx": onnx, "udp": udp, "expert": expert}
     first = load_teacher(name, checkpoint, input_size=input_size, **runs)
     if not others:
         return first
@@ -104,6 +110,7 @@ def ensemble(teachers: Sequence[Teacher]) -> Teacher:
         crop_by_crop="",
         provider="",
         agreement=None,
+        origin={},
     )
 
 
@@ -125,7 +132,7 @@ def launch_maps(teacher: Teacher, crops: Crops, plan: ViewPlan) -> Pending:
     """
     with np.errstate(**UNNAMED):
         if not teacher.members:
-            return teacher.launch(crops[teacher.input_size], flip_test=plan.flip_test)
+            return teacher.launch(crops[teacher.input_sizes[0]], flip_test=plan.flip_test)
         pending = [launch_maps(member, crops, plan) for member in teacher.members]
 
     def wait() -> NDArray[np.float32]:

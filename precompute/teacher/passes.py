@@ -29,10 +29,12 @@ class DeviceNetwork(abc.ABC):
         device: The device as torch names it.
         joints: Which heatmaps of the network are the K joints of the data.
         can_capture: Whether `capture` can record a pass of this network.
+        udp: Whether the network was trained with UDP: its flip test then needs no shift.
     """
 
     device: str
     can_capture = False
+    udp = False
 
     def __init__(self, joints: Agreement) -> None:
         self.joints = joints
@@ -98,7 +100,9 @@ class DeviceNetwork(abc.ABC):
             if self._flip_order is None:
                 self._flip_order = torch.tensor(self.joints.own.flip_order, device=self.device)
             back = mirrored.index_select(1, self._flip_order).flip(-1)
-            return self._take((maps + torch.cat([back[..., :1], back[..., :-1]], dim=-1)) * 0.5)
+            if not self.udp:
+                back = torch.cat([back[..., :1], back[..., :-1]], dim=-1)
+            return self._take((maps + back) * 0.5)
 
     def _take(self, maps: Tensor) -> Tensor:
         """The heatmaps (N, K, h, w) of the data's joints from all heatmaps (N, M, h, w) of the network."""
