@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcli.files import file_sha256
+from kdcli.words import counted
 from kdlib.images import IMAGENET_MEAN, IMAGENET_STD
 from kdlib.machine.cost import multiply_adds, parameter_count
 from kdlib.skeletons.reading import arrange, built_in_names
@@ -301,7 +302,7 @@ def _load(transformers: Any, network_class: Any, folder: Path, name: str) -> Any
         except Exception as error:  # transformers raises unrelated types for damaged files and for other shapes
             raise CheckpointError(f"transformers cannot load {name}: {_first_line(error)}") from error
     wrong = {kind: sorted(map(str, report.get(f"{kind}_keys", ()))) for kind in ("missing", "unexpected", "mismatched")}
-    described = [f"{len(keys)} weights {kind}, e.g. {keys[0]}" for kind, keys in wrong.items() if keys]
+    described = [f"{counted(len(keys), 'weight')} {kind}, e.g. {keys[0]}" for kind, keys in wrong.items() if keys]
     if described:
         raise CheckpointError(f"the weights of {name} do not fit its config.json: {'; '.join(described)}")
     infinite = [key for key, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
