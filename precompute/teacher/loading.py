@@ -256,7 +256,7 @@ def _resolve(name: str, input_size: Size | None) -> tuple[Architecture, str, Siz
                     )
                 return architecture, published.network, published.input_size, published
     known = teacher_names()
-    hint = did_you_mean(name, known, f"available: {', '.join(known)}, {ONNX}FILE, or {HF}ORG/NAME", most=2)
+    hint = did_you_mean(name, known, f"available: {', '.join(known)}, {HF}ORG/NAME, or {ONNX}FILE", most=2)
     raise ValueError(f"unknown teacher {name!r}; {hint}")
 
 
