@@ -43,7 +43,7 @@ _SUFFIX: Final = "ForPoseEstimation"
 _UNNAMED: Final = re.compile(r"LABEL_\d+")
 """transformers' name of a joint for which a repository states none."""
 _INSTALL: Final = "pip install transformers (extra teacher-hf)"
-_WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
+_WEIGHTS: Final = ("model*.safetensors", "pytorch_model*.bin")
 """Files with weights; the first kind that a repository has is used."""
 
 
