@@ -262,13 +262,13 @@ def _onnx_flags(arguments: argparse.Namespace, names: Sequence[str]) -> OnnxFlag
 
 def _check_values(job: Job) -> None:
     """Raise `CheckpointError` if an ONNX file computes something else than heatmaps, on some crops of the data."""
-    networks = [(m.input_size, m.network) for m in job.teacher.members or (job.teacher,)]
-    onnx = [(size, network) for size, network in networks if isinstance(network, OnnxNetwork)]
+    networks = [(m.crop_kind, m.network) for m in job.teacher.members or (job.teacher,)]
+    onnx = [(kind, network) for kind, network in networks if isinstance(network, OnnxNetwork)]
     rows = np.unique(np.linspace(0, len(job.instances) - 1, CHECKED).astype(int)).tolist() if onnx else []
     prepared = [job.cropper.prepare([row])[0] for row in rows]
     usable = [item.crops for item in prepared if item.problem is None]
-    for size, network in onnx if usable else []:
-        network.check_values(np.stack([crops[size][0] for crops in usable]))
+    for kind, network in onnx if usable else []:
+        network.check_values(np.stack([crops[kind][0] for crops in usable]))
 
 
 def _report(teacher: Teacher, notices: Notices) -> None:

@@ -132,7 +132,7 @@ def _pixels(teacher: Teacher) -> dict[str, Any]:
 
 
 def _optional(teacher: Teacher) -> dict[str, Any]:
-    """Entries of some teachers: why one runs crop by crop, what computes heatmaps and how, which are kept, its origin."""
+    """Entries of some teachers: why one runs crop by crop, how it computes heatmaps, which are kept, and its origin."""
     provider = "tensorrt" if teacher.provider == "tensorrt" else ""
     entries = {"crop_by_crop": teacher.crop_by_crop, "provider": provider, "udp": teacher.udp}
     stated = {name: value for name, value in entries.items() if value}

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import cache
 from tests.support import tiny_precompute
 from tests.support.stores.people import make_store
 from tests.support.tiny_training import FAST
@@ -168,6 +169,24 @@ teacher = cache.open_store("train.zarr").manifest["provenance"]["teacher"]
 assert (teacher["name"], teacher["heatmap_size"]) == ("pose_resnet18", [24, 32]), teacher
 """,
     )
+
+
+def test_a_function_makes_a_store(here):
+    tiny_precompute.write(here / "data")
+    (code,) = re.findall(r"```python\n(.*?)```", section("A teacher that is a function"), re.DOTALL)
+    (here / "label.py").write_text(code)
+    for _ in range(2):  # the second run finds the store complete
+        done = subprocess.run(
+            [sys.executable, "label.py"],
+            cwd=here,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "train.zarr 11\n"), done.stderr
+    teacher = cache.open_store(here / "train.zarr").manifest["provenance"]["teacher"]
+    assert (teacher["name"], teacher["heatmap_size"]) == ("middle", [24, 32])
 
 
 def test_a_loss_trains_evaluates_and_is_named_by_exported_files(copy, stores):
