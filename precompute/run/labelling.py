@@ -1,12 +1,6 @@
 """`label`: the one-time run as a function, for a teacher that is any Python function from crops to heatmaps.
 
-def teacher(crops):                                    # (B, 256, 192, 3) uint8, RGB
-    return network(preprocess(crops))                  # (B, K, 64, 48)
-
-written = precompute.label(
-    store="train.zarr", images="photos", annotations="train.json",
-    teacher=teacher, input_size=(192, 256), name="my-network", version_hash=file_sha256(Path("weights.pt")),
-)
+The function maps crops (B, H, W, 3) uint8 RGB to heatmaps (B, K, h, w). docs/extending.md has an example.
 """
 
 import argparse
