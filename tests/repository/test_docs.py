@@ -232,6 +232,19 @@ def test_what_the_page_of_choices_calls_a_default_is_one():
     assert parse(_parser(), [*needed, *words]) == parse(_parser(), needed)
 
 
+def test_the_page_of_teachers_gives_names_that_exist_with_their_published_numbers():
+    from precompute.teacher.hrnet import HRNET
+    from precompute.teacher.loading import check_name
+
+    rows = (ROOT / "docs/teachers.md").read_text().splitlines()
+    named = {name: row for row in rows for name in re.findall(r"`(hrnet\w+_\d+x\d+|hf:[\w-]+/[\w-]+)`", row)}
+    assert len(named) > 15
+    for name in named:
+        check_name(name)
+    numbers = {p.name: p.ap for p in HRNET.published}
+    assert [name for name, row in named.items() if name in numbers and f"{numbers[name]}" not in row] == []
+
+
 def test_the_quickstart_runs_as_it_stands_in_a_folder_with_spaces(tmp_path, monkeypatch):
     here = tmp_path / "a clone of mine"
     here.mkdir()
