@@ -20,7 +20,7 @@ from kdlib.inputs.notices import Notices
 from kdlib.inputs.orientation import ExifRule
 from kdlib.skeletons.reading import load_skeleton
 from kdlib.skeletons.skeleton import Skeleton
-from precompute.data.crops import Cropper
+from precompute.data.crops import Cropper, Crops
 from precompute.data.folder import Split, choose_split
 from precompute.data.selection import Selection, select
 from precompute.data.views import Geometry, ViewPlan, plan_geometry
@@ -264,11 +264,17 @@ def _check_values(job: Job) -> None:
     """Raise `CheckpointError` if an ONNX file computes something else than heatmaps, on some crops of the data."""
     networks = [(m.crop_kind, m.network) for m in job.teacher.members or (job.teacher,)]
     onnx = [(kind, network) for kind, network in networks if isinstance(network, OnnxNetwork)]
-    rows = np.unique(np.linspace(0, len(job.instances) - 1, CHECKED).astype(int)).tolist() if onnx else []
+    crops = sample_crops(job) if onnx else {}
+    for kind, network in onnx if crops else []:
+        network.check_values(crops[kind])
+
+
+def sample_crops(job: Job) -> Crops:
+    """The crops (B, H, W, 3) of some instances of the data, by their kind; none if no image can be read."""
+    rows = np.unique(np.linspace(0, len(job.instances) - 1, CHECKED).astype(int)).tolist()
     prepared = [job.cropper.prepare([row])[0] for row in rows]
     usable = [item.crops for item in prepared if item.problem is None]
-    for kind, network in onnx if usable else []:
-        network.check_values(np.stack([crops[kind][0] for crops in usable]))
+    return {kind: np.stack([crops[kind][0] for crops in usable]) for kind in (usable[0] if usable else ())}
 
 
 def _report(teacher: Teacher, notices: Notices) -> None:

@@ -20,11 +20,12 @@ from kdlib.skeletons.skeleton import Skeleton
 from precompute.data.folder import to_coco_split
 from precompute.errors import PrecomputeError
 from precompute.run.flags import build_parser
-from precompute.run.job import Job
+from precompute.run.job import Job, sample_crops
 from precompute.run.store import Written, write_store
 from precompute.run.team import SingleProcess
 from precompute.teacher.joints import Agreement, JointFlags, agree
 from precompute.teacher.loading import Teacher
+from precompute.teacher.onnx_io import HIGHEST, LOWEST
 
 UNKNOWN: Final = "unknown"
 """Device and precision of a function, unless the caller states them."""
@@ -57,6 +58,7 @@ def label(  # noqa: PLR0913 - the flags of the command
     flip_test: bool | None = None,
     seed: int = 0,
     udp: bool = False,
+    any_values: bool = False,
     teacher_skeleton: Skeleton | str | Path | None = None,
     joints_from_teacher: Sequence[str] = (),
     batch_size: int = 32,
@@ -72,14 +74,15 @@ def label(  # noqa: PLR0913 - the flags of the command
     """Run a function once over a data set and write its heatmaps to a store, as ``python -m precompute`` does.
 
     Images are read ahead and heatmaps are encoded in threads, while the function runs in one other thread. It also gets
-    mirrored crops (flip test), and first one black crop, which gives the number and the size of the heatmaps. Progress
-    and notices are printed to stderr. Messages name the flags of the command: ``--skip-missing`` is ``skip_missing``.
+    mirrored crops (flip test). Before the run, it is called here with a black crop, which gives the number and the size
+    of the heatmaps, and with a few crops of the data, whose values are checked. Progress and notices are printed to
+    stderr. Messages name the flags of the command: ``--skip-missing`` is ``skip_missing``.
 
     Args:
         store: The store to write, ending in ``.zarr`` or ``.h5``.
         teacher: Maps crops (B, H, W, 3) uint8 RGB to heatmaps (B, K, h, w) float, as a numpy array or a torch tensor.
             Heatmap pixel u must lie at crop pixel u W / w, as in HRNet, or with ``udp`` at u (W - 1) / (w - 1). The
-            heatmaps should be Gaussians of about height 1, not logits. An exception of the function ends the run, and
+            heatmaps must be Gaussians of about height 1, not logits. An exception of the function ends the run, and
             is raised here unchanged.
         input_size: (width, height) of the crops in pixels.
         name: Name of the teacher in the manifest.
@@ -102,6 +105,7 @@ def label(  # noqa: PLR0913 - the flags of the command
         flip_test: Average each heatmap with that of the mirrored crop; None does so if ``views`` is None.
         seed: Seed of the random views.
         udp: The network was trained with UDP, see `precompute.data.views.udp_scale`.
+        any_values: Also take heatmaps that reach far below 0 or above 1, as logits do.
         teacher_skeleton: The joints of the heatmaps in their order: a `Skeleton`, a built-in name, a TOML file, or
             ``data`` for those of the annotations; None takes 17 heatmaps for COCO's, and others for those of the data.
         joints_from_teacher: The joints that a function which computes more is cut to; see
@@ -167,6 +171,9 @@ def label(  # noqa: PLR0913 - the flags of the command
             job = Job.from_data(arguments, make)
         except ValueError as error:  # its subclasses name what is wrong with a file, a name or a size
             raise PrecomputeError(str(error)) from error
+        crops = sample_crops(job).get(job.teacher.crop_kind)
+        if crops is not None and not any_values:
+            network.check_values(crops[:batch_size])
         written = write_store(
             job, path, stored_as, SingleProcess(), resume=resume and not overwrite, overwrite=overwrite
         )
@@ -229,6 +236,21 @@ class FunctionNetwork:
                 "tensor"
             )
         return np.ascontiguousarray(maps, np.float32)
+
+    def check_values(self, crops: NDArray[np.uint8]) -> None:
+        """Check that the function computes heatmaps on crops (B, H, W, 3) of the data.
+
+        Raises:
+            PrecomputeError: If the median heatmap reaches below `LOWEST` or above `HIGHEST`, as logits do.
+        """
+        maps = torch.from_numpy(self(crops)).flatten(2)
+        low, high = (float(extreme.nanmedian()) for extreme in (maps.amin(-1), maps.amax(-1)))
+        if low < LOWEST or high > HIGHEST:
+            raise PrecomputeError(
+                f"the values of {self._name} are not those of heatmaps, which lie between 0 and 1: on images of the "
+                f"data, the median map has {low:.3g} to {high:.3g}. For logits, apply a sigmoid in the function; to "
+                "store the values as they are, give any_values=True"
+            )
 
     def to_teacher(self, joints: Skeleton, agreement: Agreement, **described: Any) -> Teacher:
         """The teacher of data with these joints.
