@@ -1,0 +1,1 @@
+"""Tests of HRNet, and its parity with the official code."""
