@@ -164,7 +164,8 @@ def test_exchanged_records_do_not_pass_for_each_other(zarr_path):
 
 
 FORGED = {
-    "version": (2, "upgrade it"),
+    "version": (3, "upgrade it"),
+    "version ": (2, "need version 1"),
     "format": ("parquet", "this program reads"),
     "complete": (False, "not complete"),
     "complete ": ("yes", "not complete"),
