@@ -41,7 +41,7 @@ def samples(action):
         return [str(other)], json.dumps(other)
     if isinstance(action.default, list):
         return ["some=text"], '["some=text"]'
-    for word, spelt in (("a b.c", '"a b.c"'), ("7", "7"), ("1/8", '"1/8"')):
+    for word, spelt in (("a b.c", '"a b.c"'), ("7", "7"), ("1/8", '"1/8"'), ("1/2,1/4,1/8", '"1/2,1/4,1/8"')):
         try:
             (action.type or str)(word)
         except (ValueError, argparse.ArgumentTypeError):

@@ -347,7 +347,7 @@ def test_the_interval_encloses_the_difference_and_is_nothing_for_equal_students(
 )
 def test_a_difference_is_coloured_where_its_interval_excludes_0(evidence, interval, colour):
     (pair,) = pairs(evidence.students)
-    (cell,) = Page(tables._gain(pair, "ap", interval)).all("td")
+    (cell,) = Page(tables._gain(pair, tables.Row("ap", "AP", ""), interval)).all("td")
     assert cell["class"] == f"gain {colour}"
 
 
