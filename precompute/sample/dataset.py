@@ -128,7 +128,7 @@ def write_few(out: Path, count: int) -> tuple[int, int]:
         del annotation["keypoints"]
     document["info"] |= {"split": FEW, "labelled_persons": count}
     with replacing(folder / f"person_keypoints_{FEW}.json") as file:
-        file.write_text(json.dumps(document))
+        file.write_text(json.dumps(document), encoding="utf-8")
     return count, len(persons)
 
 

@@ -110,6 +110,7 @@ def test_an_evaluation_by_several_processes_is_that_of_one_exactly(stores, toget
     assert main(["evaluate", *arguments]) == 0
     metrics, found = results(together / "run")[0], json.loads(again.read_text())
     assert metrics["instances"] == 67
+    assert metrics.pop("learned_from") == "the teacher's heatmaps of 13 persons and their labels"
     assert {name: found[name] for name in metrics} == metrics
 
 

@@ -327,6 +327,7 @@ def test_checkpoints_hold_what_the_run_resolved_and_where_its_sampler_is(whole):
     content = read(whole / "last.pt")
     config = json.loads((whole / "config.json").read_text())
     assert config.pop("manifests").keys() == {"store", "val_store"}
+    assert config.pop("sources")["steps"] == 6
     assert all(content[name] == value for name, value in config.items())
     assert config["resolved"]["tf32"] is False
     assert {"epoch": 2, "step": 6, "steps_of_epoch": 0}.items() <= content["progress"].items()
