@@ -66,6 +66,8 @@ NOT_RUN = {
     "python -m cache push stores/coco/train.zarr hf://datasets/team/coco-teacher/": (
         "the Hugging Face Hub and an account; tests/cache/files/test_object_stores.py pushes to a Hub in memory"
     ),
+    "python -m precompute --data data/coco --teacher hrnet_w48_coco_wholebody_384x288 --joints-from-teacher data "
+    "--store body.zarr": "downloads weights; tests/precompute/teacher/hrnet has that network, and its cut, with random ones",
     "make report DATA=sample": "needs `make demo` first, minutes; the next command of the page does the same",
     "python -m train web student.onnx --images images/": (
         "serves until Ctrl-C; tests/train/deploy/web opens the page and runs the command"
@@ -197,8 +199,10 @@ def test_training(here):
     for name in ("train", "val", "stores/photographs/train", "stores/photographs/val"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         make_store(Path(f"{name}.zarr"), 6)
+    make_store(Path("coco.zarr"), 6)
+    make_store(Path("mine.h5"), 6, shift=1.0)
     run_page("training", flags=[("-m train", STUDENT)])
-    assert [path.parent.name for path in sorted(here.glob("runs/*/best.pt"))] == ["a", "b", "c"]
+    assert [path.parent.name for path in sorted(here.glob("runs/*/best.pt"))] == ["a", "b", "c", "e"]
 
 
 def archive(files):

@@ -166,7 +166,8 @@ def test_agreement_counts_differences_and_moved_maxima(student):
     ],
 )
 def test_refusals_are_one_line(folder, flags, message, capsys):
-    assert main(["export", "--student", str(folder / "best.pt"), *flags]) == 1
+    student = [] if "--student" in flags else ["--student", str(folder / "best.pt")]
+    assert main(["export", *student, *flags]) == 1
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -109,7 +109,7 @@ def test_a_batch_that_is_not_finite_is_skipped_by_the_host():
 def test_several_processes_train_on_the_cpu_of_a_mac_or_not_at_all(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(ranks.dist, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(ranks, "_connect", lambda joined: None)
     monkeypatch.setattr(ranks, "_refuse_shared_gpus", lambda joined: None)
     environment = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
     assert ranks.join("auto", environment).device == torch.device("cpu")
