@@ -46,7 +46,6 @@ def load_skeleton(name: str | Path) -> Skeleton:
     return _read_file(Path(name))
 
 
-@functools.cache
 def _read_file(path: Path) -> Skeleton:
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -234,7 +234,15 @@ def _taken(teacher: str, own: Skeleton, data: Skeleton, flags: JointFlags) -> li
             f"--joints-from-teacher lacks the joint {data.joints[names.index(None)]!r} of the data; give every joint, "
             f"or --joints-from-teacher {DATA}"
         )
-    return [name for name in names if name is not None]
+    found = [name for name in names if name is not None]
+    places = [find_joint(name, own.joints) for name in found]
+    twice = next((name for name, place in zip(found, places, strict=True) if places.count(place) > 1), None)
+    if twice is not None:
+        raise CheckpointError(
+            f"--joints-from-teacher gives the joint {twice!r} of {teacher} to several joints of the data; each needs "
+            "its own"
+        )
+    return found
 
 
 def _assumed(teacher: str, own: Skeleton, data: Skeleton) -> str:

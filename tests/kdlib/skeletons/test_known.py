@@ -119,3 +119,11 @@ def test_no_two_built_in_skeletons_have_the_same_joints():
         skeleton = load_skeleton(name)
         assert arrange(skeleton.joints).skeleton.name == name
         assert arrange(skeleton.joints[::-1]) == (skeleton, tuple(reversed(range(len(skeleton)))))
+
+
+def test_a_corrected_file_is_read_again(tmp_path):
+    path = tmp_path / "glove.toml"
+    path.write_text('name = "glove"\njoints = ["thumb", "wrist"]\n')
+    assert load_skeleton(path).joints == ("thumb", "wrist")
+    path.write_text('name = "glove"\njoints = ["wrist", "thumb"]\n')
+    assert load_skeleton(path).joints == ("wrist", "thumb")

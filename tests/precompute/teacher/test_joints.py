@@ -315,3 +315,9 @@ def test_another_set_of_17_joints_is_not_taken_for_cocos(tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert "joint 2 is 'head_bottom', not 'left_eye'" in line
     assert "--teacher-skeleton" in line
+
+
+def test_one_joint_of_the_teacher_for_two_of_the_data_is_refused():
+    data = Skeleton("pair", ("thumb", "wrist"))
+    with pytest.raises(CheckpointError, match="gives the joint 'nose' of t to several joints of the data"):
+        agree("t", 17, COCO, data, JointFlags(taken=("thumb=nose", "wrist=nose")))
