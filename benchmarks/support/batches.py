@@ -47,6 +47,7 @@ def recipe_augmentation() -> Augmentation:
 def endless(dataset: StoreDataset) -> StoreDataset:
     """Change the dataset in place so that its epochs practically do not end, and return it."""
     dataset.rows = np.repeat(dataset.rows, ENDLESS)  # stays sorted: a loader searches them
+    dataset.instances = len(dataset.rows)
     return dataset
 
 

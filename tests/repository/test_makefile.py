@@ -249,4 +249,6 @@ def test_the_demo_is_the_targets_that_the_page_names(clone):
     page = plain_commands()
     order = ("sample", "cache", "baseline", "distill", "evaluate", "report")
     expected = [command[1:] for target in order for command in page[target]]
-    assert [[word for word in words if word != "--overwrite"] for words in calls(clone, "demo")] == expected
+    begins = ("--overwrite", "--resume")  # of a training; the page's commands start a new one
+    made = [[word for word in words if words[0] != "train" or word not in begins] for words in calls(clone, "demo")]
+    assert made == expected
