@@ -68,8 +68,10 @@ NOT_RUN = {
     ),
     "python -m precompute --data data/coco --teacher hrnet_w48_coco_wholebody_384x288 --joints-from-teacher data "
     "--store body.zarr": ("downloads weights; tests/precompute/teacher/hrnet cuts that network with random ones"),
-    "python -m precompute --data data/mpii --teacher hrnet_w32 --input-size 256x256 "
-    "--checkpoint pose_hrnet_w32_256x256.pth --teacher-skeleton mpii --store mpii.zarr": "needs MPII and its weights; tests/precompute/teacher has random ones",
+    "python -m precompute --data data/mpii --teacher hrnet_w32 --input-size 256x256 --checkpoint "
+    "pose_hrnet_w32_256x256.pth --teacher-skeleton mpii --store mpii.zarr": (
+        "needs MPII and its weights; tests/precompute/teacher has random ones"
+    ),
     "make report DATA=sample": "needs `make demo` first, minutes; the next command of the page does the same",
     "python -m train web student.onnx --images images/": (
         "serves until Ctrl-C; tests/train/deploy/web opens the page and runs the command"
