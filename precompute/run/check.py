@@ -22,6 +22,7 @@ from cache.codec.divergence import divergences
 from cache.format.manifest import differences
 from kdcli.progress import Progress, no_progress
 from kdlib.heatmaps import peaks
+from kdlib.samples.dataset import store_skeleton
 from precompute.data.crops import Prepared, stack_crops
 from precompute.errors import PrecomputeError
 from precompute.run.job import Job
@@ -237,6 +238,12 @@ def _check_same_origin(job: Job, store: Store) -> None:
         raise PrecomputeError(
             f"{store.path} was made by {stored['name']} with weights {stored['weights_sha256'][:12]}..., "
             f"not by {own.name} with {own.weights_sha256[:12]}...; give the teacher that made it"
+        )
+    difference = store_skeleton(store).difference(own.skeleton)
+    if difference is not None:
+        raise PrecomputeError(
+            f"{store.path} holds other joints than this command has: {difference}; give the annotations, --skeleton "
+            "and --joints-from-teacher that it was made with"
         )
     for entry in ("views", "preprocessing"):
         differing = differences(store.manifest["provenance"][entry], json.loads(json.dumps(job.provenance[entry])))

@@ -1,5 +1,6 @@
 """The run from images to a store: its content, its errors, and what survives an interruption."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from kdlib.inputs.image_files import ImageFileError, read_image_file
 from kdlib.resample.exact import crop_image
 from kdlib.skeletons.skeleton import COCO
 from precompute.__main__ import main
+from precompute.run import check as checking
 from precompute.run import pipeline, provenance
 from precompute.teacher.hrnet import build_hrnet
 from precompute.teacher.loading import load_teacher, mirror
@@ -257,6 +259,13 @@ def test_check_passes_on_its_own_store_and_refuses_another_teacher(data, store, 
     arguments[arguments.index(str(data / "teacher.safetensors"))] = str(tmp_path / "other.safetensors")
     assert "give the teacher that made it" in refused(capsys, arguments)
     assert "was made with other views" in refused(capsys, command(data, store.path, "--check", "5"))
+
+
+def test_check_refuses_a_store_of_other_joints(data, store, capsys, monkeypatch):
+    other = dataclasses.replace(COCO, joints=("snout", *COCO.joints[1:]))
+    monkeypatch.setattr(checking, "store_skeleton", lambda store: other)
+    error = refused(capsys, command(data, store.path, "--views", "4", "--check", "5"))
+    assert "holds other joints than this command has: joint 1 is 'snout', not 'nose'" in error
 
 
 def test_check_is_read_against_the_codec_and_a_second_run(data, tmp_path, capsys):
