@@ -93,8 +93,8 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         views: Which stored views the heatmaps are made from, see `StoreDataset`.
         seed: Seed of the augmentation and of the order of persons. The first store is augmented as in a dataset of its
             own; the others have seeds derived from this one, so that equal rows do not have equal views.
-        labelled_only: Whether to leave out persons without a labelled joint. The dataset keeps its number of samples;
-            those of a store without labels go to the other stores, in proportion to their M.
+        labelled_only: Whether to leave out persons without a labelled joint. The dataset keeps its number of samples
+            (up to rounding); the labelled persons share them by the weights of their stores.
 
     Attributes:
         parts: The stores with their weights.
@@ -167,11 +167,12 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         total = sum(self.sizes)
         for dataset in self.datasets:
             dataset.keep_labelled()
-        kept = [size if len(of.rows) else 0 for size, of in zip(self.sizes, self.datasets, strict=True)]
-        if not sum(kept):
+        shares = [part.weight * len(of.rows) for part, of in zip(self.parts, self.datasets, strict=True)]
+        if not sum(shares):
             paths = ", ".join(str(part.store.path) for part in self.parts)
             raise KdlibError(f"none of the stores holds a labelled instance: {paths}")
-        self.sizes = [size and max(1, round(size * total / sum(kept))) for size in kept]
+        if any(of.instances > len(of.rows) for of in self.datasets):
+            self.sizes = [max(1, round(share * total / sum(shares))) if share else 0 for share in shares]
 
     @property
     def instances(self) -> int:

@@ -56,7 +56,7 @@ def resident_bytes(dataset: StoreDataset) -> int:
         spec = dataset.store.spec
         values = math.prod(spec.map_shape)
         per_row += spec.views * (values * _dtype(dataset.store.codec).itemsize + 4 * spec.joints)
-    return len(dataset) * per_row
+    return len(dataset.rows) * per_row
 
 
 def why_not_resident(dataset: StoreDataset, device: torch.device) -> str | None:
@@ -224,7 +224,8 @@ class ResidentDataset(StoreDataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         batch = self.empty_batch(1)
-        self.fill(batch, np.zeros(1, np.int64), self.rows[[index]], self.epoch)
+        rows, epochs = self.locate(np.array([range(len(self))[index]]), self.epoch)
+        self.fill(batch, np.zeros(1, np.int64), rows, epochs)
         on_device = {name: torch.from_numpy(array).to(self._device) for name, array in batch.items()}
         return {name: tensor[0] for name, tensor in self.complete(on_device).items()}
 

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -52,3 +53,13 @@ def test_continuous_integration_runs_the_checks_and_tests_on_three_systems():
     installed = [command for command in run if command[1:4] == ["-m", "pip", "install"]]
     assert installed[-1][1:] == plain_commands()["setup"][-1]
     assert [command[1:] for command in run[len(installed) :]] == made
+
+
+def test_every_system_can_check_out_every_file():
+    """Windows has no files with these characters, and a clone of the repository would end there with an error."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, encoding="utf-8")
+    names = listed.stdout.split("\0")
+    assert "Makefile" in names
+    assert [name for name in names if re.search(r'[\\:*?"<>|]', name)] == []

@@ -305,3 +305,22 @@ def test_what_is_not_a_weight_is_part_of_the_name(tmp_path, stores):
         DistillationDataset([stores[0], f"{tmp_path}/b.zarr:x"])
     with pytest.raises(KdlibError, match="at least one store"):
         DistillationDataset([])
+
+
+@pytest.mark.parametrize(("weight", "share"), [(1, A / (2 + A)), (4, A / (8 + A))])
+def test_labelled_persons_are_seen_as_often_as_their_weight_also_where_labels_are_few(
+    tmp_path, monkeypatch, weight, share
+):
+    """Two of the persons of the first store have labels, and all of the second one."""
+    few, full = (make_store(tmp_path / f"{name}.zarr", A, provenance=of_file(name)) for name in ("few", "full"))
+    keypoints = few.instances["keypoints"].copy()
+    keypoints[2:] = 0
+    monkeypatch.setattr(few, "instances", {**few.instances, "keypoints": keypoints})
+    dataset = mixed((few, full), weight, labelled_only=True)
+    assert (len(dataset), len(dataset.rows), dataset.instances) == ((weight + 1) * A, 2 + A, 2 * A)
+    assert dataset.sizes[1] == round(share * len(dataset))
+    samples = drawn(dataset, 6)
+    counts = np.bincount(samples[..., 0].ravel(), minlength=2 * A)
+    assert counts[2:A].sum() == 0
+    assert counts[:2].mean() / counts[A:].mean() == pytest.approx(weight, rel=0.15)
+    assert len(np.unique(samples.reshape(-1, 2), axis=0)) == samples.size // 2  # every time another view

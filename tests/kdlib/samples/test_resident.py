@@ -71,6 +71,25 @@ def test_single_samples_are_those_of_the_store(store):
     assert torch.equal(other["keypoints"], one["keypoints"])
 
 
+def test_of_a_store_with_few_labels_only_labelled_persons_take_memory(tmp_path, monkeypatch):
+    source = make_store(tmp_path / "people.zarr", 9)
+    keypoints = source.instances["keypoints"].copy()
+    keypoints[[0, 1, 3, 4, 5, 7, 8]] = 0
+    monkeypatch.setattr(source, "instances", {**source.instances, "keypoints": keypoints})
+    plain = dataset(source, labelled_only=True)
+    moved = ResidentDataset(plain, CPU)
+    tensors = (moved._frames, moved._codes, moved._peaks)
+    assert resident_bytes(plain) == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    plain.epoch = moved.epoch = 1
+    for index in (0, 8, -1):
+        one, other = plain[index], moved[index]
+        assert all(torch.equal(other[name], one[name]) for name in ("keypoints", "affine", "row"))
+        assert int(one["row"]) in (2, 6)
+    for one, other in zip(batches(plain), batches(moved), strict=True):
+        assert torch.equal(other["affine"], one["affine"])
+        torch.testing.assert_close(other["heatmaps"], one["heatmaps"], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("levels", [3, 127, 255])
 def test_the_values_of_codes_are_those_of_the_codec(levels):
     codec = resident.RootCodec(levels=levels)
