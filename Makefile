@@ -117,7 +117,7 @@ $(READY): pyproject.toml
 
 demo: override DATA := sample
 demo: $(READY) ## run everything on the embedded sample and write a report (6 to 8 minutes on two cores)
-	+@$(PY) -m precompute.sample.demo --make "$(MAKE)" --runs "$(RUNS)"
+	@$(PY) -m precompute.sample.demo --make "$(MAKE_COMMAND)" --runs "$(RUNS)"
 
 sample: override DATA := sample
 sample: $(READY) ## write the embedded sample, images and annotations, to data/sample
