@@ -83,7 +83,7 @@ class MixedDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
     A person that is in several stores is used from one of them: the one with the largest weight, of equal weights the
     first. Two instances are the same person if annotation file, box file and annotation id are the same. ``shared``
-    says which stores share persons.
+    names the stores that share persons.
 
     Args:
         parts: The stores with their weights.

@@ -1,10 +1,10 @@
-"""A store that lives in the memory of a device: its decoded frames and its codes. Samples are made there, by batch.
+"""A store in the memory of a device: its decoded frames and its codes. Samples are made there, by batch.
 
-The host draws the augmented views and computes labels and affines with the compiled code of `StoreDataset`; these are a
-kilobyte per sample, and the only copies to the device. Decoding the codes, warping and averaging the heatmaps, and
-warping the frames are operations of the device (`kdlib.resample.on_device`) by the same formulas: labels and affines
-are equal to those of `StoreDataset` to the bit, pixels differ by at most one grey level, and heatmaps by rounding, less
-than 1e-5. A run that is resumed, and ranks, get the same samples as without: the loader is the same.
+The host draws the augmented views and computes labels and affines with the compiled code of `StoreDataset`; these are
+about half a kilobyte per sample, and the only copies to the device. Decoding the codes, warping and averaging the
+heatmaps, and warping the frames are operations of the device (`kdlib.resample.on_device`) by the same formulas: labels
+and affines are equal to those of `StoreDataset` to the bit, pixels differ by at most one grey level, and heatmaps by
+rounding, less than 1e-5. The order of the samples is that of the loader, also for ranks and after a resume.
 
 All ranks hold the whole store, each on its own device, because an epoch's order is random over the whole store.
 """

@@ -1,4 +1,4 @@
-"""The skeleton of a data set: its joints, and what metrics, augmentation and drawings need to know of them.
+"""The skeleton of a data set: its joints, and the facts about them that metrics, augmentation and drawings use.
 
     COCO.joints[5]                  # 'left_shoulder'
     COCO.flip_order                 # the joints of a mirrored image

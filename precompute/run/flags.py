@@ -50,8 +50,8 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--category",
         metavar="NAME",
-        help="category of the annotations whose instances are used (default: the one with COCO's joints, or the one "
-        "named person, or the only one with joints)",
+        help="category of the annotations whose instances are used (default: the one with COCO's joints, else the one "
+        "named person, else all that list the same joints)",
     )
     group.add_argument(
         "--skeleton",

@@ -43,7 +43,7 @@ STAGES: Final = (
     Stage("comparing both", "evaluate report", 25),
 )
 SKIPPED: Final = 0.1
-"""If the stages so far took less than this share of their usual time, they were done before, and tell nothing."""
+"""If the stages so far took less than this share of their usual time, they were done before: their time is ignored."""
 NEXT: Final = """\
 
 Next, with your own pictures: put them into photos/images/, and the boxes of the persons in COCO's format into
