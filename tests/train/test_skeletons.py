@@ -1,4 +1,4 @@
-"""From data to a report with other joints than COCO's: YOLO-pose with 4 joints, and the sample's second skeleton."""
+"""From data to a report with other joints than COCO's, for the kinds of data sets that people have."""
 
 import contextlib
 import hashlib
@@ -12,17 +12,21 @@ import numpy as np
 import onnx
 import pycocotools.coco
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from pycocotools.cocoeval import COCOeval
+from safetensors.torch import save_file
 
 import cache
 from kdlib.metrics.coco import keypoint_ap
 from kdlib.samples.dataset import store_skeleton
+from kdlib.skeletons.reading import built_in_names, load_skeleton
 from kdlib.skeletons.skeleton import DEFAULT_SIGMA, Skeleton
 from kdlib.students import load_student
 from precompute.__main__ import main as precompute
 from precompute.sample.dataset import SMALL, write_sample
 from precompute.sample.spec import SampleSpec
+from precompute.teacher.hrnet import build_hrnet
 from tests.support.tiny_training import FAST
 from train.__main__ import main as train
 
@@ -62,6 +66,38 @@ def write_gloves(root):
     )
 
 
+SIDED = tuple(f"{side}_{part}" for part in "abcdefgh" for side in ("left", "right"))
+ANIMAL = Skeleton("animal", (*SIDED, "tail"), tuple((left, left + 1) for left in range(0, 16, 2)))
+"""17 joints that are not COCO's."""
+
+
+def write_annotated(root, skeleton):
+    """Images with one or two instances each, and their annotations in COCO's format, for both splits."""
+    rng = np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    category = {"id": 5, "name": skeleton.name, "keypoints": list(skeleton.joints), "skeleton": [[1, 2]]}
+    for split, first, count in (("train", 0, 5), ("val", 5, 4)):
+        images, annotations = [], []
+        for number in range(first, first + count):
+            pixels = cv2.resize(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8), (160, 120))
+            cv2.imwrite(str(root / f"images/{number}.png"), pixels)
+            images.append({"id": number, "file_name": f"{number}.png", "width": 160, "height": 120})
+            for x in (4, 84)[: 1 + number % 2]:
+                joints = rng.uniform((x, 20), (x + 70, 110), (len(skeleton), 2)).round(1)
+                labels = np.column_stack([joints, np.full(len(skeleton), 2)]).ravel().tolist()
+                box = {"bbox": [x, 15, 72, 100], "area": 7200, "iscrowd": 0, "num_keypoints": len(skeleton)}
+                known = {"id": 10 * number + x, "image_id": number, "category_id": 5, "keypoints": labels}
+                annotations.append(known | box)
+        content = {"images": images, "annotations": annotations, "categories": [category]}
+        (root / f"{split}.json").write_text(json.dumps(content))
+
+
+def write_hrnet(path, joints):
+    """The checkpoint of a random HRNet."""
+    torch.manual_seed(0)
+    save_file(build_hrnet("hrnet_w16_sample", joints).state_dict(), path)
+
+
 @dataclass
 class Run:
     """A whole run in a folder."""
@@ -74,22 +110,34 @@ class Run:
     """The annotations of the val split in COCO's format."""
 
 
-@pytest.fixture(scope="module", params=["yolo-pose", "sample"])
+@pytest.fixture(scope="module", params=["yolo-pose", "sample", "animal", "mpii", "coco_wholebody"])
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     if request.param == "yolo-pose":
         write_gloves(folder / "data")
         sources = {split: ["--data", folder / "data/data.yaml", "--split", split] for split in ("train", "val")}
         images, annotations, skeleton = folder / "data/images/val", folder / "val.h5.annotations.json", GLOVE
+    elif request.param != "sample":
+        skeleton = ANIMAL if request.param == "animal" else load_skeleton(request.param)
+        write_annotated(folder / "data", skeleton)
+        images, annotations = folder / "data/images", folder / "data/val.json"
+        sources = {s: ["--images", images, "--annotations", folder / f"data/{s}.json"] for s in ("train", "val")}
     else:
         write_sample(folder / "data", SampleSpec(seed=3, train=4, val=3))
         images, skeleton = folder / "data/images", SMALL
         paths = {split: folder / f"data/annotations/small_{split}.json" for split in ("train", "val")}
         sources = {split: ["--images", images, "--annotations", path] for split, path in paths.items()}
         annotations = paths["val"]
-    write_teacher(folder / "teacher.onnx", len(skeleton))
-    for split, name in (("train", "train.zarr"), ("val", "val.h5")):
-        teacher = ["--teacher", f"onnx:{folder / 'teacher.onnx'}", "--store", folder / name]
+    flags = {"animal": ["--teacher-skeleton", "data"]}.get(request.param, [])  # 17 joints, and not COCO's
+    if request.param == "mpii":
+        write_hrnet(folder / "teacher.safetensors", len(skeleton))
+        flags = ["--checkpoint", folder / "teacher.safetensors", "--input-size", "64x64", "--teacher-skeleton", "mpii"]
+        name = "hrnet_w16_sample"
+    else:
+        write_teacher(folder / "teacher.onnx", len(skeleton))
+        name = f"onnx:{folder / 'teacher.onnx'}"
+    for split, store in (("train", "train.zarr"), ("val", "val.h5")):
+        teacher = ["--teacher", name, *flags, "--store", folder / store]
         assert precompute([str(word) for word in (*sources[split], *teacher)]) == 0
     stores = ["--store", folder / "train.zarr", "--val-store", folder / "val.h5"]
     fast = [word for flag in (FAST | {"--epochs": "1"}).items() for word in flag]
@@ -106,7 +154,8 @@ def test_store_checkpoint_and_onnx_file_state_the_joints(run):
     stated = store_skeleton(store)
     assert stated.joints == run.skeleton.joints
     np.testing.assert_array_equal(stated.flip_order, run.skeleton.flip_order)
-    assert stated.sigmas == (DEFAULT_SIGMA,) * len(stated)
+    published = run.skeleton.sigmas if run.skeleton.name in built_in_names() else (DEFAULT_SIGMA,) * len(stated)
+    assert stated.sigmas == published
     assert store.spec.joints == len(run.skeleton)
     command(["export", "--student", run.folder / "student/best.pt", "--out", run.folder / "student.onnx"])
     for name in ("student/best.pt", "student.onnx"):
@@ -146,7 +195,7 @@ def test_ap_is_that_of_pycocotools_on_the_annotations_in_cocos_format(run):
             for row in range(len(store))
         ]
         theirs = COCOeval(truth, truth.loadRes(results), "keypoints")
-        theirs.params.kpt_oks_sigmas = np.full(len(skeleton), DEFAULT_SIGMA)
+        theirs.params.kpt_oks_sigmas = skeleton.spreads
         theirs.params.imgIds = np.unique(store.ground_truth["image_id"]).tolist()
         theirs.evaluate()
         theirs.accumulate()
