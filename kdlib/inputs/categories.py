@@ -17,7 +17,7 @@ from typing import Any, Final
 from kdlib.errors import InputError, SkeletonError
 from kdlib.inputs.ids import canonical_text, check_id, shorten
 from kdlib.inputs.notices import Notices
-from kdlib.skeletons.reading import Arranged, arrange
+from kdlib.skeletons.reading import Arranged, arrange, joint_order
 from kdlib.skeletons.skeleton import COCO, Pairs, Skeleton
 
 PERSON: Final = "person"
@@ -253,11 +253,7 @@ def _fits(entry: dict[str, Any], skeleton: Skeleton) -> bool:
     joints = entry.get("keypoints")
     if not isinstance(joints, list) or not all(isinstance(joint, str) for joint in joints):
         return False
-    try:
-        arrange(joints, wanted=skeleton)
-    except SkeletonError:
-        return False
-    return True
+    return joint_order(joints, skeleton) is not None
 
 
 def _whose(skeleton: Skeleton) -> str:

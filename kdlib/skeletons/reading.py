@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -114,14 +114,14 @@ def arrange(
     Raises:
         SkeletonError: If the file has other joints than ``wanted``, or two joints of one name.
     """
-    order = None if wanted is None else _order(joints, wanted)
+    order = None if wanted is None else joint_order(joints, wanted)
     if wanted is not None:
         if order is None:
             found = Skeleton(name, tuple(joints))
             raise SkeletonError(f"these are not the joints of {wanted.name}: {found.difference(wanted)}")
         return Arranged(wanted, order)
     for skeleton in _known():
-        order = _order(joints, skeleton)
+        order = joint_order(joints, skeleton)
         if order is not None:
             return Arranged(skeleton, order)
     custom = Skeleton(name, tuple(joints), flip_pairs_by_name(joints), limbs)
@@ -162,14 +162,19 @@ def stated(skeleton: Skeleton) -> dict[str, Any]:
     return {} if skeleton == COCO else {ENTRY: skeleton.to_json()}
 
 
+def _known() -> Iterator[Skeleton]:
+    """The built-in skeletons, COCO's first: most files have its joints, and the others are then not read."""
+    yield COCO
+    yield from _others()
+
+
 @functools.cache
-def _known() -> tuple[Skeleton, ...]:
-    """The built-in skeletons, COCO's first."""
-    return (COCO, *(load_skeleton(name) for name in built_in_names() if name != COCO.name))
+def _others() -> tuple[Skeleton, ...]:
+    return tuple(load_skeleton(name) for name in built_in_names() if name != COCO.name)
 
 
-def _order(joints: Sequence[str], skeleton: Skeleton) -> tuple[int, ...] | None:
-    """Where the names are that a skeleton's joints have; None if these are not its joints."""
+def joint_order(joints: Sequence[str], skeleton: Skeleton) -> tuple[int, ...] | None:
+    """Where the names are that a skeleton's joints have, compared as in `arrange`; None if these are not its joints."""
     if tuple(joints) == skeleton.joints:
         return tuple(range(len(joints)))
     if len(joints) != len(skeleton):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import cache
 from cache.files.location import local_target
+from kdlib.inputs.orientation import MODES
 from kdlib.skeletons.skeleton import Skeleton
 from precompute.data.folder import to_coco_split
 from precompute.errors import PrecomputeError
@@ -25,12 +26,10 @@ from precompute.run.store import Written, write_store
 from precompute.run.team import SingleProcess
 from precompute.teacher.joints import Agreement, JointFlags, agree
 from precompute.teacher.loading import Teacher
-from precompute.teacher.onnx_io import HIGHEST, LOWEST
+from precompute.teacher.onnx_io import beyond_heatmaps
 
 UNKNOWN: Final = "unknown"
 """Device and precision of a function, unless the caller states them."""
-EXIF: Final = ("auto", "apply", "ignore")
-"""The choices of ``exif``."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 Function = Callable[[NDArray[np.uint8]], Any]
 """Maps crops (B, H, W, 3) uint8 RGB to heatmaps (B, K, h, w), as a numpy array or a torch tensor."""
@@ -241,11 +240,11 @@ class FunctionNetwork:
         """Check that the function computes heatmaps on crops (B, H, W, 3) of the data.
 
         Raises:
-            PrecomputeError: If the median heatmap reaches below `LOWEST` or above `HIGHEST`, as logits do.
+            PrecomputeError: If they are none, see `precompute.teacher.onnx_io.beyond_heatmaps`.
         """
-        maps = torch.from_numpy(self(crops)).flatten(2)
-        low, high = (float(extreme.nanmedian()) for extreme in (maps.amin(-1), maps.amax(-1)))
-        if low < LOWEST or high > HIGHEST:
+        beyond = beyond_heatmaps(torch.from_numpy(self(crops)))
+        if beyond is not None:
+            low, high = beyond
             raise PrecomputeError(
                 f"the values of {self._name} are not those of heatmaps, which lie between 0 and 1: on images of the "
                 f"data, the median map has {low:.3g} to {high:.3g}. For logits, apply a sigmoid in the function; to "
@@ -286,8 +285,8 @@ def _check_arguments(name: str, version_hash: str, exif: str | None, **counts: i
             f"version_hash must be a SHA-256 of 64 hexadecimal digits, got {version_hash!r:.80}; for a file: "
             "hashlib.sha256(Path(FILE).read_bytes()).hexdigest()"
         )
-    if exif not in (None, *EXIF):
-        raise PrecomputeError(f"exif must be one of {', '.join(EXIF)} or None, got {exif!r}")
+    if exif not in (None, *MODES):
+        raise PrecomputeError(f"exif must be one of {', '.join(MODES)} or None, got {exif!r}")
     for flag, count in counts.items():
         if count is not None and (not isinstance(count, int) or count < 1):
             raise PrecomputeError(f"{flag} must be a whole number of at least 1, got {count!r}")

@@ -25,6 +25,16 @@ Size = tuple[int, int]
 Statistics = tuple[float, float, float]
 
 
+def beyond_heatmaps(maps: Tensor) -> tuple[float, float] | None:
+    """The lowest and highest value of the median map of (B, M, h, w), if below `LOWEST` or above `HIGHEST`; or None.
+
+    Logits reach far beyond the values of heatmaps.
+    """
+    values = maps.flatten(2)
+    low, high = (float(extreme.nanmedian()) for extreme in (values.amin(-1), values.amax(-1)))
+    return (low, high) if low < LOWEST or high > HIGHEST else None
+
+
 @dataclass(frozen=True)
 class OnnxFlags:
     """What the user states about the input and output of ONNX files."""
@@ -150,9 +160,9 @@ class Maps(Output):
         """Raise `CheckpointError` if the median heatmap reaches below `LOWEST` or above `HIGHEST`."""
         if self.activation:
             return
-        maps = self.heatmaps(outputs).flatten(2)
-        low, high = (float(extreme.nanmedian()) for extreme in (maps.amin(-1), maps.amax(-1)))
-        if low < LOWEST or high > HIGHEST:
+        beyond = beyond_heatmaps(self.heatmaps(outputs))
+        if beyond is not None:
+            low, high = beyond
             raise CheckpointError(
                 f"the values of {where} are not those of heatmaps, which lie between 0 and 1: on photographs of the "
                 f"data, the median map has {low:.3g} to {high:.3g}. For logits, which a sigmoid turns into heatmaps, "
