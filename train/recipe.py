@@ -48,7 +48,12 @@ class Recipe:
         choices=MAP_STRIDES,
     )
     input_size: str = _setting("", "size of the student's input as HEIGHTxWIDTH, e.g. 256x192 (default: the teacher's)")
-    pretrained: str = _setting("auto", "ImageNet weights of the backbone: auto (download), none, or a file")
+    pretrained: str = _setting(
+        "auto",
+        "weights to start from: auto (ImageNet weights of the backbone, downloaded), none (random weights), a file of "
+        "ImageNet weights, or a trained student (best.pt, or a release folder), also of another input size or other "
+        "joints",
+    )
     backbone_norm: str = _setting(
         "batch",
         "norms of a SqueezeNet in training: batch (folded into the convolutions of the saved student) or none; "

@@ -6,10 +6,12 @@ that are being trained, their average, the optimiser and the progress of the run
 from the same entries must raise `VERSION`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from kdlib.errors import KdlibError
 from kdlib.geometry import STRIDE
@@ -85,3 +87,25 @@ def read(path: Path) -> dict[str, Any]:
             "have written it"
         )
     return content
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file holds a checkpoint, of whichever version."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a missing file, or one of the many kinds of exceptions for other formats
+        return False
+    return isinstance(content, dict) and {"version", "recipe"} <= content.keys()
+
+
+def describe_misfit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], part: str) -> str:
+    """How a state dict differs from the wanted one, as a clause about its file; ``part`` is the part of the network."""
+    needed = [key for key in wanted if not key.endswith("num_batches_tracked")]  # torch loads without these
+    present = [key for key in needed if key in found]
+    if len(present) < len(needed):
+        return f"it has {len(present)} of the {len(needed)} tensors of the {part}"
+    others = [key for key in present if found[key].shape != wanted[key].shape]
+    if others:
+        return f"{len(others)} of the {len(needed)} tensors of the {part} have other shapes in it"
+    unknown = next((key for key in found if key not in wanted), "")
+    return f"its entry {unknown!r} does not belong to the {part}"

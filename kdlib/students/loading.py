@@ -28,10 +28,9 @@ from kdlib.readout import DECODER, Readout
 from kdlib.resample.exact import warp_image
 from kdlib.skeletons.reading import ENTRY, flip_pairs_by_name, numbered, skeleton_of
 from kdlib.skeletons.skeleton import COCO, Skeleton
-from kdlib.students.checkpoint import LEGACY_DEFAULTS, read
+from kdlib.students.checkpoint import LEGACY_DEFAULTS, describe_misfit, read
 from kdlib.students.networks import Student, build_student
 from kdlib.students.norms import fold_norms
-from kdlib.students.pretrained import describe_misfit
 from kdlib.students.release import student_file
 
 FORMAT: Final = "pose-student-1"

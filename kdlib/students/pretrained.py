@@ -1,21 +1,25 @@
-"""Initialising a student's backbone with ImageNet weights: the library's download, or a file with a state dict.
+"""The weights that a student starts from: ImageNet's, downloaded or from a file, or those of a trained student.
 
 A file that is not a state dict is refused with a message that says what it is. The libraries' own errors describe the
 reader instead, or suggest loading the file unsafely.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdlib.errors import KdlibError
+from kdlib.skeletons.skeleton import COCO, Skeleton
 from kdlib.students.backbones import import_timm, open_timm, timm_indices
+from kdlib.students.checkpoint import describe_misfit, is_checkpoint
+from kdlib.students.loading import load_checkpoint
 from kdlib.students.networks import Student
 from kdlib.students.norms import norm_entries
+from kdlib.students.release import student_file
 
 
 class NotAStateDictError(ValueError):
@@ -59,19 +63,6 @@ def load_tensors(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def describe_misfit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], part: str) -> str:
-    """How a state dict differs from the wanted one, as a clause about its file; ``part`` is the part of the network."""
-    needed = [key for key in wanted if not key.endswith("num_batches_tracked")]  # torch loads without these
-    present = [key for key in needed if key in found]
-    if len(present) < len(needed):
-        return f"it has {len(present)} of the {len(needed)} tensors of the {part}"
-    others = [key for key in present if found[key].shape != wanted[key].shape]
-    if others:
-        return f"{len(others)} of the {len(needed)} tensors of the {part} have other shapes in it"
-    unknown = next((key for key in found if key not in wanted), "")
-    return f"its entry {unknown!r} does not belong to the {part}"
-
-
 def timm_pretrained(network: str, path: Path | None) -> dict[str, Tensor]:
     """Pretrained weights under the names of `open_timm`'s module, from a file, or downloaded by timm if path is None.
 
@@ -111,26 +102,36 @@ def torchvision_pretrained(network: str, path: Path | None) -> dict[str, Tensor]
     return {f"extractor.{key}": value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 
-def load_pretrained(student: Student, name: str, source: str) -> tuple[str, bool]:
-    """Initialise a student's backbone with ImageNet weights.
+def load_pretrained(student: Student, name: str, source: str, skeleton: Skeleton = COCO) -> tuple[str, bool]:
+    """Initialise a student with ImageNet weights of its backbone, or with the weights of a trained student.
 
     Args:
         student: The student; it is changed in place.
         name: Name that the student was built with.
-        source: ``none`` for random weights, ``auto`` for the library's download (random weights where it fails), or the
-            path of a file with the whole network's state dict.
+        source: ``none`` for random weights, ``auto`` for the library's download (random weights where it fails), the
+            path of a file with the whole network's state dict, or a trained student: a checkpoint or a release folder.
+            A trained student may have been trained at another input size or for other joints. The maps of joints that
+            it does not have start from random weights.
+        skeleton: The student's joints.
 
     Returns:
-        One line that says what was done, and True if the backbone now has ImageNet weights.
+        One line that says what was done, and True if the backbone is now pretrained.
 
     Raises:
-        KdlibError: If the file is missing or does not hold such a state dict.
+        KdlibError: If the file is missing or holds neither, or the trained student has another backbone, head or
+            stride.
     """
     if source == "none":
         return "student starts from random weights", False
     if source == "auto":
         return _download(student, name)
     path = Path(source)
+    try:
+        trained = student_file(path) if path.is_dir() else path
+    except KdlibError as error:
+        raise KdlibError(f"cannot start from {path}, a folder: {error}") from error
+    if is_checkpoint(trained):
+        return _continue_student(student, name, trained, skeleton), True
     try:
         _fill(student, _pretrained(name, path))
     except FileNotFoundError as error:
@@ -140,10 +141,46 @@ def load_pretrained(student: Student, name: str, source: str) -> tuple[str, bool
     except NotAStateDictError as error:
         layout = "timm" if name.startswith("timm:") else "torchvision"
         raise KdlibError(
-            f"{path} does not hold ImageNet weights of {name}: {error}; give the whole network's state dict in "
-            f"{layout}'s layout, as torch.save(network.state_dict(), FILE) writes it"
+            f"{path} holds neither ImageNet weights of {name} nor a trained student: {error}; give the whole "
+            f"network's state dict in {layout}'s layout, as torch.save(network.state_dict(), FILE) writes it, or a "
+            "run's best.pt"
         ) from error
     return f"student starts from {path.name}", True
+
+
+def _continue_student(student: Student, name: str, path: Path, skeleton: Skeleton) -> str:
+    """Load the weights of a trained student, and say in one line which."""
+    trained = load_checkpoint(path)
+    model = trained.model
+    for flag, value, fits in (
+        ("student", trained.backbone, trained.backbone == name),
+        ("head", trained.head, type(model.head) is type(student.head)),
+        ("stride", model.stride, model.stride == student.stride),
+    ):
+        if not fits:
+            raise KdlibError(
+                f"cannot start from {path}: its student was trained with --{flag} {value}; give the same, or other "
+                "weights"
+            )
+    weights = model.state_dict()
+    theirs = {joint: row for row, joint in enumerate(trained.skeleton.joints)}
+    rows = [row for row, joint in enumerate(skeleton.joints) if joint in theirs]
+    if trained.skeleton.joints != skeleton.joints:
+        for key, own in _output_layer(student).items():
+            found = weights[key][[theirs[skeleton.joints[row]] for row in rows]]
+            weights[key] = own.clone()
+            weights[key][rows] = found.to(own)
+    student.load_state_dict(norm_entries(student) | weights)
+    height, width = trained.input_size[::-1]
+    line = f"student starts from {path.name} of {path.resolve().parent.name}, a student of {height}x{width} pixels"
+    new = len(skeleton) - len(rows)
+    return line + (f"; {new} of its {len(skeleton)} joints start from random weights" if new else "")
+
+
+def _output_layer(student: Student) -> dict[str, Tensor]:
+    """The weights of the head's last convolution, which computes one map per joint, by their names in the student."""
+    name, layer = [entry for entry in student.head.named_modules() if isinstance(entry[1], nn.Conv2d)][-1]
+    return {f"head.{name}.{key}": value for key, value in layer.state_dict().items()}
 
 
 def _pretrained(name: str, path: Path | None) -> dict[str, Tensor]:

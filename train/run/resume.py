@@ -56,7 +56,8 @@ def start_or_resume(state: State, folder: RunFolder) -> None:
 
 def _load_start(state: State) -> None:
     recipe = state.run.recipe
-    state.progress.start, is_pretrained = load_pretrained(state.model, recipe.student, recipe.pretrained)
+    skeleton = state.loader.dataset.skeleton
+    state.progress.start, is_pretrained = load_pretrained(state.model, recipe.student, recipe.pretrained, skeleton)
     say(state.progress.start)
     if is_pretrained:
         crops = _sample_crops(training_set(state.run.parts, state.run.input_size, views=None))

@@ -164,7 +164,7 @@ def test_pretrained_files_of_both_libraries_fill_the_backbone(tmp_path):
         assert "weights.pth" in load_pretrained(student, name, str(path))[0]
         assert all((v == 0.25).all() for k, v in student.features.state_dict().items() if "num_batches" not in k)
         torch.save({k: v for k, v in state.items() if "conv1" not in k and "conv_stem" not in k}, path)
-        with pytest.raises(KdlibError, match=f"does not hold ImageNet weights of {name}"):
+        with pytest.raises(KdlibError, match=f"holds neither ImageNet weights of {name} nor a trained student"):
             load_pretrained(student, name, str(path))
 
 
