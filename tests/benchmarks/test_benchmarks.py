@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.store import codec, reading
-from benchmarks.study import cost, labels, live, recipes, runtimes, students, warping
+from benchmarks.study import cost, labels, live, persons, recipes, runtimes, students, warping
 from benchmarks.support.batches import StoreBatches, recipe_augmentation
 from benchmarks.support.effort import QUICK
 from benchmarks.support.files import FileBatches, FilesDataset, write_files
@@ -270,6 +270,29 @@ def test_the_curves_of_labels_and_teacher_show_every_part_as_many_samples_as_the
     labels.draw(curves, tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_bytes() == drawn
     assert b"<svg" in drawn
+
+
+def test_the_curves_of_more_persons_are_printed_as_in_the_docs_and_drawn(tmp_path, capsys):
+    points = tmp_path / "points.json"
+    entries = [
+        ("labels", 20, {"40": [10.0, 14.0]}),
+        ("teacher", 20, {"80": [18.0], "40": [13.0]}),
+        ("teacher", 900, {}),
+    ]
+    points.write_text(json.dumps({"curves": [{"source": s, "persons": n, "ap": ap} for s, n, ap in entries]}))
+    assert persons.main(["--points", str(points)]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| the teacher's heatmaps of 20 persons | 40 | 13.0 |",
+        "| the teacher's heatmaps of 20 persons | 80 | 18.0 |",
+        "| the labels of 20 persons | 40 | 10.0, 14.0 |",
+    ]
+    assert [curve.persons for curve in persons.read_curves(points)] == [900, 20, 20]
+    measured = persons.read_curves(persons.POINTS)
+    assert persons.table(measured) in (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    for name in ("one.svg", "two.svg"):
+        persons.draw(measured, tmp_path / name)
+    assert b"<svg" in (tmp_path / "one.svg").read_bytes()
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
 
 
 def test_every_row_of_the_tables_is_a_command_that_train_understands():
