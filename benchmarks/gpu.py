@@ -40,7 +40,6 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmarks.store.codec import SAMPLE_WEIGHTS
 from benchmarks.support.batches import MemoryBatches, StoreBatches

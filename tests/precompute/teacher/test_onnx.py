@@ -3,6 +3,7 @@
 import collections
 import json
 import re
+import sys
 from unittest import mock
 
 import cv2
@@ -169,7 +170,7 @@ class Runtime:
             if self.stream == "refuses":
                 raise RuntimeError("Unknown provider option: user_compute_stream")
             if self.stream == "drops":
-                print("*************** EP Error ***************")
+                sys.stdout.write("*************** EP Error ***************\n")
             kept = ("device_id", "use_tf32") if self.stream == "ignores" else ()
             given = {name: {key: options.get(key) for key in kept} for name, options in given.items()}
         return Session(self, given)
