@@ -40,7 +40,6 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmarks.store.codec import SAMPLE_WEIGHTS
 from benchmarks.support.batches import MemoryBatches, StoreBatches
@@ -57,6 +56,7 @@ from precompute.run.check import CONFIDENT
 from precompute.teacher.architecture import TorchNetwork
 from precompute.teacher.hrnet import HRNET, build_hrnet
 from precompute.teacher.loading import load_teacher
+from precompute.teacher.passes import record
 from train.recipe import Recipe
 from train.run.loop import Trainer
 from train.run.settings import Run
@@ -210,19 +210,9 @@ def _bare_rate(setting: Setting, mode: str, batch_size: int) -> tuple[float, int
         network.compile()
     run()
     if mode == "graph":
-        run = _graph_of(network, images)
+        run, _ = record(lambda: network.run(images))
     seconds = _seconds_of(run, on_gpu)
     return batch_size / seconds, torch.cuda.max_memory_allocated() if on_gpu else 0
-
-
-def _graph_of(network: TorchNetwork, images: Tensor) -> Callable[[], object]:
-    with torch.cuda.stream(torch.cuda.Stream()):
-        for _ in range(3):
-            network.run(images)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        network.run(images)
-    return graph.replay
 
 
 def _seconds_of(run: Callable[[], object], on_gpu: bool) -> float:

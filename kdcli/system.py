@@ -132,6 +132,14 @@ def remove_tree(folder: Path) -> None:
     _insist(lambda: shutil.rmtree(folder))
 
 
+def discard_tree(folder: Path) -> None:
+    """Delete what can be deleted of a folder and of everything in it; nothing happens if there is none."""
+    try:
+        remove_tree(folder)
+    except OSError:  # at the first file that stays; the others need not stay with it
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _insist(change: Callable[[], _Result]) -> _Result:
     """Call a function, and on Windows call it again for a while if it fails because a file is open."""
     until = time.monotonic() + _WAIT_SECONDS

@@ -12,7 +12,6 @@ import argparse
 import errno
 import json
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -248,7 +247,7 @@ def _check(staged: Path, content: str, parts: Parts, source: Store, held: Stagin
 def _remove_wrong(staged: Path, instances: set[int] | None, source: Store) -> None:
     """Delete the files that hold these instances, or all files if `instances` is None or the store is one file."""
     if instances is None or not staged.is_dir():
-        shutil.rmtree(staged) if staged.is_dir() else staged.unlink(missing_ok=True)
+        system.remove_tree(staged) if staged.is_dir() else staged.unlink(missing_ok=True)
         return
     from cache.layouts.zarr_reader import codes_key, frames_key
 

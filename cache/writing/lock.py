@@ -70,11 +70,22 @@ def _lock_file(path: Path, join: bool) -> FileIO:
     file = FileIO(system.open_to_update(path, 0o644), "r+b")
     try:
         if not join and lock_file(file.fileno()):
-            system.overwrite(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+            sign(file)
         lock_file(file.fileno(), shared=True)
     except BlockingIOError:
-        holder = system.read_at(file.fileno(), 200, 0).decode(errors="replace") or "another process"
-        raise StoreBusyError(f"{path.parent}: being written by {holder}; let it finish, or stop it first") from None
+        raise StoreBusyError(
+            f"{path.parent}: being written by {holder_of(file)}; let it finish, or stop it first"
+        ) from None
     except OSError as error:
         raise StoreError(f"{path}: cannot be locked: {error.strerror}") from error
     return file
+
+
+def sign(file: FileIO) -> None:
+    """Write the name of this process into a file that it has locked."""
+    system.overwrite(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+
+
+def holder_of(file: FileIO) -> str:
+    """The name of the process that has locked a file."""
+    return system.read_at(file.fileno(), 200, 0).decode(errors="replace") or "another process"

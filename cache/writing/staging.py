@@ -5,6 +5,7 @@
     receipts/K.npz     the columns of shard K, written after its files: the shard is done
     store/...          shard files in the Zarr layout (for HDF5 they hold deflated chunks, which are copied at the end)
     store.h5           the store in the HDF5 layout, once assembled
+    shares.json, share-K.lock      of processes that write shares of the store (cache/writing/shares.py)
 
 Every file is written under a temporary name, synced and renamed, so a file under its own name is complete.
 """

@@ -24,12 +24,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
+from io import FileIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cache import Writer
 from cache.errors import StoreBusyError, StoreNotFoundError
+from cache.writing.shares import claim
 from kdcli.progress import say
 from kdlib.machine.process import available_cores
 from precompute.errors import PrecomputeError
@@ -99,7 +101,8 @@ class Share(SingleProcess):
     """A process that writes every ``count``-th shard, beside others with other shares, and does not publish the store.
 
     The processes do not communicate. The first one begins the store, whichever it is; the others join. They may start
-    and end at any time, for example as the tasks of a job array. A run of one process completes the store.
+    and end at any time, for example as the tasks of a job array. A run of one process completes the store. Two
+    processes with the same share, or with different counts, are refused (`cache.writing.shares`).
 
     Args:
         index: The first shard of the share, below ``count``.
@@ -109,9 +112,15 @@ class Share(SingleProcess):
     def __init__(self, index: int, count: int) -> None:
         super().__init__()
         self._index, self._count = index, count
+        self._claimed: FileIO | None = None
 
     def begin(self, create: Callable[[bool], Writer]) -> Writer:
-        """Begin the store, or join the processes that write it; see `SingleProcess.begin`."""
+        """Begin the store, or join the processes that write it, and claim the share; see `SingleProcess.begin`."""
+        writer = self._begin(create)
+        self._claimed = self._claim(writer)
+        return writer
+
+    def _begin(self, create: Callable[[bool], Writer]) -> Writer:
         until = time.monotonic() + TIMEOUT_SECONDS
         while True:
             for join in (False, True):
@@ -121,6 +130,22 @@ class Share(SingleProcess):
                     if time.monotonic() > until:
                         raise PrecomputeError(f"cannot join the processes that write the store: {error}") from error
             time.sleep(POLL_SECONDS)
+
+    def _claim(self, writer: Writer) -> FileIO:
+        """Claim the share. The lock of a process on a host that has crashed may end late on a network file system."""
+        until = time.monotonic() + TIMEOUT_SECONDS
+        while True:
+            try:
+                return claim(writer.path, self._index, self._count)
+            except StoreBusyError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(POLL_SECONDS)
+
+    def close(self) -> None:
+        """Give up the share."""
+        if self._claimed is not None:
+            self._claimed.close()
 
     def pending(self, writer: Writer) -> list[int]:
         """The shards of this share that are not written yet."""
@@ -282,7 +307,8 @@ def join_team(share: tuple[int, int] | None = None) -> Iterator[SingleProcess | 
         share: K and N of a process that writes every N-th shard without communication; see `Share`.
     """
     if share is not None:
-        yield Share(*share)
+        with closing(Share(*share)) as member:
+            yield member
         return
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield SingleProcess()

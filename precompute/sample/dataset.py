@@ -12,7 +12,6 @@ differ in the last bits.
 """
 
 import json
-import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -174,7 +173,7 @@ def _replacing_folder(out: Path) -> Iterator[Path]:
         folder.chmod(0o755)
         _put_in_place(folder, out)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        system.discard_tree(folder)
 
 
 def _put_in_place(folder: Path, out: Path) -> None:
@@ -189,7 +188,7 @@ def _put_in_place(folder: Path, out: Path) -> None:
     except BaseException:
         system.replace(old, out)
         raise
-    shutil.rmtree(old)
+    system.remove_tree(old)
 
 
 def _fill(folder: Path, spec: SampleSpec, workers: int, progress: Progress) -> None:

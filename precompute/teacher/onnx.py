@@ -4,15 +4,17 @@ The file must have one input (B, 3, H, W) or (B, H, W, 3), and one output with h
 `precompute.teacher.onnx_io` describes both. B may be free or fixed at 1. Free H and W take the requested size. On a
 CPU, a batch is split into pieces that run in parallel, each on one thread, on as many threads as torch uses
 (OMP_NUM_THREADS). On a GPU, torch uploads and normalises a batch; onnxruntime reads it there and writes its outputs
-there (IO binding). The packages onnxruntime and onnxruntime-gpu install the same module: only one of them may be
-installed.
+there (IO binding). All this and the copy back run on one CUDA stream of torch, so that the host waits for the copy back
+alone. The packages onnxruntime and onnxruntime-gpu install the same module: only one of them may be installed.
 
 Exports often declare a free B although a Reshape inside was traced with one crop. Two crops are therefore run when the
 file is opened; if their heatmaps are not those of each crop alone, every crop runs by itself.
 """
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "te
 """onnxruntime's names of what can run a network."""
 MOST_FOR_TENSORRT = 256
 """Largest batch of TensorRT, which builds one engine for all batches up to this size. Larger ones are split."""
+_STREAM = "user_compute_stream"
+"""Option of the providers of a GPU: the address of the CUDA stream that they run on, in decimal digits."""
 _DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(uint8)": torch.uint8}
 """Types that an input can have."""
 _BOUND = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
@@ -95,7 +99,11 @@ class OnnxNetwork(DeviceNetwork):
             providers = _tensorrt(wanted, spec, size, is_last=_is_last(spec.shape))
         else:
             providers = [_provider(wanted)]
-        self._session = _open_session(runtime, path, wanted, providers)
+        if wanted.type == "cuda":
+            self._session, self.stream = _open_on_stream(runtime, path, wanted, providers)
+        else:
+            self._session = _open_session(runtime, path, wanted, providers)
+        self._run_options = None if self.stream is None else _asynchronous(runtime)
         spec = _sole_input(self._session, path)
         self.input_size = _choose_size(spec.shape, input_size, path, default_size)
         self.pixels = Pixels.choose(_DTYPES[spec.type], _is_last(spec.shape), flags, path)
@@ -158,26 +166,43 @@ class OnnxNetwork(DeviceNetwork):
         return self.output.heatmaps(self._run_all(images))
 
     def _run_all(self, images: Tensor) -> list[Tensor]:
-        """The outputs of the network on the device, of images (N, 3, H, W) there.
-
-        onnxruntime has streams of its own: it may begin when torch's is done, and waits for its own.
-        """
+        """The outputs of the network on the device, of images (N, 3, H, W) there."""
         images = self.pixels.arrange(images)
         outputs = [
             torch.empty((len(images), *shape[1:]), dtype=_BOUND[output.type], device=images.device)
             for shape, output in zip(self._shapes, self._outputs, strict=True)
         ]
-        if images.device.type == "cuda":
-            torch.cuda.current_stream(images.device).synchronize()
         most = 1 if self._alone else MOST_FOR_TENSORRT if self.provider == "tensorrt" else len(images)
         try:
-            for piece, *results in zip(images.split(most), *(values.split(most) for values in outputs), strict=True):
-                self._run_bound(piece, results)
+            with self._in_order(images.device):
+                for piece, *results in zip(
+                    images.split(most), *(values.split(most) for values in outputs), strict=True
+                ):
+                    self._run_bound(piece, results)
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             if is_out_of_memory(error):
                 raise torch.OutOfMemoryError(str(error).splitlines()[0]) from error
             raise
         return [outputs[number] for number in self._order]
+
+    @contextmanager
+    def _in_order(self, device: torch.device) -> Iterator[None]:
+        """Let what onnxruntime runs in the block read what torch has launched, and torch read the results afterwards.
+
+        On a stream of torch, the GPU keeps the order. Otherwise onnxruntime has a stream of its own, which begins after
+        this wait of the host; `_run_bound` then waits for its end.
+        """
+        if device.type != "cuda":
+            yield
+            return
+        current = torch.cuda.current_stream(device)
+        if self.stream is None:
+            current.synchronize()
+            yield
+            return
+        self.stream.wait_stream(current)  # the same stream in `launch`, where this has no effect
+        yield
+        current.wait_stream(self.stream)
 
     def _run_bound(self, images: Tensor, outputs: Sequence[Tensor]) -> None:
         """Run the network on n images, writing its n outputs; all stay where they are."""
@@ -192,8 +217,9 @@ class OnnxNetwork(DeviceNetwork):
                 shape=tuple(tensor.shape),
                 buffer_ptr=tensor.data_ptr(),
             )
-        self._session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
+        self._session.run_with_iobinding(binding, self._run_options)
+        if self.stream is None:
+            binding.synchronize_outputs()
 
     def _input(self, crops: NDArray[np.uint8]) -> NDArray[Any]:
         return self.pixels.arrange(self.images(torch.from_numpy(crops))).numpy()
@@ -297,6 +323,31 @@ def _open_session(runtime: Any, path: Path, device: torch.device, providers: Seq
     if device.type == "cuda" and others:
         raise CheckpointError(f"{path} computes {others[0]}; on a GPU it must be float or float16")
     return session
+
+
+def _open_on_stream(runtime: Any, path: Path, device: torch.device, providers: Sequence[Any]) -> tuple[Any, Any]:
+    """Open an onnxruntime session that runs on a CUDA stream of torch; returns it and the stream.
+
+    torch's default stream has the address 0, which onnxruntime takes for none; the stream is therefore another one. An
+    onnxruntime without this option gets its own streams, and the returned stream is None: it refuses unknown options,
+    or reports an error on stdout and opens the session without any options.
+    """
+    stream = torch.cuda.Stream(device)
+    address = str(stream.cuda_stream)
+    on_stream = [(name, {**options, _STREAM: address}) for name, options in providers]
+    with suppress(Exception), redirect_stdout(io.StringIO()):  # other errors are those of the second attempt too
+        session = _open_session(runtime, path, device, on_stream)
+        taken = session.get_provider_options()
+        if all(taken[name].get(_STREAM) == address for name, _ in on_stream):
+            return session, stream
+    return _open_session(runtime, path, device, providers), None
+
+
+def _asynchronous(runtime: Any) -> Any:
+    """Options of a run that returns when its work is launched, which is enough if the caller uses the same stream."""
+    options = runtime.RunOptions()
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    return options
 
 
 def _choose_device(name: str, provider: str, available: Sequence[str]) -> tuple[torch.device, str]:

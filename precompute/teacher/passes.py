@@ -6,7 +6,9 @@ by kernel, with the same kernels as without a graph: a graph therefore changes n
 """
 
 import abc
+import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,11 +32,13 @@ class DeviceNetwork(abc.ABC):
         joints: Which heatmaps of the network are the K joints of the data.
         can_capture: Whether `capture` can record a pass of this network.
         udp: Whether the network was trained with UDP: its flip test then needs no shift.
+        stream: The CUDA stream of its batches, from the copy there to the copy back; None for the current one.
     """
 
     device: str
     can_capture = False
     udp = False
+    stream: Any = None
 
     def __init__(self, joints: Agreement) -> None:
         self.joints = joints
@@ -71,7 +75,8 @@ class DeviceNetwork(abc.ABC):
         Returns:
             Waits for the heatmaps (B, V, K, h, w) float32.
         """
-        with torch.cuda.device(self.device):
+        own = contextlib.nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+        with torch.cuda.device(self.device), own:
             batch = torch.from_numpy(crops)
             if self._captured is not None and self._captured.takes(batch, flip_test):
                 maps = self._captured(batch)

@@ -16,7 +16,7 @@ gradients with zeros instead.
 import collections
 import contextlib
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -56,15 +56,39 @@ class FakeGraph:
         self.replays += 1
 
 
+class FakeStream:
+    """Stands for `torch.cuda.Stream`.
+
+    Args:
+        report: Gets the name of each method that is called, this stream, and the streams that it was given.
+
+    Attributes:
+        cuda_stream: the address, which no other stream has.
+    """
+
+    def __init__(self, report: Callable[..., None]) -> None:
+        self._report, self.cuda_stream = report, id(self)
+
+    def wait_stream(self, other: "FakeStream") -> None:
+        """Report the call."""
+        self._report("wait_stream", self, other)
+
+    def synchronize(self) -> None:
+        """Report the call."""
+        self._report("synchronize", self)
+
+
 class FakeDevice(TorchDispatchMode):
     """Records the operators on fake CUDA tensors.
 
     Attributes:
         kernels: Number of operators that start a kernel, by name.
-        synchronisations: Operators for which the host waits for the device, each with the line of the project.
+        synchronisations: Operators and streams for which the host waits for the device, each with the line of the
+            project.
         uploads: Copies from the host to the device, each with the line of the project.
         downloads: Copies from the device to pinned host memory that the host does not wait for.
         graphs: The CUDA graphs that were captured.
+        streams: The streams that are current, the innermost one last.
     """
 
     cuda = CUDA
@@ -72,6 +96,7 @@ class FakeDevice(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.graphs: list[FakeGraph] = []
+        self.streams = [FakeStream(self._report)]
         self._recording = False
         self.clear()
 
@@ -101,6 +126,19 @@ class FakeDevice(TorchDispatchMode):
             raise RuntimeError(f"operation not permitted when stream is capturing: {forbidden[0]}\nmore")
         graph.kernels = self.operators
         self.graphs.append(graph)
+
+    @contextlib.contextmanager
+    def on_stream(self, stream: FakeStream) -> Iterator[None]:
+        """Stand for `torch.cuda.stream`."""
+        self.streams.append(stream)
+        try:
+            yield
+        finally:
+            self.streams.pop()
+
+    def _report(self, call: str, *_: FakeStream) -> None:
+        if call == "synchronize" and self._recording:
+            self.synchronisations.append(f"stream at {_line()}")
 
     def backward(self, loss: Tensor) -> None:
         """Stand for `Tensor.backward`: unrecorded, every leaf of the graph gets a gradient of zeros."""
@@ -189,9 +227,9 @@ def fake_cuda() -> Iterator[FakeDevice]:
             (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
             (torch.cuda, "device", contextlib.nullcontext),
             (torch.cuda, "Event", mock.MagicMock()),
-            (torch.cuda, "Stream", lambda *_, **__: mock.MagicMock()),
-            (torch.cuda, "current_stream", lambda *_: mock.MagicMock()),
-            (torch.cuda, "stream", contextlib.nullcontext),
+            (torch.cuda, "Stream", lambda *_, **__: FakeStream(device._report)),
+            (torch.cuda, "current_stream", lambda *_: device.streams[-1]),
+            (torch.cuda, "stream", device.on_stream),
             (torch.cuda, "CUDAGraph", FakeGraph),
             (torch.cuda, "graph", graph),
             (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),

@@ -3,7 +3,6 @@
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -87,8 +86,8 @@ def building(target: Path) -> Iterator[Path]:
         raise TrainError(f"could not write the release {target}: {error.strerror or error}") from error
     finally:
         opened.close()
-        shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+        system.discard_tree(temporary)
+    system.discard_tree(old)
     _delete_leftovers(target)
 
 
@@ -99,7 +98,7 @@ def _delete_leftovers(target: Path) -> None:
         if name.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
             with suppress(OSError), system.open_folder(folder) as handle:  # one that is in use, or not ours to delete
                 if lock_file(handle):
-                    shutil.rmtree(folder, ignore_errors=True)
+                    system.discard_tree(folder)
 
 
 def _write_checksums(folder: Path) -> None:

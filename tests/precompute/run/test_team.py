@@ -5,14 +5,18 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch.distributed as dist
 
 from cache import Writer
 from cache.commands.diff import diff_stores
-from cache.errors import StoreBusyError, StoreNotFoundError
+from cache.commands.verify import verify_store
+from cache.errors import StoreBusyError, StoreError, StoreNotFoundError
+from cache.writing.shares import claim
 from cache.writing.staging import staging_path
 from precompute.__main__ import main
 from precompute.errors import PrecomputeError
@@ -103,7 +107,8 @@ def test_shares_fill_one_store_without_communication_and_a_plain_run_completes_i
 
 def test_a_share_waits_for_the_process_that_begins_the_store(monkeypatch):
     monkeypatch.setattr("precompute.run.team.POLL_SECONDS", 0.0)
-    answers = [StoreBusyError("busy"), StoreNotFoundError("no plan"), StoreBusyError("busy"), "joined"]
+    joined = mock.Mock(path="s.zarr")
+    answers = [StoreBusyError("busy"), StoreNotFoundError("no plan"), StoreBusyError("busy"), joined]
     asked = []
 
     def create(join):
@@ -113,12 +118,85 @@ def test_a_share_waits_for_the_process_that_begins_the_store(monkeypatch):
             raise answer
         return answer
 
-    assert Share(0, 2).begin(create) == "joined"
+    claimed = []
+    monkeypatch.setattr("precompute.run.team.claim", lambda *share: claimed.append(share))
+    assert Share(0, 2).begin(create) is joined
+    assert claimed == [("s.zarr", 0, 2)]
     assert asked == [False, True, False, True]
     monkeypatch.setattr("precompute.run.team.TIMEOUT_SECONDS", -1.0)
     answers.append(StoreBusyError("PATH: being written by process 7 on host"))
     with pytest.raises(PrecomputeError, match=r"cannot join .* process 7 on host"):
         Share(0, 2).begin(create)
+
+
+def test_a_share_that_another_process_writes_is_refused_until_that_one_is_dead(tmp_path, monkeypatch, capsys):
+    """As when a job array is submitted twice; and when its tasks are killed and queued again."""
+    monkeypatch.setattr("cache.format.spec.default_shard_instances", lambda _: 2)
+    monkeypatch.setattr("precompute.run.team.TIMEOUT_SECONDS", 0.3)
+    data, path = tiny_precompute.write(tmp_path / "data"), tmp_path / "shared.zarr"
+    first, share = (tiny_precompute.command(data, path, "--share", f"{index}/2") for index in range(2))
+    assert main(first) == 0
+    assert main(first) == 0  # nothing is left to do, and the share is free again
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom cache.writing.shares import claim\n"
+        "held = claim(Path(sys.argv[1]), 1, 2)\nprint('held', flush=True)\nsys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        capsys.readouterr()
+        assert main(share) == 1
+        (said,) = capsys.readouterr().err.splitlines()
+        assert f"{staging_path(path)}/share-1.lock: share 1/2 is being written by process {other.pid} on" in said
+        assert "give each process its own share, or stop that process first" in said
+        other.kill()
+        other.wait()
+    assert main(share) == 0
+    assert main(tiny_precompute.command(data, path, "--resume")) == 0
+    assert verify_store(path) == []
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "shared.zarr"]
+
+
+def test_shares_of_another_count_are_refused(tmp_path, monkeypatch, capsys):
+    """Whether or not the processes of the first count still run: some of them may wait in a queue."""
+    monkeypatch.setattr("cache.format.spec.default_shard_instances", lambda _: 2)
+    data, path = tiny_precompute.write(tmp_path / "data"), tmp_path / "s.h5"
+    assert main(tiny_precompute.command(data, path, "--share", "0/3")) == 0
+    capsys.readouterr()
+    assert main(tiny_precompute.command(data, path, "--share", "1/4")) == 1
+    count = staging_path(path) / "shares.json"
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"{count}: asked for share 1/4, but other processes write shares of 3" in said
+    assert "give every process --share K/3. If none of the 3 will run again, delete this file first" in said
+    for content in (b"[]", b"{", b"{}"):
+        count.write_bytes(content)
+        with pytest.raises(StoreError, match=rf"{count}: damaged; delete it and run the command again"):
+            claim(path, 1, 4)
+    count.unlink()
+    for index in (3, 0):
+        claim(path, index, 4).close()
+    with pytest.raises(StoreError, match="asked for share 0/3, but other processes write shares of 4"):
+        claim(path, 0, 3)
+
+
+def test_of_many_first_shares_one_decides_the_count(tmp_path):
+    small_store.begin(tmp_path / "s.zarr")
+    counts = [2 + i % 3 for i in range(12)]
+
+    def start(index):
+        try:
+            return claim(tmp_path / "s.zarr", 0 if counts[index] == 2 else 1, counts[index]) or None
+        except StoreBusyError:
+            return "busy"
+        except StoreError:
+            return None
+
+    with ThreadPoolExecutor(len(counts)) as pool:
+        held = list(pool.map(start, range(len(counts))))
+    agreed = {count for count, one in zip(counts, held, strict=True) if one is not None}
+    assert len(agreed) == 1
+    (file,) = [one for one in held if one not in (None, "busy")]  # the others had the same share
+    file.close()
 
 
 @pytest.mark.parametrize(

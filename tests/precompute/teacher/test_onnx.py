@@ -3,11 +3,13 @@
 import collections
 import json
 import re
+import sys
 from unittest import mock
 
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
@@ -22,7 +24,7 @@ from precompute.teacher.ensemble import ensemble
 from precompute.teacher.loading import load_teacher
 from precompute.teacher.onnx import MOST_FOR_TENSORRT, PROVIDERS
 from tests.support import tiny_precompute
-from tests.support.fake_cuda import fake_cuda
+from tests.support.fake_cuda import FakeStream, fake_cuda
 
 SIZE, MAPS = (96, 64), (24, 16)  # width, height
 KERNEL = np.random.default_rng(1).standard_normal((17, 3, 4, 4)).astype(np.float32)
@@ -137,27 +139,48 @@ def test_heatmaps_are_the_same_with_bound_tensors(tmp_path, crops, nodes, option
     np.testing.assert_allclose(bound.numpy(), network.run_on_host(crops), rtol=1e-5, atol=1e-5)
 
 
-class Runtime:
-    """Stands for onnxruntime: sessions of one network that start every provider but those in `broken`."""
+class RunOptions(dict):
+    """Stands for onnxruntime's."""
 
-    def __init__(self, *available, broken=(), output="tensor(float)"):
+    add_run_config_entry = dict.__setitem__
+
+
+class Runtime:
+    """Stands for onnxruntime: sessions of one network that start every provider but those in `broken`.
+
+    What it does with a stream of torch: `takes` it, `refuses` it as an unknown option, `ignores` it, or `drops` all
+    options and reports it on stdout, as onnxruntime does if it does not know one.
+    """
+
+    def __init__(self, *available, broken=(), output="tensor(float)", stream="takes"):
         self.available, self.broken, self.output = [PROVIDERS[name] for name in available], broken, output
-        self.opened, self.bound, self.fails = [], [], None
+        self.stream = stream
+        self.opened, self.bound, self.calls, self.fails = [], [], [], None
 
     SessionOptions = mock.MagicMock
+    RunOptions = RunOptions
 
     def get_available_providers(self):
         return self.available
 
     def InferenceSession(self, path, options, providers):  # noqa: N802 - onnxruntime's name
         self.opened.append(providers)
-        return Session(self, [p if isinstance(p, str) else p[0] for p in providers])
+        given = dict((p, {}) if isinstance(p, str) else p for p in providers)
+        if self.stream != "takes" and any("user_compute_stream" in options for options in given.values()):
+            if self.stream == "refuses":
+                raise RuntimeError("Unknown provider option: user_compute_stream")
+            if self.stream == "drops":
+                sys.stdout.write("*************** EP Error ***************\n")
+            kept = ("device_id", "use_tf32") if self.stream == "ignores" else ()
+            given = {name: {key: options.get(key) for key in kept} for name, options in given.items()}
+        return Session(self, given)
 
 
 class Session:
     def __init__(self, runtime, providers):
         self.runtime = runtime
         self.get_providers = lambda: [p for p in providers if p not in [PROVIDERS[b] for b in runtime.broken]]
+        self.get_provider_options = lambda: providers
         value = collections.namedtuple("value", "name type shape")
         self.get_inputs = lambda: [value("crop", "tensor(float)", ["n", 3, SIZE[1], SIZE[0]])]
         self.get_modelmeta = lambda: mock.Mock(custom_metadata_map={})
@@ -169,10 +192,13 @@ class Session:
     def io_binding(self):
         runtime = self.runtime
         return mock.Mock(
-            bind_input=lambda **how: runtime.bound.append(how), bind_output=lambda **how: runtime.bound.append(how)
+            bind_input=lambda **how: runtime.bound.append(how),
+            bind_output=lambda **how: runtime.bound.append(how),
+            synchronize_outputs=lambda: runtime.calls.append(("synchronize_outputs",)),
         )
 
-    def run_with_iobinding(self, binding):
+    def run_with_iobinding(self, binding, options):
+        self.runtime.calls.append(("run", options))
         if self.runtime.fails:
             raise self.runtime.fails
 
@@ -187,6 +213,7 @@ def open_with(tmp_path, monkeypatch):
 
     def open_with(runtime, device="auto", provider="auto"):
         monkeypatch.setattr(teacher_onnx, "_import_onnxruntime", lambda path: runtime)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda _: FakeStream(lambda *call: runtime.calls.append(call)))
         return load_teacher(f"onnx:{tmp_path / 'net.onnx'}", device=device, provider=provider)
 
     return open_with
@@ -271,6 +298,77 @@ def test_a_batch_goes_up_once_and_is_bound_where_it_is(open_with, monkeypatch, p
     assert sum(how["shape"][0] for how in runtime.bound if how["name"] == "maps") == 2 * count
     assert {how["shape"][1:] for how in runtime.bound} == {(3, SIZE[1], SIZE[0]), (17, MAPS[1], MAPS[0])}
     assert not network.can_capture
+
+
+ASYNCHRONOUS = {"disable_synchronize_execution_providers": "1"}
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_onnxruntime_runs_on_the_stream_of_the_copies_and_nothing_waits(open_with, monkeypatch, provider):
+    runtime = Runtime("tensorrt", "cuda", "cpu")
+    network = open_with(runtime, "cuda:1", provider).network
+    providers = ["tensorrt", "cuda"] if provider == "tensorrt" else ["cuda"]
+    assert [name for name, _ in runtime.opened[-1]] == [PROVIDERS[name] for name in providers]
+    for _, options in runtime.opened[-1]:
+        assert options["user_compute_stream"] == str(network.stream.cuda_stream)
+        assert options["device_id"] == 1
+    batch = np.zeros((2, 1, SIZE[1], SIZE[0], 3), np.uint8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with fake_cuda() as device:
+        monkeypatch.setattr(torch.Tensor, "data_ptr", lambda tensor: 4096)
+        copies, record = [], device._record_copy
+        monkeypatch.setattr(
+            device, "_record_copy", lambda *rest, **how: copies.append(device.streams[-1]) or record(*rest, **how)
+        )
+        network.launch(batch, flip_test=True)  # the first one creates constants
+        copies.clear()
+        runtime.calls.clear()
+        with device.recording():
+            network.launch(batch, flip_test=True)
+        own, default = network.stream, device.streams[-1]
+        assert (device.synchronisations, copies) == ([], [own, own])  # there and back
+        alike = ("wait_stream", own, own)  # has no effect
+        assert runtime.calls == [alike, ("run", ASYNCHRONOUS), alike]
+        runtime.calls.clear()
+        waits = []
+        monkeypatch.setattr(default, "_report", lambda *call: waits.append((len(runtime.calls), *call)))
+        network.run(torch.zeros(2, 3, SIZE[1], SIZE[0], device="cuda:1"))
+    assert runtime.calls == [("wait_stream", own, default), ("run", ASYNCHRONOUS)]
+    assert waits == [(2, "wait_stream", default, own)]  # after the run
+
+
+@pytest.mark.parametrize("stream", ["refuses", "ignores", "drops"])
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_an_onnxruntime_that_takes_no_stream_waits_before_and_after_its_run(
+    open_with, monkeypatch, capfd, stream, provider
+):
+    runtime = Runtime("tensorrt", "cuda", "cpu", stream=stream)
+    network = open_with(runtime, "cuda:0", provider).network
+    assert network.stream is None
+    for name, options in runtime.opened[-1]:
+        assert "user_compute_stream" not in options
+        assert name != PROVIDERS["cuda"] or options["use_tf32"] == 0
+    assert capfd.readouterr() == ("", "")
+    runtime.calls.clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with fake_cuda() as device:
+        monkeypatch.setattr(torch.Tensor, "data_ptr", lambda tensor: 4096)
+        network.launch(np.zeros((2, 1, SIZE[1], SIZE[0], 3), np.uint8), flip_test=True)
+        runtime.calls.clear()
+        monkeypatch.setattr(device.streams[-1], "_report", lambda *call: runtime.calls.append(call))
+        network.launch(np.zeros((2, 1, SIZE[1], SIZE[0], 3), np.uint8), flip_test=True)
+        assert runtime.calls == [("synchronize", device.streams[-1]), ("run", None), ("synchronize_outputs",)]
+
+
+def test_the_real_onnxruntime_takes_the_options_of_an_asynchronous_run(tmp_path, crops):
+    network = load(write(tmp_path / "net.onnx", PLAIN)).network
+    expected = network.run_on_host(crops)
+    network._run_options = teacher_onnx._asynchronous(onnxruntime)
+    with torch.inference_mode():
+        found = network.run(normalise_images(torch.from_numpy(crops)))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
+    key = "disable_synchronize_execution_providers"
+    assert network._run_options.get_run_config_entry(key) == "1"
 
 
 def test_memory_that_onnxruntime_does_not_get_is_out_of_memory(open_with):

@@ -87,7 +87,7 @@ def install(folder: Path) -> None:
             kept.mkdir()
             for file in (*(installed / "dist" / name for name in FILES), installed / "package.json"):
                 shutil.copy(file, kept)
-            shutil.rmtree(folder, ignore_errors=True)  # an incomplete copy
+            system.discard_tree(folder)  # an incomplete copy
             system.replace(kept, folder)
     except OSError as error:
         raise TrainError(f"cannot install {wanted} in {folder}: {error.strerror or error}") from error
