@@ -27,7 +27,7 @@ from kdlib.inputs.documents import read_json
 from kdlib.inputs.ids import assign_ids, check_id, shorten
 from kdlib.inputs.image_index import ImageIndex
 from kdlib.inputs.notices import EXAMPLES, Notices
-from kdlib.skeletons.reading import Arranged
+from kdlib.skeletons.reading import Arranged, difference_from_built_in
 from kdlib.skeletons.skeleton import Skeleton
 
 LISTS: Final = ("images", "annotations", "categories")
@@ -320,7 +320,7 @@ def _join_parts(document: dict[str, list[Any]], skeleton: Skeleton | None, notic
     found = sum(isinstance(each, dict) and "face_kpts" in each for each in document["annotations"])
     if not found:
         return {}
-    if skeleton is None or skeleton.name != WHOLE_BODY:
+    if skeleton is None or skeleton.name != WHOLE_BODY or difference_from_built_in(skeleton) is not None:
         what = f"annotations with joints of feet, face and hands, which --skeleton {WHOLE_BODY} uses"
         notices.add(what, ", ".join(PARTS), found)
         return {}

@@ -92,7 +92,7 @@ def keypoint_ap(
         predictions: (N, K, 2) x, y in image pixels.
         joint_scores: (N, K) maxima of the heatmaps.
         threshold: Joint score above which a joint counts for the instance's score.
-        skeleton: The K joints and their sigmas (pycocotools' ``kpt_oks_sigmas``). Its name chooses the `Protocol`.
+        skeleton: The K joints and their sigmas (pycocotools' ``kpt_oks_sigmas``). It chooses the `Protocol`.
         aspect: Width and height of the network's input, or their ratio: predictions of one image whose OKS is above
             `NMS_THRESHOLD` on the area of boxes of this aspect are duplicates.
 

@@ -1,4 +1,4 @@
-"""What the published evaluations of other data sets do differently from COCO's, by the name of the skeleton.
+"""What the published evaluations of other data sets do differently from COCO's, by name and joints of the skeleton.
 
 Source: xtcocotools 1.14.3 (``cocoeval.py``), with which mmpose and the model zoos built on it measure. Everything else
 is as in pycocotools. What is not computed here: CrowdPose's easy, medium and hard AP, which need the crowd index of
@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from kdlib.skeletons.reading import difference_from_built_in
 from kdlib.skeletons.skeleton import Skeleton
 
 
@@ -30,8 +31,6 @@ class Part(NamedTuple):
 class Protocol:
     """How an evaluation differs from COCO's; the defaults are COCO's."""
 
-    joints: int | None = None
-    """Number of joints of the skeleton; None is any."""
     box_area: float | None = None
     """A person's area is this fraction of the area of the annotated box; None takes the annotated area."""
     above: float = 0.0
@@ -44,10 +43,9 @@ class Protocol:
 
 
 PROTOCOLS: Final[Mapping[str, Protocol]] = {
-    "crowdpose": Protocol(14, box_area=0.53, above=1),
-    "aic": Protocol(14, box_area=0.53),
+    "crowdpose": Protocol(box_area=0.53, above=1),
+    "aic": Protocol(box_area=0.53),
     "coco_wholebody": Protocol(
-        133,
         extent=17,
         parts=(
             Part("body", 0, 17),
@@ -58,10 +56,13 @@ PROTOCOLS: Final[Mapping[str, Protocol]] = {
         ),
     ),
 }
-"""By name of the skeleton: ``use_area=False``, ``keypoints_crowd`` and the parts of ``keypoints_wholebody``."""
+"""By built-in skeleton: ``use_area=False``, ``keypoints_crowd``, and the parts of ``keypoints_wholebody``."""
 
 
 def protocol_of(skeleton: Skeleton) -> Protocol:
-    """The evaluation of a skeleton's data set: one of `PROTOCOLS` if name and number of joints fit, or else COCO's."""
-    found = PROTOCOLS.get(skeleton.name, Protocol())
-    return found if found.joints in (None, len(skeleton)) else Protocol()
+    """The evaluation of a skeleton's data set: one of `PROTOCOLS` if name and joints are a built-in skeleton's.
+
+    Otherwise it is COCO's, also for other joints under the name of a built-in skeleton.
+    """
+    found = PROTOCOLS.get(skeleton.name)
+    return Protocol() if found is None or difference_from_built_in(skeleton) is not None else found

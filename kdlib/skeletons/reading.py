@@ -18,9 +18,10 @@ ENTRY: Final = "skeleton"
 _MIRRORED: Final = {"left": "right", "l": "r", "lt": "rt"}
 
 
-def built_in_names() -> list[str]:
+@functools.cache
+def built_in_names() -> tuple[str, ...]:
     """The names of the built-in skeletons, sorted."""
-    return sorted({COCO.name, *(path.stem for path in BUILT_IN.glob("*.toml"))})
+    return tuple(sorted({COCO.name, *(path.stem for path in BUILT_IN.glob("*.toml"))}))
 
 
 def load_skeleton(name: str | Path) -> Skeleton:
@@ -35,15 +36,33 @@ def load_skeleton(name: str | Path) -> Skeleton:
         SkeletonError: If there is no such skeleton or file, or the file does not describe a skeleton.
     """
     text = str(name)
-    if text == COCO.name:
-        return COCO
     if text in built_in_names():
-        return _read_file(BUILT_IN / f"{text}.toml")
+        return _built_in(text)
     if not text.endswith(".toml"):
         known = built_in_names()
         hint = did_you_mean(text, known, f"available: {', '.join(known)}, or a file, FILE.toml")
         raise SkeletonError(f"unknown skeleton {text!r}; {hint}")
-    return _read_file(Path(name))
+    skeleton = _read_file(Path(name))
+    difference = difference_from_built_in(skeleton)
+    if difference is not None:
+        raise SkeletonError(
+            f"{name}: name: {skeleton.name} is a built-in skeleton with other joints ({difference}); give this one a "
+            "name of its own"
+        )
+    return skeleton
+
+
+def difference_from_built_in(skeleton: Skeleton) -> str | None:
+    """How the joints differ from those of the built-in skeleton of the same name, as a phrase.
+
+    None if they are equal, or if no built-in skeleton has the name.
+    """
+    return skeleton.difference(_built_in(skeleton.name)) if skeleton.name in built_in_names() else None
+
+
+@functools.cache
+def _built_in(name: str) -> Skeleton:
+    return COCO if name == COCO.name else _read_file(BUILT_IN / f"{name}.toml")
 
 
 def _read_file(path: Path) -> Skeleton:
@@ -54,9 +73,35 @@ def _read_file(path: Path) -> Skeleton:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SkeletonError(f"the skeleton {path} is not a TOML file: {error}") from error
     skeleton = Skeleton.from_json(entries, str(path))
+    _check_names(skeleton, path)
     if "flip_pairs" in entries:
         return skeleton
     return dataclasses.replace(skeleton, flip_pairs=flip_pairs_by_name(skeleton.joints))
+
+
+def _check_names(skeleton: Skeleton, path: Path) -> None:
+    """Raise `SkeletonError` for names that are equal as `arrange` compares them, or that flags cannot state."""
+    numbers: dict[str, int] = {}
+    for number, joint in enumerate(skeleton.joints):
+        sign = next((sign for sign in ",=" if sign in joint), None)
+        if sign is not None:
+            raise SkeletonError(
+                f"{path}: joints: {joint!r} contains {sign!r}, which separates names in --joints-from-teacher; give "
+                "the joint another name"
+            )
+        other = numbers.setdefault(_plain(joint), number)
+        if other != number:
+            raise SkeletonError(
+                f"{path}: joints: {skeleton.joints[other]!r} and {joint!r} differ only in case, separators or the "
+                "spelling of the side, which are not compared; give one of them another name"
+            )
+    for alias, number in skeleton.aliases:
+        other = numbers.setdefault(_plain(alias), number)
+        if other != number:
+            raise SkeletonError(
+                f"{path}: aliases: {alias!r} of {skeleton.joints[number]!r} is also a name of "
+                f"{skeleton.joints[other]!r}; remove one of the two"
+            )
 
 
 def flip_pairs_by_name(joints: Sequence[str]) -> Pairs:
@@ -134,9 +179,13 @@ def numbered(joints: int, name: str = "numbered") -> Skeleton:
 
 
 def find_joint(name: str, joints: Sequence[str]) -> int | None:
-    """The number of the joint with a name, compared as in `arrange`; None if there is none, or are several."""
+    """The number of the joint with a name, compared as in `arrange`; None if there is none, or are several.
+
+    Of several, the one that is spelt alike is meant: names of annotation files may differ in case only.
+    """
     found = [number for number, joint in enumerate(joints) if _plain(joint) == _plain(name)]
-    return found[0] if len(found) == 1 else None
+    exact = [number for number in found if joints[number] == name]
+    return (exact or found)[0] if len(exact or found) == 1 else None
 
 
 def skeleton_of(provenance: Mapping[str, Any], joints: int, where: str) -> Skeleton:
@@ -165,12 +214,7 @@ def stated(skeleton: Skeleton) -> dict[str, Any]:
 def _known() -> Iterator[Skeleton]:
     """The built-in skeletons, COCO's first: most files have its joints, and the others are then not read."""
     yield COCO
-    yield from _others()
-
-
-@functools.cache
-def _others() -> tuple[Skeleton, ...]:
-    return tuple(load_skeleton(name) for name in built_in_names() if name != COCO.name)
+    yield from (_built_in(name) for name in built_in_names() if name != COCO.name)
 
 
 def joint_order(joints: Sequence[str], skeleton: Skeleton) -> tuple[int, ...] | None:

@@ -370,6 +370,11 @@ def _find_files(path: Path, entries: Mapping[str, Any], split: str, notices: Not
                 f"{path}: {split} is {shorten(place)}, and there is no such folder or file in "
                 f"{', '.join(dict.fromkeys(map(str, roots)))}"
             )
+        if found != _locate(place, roots[:-1] or roots):
+            notices.add(
+                "data sets without images at the path of their YAML file, read from the folder of that file",
+                f"path {shorten(entries['path'])}, images {found}",
+            )
         if found.is_dir():
             images = [image.path for image in find_images(found, notices=notices)]
         else:

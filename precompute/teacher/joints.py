@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kdcli.words import did_you_mean
 from kdlib.skeletons.reading import ENTRY, arrange, built_in_names, find_joint, load_skeleton, numbered
-from kdlib.skeletons.skeleton import COCO, Skeleton
+from kdlib.skeletons.skeleton import COCO, Skeleton, side_of
 from precompute.teacher.weights_file import CheckpointError
 
 DATA: Final = "data"
@@ -100,8 +100,8 @@ def agree(teacher: str, maps: int, stated: Skeleton | None, data: Skeleton, flag
 
     Raises:
         CheckpointError: If the teacher does not predict the joints of the data, or predicts more and no flag cuts them;
-            if the flags do not fit the teacher; or if other joints swap in a mirrored image. The message names the
-            first difference and the flag that mends it.
+            if the flags do not fit the teacher, or exchange left and right for some of the joints only; or if other
+            joints swap in a mirrored image. The message names the first difference and the flag that mends it.
         SkeletonError: If the flag names no skeleton.
     """
     own = _own(teacher, maps, stated, data, flags)
@@ -112,6 +112,7 @@ def agree(teacher: str, maps: int, stated: Skeleton | None, data: Skeleton, flag
     else:
         agreement = Agreement(own, _order(teacher, own, data, flags, is_assumed=stated is None and not flags.teacher))
     _check_flips(teacher, agreement, data)
+    _check_sides(agreement, data)
     return agreement
 
 
@@ -274,6 +275,23 @@ def _check_flips(teacher: str, agreement: Agreement, data: Skeleton) -> None:
                 f"data ({data.name}) with {data.joints[ours]!r}; correct flip_pairs in the file of --skeleton or "
                 "--teacher-skeleton"
             )
+
+
+def _check_sides(agreement: Agreement, data: Skeleton) -> None:
+    """Raise `CheckpointError` if the flag takes some joints from the other side of the body, and some from the same.
+
+    A teacher may call left what the data call right; then all joints that have a side are taken from the other one.
+    """
+    crossed: dict[bool, str] = {}
+    for joint, name in enumerate(agreement.names):
+        sides = {data.sides[joint], side_of(name)}
+        if "mid" not in sides:
+            crossed.setdefault(len(sides) > 1, f"{data.joints[joint]}={name}")
+    if len(crossed) > 1:
+        raise CheckpointError(
+            f"--joints-from-teacher takes {crossed[True]} from the other side of the body, but {crossed[False]} from "
+            "the same; correct one of them, or exchange left and right for all joints if the teacher does"
+        )
 
 
 def _is_numbered(skeleton: Skeleton) -> bool:

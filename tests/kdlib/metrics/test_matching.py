@@ -20,6 +20,8 @@ from pycocotools.cocoeval import COCOeval
 
 from kdlib.geometry import box_to_region
 from kdlib.metrics.coco import METRICS, instance_scores, keypoint_ap, keypoint_matches, part_ap, suppress_duplicates
+from kdlib.metrics.protocols import Protocol, protocol_of
+from kdlib.skeletons.reading import load_skeleton
 from kdlib.skeletons.skeleton import COCO as SKELETON
 from kdlib.skeletons.skeleton import Skeleton
 
@@ -28,8 +30,16 @@ PARTS = {"body": (0, 17), "foot": (17, 23), "face": (23, 91), "left_hand": (91, 
 
 def skeleton(joints, name="custom"):
     """A skeleton of another size than COCO's, whose joints have different sigmas."""
-    sigmas = np.random.default_rng(joints).uniform(0.02, 0.12, joints)
-    return Skeleton(name, tuple(f"joint_{number}" for number in range(joints)), sigmas=tuple(sigmas.tolist()))
+    return with_sigmas(Skeleton(name, tuple(f"joint_{number}" for number in range(joints))))
+
+
+def with_sigmas(of):
+    """A skeleton with random sigmas, different for every joint."""
+    sigmas = np.random.default_rng(len(of)).uniform(0.02, 0.12, len(of))
+    return dataclasses.replace(of, sigmas=tuple(sigmas.tolist()))
+
+
+CROWDPOSE, WHOLE = (with_sigmas(load_skeleton(name)) for name in ("crowdpose", "coco_wholebody"))
 
 
 def crowded(seed, dtype=np.float64, images=40, labelled=260, others=120, joints=17):
@@ -185,7 +195,7 @@ def as_crowdpose(annotation):
 
 
 def test_crowdpose_takes_areas_of_boxes_and_persons_with_a_visible_joint():
-    of = skeleton(14, "crowdpose")
+    of = CROWDPOSE
     truth, found, points, scores = crowded(3, joints=14, images=14, labelled=90, others=40)
     truth["area"] = truth["bbox"][:, 2] * truth["bbox"][:, 3]  # what the reader takes without an annotated area
     hidden = np.arange(0, 90, 5)
@@ -196,11 +206,16 @@ def test_crowdpose_takes_areas_of_boxes_and_persons_with_a_visible_joint():
     plain = keypoint_ap(truth, found, points, scores, skeleton=dataclasses.replace(of, name="other"))
     assert abs(plain["ap"] - ours["ap"]) > 0.5
     assert part_ap(truth, found, points, scores, skeleton=of) == {}
+    swapped = (0, 1, *range(13, 1, -1))
+    for others in (of.select(swapped), skeleton(14, "crowdpose"), with_sigmas(load_skeleton("aic").select(range(14)))):
+        assert protocol_of(dataclasses.replace(others, name="crowdpose")) == Protocol()
+    likewise = dataclasses.replace(of, joints=skeleton(14).joints)  # the name alone, as for the joints of `of`
+    assert keypoint_ap(truth, found, points, scores, skeleton=likewise) == plain
 
 
 def wholebody():
     """Persons of 133 joints; a third of them have no labelled face, and others no labelled hand."""
-    of = skeleton(133, "coco_wholebody")
+    of = WHOLE
     truth, found, points, scores = crowded(4, joints=133, images=12, labelled=70, others=30)
     truth["keypoints"][::3, 23:91, 2] = 0
     truth["keypoints"][1::4, 91:112, 2] = 0
@@ -251,7 +266,7 @@ def test_crowdpose_and_wholebody_are_those_of_xtcocotools(tmp_path, monkeypatch)
             evaluation.summarize()
         return 100 * evaluation.stats
 
-    of = skeleton(14, "crowdpose")
+    of = CROWDPOSE
     persons = crowded(3, joints=14, images=14, labelled=90, others=40)
     ours = keypoint_ap(*persons, skeleton=of)
     six = [ours[name] for name in ("ap", "ap50", "ap75", "ar", "ar50", "ar75")]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdlib.errors import SkeletonError
-from kdlib.skeletons.reading import load_skeleton, numbered, skeleton_of, stated
+from kdlib.skeletons.reading import find_joint, load_skeleton, numbered, skeleton_of, stated
 from kdlib.skeletons.skeleton import COCO, DEFAULT_SIGMA, Skeleton, side_of, split_words, without_side
 
 PAW = Skeleton(
@@ -161,6 +161,13 @@ aliases = { left_nail = ["thumb nail"] }
         ('name = "x"\njoints = ["a", "b"]\naliases = ["c"]', "aliases must be a table of lists of names"),
         ('name = "x"\njoints = ["a", "b"]\naliases = { c = ["d"] }', "aliases: 'c' is not one of the joints"),
         ('name = "x"\njoints = ["a", "b"]\naliases = { a = [7] }', "aliases: 7 is not a name"),
+        ('name = "x"\njoints = ["Tip", "a", "tip"]', "joints: 'Tip' and 'tip' differ only in case, separators or the"),
+        ('name = "x"\njoints = ["left_eye", "eye", "L-Eye"]', "joints: 'left_eye' and 'L-Eye' differ only in case"),
+        ('name = "x"\njoints = ["a", "tip, left"]', "joints: 'tip, left' contains ',', which separates names in --j"),
+        ('name = "x"\njoints = ["a", "b=c"]', "joints: 'b=c' contains '=', which separates"),
+        ('name = "x"\njoints = ["a", "b"]\naliases = { a = ["B"] }', "aliases: 'B' of 'a' is also a name of 'b'"),
+        ('name = "x"\njoints = ["a", "b"]\naliases = { a = ["c"], b = ["C"] }', "'C' of 'b' is also a name of 'a'"),
+        ('name = "aic"\njoints = ["a"]', r"name: aic is a built-in skeleton with other joints \(joint 1 is 'a', not"),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_line_that_names_it(tmp_path, text, message):
@@ -169,6 +176,23 @@ def test_a_wrong_file_is_refused_in_one_line_that_names_it(tmp_path, text, messa
         load_skeleton(path)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_file_may_repeat_the_name_and_joints_of_a_built_in_skeleton_and_aliases_of_its_own_joints(tmp_path):
+    known = load_skeleton("aic")
+    text = f'name = "aic"\njoints = {list(known.joints)}\nsigmas = 0.07\naliases = {{ neck = ["Neck", "collar"] }}\n'
+    found = load_skeleton(write(tmp_path / "aic.toml", text))
+    assert (found.joints, found.sigmas) == (known.joints, (0.07,) * 14)
+    other = "joints = " + str(list(reversed(known.joints)))
+    with pytest.raises(SkeletonError, match=r"aic\.toml: name: aic .* give this one a name of its own"):
+        load_skeleton(write(tmp_path / "aic.toml", f'name = "aic"\n{other}\n'))
+    stored = Skeleton("aic", ("a", "b"))  # a store of an earlier version is read
+    assert skeleton_of({"skeleton": stored.to_json()}, 2, "s.zarr") == stored
+
+
+def test_a_joint_that_is_spelt_alike_is_found_among_names_that_differ_in_case():
+    assert [find_joint(name, ("a", "A", "b")) for name in ("A", "a", "B")] == [1, 0, 2]
+    assert find_joint("Left eye", ("left_eye", "l_eye")) is None
 
 
 def test_an_unknown_name_gets_a_suggestion_and_a_missing_file_is_named(tmp_path):

@@ -177,6 +177,17 @@ def test_a_data_set_is_found_where_it_is(tmp_path, data, old, new):
 
 
 @pytest.mark.parametrize(
+    ("given", "is_noticed"), [("/nope", True), ("elsewhere", True), ("set", True), (".", False), ("", False)]
+)
+def test_a_path_without_the_images_is_noticed_when_they_lie_beside_the_file(tmp_path, given, is_noticed):
+    """ultralytics refuses such a file; a data set that was moved has one. `set` exists, but has no images."""
+    path = write(tmp_path / "set", YAML.replace("path: .", f"path: {given}"))
+    (tmp_path / "set/set").mkdir()
+    kind = "data sets without images at the path of their YAML file, read from the folder of that file"
+    assert (kind in convert(path, "train").notices.to_json()) == is_noticed
+
+
+@pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("kpt_shape: [4, 3]\n", "", r"data\.yaml has no kpt_shape"),

@@ -112,6 +112,39 @@ def test_joints_that_swap_otherwise_in_a_mirrored_image_are_refused():
     assert agree("t", 6, BODY, alone, JointFlags(taken=("data",))).order == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("crossed", "message"),
+    [
+        (("hand",), "takes left_hand=right_hand from the other side of the body, but left_eye=left_eye from the same"),
+        (("eye",), "takes left_eye=right_eye from the other side of the body, but left_hand=left_hand from the same"),
+        (("eye", "hand"), None),
+        ((), None),
+    ],
+)
+def test_left_and_right_are_exchanged_for_all_joints_or_none(crossed, message):
+    """A teacher of the other convention exchanges all; the middle of the body has no side."""
+    other = {"left": "right", "right": "left"}
+    taken = {name: name for name in NAMES}
+    for part, side in ((part, side) for part in crossed for side in other):
+        taken[f"{side}_{part}"] = f"{other[side]}_{part}"
+    flags = JointFlags(taken=tuple(f"{ours}={theirs}" for ours, theirs in taken.items()))
+    if message is None:
+        assert agree("t", 6, BODY, BODY, flags).names == list(taken.values())
+    else:
+        with pytest.raises(CheckpointError, match=re.escape(message)):
+            agree("t", 6, BODY, BODY, flags)
+
+
+def test_joints_of_a_side_without_pairs_are_exchanged_for_all_or_none_as_well():
+    """The joints of one side only: no flip pair could reveal the mistake."""
+    hand = Skeleton("one hand", ("L_thumb", "LPalm", "wrist"))
+    theirs = Skeleton("t", ("thumb (right)", "right palm", "left palm", "wrist"))
+    flags = ("L_thumb=thumb (right)", "LPalm=right palm", "wrist")
+    assert agree("t", 4, theirs, hand, JointFlags(taken=flags)).order == (0, 1, 3)
+    with pytest.raises(CheckpointError, match=r"takes L_thumb=thumb \(right\) from the other side .* LPalm=left palm"):
+        agree("t", 4, theirs, hand, JointFlags(taken=("L_thumb=thumb (right)", "LPalm=left palm", "wrist")))
+
+
 def test_the_flag_names_a_file_or_a_built_in_skeleton(tmp_path):
     flags = JointFlags(teacher=toml(tmp_path / "b.toml", BODY), taken=("data",))
     assert agree("t", 6, None, BODY.select([2, 0]), flags).order == (2, 0)
