@@ -1,7 +1,6 @@
 """Each worked example of docs/extending.md, applied to a copy of the packages and used from there."""
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -16,11 +15,10 @@ from safetensors.torch import save_file
 import cache
 from tests.support import tiny_precompute
 from tests.support.stores.people import make_store
-from tests.support.tiny_training import FAST
+from tests.support.tiny_training import FAST, PACKAGES, run_program
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/extending.md"
-PACKAGES = ("cache", "kdcli", "kdlib", "precompute", "train")
 FAST_FLAGS = [word for flag in FAST.items() for word in flag]
 
 STEP = re.compile(
@@ -90,16 +88,7 @@ def use(title, copy, folder, afterwards):
     (shell,) = re.findall(r"```sh\n(.*?)```", section(title), re.DOTALL)
     commands = [shlex.split(line.removeprefix("python -m ")) for line in shell.splitlines()]
     commands = [[*words, *FAST_FLAGS] if words[:2] == ["train", "distill"] else words for words in commands]
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", PROGRAM + afterwards, json.dumps(commands)],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_program(PROGRAM + afterwards, json.dumps(commands), packages=copy, folder=folder)
 
 
 @pytest.fixture
@@ -174,17 +163,8 @@ assert (teacher["name"], teacher["heatmap_size"]) == ("pose_resnet18", [24, 32])
 def test_a_function_makes_a_store(here):
     tiny_precompute.write(here / "data")
     (code,) = re.findall(r"```python\n(.*?)```", section("A teacher that is a function"), re.DOTALL)
-    (here / "label.py").write_text(code)
     for _ in range(2):  # the second run finds the store complete
-        done = subprocess.run(
-            [sys.executable, "label.py"],
-            cwd=here,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode, done.stdout) == (0, "train.zarr 11\n"), done.stderr
+        assert run_program(code, packages=ROOT, folder=here).splitlines()[-1] == "train.zarr 11"
     teacher = cache.open_store(here / "train.zarr").manifest["provenance"]["teacher"]
     assert (teacher["name"], teacher["heatmap_size"]) == ("middle", [24, 32])
 

@@ -3,8 +3,6 @@
 import ast
 import importlib.util
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -13,6 +11,7 @@ import pytest
 
 from kdlib.samples import DistillationDataset
 from tests.support.stores.people import make_store
+from tests.support.tiny_training import run_program
 from tests.support.trained_student import make_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,14 +42,8 @@ def here(tmp_path):
 
 
 def run(title, folder):
-    """Run the example of a section as a script in a folder, in a process of its own."""
-    (folder / "example.py").write_text(examples()[title])
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "example.py"], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """Run the example of a section as a script in a folder, in a process of its own; return what it printed."""
+    return run_program(examples()[title], packages=ROOT, folder=folder)
 
 
 def run_here(title, monkeypatch, folder):
