@@ -146,6 +146,7 @@ def run_program(program, *words, packages, folder):
         What it printed; an assertion fails if it raised an exception.
     """
     log = Path(folder).with_name(f"{Path(folder).name}.log")
+    log.touch()
     process = processes().Process(target=_run_program, args=(program, words, packages, folder, log))
     process.start()
     process.join(240)
