@@ -187,10 +187,10 @@ $(FIFTYONE_READY):
 	@touch $@
 
 test: $(READY) ## run all tests
-	$(PY) -m pytest -n auto --dist loadfile
+	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY) ## run the tests without the slow ones
-	$(PY) -m pytest -n auto --dist loadfile -m "not slow"
+	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 check: $(READY) ## run the linter, the format check, the type checker and the test of the import law
 	$(PY) -m ruff check .
