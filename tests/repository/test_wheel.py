@@ -8,7 +8,6 @@ editable installation of this project, are not followed from there.
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -60,7 +59,7 @@ from kdlib.students import load_student
 
 
 def train(dataset, method):
-    loader = torch.utils.data.DataLoader(dataset, batch_size=4, num_workers=1, multiprocessing_context=method)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=4, num_workers=2, multiprocessing_context=method)
     model = models.build()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
@@ -132,24 +131,7 @@ def environment(wheel, tmp_path_factory):
     installed = run([*installer, "--no-deps", "--no-index", wheel])
     assert installed.returncode == 0, installed.stderr
     (site_packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    keep_compiled(site_packages)
     return executable, site_packages
-
-
-def keep_compiled(site_packages):
-    """Copy what numba has compiled here, and the times of its sources, by which numba tells whether it is valid.
-
-    Compiling the kernels again takes ten seconds, and is no matter of the wheel. Where nothing is compiled yet, numba
-    compiles them in the environment.
-    """
-    for compiled in (path for package in PACKAGES for path in (ROOT / package).rglob("__pycache__/*.nb[ci]")):
-        source = compiled.parents[1] / f"{compiled.name.partition('.')[0]}.py"
-        installed = site_packages / source.relative_to(ROOT)
-        assert installed.read_bytes() == source.read_bytes()
-        os.utime(installed, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
-        target = site_packages / compiled.relative_to(ROOT)
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(compiled, target)
 
 
 @pytest.fixture
