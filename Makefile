@@ -60,14 +60,11 @@ INPUT_SIZE ?= $(if $(filter onnx:% hf:% hrnet_w32_% hrnet_w48_%,$(TEACHER)),,256
 IMAGES ?= $(or $(call in_data,val2017),$(call in_data,images/val2017),$(call in_data,val),$(call in_data,images/val),$\
 	$(call in_data,images),$(call in_data,validation/data))
 
-# A flag with the value of a variable, unless the additional flags have it: commands refuse a flag with two values.
-unless = $(if $(filter --$(1) --$(1)=%,$(3)),,--$(1) "$(2)")
-PRECOMPUTE = $(PY) -m precompute --data "$(DATA_DIR)" $(call unless,teacher,$(TEACHER),$(CACHE_ARGS)) \
-	$(if $(INPUT_SIZE),$(call unless,input-size,$(INPUT_SIZE),$(CACHE_ARGS))) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --resume $(CACHE_ARGS)
+PRECOMPUTE = $(PY) -m precompute --data "$(DATA_DIR)" --teacher "$(TEACHER)" \
+	$(if $(INPUT_SIZE),--input-size $(INPUT_SIZE)) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --resume $(CACHE_ARGS)
 # The demo continues a run that was not finished (CONTINUE=yes), and replaces a finished one.
 begin = $(if $(CONTINUE),$$(if [ -f "$(RUNS)/$(1)/metrics.json" ]; then echo --overwrite; else echo --resume; fi))
-TRAIN = --store "$(TRAIN_STORE)" --val-store "$(VAL_STORE)" \
-	$(call unless,pretrained,$(PRETRAINED),$(RECIPE) $(TRAIN_ARGS)) $(RECIPE) $(TRAIN_ARGS)
+TRAIN = --store "$(TRAIN_STORE)" --val-store "$(VAL_STORE)" --pretrained "$(PRETRAINED)" $(RECIPE) $(TRAIN_ARGS)
 
 ifneq ($(filter predict,$(MAKECMDGOALS)),)
 ifeq ($(SOURCE),)

@@ -5,7 +5,6 @@ error: python -m train distill has no flag --tempature; did you mean --temperatu
 """
 
 import argparse
-import itertools
 import os
 import re
 import sys
@@ -37,9 +36,9 @@ class Repeated(argparse._AppendAction):
 class Parser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` without abbreviations and with one-line errors; its subparsers are of this class.
 
-    Abbreviations are off because a flag that is added later can make them ambiguous. A flag that keeps one value, or
-    one list of values, cannot be given twice with different values, because the second one would replace the first
-    one. A TOML file may have it as well, see `kdcli.config_file`.
+    Abbreviations are off because a flag that is added later can make them ambiguous. A flag that names a file cannot be
+    given twice, because the second file would replace the first one. Of other flags the last one counts, so that a
+    script can append changes to a command.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -56,11 +55,11 @@ class Parser(argparse.ArgumentParser):
 
     def _check_words(self, words: Sequence[str]) -> None:
         """Check the flags before argparse does, which would report a missing flag instead of the misspelt one."""
-        known, given = self._option_string_actions, dict[argparse.Action, list[str]]()
+        known, given = self._option_string_actions, set[argparse.Action]()
         commands = [
             name for action in self._actions if action.nargs == argparse.PARSER for name in action.choices or ()
         ]
-        for place, word in enumerate(words):
+        for word in words:
             if word == "--" or word in commands:
                 return
             if commands and not word.startswith("-"):
@@ -71,35 +70,17 @@ class Parser(argparse.ArgumentParser):
             if found[0] not in known:
                 self._exit(no_flag(self.prog, found[0], [name for name in known if name.startswith("--")]))
             action = known[found[0]]
-            value = _value(action, word, words[place + 1 :])
-            if _keeps_one(action) and given.setdefault(action, value) != value:
-                both = f"{' '.join(given[action])} and {' '.join(value)}"
-                self._exit(f"{self.prog}: {found[0]} is given twice ({both}), but only one of the two could be used")
+            if action in given and _names_one_file(action):
+                self._exit(f"{self.prog}: {found[0]} is given twice, but only one of the two could be used")
+            given.add(action)
 
     def _exit(self, line: str) -> NoReturn:
         self.exit(2, f"error: {line}\n")
 
 
-def _keeps_one(action: argparse.Action) -> bool:
-    """Whether a flag keeps one value, or one list of values, so that a second one would replace it."""
-    return isinstance(action, argparse._StoreAction | argparse.BooleanOptionalAction)
-
-
-def _value(action: argparse.Action, word: str, following: Sequence[str]) -> list[str]:
-    """The words that a flag is given: those after its ``=``, or up to the next flag; the flag itself if it takes none.
-
-    Args:
-        action: The flag.
-        word: The word of the command line that names it.
-        following: The words after that.
-    """
-    _, is_joined, value = word.partition("=")
-    if is_joined:
-        return [value]
-    if action.nargs == 0:
-        return [word]
-    values = list(itertools.takewhile(lambda other: other != "--" and not _FLAG.match(other), following))
-    return values[:1] if action.nargs is None else values
+def _names_one_file(action: argparse.Action) -> bool:
+    """Whether a flag keeps one path, or one list of paths."""
+    return isinstance(action, argparse._StoreAction) and action.type in (Path, local_path)
 
 
 def run_command(

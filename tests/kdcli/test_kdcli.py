@@ -1,6 +1,5 @@
 """What all commands share: their progress on a terminal and in a file, and their errors for wrong flags."""
 
-import argparse
 import importlib
 import io
 import re
@@ -11,7 +10,6 @@ import pytest
 import torch
 import tqdm.std
 
-from kdcli.config_file import add_config, parse
 from kdcli.flags import Parser, Repeated, local_path, run_command, weighted
 from kdcli.progress import LINES, show_count, show_progress
 from kdcli.words import duration
@@ -240,57 +238,24 @@ def test_a_weight_that_is_not_above_zero_is_a_usage_error(capsys, number):
     assert capsys.readouterr().err == text
 
 
-def several_flags():
-    """A parser with a flag of every kind."""
+def test_a_file_cannot_be_replaced_by_a_second_one_unnoticed(capsys):
+    """Numbers and words may be given again, so that a script can append changes to a command."""
     parser = Parser(prog="p")
     parser.add_argument("--out", "-o", type=local_path)
     parser.add_argument("--boxes", type=Path, nargs="+")
     parser.add_argument("--runs", type=Path, nargs="+", action="extend")
-    parser.add_argument("--category", action="append")
     parser.add_argument("--images", type=Path, action=Repeated)
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--shift", type=float, default=0.0)
-    parser.add_argument("--head", choices=("a", "b"))
-    parser.add_argument("--fast", action="store_true")
-    parser.add_argument("--flip", action=argparse.BooleanOptionalAction)
-    add_config(parser)
-    return parser
-
-
-@pytest.mark.parametrize(
-    ("words", "both"),
-    [
-        ("--out a --out b", "a and b"),
-        ("--out=a -o b", "a and b"),
-        ("--boxes a c --epochs 1 --boxes a", "a c and a"),
-        ("--epochs 3 --epochs 5", "3 and 5"),
-        ("--epochs=3 --fast --epochs=5 --epochs=3", "3 and 5"),
-        ("--shift -1 --shift 1", "-1 and 1"),
-        ("--head a --head b", "a and b"),
-        ("--flip --no-flip", "--flip and --no-flip"),
-    ],
-)
-def test_a_flag_that_is_given_again_with_another_value_is_refused(words, both, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        several_flags().parse_args(words.split())
-    assert stopped.value.code == 2
-    line = rf"error: p: (\S+) is given twice \({both}\), but only one of the two could be used\n"
-    found = re.fullmatch(line, capsys.readouterr().err)
-    assert found
-    assert found[1] in words
-
-
-def test_a_flag_may_be_repeated_if_it_collects_values_or_has_the_same_value(tmp_path):
-    words = "--runs a b --category x --images c --epochs 2 --boxes a b --fast --flip"
-    again = "--runs d --category y --images e --epochs=2 --boxes a b --fast --flip -o 3 --head a"
-    kept = several_flags().parse_args([*words.split(), *again.split()])
-    assert (kept.runs, kept.category, kept.images) == ([*map(Path, "abd")], ["x", "y"], [*map(Path, "ce")])
-    assert (kept.epochs, kept.boxes, kept.fast, kept.flip) == (2, [*map(Path, "ab")], True, True)
-    (tmp_path / "one.toml").write_text('epochs = 1\nhead = "b"\n')
-    (tmp_path / "two.toml").write_text("epochs = 2\n")
-    files = [word for name in ("one", "two") for word in ("--config", str(tmp_path / f"{name}.toml"))]
-    kept = parse(several_flags(), [*files, "--head", "a"])
-    assert (kept.epochs, kept.head) == (2, "a")
+    once, again = ["--epochs", "1", "--runs", "a", "b", "--images", "c"], ["--epochs=2", "--runs", "d", "--images", "e"]
+    kept = parser.parse_args([*once, *again])
+    assert (kept.epochs, kept.runs, kept.images) == (2, [*map(Path, "abd")], [*map(Path, "ce")])
+    for words in ("--out a --out b", "--out=a -o b", "--boxes a --boxes b"):
+        with pytest.raises(SystemExit) as stopped:
+            parser.parse_args(words.split())
+        assert stopped.value.code == 2
+        assert re.fullmatch(
+            r"error: p: \S+ is given twice, but only one of the two could be used\n", capsys.readouterr().err
+        )
 
 
 def test_values_that_only_look_like_flags_are_left_to_argparse():

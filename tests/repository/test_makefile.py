@@ -133,20 +133,6 @@ def test_the_demo_continues_an_unfinished_run_and_replaces_a_finished_one(clone)
         assert not train_arguments(words).resume
 
 
-def test_additional_flags_replace_those_of_the_variables(clone):
-    """Commands refuse a flag with two values, so the Makefile passes its own only where the user gives none."""
-    words = ["CACHE_ARGS=--input-size 128x96 --views 3 --teacher=onnx:a.onnx", "TRAIN_ARGS=--seed 3 --pretrained none"]
-    train, val, distil = calls(clone, "cache", "distill", "DATA=my people", *words)
-    for made in (train, val):
-        arguments = precompute._parser().parse_args(made[1:])
-        assert (arguments.teacher, arguments.input_size, arguments.views) == ("onnx:a.onnx", "128x96", 3)
-    assert (train_arguments(distil).pretrained, train_arguments(distil).seed) == ("none", 3)
-    (distil,) = calls(clone, "distill", "DATA=my people", "RECIPE=--pretrained=none --epochs 4")
-    assert (train_arguments(distil).pretrained, train_arguments(distil).epochs) == ("none", 4)
-    (distil,) = calls(clone, "distill", "DATA=my people", "PRETRAINED=my weights.pth")
-    assert train_arguments(distil).pretrained == "my weights.pth"
-
-
 def test_what_the_demo_suggests_at_its_end_are_commands_that_parse(clone):
     (clone / "photos/images").mkdir(parents=True)
     commands = [line.partition("#")[0].split() for line in NEXT.splitlines() if line.startswith("  make ")]

@@ -102,13 +102,13 @@ def test_unlabelled_persons_teach_nothing_in_a_baseline(stores, tmp_path, capsys
     assert f"error: {stores / 'b.h5'} holds no labelled joint, but this run uses" in capsys.readouterr().err
 
 
-def test_a_flag_given_twice_is_a_usage_error_unless_it_may_be_repeated(stores, tmp_path, capsys):
-    for flag in ("--val-images", "--temperature", "--views"):
+def test_a_path_given_twice_is_a_usage_error_unless_it_may_be_repeated(stores, tmp_path, capsys):
+    for flag in ("--val-store", "--out", "--val-images"):
         with pytest.raises(SystemExit) as stopped:
             main([*run(stores, tmp_path / "run"), flag, "x", flag, "y"])
         assert stopped.value.code == 2
-        reason = f"{flag} is given twice (x and y), but only one of the two could be used"
-        assert capsys.readouterr().err == f"error: python -m train distill: {reason}\n"
+        line = f"error: python -m train distill: {flag} is given twice, but only one of the two could be used\n"
+        assert capsys.readouterr().err == line
 
 
 def test_image_folders_are_those_of_stores_without_frames(tmp_path):
