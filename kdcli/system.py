@@ -136,7 +136,7 @@ def discard_tree(folder: Path) -> None:
     """Delete what can be deleted of a folder and of everything in it; nothing happens if there is none."""
     try:
         remove_tree(folder)
-    except OSError:  # at the first file that stays; the others need not stay with it
+    except OSError:  # remove_tree ends at the first file that it cannot delete; the others are deleted here
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -51,8 +51,7 @@ class Recipe:
     pretrained: str = _setting(
         "auto",
         "weights to start from: auto (ImageNet weights of the backbone, downloaded), none (random weights), a file of "
-        "ImageNet weights, or a trained student (best.pt, or a release folder), also of another input size or other "
-        "joints",
+        "ImageNet weights, or a trained student (best.pt or a release folder); its input size and joints may differ",
     )
     backbone_norm: str = _setting(
         "batch",

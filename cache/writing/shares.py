@@ -3,7 +3,7 @@
     shares.json        {"count": N}, written by the first of them
     share-K.lock       locked by the process that writes share K (from 0 to N - 1), with its name
 
-Both files are in the staging directory. Shares of different counts would overlap, and so would two processes with the
+Both files are in the staging folder. Shares of different counts would overlap, and so would two processes with the
 same share. The lock ends with its process, however the process ends, so a share that was interrupted can be written by
 another one. On file systems without locks, a second process with the same share is not detected.
 """
@@ -66,8 +66,8 @@ def _agree_on_count(path: Path, index: int, count: int) -> None:
         raise StoreError(f"{path}: damaged; delete it and run the command again") from None
     if found != count:
         raise StoreError(
-            f"{path}: asked for share {index}/{count}, but other processes write shares of {found}, and the two "
-            f"divisions overlap; give every process --share K/{found}. If none of the {found} will run again, delete "
+            f"{path}: --share {index}/{count} does not match --share K/{found}, with which other processes write or "
+            f"wrote this store; give every process K/{found}. If no process with N = {found} will run again, delete "
             "this file first"
         )
 

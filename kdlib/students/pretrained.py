@@ -110,16 +110,16 @@ def load_pretrained(student: Student, name: str, source: str, skeleton: Skeleton
         name: Name that the student was built with.
         source: ``none`` for random weights, ``auto`` for the library's download (random weights where it fails), the
             path of a file with the whole network's state dict, or a trained student: a checkpoint or a release folder.
-            A trained student may have been trained at another input size or for other joints. The maps of joints that
-            it does not have start from random weights.
+            A trained student may have been trained at another input size or for other joints. Output maps of joints
+            that the trained student lacks start from random weights.
         skeleton: The student's joints.
 
     Returns:
         One line that says what was done, and True if the backbone is now pretrained.
 
     Raises:
-        KdlibError: If the file is missing or holds neither, or the trained student has another backbone, head or
-            stride.
+        KdlibError: If the file is missing, or is neither a state dict nor a trained student, or the trained student
+            has another backbone, head or stride.
     """
     if source == "none":
         return "student starts from random weights", False
@@ -159,7 +159,7 @@ def _continue_student(student: Student, name: str, path: Path, skeleton: Skeleto
     ):
         if not fits:
             raise KdlibError(
-                f"cannot start from {path}: its student was trained with --{flag} {value}; give the same, or other "
+                f"cannot start from {path}: its student was trained with --{flag} {value}; use the same, or other "
                 "weights"
             )
     weights = model.state_dict()
@@ -172,9 +172,9 @@ def _continue_student(student: Student, name: str, path: Path, skeleton: Skeleto
             weights[key][rows] = found.to(own)
     student.load_state_dict(norm_entries(student) | weights)
     height, width = trained.input_size[::-1]
-    line = f"student starts from {path.name} of {path.resolve().parent.name}, a student of {height}x{width} pixels"
+    line = f"student starts from {path.name} of {path.resolve().parent.name}, trained at {height}x{width}"
     new = len(skeleton) - len(rows)
-    return line + (f"; {new} of its {len(skeleton)} joints start from random weights" if new else "")
+    return line + (f"; {new} of the new student's {len(skeleton)} joints start from random weights" if new else "")
 
 
 def _output_layer(student: Student) -> dict[str, Tensor]:

@@ -372,7 +372,7 @@ def _find_files(path: Path, entries: Mapping[str, Any], split: str, notices: Not
             )
         if found != _locate(place, roots[:-1] or roots):
             notices.add(
-                "data sets without images at the path of their YAML file, read from the folder of that file",
+                "data sets whose images are not under `path`; they are read from the folder of the YAML file",
                 f"path {shorten(entries['path'])}, images {found}",
             )
         if found.is_dir():

@@ -290,7 +290,7 @@ def _check_sides(agreement: Agreement, data: Skeleton) -> None:
     if len(crossed) > 1:
         raise CheckpointError(
             f"--joints-from-teacher takes {crossed[True]} from the other side of the body, but {crossed[False]} from "
-            "the same; correct one of them, or exchange left and right for all joints if the teacher does"
+            "the same; correct one of them, or exchange all joints if the teacher's left is the data's right"
         )
 
 

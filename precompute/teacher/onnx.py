@@ -187,7 +187,7 @@ class OnnxNetwork(DeviceNetwork):
 
     @contextmanager
     def _in_order(self, device: torch.device) -> Iterator[None]:
-        """Let what onnxruntime runs in the block read what torch has launched, and torch read the results afterwards.
+        """Keep the order: onnxruntime runs in this block after torch's earlier work, and torch's later work after it.
 
         On a stream of torch, the GPU keeps the order. Otherwise onnxruntime has a stream of its own, which begins after
         this wait of the host; `_run_bound` then waits for its end.
@@ -328,9 +328,9 @@ def _open_session(runtime: Any, path: Path, device: torch.device, providers: Seq
 def _open_on_stream(runtime: Any, path: Path, device: torch.device, providers: Sequence[Any]) -> tuple[Any, Any]:
     """Open an onnxruntime session that runs on a CUDA stream of torch; returns it and the stream.
 
-    torch's default stream has the address 0, which onnxruntime takes for none; the stream is therefore another one. An
-    onnxruntime without this option gets its own streams, and the returned stream is None: it refuses unknown options,
-    or reports an error on stdout and opens the session without any options.
+    torch's default stream has the address 0, which onnxruntime treats as no stream; the stream is therefore another
+    one. An onnxruntime without this option gets its own streams, and the returned stream is None: it refuses unknown
+    options, or reports an error on stdout and opens the session without any options.
     """
     stream = torch.cuda.Stream(device)
     address = str(stream.cuda_stream)

@@ -41,7 +41,7 @@ def start(source, *, name="squeezenet1_1", head="fused", stride=4, skeleton=COCO
 def test_a_student_of_another_size_starts_with_what_the_trained_one_computes(trained, normed):
     student, line, is_pretrained = start(trained, normed=normed)
     assert is_pretrained
-    assert line == f"student starts from best.pt of {trained.parent.name}, a student of 64x48 pixels"
+    assert line == f"student starts from best.pt of {trained.parent.name}, trained at 64x48"
     images = torch.randint(0, 256, (4, 128, 96, 3), dtype=torch.uint8)
     assert bool(norm_entries(student)) == normed
     start_norms(student, images)
@@ -53,7 +53,7 @@ def test_a_student_of_another_size_starts_with_what_the_trained_one_computes(tra
 
 def test_joints_of_the_same_name_keep_their_maps_and_new_ones_start_anew(trained):
     student, line, _ = start(trained, skeleton=ARM)
-    assert line.endswith("a student of 64x48 pixels; 1 of its 3 joints start from random weights")
+    assert line.endswith("trained at 64x48; 1 of the new student's 3 joints start from random weights")
     pixels = torch.rand(2, 3, 128, 96)
     maps, theirs = student.eval()(pixels), maps_of(trained, pixels)
     torch.testing.assert_close(maps[:, 1], theirs[:, COCO.joints.index("left_wrist")])
@@ -80,7 +80,7 @@ def test_as_many_joints_in_another_order_are_matched_by_name(trained):
 def test_another_network_is_refused_with_the_flag_that_would_fit(trained, other, flag):
     with pytest.raises(KdlibError) as refused:
         start(trained, **other)
-    assert str(refused.value).startswith(f"cannot start from {trained}: its student was trained with {flag}; give")
+    assert str(refused.value).startswith(f"cannot start from {trained}: its student was trained with {flag}; use")
 
 
 def test_a_run_starts_from_the_student_of_another_run_and_records_it(tmp_path, capsys):
@@ -89,7 +89,7 @@ def test_a_run_starts_from_the_student_of_another_run_and_records_it(tmp_path, c
     assert main(command(tmp_path, tmp_path / "first")) == 0
     still = {"learning_rate": 1e-12, "weight_decay": 0, "epochs": 1}
     assert main(command(tmp_path, tmp_path / "second", pretrained=tmp_path / "first/best.pt", **still)) == 0
-    said = "student starts from best.pt of first, a student of 64x48 pixels"
+    said = "student starts from best.pt of first, trained at 64x48"
     assert said in capsys.readouterr().err
     config = json.loads((tmp_path / "second/config.json").read_text())
     assert config["resolved"]["start"] == said

@@ -183,7 +183,7 @@ def test_a_path_without_the_images_is_noticed_when_they_lie_beside_the_file(tmp_
     """ultralytics refuses such a file; a data set that was moved has one. `set` exists, but has no images."""
     path = write(tmp_path / "set", YAML.replace("path: .", f"path: {given}"))
     (tmp_path / "set/set").mkdir()
-    kind = "data sets without images at the path of their YAML file, read from the folder of that file"
+    kind = "data sets whose images are not under `path`; they are read from the folder of the YAML file"
     assert (kind in convert(path, "train").notices.to_json()) == is_noticed
 
 

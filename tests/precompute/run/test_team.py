@@ -166,7 +166,7 @@ def test_shares_of_another_count_are_refused(tmp_path, monkeypatch, capsys):
     assert main(tiny_precompute.command(data, path, "--share", "1/4")) == 1
     count = staging_path(path) / "shares.json"
     (said,) = capsys.readouterr().err.splitlines()
-    assert f"{count}: asked for share 1/4, but other processes write shares of 3" in said
+    assert f"{count}: --share 1/4 does not match --share K/3" in said
     assert "give every process --share K/3. If none of the 3 will run again, delete this file first" in said
     for content in (b"[]", b"{", b"{}"):
         count.write_bytes(content)
@@ -175,7 +175,7 @@ def test_shares_of_another_count_are_refused(tmp_path, monkeypatch, capsys):
     count.unlink()
     for index in (3, 0):
         claim(path, index, 4).close()
-    with pytest.raises(StoreError, match="asked for share 0/3, but other processes write shares of 4"):
+    with pytest.raises(StoreError, match="--share 0/3 does not match --share K/4"):
         claim(path, 0, 3)
 
 
