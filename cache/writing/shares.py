@@ -9,6 +9,7 @@ another one. On file systems without locks, a second process with the same share
 """
 
 import json
+import operator
 from io import FileIO
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def claim(store: Path, index: int, count: int) -> FileIO:
         file = _open(path)
         try:
             lock_file(file.fileno())
+            sign(file)
         except BlockingIOError:
             holder = holder_of(file)
             file.close()
@@ -48,7 +50,9 @@ def claim(store: Path, index: int, count: int) -> FileIO:
                 f"{path}: share {index}/{count} is being written by {holder}; give each process its own share, or "
                 "stop that process first"
             ) from None
-        sign(file)
+        except OSError:
+            file.close()
+            raise
     return file
 
 
@@ -61,7 +65,7 @@ def _agree_on_count(path: Path, index: int, count: int) -> None:
             system.overwrite(file.fileno(), json_bytes({"count": count}))
             return
     try:
-        found = json.loads(content)["count"]
+        found = operator.index(json.loads(content)["count"])
     except (ValueError, TypeError, KeyError):
         raise StoreError(f"{path}: damaged; delete it and run the command again") from None
     if found != count:

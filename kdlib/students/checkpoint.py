@@ -80,7 +80,10 @@ def read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise KdlibError(f"{path} is not a student's checkpoint of version {VERSION}")
-    unknown = dict(content.get("recipe", {})).keys() - RECIPE_SETTINGS
+    recipe = content.get("recipe", {})
+    if not isinstance(recipe, dict):
+        raise KdlibError(f"{path} is not a complete checkpoint of a student: its recipe is a {type(recipe).__name__}")
+    unknown = recipe.keys() - RECIPE_SETTINGS
     if unknown:
         raise KdlibError(
             f"{path} has a recipe that this version cannot read ({', '.join(sorted(unknown))}): a newer version may "

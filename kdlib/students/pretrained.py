@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from kdlib.errors import KdlibError
+from kdlib.skeletons.reading import find_joint
 from kdlib.skeletons.skeleton import COCO, Skeleton
 from kdlib.students.backbones import import_timm, open_timm, timm_indices
 from kdlib.students.checkpoint import describe_misfit, is_checkpoint
@@ -163,11 +164,11 @@ def _continue_student(student: Student, name: str, path: Path, skeleton: Skeleto
                 "weights"
             )
     weights = model.state_dict()
-    theirs = {joint: row for row, joint in enumerate(trained.skeleton.joints)}
-    rows = [row for row, joint in enumerate(skeleton.joints) if joint in theirs]
+    matches = [find_joint(joint, trained.skeleton.joints) for joint in skeleton.joints]
+    rows = [row for row, match in enumerate(matches) if match is not None]
     if trained.skeleton.joints != skeleton.joints:
         for key, own in _output_layer(student).items():
-            found = weights[key][[theirs[skeleton.joints[row]] for row in rows]]
+            found = weights[key][[match for match in matches if match is not None]]
             weights[key] = own.clone()
             weights[key][rows] = found.to(own)
     student.load_state_dict(norm_entries(student) | weights)

@@ -201,8 +201,10 @@ class OnnxNetwork(DeviceNetwork):
             yield
             return
         self.stream.wait_stream(current)  # the same stream in `launch`, where this has no effect
-        yield
-        current.wait_stream(self.stream)
+        try:
+            yield
+        finally:
+            current.wait_stream(self.stream)
 
     def _run_bound(self, images: Tensor, outputs: Sequence[Tensor]) -> None:
         """Run the network on n images, writing its n outputs; all stay where they are."""

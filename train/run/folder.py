@@ -105,9 +105,18 @@ class RunFolder:
         return self.state.progress.step > self.saved_step
 
     def check_free(self) -> None:
-        """Raise `TrainError` if the folder holds a run and the user chose neither to resume nor to overwrite it."""
+        """Raise `TrainError` if the folder holds a run and the user chose neither to resume nor to overwrite it.
+
+        A run must not be overwritten by one that starts from its student either, which would be lost.
+        """
         if not (self.state.run.resume or self.state.run.overwrite):
             check_free(self.out)
+        start = Path(self.state.run.recipe.pretrained)
+        if self.state.run.overwrite and self.out.resolve() in start.resolve().parents and start.exists():
+            raise TrainError(
+                f"--overwrite would delete {start}, the student that this run starts from (--pretrained); give another "
+                "--out"
+            )
 
     def begin(self) -> None:
         """Create the folder after the first step, so that a run that fails earlier changes nothing on disk.

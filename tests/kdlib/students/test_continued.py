@@ -16,8 +16,8 @@ from tests.support.tiny_training import command, weights
 from tests.support.trained_student import make_checkpoint
 from train.__main__ import main
 
-ARM = Skeleton("arm", ("elbow_bump", "left_wrist", "left_shoulder"))
-"""Two of COCO's joints in another order, after one that COCO does not have."""
+ARM = Skeleton("arm", ("elbow_bump", "Left-Wrist", "left_shoulder"))
+"""Two of COCO's joints in another order, one of them spelt differently, after one that COCO does not have."""
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,9 @@ def test_a_run_starts_from_the_student_of_another_run_and_records_it(tmp_path, c
     config = json.loads((tmp_path / "second/config.json").read_text())
     assert config["resolved"]["start"] == said
     assert config["recipe"]["pretrained"] == str(tmp_path / "first/best.pt")
+    lost = command(tmp_path, tmp_path / "first", pretrained=tmp_path / "first/best.pt", overwrite=True)
+    assert main(lost) == 1
+    assert "--overwrite would delete" in capsys.readouterr().err
     before, after = (weights(tmp_path / run / "best.pt") for run in ("first", "second"))
     learned = [key for key in before if key.startswith("head.") and key.endswith("weight")]
     assert learned

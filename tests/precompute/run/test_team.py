@@ -168,7 +168,7 @@ def test_shares_of_another_count_are_refused(tmp_path, monkeypatch, capsys):
     (said,) = capsys.readouterr().err.splitlines()
     assert f"{count}: --share 1/4 does not match --share K/3" in said
     assert "give every process K/3. If no process with N = 3 will run again, delete this file first" in said
-    for content in (b"[]", b"{", b"{}"):
+    for content in (b"[]", b"{", b"{}", b'{"count": "4"}'):
         count.write_bytes(content)
         with pytest.raises(StoreError, match=rf"{count}: damaged; delete it and run the command again"):
             claim(path, 1, 4)
