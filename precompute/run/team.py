@@ -134,12 +134,16 @@ class Share(SingleProcess):
     def _claim(self, writer: Writer) -> FileIO:
         """Claim the share. The lock of a process on a host that has crashed may end late on a network file system."""
         until = time.monotonic() + TIMEOUT_SECONDS
+        is_first = True
         while True:
             try:
                 return claim(writer.path, self._index, self._count)
-            except StoreBusyError:
+            except StoreBusyError as error:
                 if time.monotonic() > until:
                     raise
+                if is_first:
+                    say(f"waiting up to {TIMEOUT_SECONDS:.0f} s: {error}")
+                is_first = False
             time.sleep(POLL_SECONDS)
 
     def close(self) -> None:

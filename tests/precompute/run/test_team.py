@@ -146,7 +146,8 @@ def test_a_share_that_another_process_writes_is_refused_until_that_one_is_dead(t
         assert other.stdout.readline() == "held\n"
         capsys.readouterr()
         assert main(share) == 1
-        (said,) = capsys.readouterr().err.splitlines()
+        waiting, said = capsys.readouterr().err.splitlines()
+        assert waiting.startswith("waiting up to 0 s: ")
         assert f"{staging_path(path)}/share-1.lock: share 1/2 is being written by process {other.pid} on" in said
         assert "give each process its own share, or stop that process first" in said
         other.kill()
