@@ -84,7 +84,7 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
     axes.set(xscale="log", xticks=ticks, xticklabels=[f"{tick:,}" for tick in ticks], ylabel="AP")
     axes.set_xlabel("samples (steps times batch size)")
     axes.set_xlim(right=850_000)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     axes.minorticks_off()
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
