@@ -73,6 +73,10 @@ class FakeStream:
         """Report the call."""
         self._report("wait_stream", self, other)
 
+    def wait_event(self, event: Any) -> None:
+        """Report the call."""
+        self._report("wait_event", self)
+
     def synchronize(self) -> None:
         """Report the call."""
         self._report("synchronize", self)
